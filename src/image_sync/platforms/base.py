@@ -1,0 +1,251 @@
+"""The promise every platform keeps: what may be called twice, what is atomic, which error means what.
+
+Written with three targets in mind: IBM MVI (datasets, categories, dltasks), AWS SageMaker (a bucket prefix, class
+indices, training jobs) and a Mobius SDK (an image database, tags, one binary model per tag).
+
+All methods may raise :class:`~image_sync.errors.Transient` (nothing was done), the ``Permanent`` family, and, those
+marked *not repeatable*, :class:`~image_sync.errors.Ambiguous` (it may have been done: ask with the matching
+``find_...`` before calling again). Adapters never retry by themselves; :mod:`image_sync.platforms.retrying` does.
+All methods may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from image_sync.domain import DatasetRef
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Facts about a platform, as data."""
+
+    name: str
+    batch_files: int
+    """Most pictures in one upload request."""
+    batch_bytes: int
+    """Most bytes of pictures in one upload request; a single larger picture goes alone."""
+    suffixes: frozenset[str]
+    """File types it takes, lower case, without the dot."""
+    min_categories: int
+    """Fewest categories that a training needs."""
+    min_pictures: int
+    """Fewest pictures that each of them needs."""
+    idempotent_uploads: bool
+    """Whether sending the same key twice stores it once."""
+    warm_start: bool
+    """Whether a training can continue from an earlier model."""
+    parallel_trainings: bool = False
+    """Whether two trainings of one dataset may run at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture to upload.
+
+    Attributes:
+        key: its name at the platform.
+        size: bytes that ``read`` will return.
+        sha256: 64 hex digits of those bytes.
+        read: reads the file whole and proves that its SHA-256 is ``sha256``; raises
+            :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once, when the
+            bytes are about to be sent, so that one picture at a time is in memory.
+    """
+
+    key: str
+    size: int
+    sha256: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Pictures of one dataset and category for one upload request; keys are unique in it."""
+
+    batch_id: str
+    dataset: DatasetRef
+    category: str
+    items: tuple[Item, ...]
+    claimed_at: float = 0.0
+    """Unix time at which it was claimed: nothing of it can have arrived earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one picture of a shipment: stored (``remote_id`` may be empty) or refused with a reason."""
+
+    key: str
+    remote_id: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePicture:
+    """A picture that lies at the platform."""
+
+    remote_id: str
+    key: str
+    category: str
+    """Empty when it has none."""
+    size: int | None = None
+    batch_id: str = ""
+    uploaded_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """A training to start.
+
+    Attributes:
+        name: of the model to be; unique, decided and written down before the call.
+        base: model id to continue from, or empty: from the beginning.
+        strategy: hyper-parameters under the platform's own names, passed on whole.
+        categories: pictures per category that the training contains.
+        contents: the pictures it contains, for platforms that want a list of them.
+    """
+
+    name: str
+    dataset: DatasetRef
+    base: str = ""
+    nn_arch: str = ""
+    strategy: Mapping[str, object] = field(default_factory=dict)
+    categories: Mapping[str, int] = field(default_factory=dict)
+    contents: Callable[[], Iterable[RemotePicture]] = tuple
+
+
+class Phase(StrEnum):
+    """How far a training is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    TRAINED = "trained"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at a training. Unknown figures are None."""
+
+    phase: Phase
+    iteration: int | None = None
+    iterations: int | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    """Held-out accuracy, 0 to 1."""
+    remaining: float | None = None
+    """Seconds."""
+    reason: str = ""
+    """Why it failed, in the platform's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained model at the platform."""
+
+    id: str
+    name: str
+    dataset_id: str
+    accuracy: float | None = None
+    categories: tuple[str, ...] = ()
+    created_at: float | None = None
+    """Unix time."""
+    deployed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer of a model for one picture; confidence 0 to 1."""
+
+    category: str
+    confidence: float
+
+
+class Platform(Protocol):
+    """A place that stores labelled pictures and trains models from them."""
+
+    def describe(self) -> Traits:
+        """Facts that hold without asking anybody; never touches the network."""
+        ...
+
+    def sign_in(self) -> None:
+        """Prove that the server answers and accepts us. Raises Unauthorised, Transient or Refused."""
+        ...
+
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The dataset of this name, the newest of several, or None."""
+        ...
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """The dataset of this name, made if there is none. May be called twice; a lost answer is looked up."""
+        ...
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """The id of the category of this name, made if there is none. May be called twice."""
+        ...
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Store the pictures under their category: one outcome per picture. *Not repeatable* unless the traits
+        say ``idempotent_uploads``. ``Changed`` and ``Unreadable`` of an item come through as they are, in which
+        case nothing was confirmed."""
+        ...
+
+    def find(self, shipment: Shipment) -> dict[str, str]:
+        """Key -> remote id of those pictures of the shipment that lie at the platform now. ``read`` is not called."""
+        ...
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Give a stored picture another category, made if there is none. May be called twice."""
+        ...
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:
+        """Delete a stored picture; one that is not there is no error. May be called twice."""
+        ...
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        """Every picture of the dataset, read page by page."""
+        ...
+
+    def start_training(self, plan: TrainingPlan) -> str:
+        """Start a training and return its task id. *Not repeatable*."""
+        ...
+
+    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
+        """The task id of the training (running or ended) of this name in this dataset, or None."""
+        ...
+
+    def progress(self, task_id: str) -> Progress:
+        """How far the training is. Raises NotFound when the platform no longer knows it."""
+        ...
+
+    def models(self, dataset: DatasetRef) -> list[Model]:
+        """Trained models of the dataset, newest first."""
+        ...
+
+    def model_of(self, task_id: str) -> Model | None:
+        """The model that this training made, or None if there is none (yet)."""
+        ...
+
+    def deploy(self, model: Model) -> None:
+        """Make the model answer predictions, and wait until it does. Harmless if it does already."""
+        ...
+
+    def predict(self, model: Model, picture: bytes) -> list[Prediction]:
+        """What the deployed model says of one JPEG or PNG, best first; may be empty. Raises NotFound when the
+        model is not deployed."""
+        ...
+
+    def export(self, model: Model, to: Path) -> Path:
+        """Write the model to ``to`` (a file, or a folder to put it in) and return the file's path."""
+        ...
+
+    def delete_model(self, model: Model) -> None:
+        """Delete a model that is not deployed. Raises Refused when it is."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections. The platform is not used afterwards."""
+        ...
