@@ -179,17 +179,31 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class CategoryTally:
-    """Counts of one category."""
+class Counts:
+    """How many pictures stand where, for one category or for all."""
 
     found: int = 0
+    """Files that lie in the folders and were checked."""
     ready: int = 0
+    """Wait for the threshold, or have passed it and wait for a request."""
     sending: int = 0
+    """In a request whose outcome is open."""
     confirmed: int = 0
     quarantined: int = 0
     refused: int = 0
     conflicts: int = 0
     duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Everything that ``status`` counts."""
+
+    total: Counts = field(default_factory=Counts)
+    categories: Mapping[str, Counts] = field(default_factory=lambda: MappingProxyType({}))
+    uncategorised: int = 0
+    settling: int = 0
+    """Files that are not quiet yet, as the watcher last reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,35 +214,27 @@ class Tally:
     ``sending`` ones are in a request whose outcome is open (``doubtful`` of them: the platform must be asked).
     """
 
-    found: int = 0
-    settling: int = 0
     ready: int = 0
     cleared: int = 0
     sending: int = 0
     doubtful: int = 0
     confirmed: int = 0
-    quarantined: int = 0
     refused: int = 0
-    conflicts: int = 0
-    duplicates: int = 0
-    uncategorised: int = 0
     untrained: int = 0
     """Confirmed since the last training of this dataset was started."""
     trainable: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Confirmed pictures per category, all that a training would contain."""
-    categories: Mapping[str, CategoryTally] = field(default_factory=lambda: MappingProxyType({}))
     newest_ready_id: int = 0
     """Grows whenever a picture becomes ready: the quiet time is counted from its last change."""
     newest_ready_at: float | None = None
-    oldest_ready_at: float | None = None
-    """Unix times of the pictures that wait for the threshold."""
+    """Unix time of the last picture that began to wait for the threshold."""
     active: Run | None = None
     last: Run | None = None
     """The newest training that was started, active or ended."""
     refusal: Run | None = None
     """The newest attempt, if the platform refused to start it."""
-    started_today: int = 0
-    """Trainings started in the last 24 hours."""
+    starts: tuple[float, ...] = ()
+    """Unix times of the trainings started in the last 24 hours, oldest first."""
     train_requested: bool = False
 
 

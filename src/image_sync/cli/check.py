@@ -1,0 +1,184 @@
+"""``image-sync check``: everything that can be proved before the daemon runs, and what it would do now."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from image_sync.cli import options
+from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.config import Settings
+from image_sync.daemon.assemble import thresholds_of, watch_rules
+from image_sync.domain import Tally
+from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError
+from image_sync.ledger import Ledger
+from image_sync.ledger.lock import holder_of
+from image_sync.logs import show_path
+from image_sync.platforms.base import Platform
+from image_sync.tracker import Thresholds, training_verdict, upload_verdict
+from image_sync.watcher.filters import Filter
+from image_sync.watcher.mounts import remote_filesystem
+from image_sync.watcher.observer import watch_limit
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``code`` is the exit code it would cause; 0 when it is as it should be."""
+
+    subject: str
+    text: str
+    hint: str = ""
+    code: int = EXIT_DONE
+    warning: bool = False
+
+
+@dataclass(slots=True)
+class _Found:
+    """What lies in the folders by name: nothing is read."""
+
+    pictures: int = 0
+    folders: int = 0
+    unreadable: int = 0
+
+
+def check(config: options.Config = options.CONFIG, as_json: options.Json = False) -> None:
+    """Prove that the configuration works: file, state, folders, server, login. Changes nothing anywhere."""
+    settings = settings_of(config)
+    findings = [Finding("configuration", f"{config} is valid")]
+    findings += [Finding("configuration", warning, warning=True) for warning in settings.warnings]
+    with ledger_of(settings) as ledger, platform_of(settings) as platform:
+        findings += _state(settings)
+        filters = Filter(watch_rules(settings, platform.describe()))
+        new: Counter[str] = Counter()
+        for folder in settings.folders:
+            findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
+        findings += _server(settings, platform)
+        would = _would(ledger.tally(), new, thresholds_of(settings, platform.describe()))
+    code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
+    if as_json:
+        rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
+        typer.echo(json.dumps({"ok": not code, "findings": rows, "would": would}, indent=2))
+    else:
+        console = Console(highlight=False)
+        for finding in findings:
+            mark, style = ("FAIL", "bold red") if finding.code else ("note", "yellow") if finding.warning else ("ok", "green")
+            line = Text.assemble((f"{mark:5}", style), f"{finding.subject:14}", finding.text)
+            console.print(line, soft_wrap=True)
+            if finding.hint:
+                console.print(Text(f"{'':19}{finding.hint}"), soft_wrap=True)
+        console.print(Text(would), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    holder = holder_of(settings.state)
+    if holder is not None:
+        yield Finding("daemon", f"runs as process {holder}")
+    if not isinstance(settings.state, Path):
+        return
+    there = next(parent for parent in (settings.state, *settings.state.parents) if parent.exists())
+    if os.access(there, os.W_OK | os.X_OK):
+        yield Finding("state", f"kept in {settings.state}")
+    else:
+        yield Finding(
+            "state",
+            f"{settings.state} cannot be written by this user",
+            "Run the check as the user that runs the daemon, or point `state` at another folder.",
+            EXIT_LEDGER,
+        )
+
+
+def _folder(
+    settings: Settings, root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]
+) -> Iterator[Finding]:
+    shown = show_path(root)
+    if not os.path.isdir(root):
+        hint = "Make it, or mount it; the daemon waits for it."
+        yield Finding("folder", f"{shown} does not exist", hint, EXIT_CONFIG)
+        return
+    if not os.access(root, os.R_OK | os.X_OK):
+        hint = "Give the user that runs image-sync the right to read it."
+        yield Finding("folder", f"{shown} may not be read by this user", hint, EXIT_CONFIG)
+        return
+    found = _walk(root, filters, ledger, new)
+    remote, limit = remote_filesystem(root), watch_limit()
+    if settings.watch.mode == "polling":
+        how = "looked at every few seconds, as configured"
+    elif remote and settings.watch.mode == "auto":
+        how = f"looked at every {settings.watch.poll:g} s: {remote} does not tell of changes"
+    elif limit is not None and found.folders > limit:
+        how = f"looked at every {settings.watch.poll:g} s: more folders than the system lets us watch ({limit})"
+        hint = "Raise the limit: sysctl fs.inotify.max_user_watches=524288"
+        yield Finding("folder", f"{shown} has {found.folders} folders", hint, warning=True)
+    else:
+        how = "watched by events"
+    yield Finding("folder", f"{shown}: {found.pictures} pictures in {found.folders} folders, {how}")
+    if found.unreadable:
+        hint = "Give the user that runs image-sync the right to read them."
+        yield Finding("folder", f"{found.unreadable} folders below {shown} cannot be read", hint, EXIT_CONFIG)
+
+
+def _walk(root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> _Found:
+    found = _Found()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            found.unreadable += 1
+            continue
+        found.folders += 1
+        _, known = ledger.places.known(folder)
+        category = filters.category(root, folder).name
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                if filters.admits(root, folder.rstrip(b"/") + b"/" + entry.name):
+                    waiting.append(entry.path)
+            elif filters.file(entry.name) and entry.is_file(follow_symlinks=False):
+                found.pictures += 1
+                if category is not None and entry.name not in known:
+                    new[category] += 1
+    return found
+
+
+def _server(settings: Settings, platform: Platform) -> Iterator[Finding]:
+    try:
+        platform.sign_in()
+        yield Finding("server", f"{settings.credentials.endpoint} answers and accepts us")
+        dataset = platform.find_dataset(settings.dataset.name)
+    except ImageSyncError as error:
+        yield Finding("server", error.what, error.hint, error.exit_code)
+        return
+    if settings.dataset.action == "create":
+        yield Finding("dataset", f"a new one will be made from the name {settings.dataset.name!r}")
+    elif dataset is None:
+        yield Finding("dataset", f"{settings.dataset.name!r} does not exist yet; the first upload makes it")
+    else:
+        yield Finding("dataset", f"{dataset.name!r} is there ({dataset.id})")
+
+
+def _would(tally: Tally, new: Counter[str], thresholds: Thresholds) -> str:
+    """One sentence: what the daemon would do now, and why."""
+    waiting = tally.ready + sum(new.values())
+    upload = upload_verdict(replace(tally, ready=waiting), thresholds, quiet_for=float("inf"))
+    after = tally
+    if upload.due:
+        trainable = Counter(tally.trainable) + new
+        after = replace(tally, ready=0, cleared=0, untrained=tally.untrained + waiting, trainable=dict(trainable))
+        first = f"upload {waiting + tally.cleared} picture(s) ({waiting} / {thresholds.upload})"
+    else:
+        first = f"upload nothing ({waiting} / {thresholds.upload}: {upload.reason})"
+    training = training_verdict(after, thresholds, now=time.time())
+    counted = f"{training.have} / {training.need}: {training.reason}"
+    second = f"then start a training ({counted})" if training.due else f"not train ({counted})"
+    return f"Now it would {first} and {second}."

@@ -1,0 +1,70 @@
+"""What a command needs to look at a configuration, its ledger and its platform."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from image_sync import logs
+from image_sync.config import Settings, load, secrets
+from image_sync.domain import DatasetRef
+from image_sync.errors import NotFound
+from image_sync.ledger import Ledger, exists, open_ledger
+from image_sync.platforms import registry
+from image_sync.platforms.base import Platform
+
+
+def settings_of(config: Path) -> Settings:
+    """The configuration, its secrets hidden from all output from here on.
+
+    Raises:
+        ConfigError: it cannot be used; the text lists every mistake.
+    """
+    settings = load(config)
+    logs.hide(*secrets(settings))
+    return settings
+
+
+@contextlib.contextmanager
+def ledger_of(settings: Settings) -> Iterator[Ledger]:
+    """The ledger as the daemon left it, or an empty one if it has not run yet: looking must not make files."""
+    with contextlib.ExitStack() as stack:
+        state = settings.state
+        if not exists(state):
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-sync-")))
+        ledger = open_ledger(state)
+        stack.callback(ledger.close)
+        dataset = settings.dataset
+        ledger.take(settings.platform, settings.credentials.endpoint, dataset.name, dataset.action)
+        yield ledger
+
+
+@contextlib.contextmanager
+def platform_of(settings: Settings) -> Iterator[Platform]:
+    """The platform, ready for calls."""
+    platform = registry.make(settings, threading.Event())
+    try:
+        yield platform
+    finally:
+        platform.close()
+
+
+def dataset_of(ledger: Ledger, platform: Platform) -> DatasetRef:
+    """The dataset as the ledger knows it, else as the platform does.
+
+    Raises:
+        NotFound: there is none yet.
+    """
+    target = ledger.target
+    if target.dataset_id:
+        return DatasetRef(target.dataset_id, target.dataset_name)
+    found = platform.find_dataset(target.dataset_name)
+    if found is None:
+        raise NotFound(
+            f"there is no dataset {target.dataset_name!r} at the platform yet",
+            hint="The daemon makes it with the first upload: image-sync run",
+        )
+    return found

@@ -1,0 +1,83 @@
+"""``image-sync show PATH``: what happened to this picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from image_sync.cli import options
+from image_sync.cli.session import ledger_of, settings_of
+from image_sync.errors import UsageError
+from image_sync.ledger import PictureHistory
+from image_sync.logs import show_path
+
+
+def show(
+    path: Annotated[Path, typer.Argument(help="A picture in a watched folder.", metavar="PATH")],
+    config: options.Config = options.CONFIG,
+    as_json: options.Json = False,
+) -> None:
+    """Show everything known of one picture: its state and why, when it was sent, its id at the platform."""
+    settings = settings_of(config)
+    raw = os.fsencode(path)
+    with ledger_of(settings) as ledger:
+        candidates = (os.path.abspath(raw), os.path.realpath(raw))
+        found = next((seen for one in candidates if (seen := ledger.history.of(one)) is not None), None)
+    if found is None:
+        raise UsageError(f"nothing is known of {show_path(raw)}", hint=_why_unknown(raw, settings.folders))
+    if as_json:
+        typer.echo(json.dumps(_data(found), indent=2, ensure_ascii=True))
+        return
+    console = Console(highlight=False)
+    for name, value in _lines(found):
+        console.print(Text(f"{name:12} {value}"), soft_wrap=True)
+
+
+def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:
+    inside = any(os.path.abspath(path).startswith(os.fsencode(folder) + b"/") for folder in folders)
+    if not os.path.lexists(path):
+        return "There is no such file; is the path right?"
+    if not inside:
+        return "It lies in none of the watched folders: " + ", ".join(str(folder) for folder in folders) + "."
+    return "It has not been looked at yet: the daemon is not running, the file is still being written, or it is no picture."
+
+
+def _data(seen: PictureHistory) -> dict[str, Any]:
+    data = asdict(seen)
+    for name in ("path", "sent_as"):
+        data[name] = show_path(data[name]) if data[name] else None
+    return {name: None if value == "" else value for name, value in data.items()}
+
+
+def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
+    lines = [("picture", show_path(seen.path)), ("state", f"{seen.state}{f': {seen.reason}' if seen.reason else ''}")]
+    lines.append(("category", seen.category or "none: it lies directly in a watched folder"))
+    lines.append(("found", f"{_time(seen.seen_at)}, {seen.size} bytes{f', SHA-256 {seen.sha256}' if seen.sha256 else ''}"))
+    if seen.sent_as:
+        lines.append(("same as", f"{show_path(seen.sent_as)} in category {seen.sent_category}"))
+        if seen.state == "conflict":
+            lines.append(("what to do", "keep the picture in one of the two categories and delete the other copy"))
+    if seen.ready_at is not None:
+        lines.append(("ready", _time(seen.ready_at)))
+    if seen.batch:
+        sent = "" if seen.claimed_at is None else f"{_time(seen.claimed_at)}, "
+        lines.append(("sent", f"{sent}batch {seen.batch} ({seen.batch_state}), attempt {seen.attempts}"))
+    if seen.confirmed_at is not None:
+        lines.append(("uploaded", f"{_time(seen.confirmed_at)} as {seen.key}, id {seen.remote_id or 'unknown'}"))
+        if seen.remote_category != seen.category:
+            lines.append(("moving", f"from category {seen.remote_category} at the platform"))
+    if seen.training:
+        lines.append(("counted in", seen.training))
+    return lines
+
+
+def _time(stamp: float) -> str:
+    return datetime.fromtimestamp(stamp).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,93 @@
+"""What ``status`` and ``check`` know of a configuration: read from the ledger, whether or not the daemon runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+from image_sync.config import Settings
+from image_sync.daemon.assemble import thresholds_of
+from image_sync.domain import Counts, Run, Verdict
+from image_sync.ledger import Ledger
+from image_sync.ledger.lock import holder_of
+from image_sync.logs import show_path
+from image_sync.platforms import registry
+from image_sync.tracker import training_verdict, upload_verdict
+
+
+def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    """Everything ``status --json`` prints. Times are Unix seconds."""
+    tally, census, now = ledger.tally(), ledger.census(), time.time()
+    thresholds = thresholds_of(settings, registry.make(settings, threading.Event()).describe())
+    quiet_for = now - (tally.newest_ready_at or 0.0)
+    upload = upload_verdict(tally, thresholds, quiet_for=quiet_for)
+    training = training_verdict(tally, thresholds, now=now)
+    pid = holder_of(settings.state)
+    return {
+        "platform": settings.platform,
+        "endpoint": settings.credentials.endpoint,
+        "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
+        "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
+        "categories": {name: _counts(counts) for name, counts in census.categories.items()},
+        "upload": _verdict(upload),
+        "training": _verdict(training)
+        | {
+            "running": None if tally.active is None else _run(tally.active),
+            "last": None if tally.last is None else _run(tally.last),
+            "requested": tally.train_requested,
+        },
+        "folders": _folders(settings, ledger),
+        "daemon": {"running": pid is not None, "pid": pid},
+        "troubles": [asdict(trouble) for trouble in ledger.troubles()],
+        "ledger": ledger.where,
+    }
+
+
+def _counts(counts: Counts) -> dict[str, int]:
+    return asdict(counts)
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "due": verdict.due,
+        "have": verdict.have,
+        "need": verdict.need,
+        "short_by": verdict.short_by,
+        "wait": None if verdict.wait is None else round(verdict.wait, 1),
+        "reason": verdict.reason,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": str(run.state),
+        "task": run.task_id or None,
+        "base": run.base or None,
+        "pictures": run.pictures,
+        "iteration": run.iteration,
+        "iterations": run.iterations,
+        "loss": run.loss,
+        "accuracy": run.accuracy,
+        "remaining": run.remaining,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "reason": run.reason or None,
+    }
+
+
+def _folders(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
+    reports = {report.path: report for report in ledger.roots()}
+    rows = []
+    for folder in settings.folders:
+        report = reports.get(os.fsencode(folder))
+        rows.append({
+            "path": show_path(os.fsencode(folder)),
+            "mode": None if report is None else str(report.mode),
+            "state": "not watched yet" if report is None else str(report.state),
+            "reason": None if report is None else report.reason or None,
+        })
+    return rows

@@ -1,0 +1,98 @@
+"""``image-sync status``: where everything stands, and why nothing is sent or trained yet."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from image_sync.cli import options
+from image_sync.cli.session import ledger_of, settings_of
+from image_sync.logs import show_path
+
+_COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates")
+_FAULTS = 10
+
+
+def status(config: options.Config = options.CONFIG, as_json: options.Json = False) -> None:
+    """Show counts, thresholds, the training and the watched folders. Works whether or not the daemon runs."""
+    from image_sync.cli.snapshot import snapshot
+
+    settings = settings_of(config)
+    with ledger_of(settings) as ledger:
+        seen = snapshot(settings, ledger)
+        faults = ledger.history.faults(_FAULTS + 1)
+    if as_json:
+        typer.echo(json.dumps(seen, indent=2, ensure_ascii=True))
+        return
+    console = Console(highlight=False)
+    _head(console, seen)
+    console.print(_table(seen))
+    if faults:
+        console.print(Text("Needs a person:"))
+        for path, state, reason in faults[:_FAULTS]:
+            console.print(Text(f"  {show_path(path)}: {state}{f', {reason}' if reason else ''}"), soft_wrap=True)
+        if len(faults) > _FAULTS:
+            console.print(Text("  ... and more; `image-sync show PATH` tells about a single one"))
+
+
+def _head(console: Console, seen: dict[str, Any]) -> None:
+    daemon = seen["daemon"]
+    running = f"running (process {daemon['pid']})" if daemon["running"] else "not running: start it with `image-sync run`"
+    dataset = seen["dataset"]
+    lines = [
+        ("daemon", running),
+        ("platform", f"{seen['platform']} at {seen['endpoint']}"),
+        ("dataset", f"{dataset['name']} ({dataset['id'] or 'not looked up yet'})"),
+        ("upload", _threshold(seen["upload"])),
+        ("training", _threshold(seen["training"])),
+    ]
+    active, last = seen["training"]["running"], seen["training"]["last"]
+    if active is not None:
+        lines.append(("", _training(active)))
+    elif last is not None:
+        lines.append(("", _training(last)))
+    for folder in seen["folders"]:
+        how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""
+        why = f" ({folder['reason']})" if folder["reason"] else ""
+        lines.append(("folder", f"{folder['path']}: {folder['state']}{how}{why}"))
+    for trouble in seen["troubles"]:
+        ago = max(0.0, time.time() - trouble["since"])
+        lines.append(("trouble", f"{trouble['stage']}, for {ago:.0f} s: {trouble['what']}. {trouble['hint']}".rstrip()))
+    for name, text in lines:
+        console.print(Text(f"{name:9} {text}"), soft_wrap=True)
+
+
+def _threshold(verdict: dict[str, Any]) -> str:
+    short = f", short by {verdict['short_by']}" if verdict["short_by"] else ""
+    return f"{verdict['have']} / {verdict['need']}{short}: {verdict['reason']}"
+
+
+def _training(run: dict[str, Any]) -> str:
+    parts = [f"{run['name']}: {run['state']}, {run['pictures']} pictures"]
+    if run["iterations"]:
+        parts.append(f"iteration {run['iteration']} of {run['iterations']}")
+    if run["loss"] is not None:
+        parts.append(f"loss {run['loss']:.4f}")
+    if run["accuracy"] is not None:
+        parts.append(f"accuracy {run['accuracy']:.3f}")
+    if run["reason"]:
+        parts.append(run["reason"])
+    return ", ".join(parts)
+
+
+def _table(seen: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE, show_footer=len(seen["categories"]) != 1, pad_edge=False)
+    total = seen["pictures"]
+    table.add_column("category", footer="all")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", footer=str(total[name]))
+    for name, counts in seen["categories"].items():
+        table.add_row(Text(name), *(str(counts[column]) for column in _COLUMNS))
+    return table

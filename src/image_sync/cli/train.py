@@ -1,0 +1,108 @@
+"""``image-sync train``: a training now, whatever the threshold says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from image_sync import logs
+from image_sync.cli import options
+from image_sync.cli.bars import TrainingBar
+from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.daemon.assemble import recipe_of, thresholds_of
+from image_sync.domain import Run, RunState
+from image_sync.errors import ImageSyncError, Refused, UsageError
+from image_sync.ledger import Ledger, exists
+from image_sync.ledger.lock import Lock, holder_of
+from image_sync.tracker import Thresholds, training_verdict
+from image_sync.trainer import Trainer
+
+_TICK = 0.5
+_DAEMON_ANSWERS = 60.0  # seconds in which a running daemon takes up the request
+
+
+def train(
+    config: options.Config = options.CONFIG,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show the training to its end.")] = False,
+) -> None:
+    """Start a training of everything that is uploaded, without waiting for the threshold."""
+    logs.configure("warning")
+    settings = settings_of(config)
+    if settings.model.action == "none":
+        raise UsageError('model.action is "none"', hint='Write "train" or "retrain" there.')
+    if not exists(settings.state):
+        raise UsageError("nothing is uploaded yet", hint="Start the daemon first: image-sync run")
+    stop = threading.Event()
+    with ledger_of(settings) as ledger, platform_of(settings) as platform:
+        thresholds = thresholds_of(settings, platform.describe())
+        known = _ask(ledger, thresholds)
+        if holder_of(settings.state) is not None:
+            _see(ledger, known, follow=follow, turn=lambda: _nap(stop))
+            return
+        with Lock(settings.state):
+            trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
+
+            def turn() -> None:
+                stop.wait(min(trainer.step(time.monotonic()), _TICK))
+                if trainer.setback.error is not None:
+                    ledger.runs.withdraw_request()
+                    raise trainer.setback.error
+
+            _see(ledger, known, follow=follow, turn=turn)
+
+
+def _nap(stop: threading.Event) -> None:
+    stop.wait(_TICK)
+
+
+def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
+    """Ask for a training; returns the id of the newest one that does not count as the answer."""
+    tally = replace(ledger.tally(), train_requested=True)
+    if tally.active is not None:
+        typer.echo(f"Training {tally.active.name} is running already.")
+        return tally.active.id - 1
+    verdict = training_verdict(tally, thresholds, now=time.time())
+    if not verdict.due:
+        raise Refused(f"no training can be started now: {verdict.reason}")
+    ledger.runs.request()
+    return max((run.id for run in ledger.runs.history(1)), default=0)
+
+
+def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], None]) -> None:
+    """Wait until the training is started and, with ``follow``, until it has ended."""
+    until = time.monotonic() + _DAEMON_ANSWERS
+    console = Console(stderr=True)
+    with TrainingBar(console) as bar:
+        while True:
+            turn()
+            run = next((run for run in ledger.runs.history(1) if run.id > known), None)
+            if run is None or run.state in {RunState.STARTING, RunState.DOUBTFUL}:
+                if time.monotonic() > until:
+                    raise ImageSyncError(
+                        "the training was asked for but has not started yet",
+                        hint="`image-sync status` tells what the daemon is waiting for.",
+                    )
+                continue
+            if follow:
+                bar.show(run)
+            if not follow or not run.state.active:
+                break
+    _tell(run)
+
+
+def _tell(run: Run) -> None:
+    if run.state is RunState.REFUSED:
+        raise Refused(f"the platform refused to start {run.name}: {run.reason}")
+    if run.state is RunState.FAILED:
+        raise Refused(f"training {run.name} failed: {run.reason}")
+    if run.state is RunState.TRAINED:
+        accuracy = "unknown" if run.accuracy is None else f"{run.accuracy:.3f}"
+        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, accuracy {accuracy}.")
+    else:
+        typer.echo(f"Training {run.name} has started with {run.pictures} pictures (task {run.task_id}).")

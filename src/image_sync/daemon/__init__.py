@@ -1,0 +1,1 @@
+"""Runs the stages: threads, signals, stopping, reloading."""

@@ -1,0 +1,165 @@
+"""Puts the parts together for one configuration: the only module that knows every part. No logic but the choice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from image_sync.config import Settings
+from image_sync.daemon.worker import Worker
+from image_sync.ledger import Ledger, open_ledger
+from image_sync.platforms import registry
+from image_sync.platforms.base import Platform, Traits
+from image_sync.tracker import Thresholds
+from image_sync.trainer import Recipe, Trainer
+from image_sync.uploader import Uploader, UploadRules
+from image_sync.watcher import Rules, Watcher
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """All parts, ready to start."""
+
+    settings: Settings
+    ledger: Ledger
+    platform: Platform
+    watcher: Watcher
+    uploader: Uploader
+    trainer: Trainer
+    thresholds: Thresholds
+    workers: tuple[Worker, ...]
+    stop: threading.Event
+
+
+def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseException], None]) -> Crew:
+    """Build every part for these settings. Nothing runs yet.
+
+    Args:
+        settings: the configuration.
+        once: work off what is there without waiting for more.
+        failed: called when a stage cannot go on.
+
+    Raises:
+        LedgerError: the state folder or database cannot be used.
+    """
+    stop = threading.Event()
+    ledger = aimed_ledger(settings)
+    platform = registry.make(settings, stop)
+    roots = [os.fsencode(folder) for folder in settings.folders]
+    ledger.places.keep_roots(roots)
+    thresholds = thresholds_of(settings, platform.describe())
+    uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
+    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
+    watch: list[Worker] = []
+
+    def wake() -> None:
+        for worker in watch:
+            worker.wake()
+
+    watcher = Watcher(
+        roots,
+        ledger.places,
+        watch_rules(settings, platform.describe(), once=once),
+        stop,
+        wake,
+    )
+    watch.append(Worker("watcher", watcher.step, stop, failed))
+    senders = [Worker("uploader", uploader.step, stop, failed)]
+    senders += [
+        Worker(f"uploader-{number}", uploader.help, stop, failed) for number in range(2, settings.upload.parallel + 1)
+    ]
+    training = Worker("trainer", trainer.step, stop, failed)
+    for worker in (*senders, training):
+        ledger.listen(worker.wake)
+    return Crew(
+        settings=settings,
+        ledger=ledger,
+        platform=platform,
+        watcher=watcher,
+        uploader=uploader,
+        trainer=trainer,
+        thresholds=thresholds,
+        workers=(*watch, *senders, training),
+        stop=stop,
+    )
+
+
+def aimed_ledger(settings: Settings) -> Ledger:
+    """The ledger of these settings, aimed at their dataset.
+
+    Raises:
+        LedgerError: it cannot be used.
+    """
+    ledger = open_ledger(
+        settings.state,
+        skip_duplicates=settings.skip_duplicates,
+        plain_names=settings.upload.names == "original",
+    )
+    dataset = settings.dataset
+    name = dataset.name
+    if dataset.action == "create":
+        name = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    ledger.aim(settings.platform, settings.credentials.endpoint, dataset.name, dataset.action, name)
+    return ledger
+
+
+def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
+    """When to act, by configuration and by what the platform needs."""
+    return Thresholds(
+        upload=settings.threshold.upload,
+        training=settings.threshold.training,
+        quiet=settings.time,
+        max_wait=settings.upload.max_wait,
+        trains=settings.model.action != "none",
+        cooldown=settings.model.cooldown,
+        max_per_day=settings.model.max_per_day,
+        min_categories=traits.min_categories,
+        min_pictures=traits.min_pictures,
+    )
+
+
+def recipe_of(settings: Settings) -> Recipe:
+    """What to train."""
+    model = settings.model
+    return Recipe(
+        name=model.name,
+        continues=model.action == "retrain",
+        pretrained=model.pretrained_model,
+        nn_arch=model.nn_arch or "",
+        strategy=model.strategy,
+        grace=model.grace,
+        poll=model.poll,
+    )
+
+
+def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Rules:
+    """What counts as a finished picture."""
+    watch = settings.watch
+    return Rules(
+        settle=watch.settle,
+        rescan=watch.rescan,
+        poll=watch.poll,
+        mode=watch.mode,
+        recursive=settings.recursive,
+        category_from=settings.category_from,
+        categories=settings.categories,
+        suffixes=traits.suffixes,
+        validate=watch.validation,
+        max_pixels=watch.max_pixels,
+        max_bytes=watch.max_bytes,
+        impatient=once,
+    )
+
+
+def _upload_rules(settings: Settings, *, once: bool) -> UploadRules:
+    return UploadRules(
+        batch_files=settings.upload.batch_files,
+        batch_bytes=settings.upload.batch_bytes,
+        grace=settings.upload.grace,
+        # A file that only moved is seen again within one full look: only then is it known to be deleted.
+        remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
+        impatient=once,
+    )

@@ -1,0 +1,213 @@
+"""The process: starts the crew, waits, reloads, stops in order, and knows how it went."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from image_sync.config import Settings, difference, load, secrets
+from image_sync.daemon.assemble import Crew, assemble
+from image_sync.daemon.signals import Signals
+from image_sync.daemon.systemd import Notifier
+from image_sync.domain import Tally
+from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, ImageSyncError
+from image_sync.ledger.lock import Lock
+from image_sync.logs import get_logger, hide
+from image_sync.tracker import training_verdict, upload_verdict
+
+_LOOK = 1.0  # seconds between two looks at the configuration file, the workers and, with --once, the work left
+_PATIENCE = {"watcher": 60.0}
+_LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
+_STATUS = 10.0
+
+log = get_logger(__name__)
+
+
+class Daemon:
+    """One image-sync process.
+
+    Args:
+        settings: the configuration to begin with.
+        path: its file, watched for changes; None: it never changes.
+        once: end when everything that is there is worked off.
+        notifier: tells systemd; by default as the environment says.
+    """
+
+    def __init__(
+        self, settings: Settings, path: Path | None = None, *, once: bool = False, notifier: Notifier | None = None
+    ) -> None:
+        self._settings = settings
+        self._path = path
+        self._once = once
+        self._notifier = notifier or Notifier()
+        self._signals = Signals()
+        self._news = threading.Event()
+        self._failure: BaseException | None = None
+        self._stamp = _stamp(path)
+        self.crew: Crew | None = None
+        """The parts at work; replaced when the configuration changes."""
+
+    def run(self) -> int:
+        """Work until a signal, a fatal error or, with ``once``, the end of the work. Returns the exit code.
+
+        Raises:
+            AlreadyRunning: another process has the state folder. LedgerError: it cannot be used.
+            Unauthorised: the platform does not accept us.
+        """
+        with self._signals.listening(self._news.set), Lock(self._settings.state):
+            while True:
+                self._begin()
+                reload = self._watch()
+                code = self._end()
+                if reload is None:
+                    return code
+                self._settings = reload
+
+    def stop(self) -> None:
+        """Ask it to end, as SIGTERM does. May be called from any thread."""
+        self._signals.stop = True
+        self._news.set()
+
+    def _begin(self) -> None:
+        hide(*secrets(self._settings))
+        for warning in self._settings.warnings:
+            log.warning("configuration.warning", text=warning)
+        crew = assemble(self._settings, once=self._once, failed=self._fail)
+        self.crew = crew
+        now = time.time()
+        doubtful = crew.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
+        starting = crew.ledger.runs.doubt_all(not_before=now + self._settings.model.grace)
+        if doubtful or starting:
+            log.warning("ledger.recovered", batches_in_doubt=doubtful, trainings_in_doubt=starting)
+        crew.watcher.start()
+        for worker in crew.workers:
+            worker.start()
+        log.info(
+            "daemon.started",
+            platform=self._settings.platform,
+            endpoint=self._settings.credentials.endpoint,
+            dataset=crew.ledger.target.dataset_name,
+            folders=[str(folder) for folder in self._settings.folders],
+            ledger=crew.ledger.where,
+        )
+        self._notifier.ready(self._line(crew))
+
+    def _watch(self) -> Settings | None:
+        """Wait. Returns new settings to go on with, or None to end."""
+        crew = self.crew
+        interval = self._notifier.watchdog_interval
+        said = time.monotonic()
+        while crew is not None:
+            self._news.wait(min(_LOOK, interval or _LOOK))
+            self._news.clear()
+            if self._signals.stop or self._failure is not None:
+                break
+            now = time.monotonic()
+            if all(worker.healthy(now, _PATIENCE.get(worker.name, _LONG_PATIENCE)) for worker in crew.workers):
+                self._notifier.watchdog()
+            if now - said >= _STATUS:
+                said = now
+                self._notifier.status(self._line(crew))
+            if self._once and self._done(crew):
+                break
+            settings = self._changed()
+            if settings is not None:
+                self._notifier.reloading()
+                return settings
+        return None
+
+    def _end(self) -> int:
+        """Stop taking work, finish what is in flight, close the ledger last."""
+        crew, self.crew = self.crew, None
+        if crew is None:
+            return EXIT_DONE
+        if self._signals.stop or self._failure is not None or self._once:
+            self._notifier.stopping()
+        log.info("daemon.stopping")
+        crew.stop.set()
+        for worker in crew.workers:
+            worker.wake()
+        deadline = time.monotonic() + self._settings.shutdown
+        late = [worker.name for worker in crew.workers if not worker.join(deadline - time.monotonic())]
+        if late:
+            log.warning("daemon.unfinished", workers=late, hint="what they were sending is asked for at the next start")
+        crew.watcher.close()
+        code = self._outcome(crew)
+        if not late:
+            crew.platform.close()
+            crew.ledger.close()
+        if self._failure is not None:
+            raise self._failure
+        log.info("daemon.stopped", exit_code=code)
+        return code
+
+    def _outcome(self, crew: Crew) -> int:
+        """With ``once``: how it went. Else stopping is success."""
+        if not self._once or self._failure is not None:
+            return EXIT_DONE
+        for stage in (crew.uploader, crew.trainer):
+            if stage.setback.error is not None:
+                return stage.setback.error.exit_code
+        census = crew.ledger.census()
+        troubled = census.total.quarantined + census.total.refused + census.total.conflicts
+        unseen = any(report.state == "unavailable" for report in crew.ledger.roots())
+        last = crew.ledger.tally().last
+        failed = last is not None and last.reason
+        return EXIT_SOME_FAILED if troubled or unseen or failed else EXIT_DONE
+
+    def _done(self, crew: Crew) -> bool:
+        """Whether nothing is left that can be worked off now."""
+        if crew.uploader.setback.error is not None or crew.trainer.setback.error is not None:
+            return True  # the platform was tried as often as its calls allow
+        if not crew.watcher.idle:
+            return False
+        tally = crew.ledger.tally()
+        upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))
+        training = training_verdict(tally, crew.thresholds, now=time.time())
+        moving = upload.due or tally.sending or tally.active is not None or training.due
+        return not moving and not crew.ledger.batches.relabels(1)
+
+    def _changed(self) -> Settings | None:
+        """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""
+        stamp = _stamp(self._path)
+        asked, self._signals.reload = self._signals.reload, False
+        if self._path is None or (stamp == self._stamp and not asked):
+            return None
+        self._stamp = stamp
+        try:
+            settings = load(self._path)
+        except ConfigError as error:
+            log.error("configuration.refused", error=error.what, hint="the earlier configuration stays in force")
+            return None
+        changes = difference(self._settings, settings)
+        if not changes:
+            return None
+        if settings.state != self._settings.state:
+            log.error("configuration.refused", error="`state` cannot change while running", hint="restart image-sync")
+            return None
+        log.info("configuration.changed", changes=changes)
+        return settings
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    def _line(self, crew: Crew) -> str:
+        """One line for ``systemctl status``."""
+        try:
+            tally: Tally = crew.ledger.tally()
+        except ImageSyncError as error:
+            return error.what
+        upload = f"upload {tally.ready} / {crew.thresholds.upload}"
+        return f"{upload}, training {tally.untrained} / {crew.thresholds.training}, {tally.confirmed} uploaded"
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,73 @@
+"""A thread that calls ``step(now)`` again and again: the only place, beside the web servers, where threads are made."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from image_sync.errors import ImageSyncError
+from image_sync.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class Worker:
+    """Runs one stage until ``stop`` is set.
+
+    Args:
+        name: of the thread, for logs and ``ps``.
+        step: does a bounded piece of work; takes monotonic seconds, returns seconds until it wants to be called
+            again (0: at once).
+        stop: set when all is to end.
+        failed: called with what ``step`` raised: the stage cannot go on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[float], float],
+        stop: threading.Event,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.name = name
+        self._step = step
+        self._stop = stop
+        self._failed = failed
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.seen_at = time.monotonic()
+        """When it last came round, monotonic seconds: what the watchdog is fed from."""
+        self.resting_until = self.seen_at
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is news: do not wait any longer."""
+        self._wake.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it has ended; False if it has not after ``timeout`` seconds."""
+        self._thread.join(max(0.0, timeout))
+        return not self._thread.is_alive()
+
+    def healthy(self, now: float, patience: float) -> bool:
+        """Whether it comes round: it is alive, and at most ``patience`` seconds late."""
+        return self._thread.is_alive() and now <= max(self.seen_at, self.resting_until) + patience
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.seen_at = time.monotonic()
+                pause = self._step(self.seen_at)
+                self.seen_at = time.monotonic()
+                self.resting_until = self.seen_at + pause
+                if pause > 0 and self._wake.wait(pause):
+                    self._wake.clear()
+        except ImageSyncError as error:
+            self._failed(error)
+        except Exception as error:
+            log.exception("worker.crashed", worker=self.name)
+            self._failed(error)

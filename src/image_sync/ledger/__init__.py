@@ -1,0 +1,16 @@
+"""What is owed and what is done: the only memory, and the only place where threads meet.
+
+Written down before acting, confirmed after::
+
+    file    settled -> sound | quarantined | uncategorised          (a *place*: one path)
+    content ready -> claimed(batch) -> confirmed(remote id)         (a *picture*: one SHA-256 in one dataset)
+                       |-> ready (the batch was released)  '-> refused(reason) -> ready (``image-sync retry``)
+    batch   sending -> confirmed | doubtful -> confirmed | released
+    run     starting -> running -> trained | failed                 (a training)
+               '-> doubtful -> running | refused
+"""
+
+from image_sync.ledger.history import PictureHistory
+from image_sync.ledger.ledger import Ledger, exists, open_ledger
+
+__all__ = ["Ledger", "PictureHistory", "exists", "open_ledger"]

@@ -1,0 +1,135 @@
+"""What happened to one file: the answer to ``image-sync show PATH``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from image_sync.domain import PictureState, PlaceState
+from image_sync.ledger.book import Book
+from image_sync.ledger.places import CONFLICT, DUPLICATE, OWNER
+from image_sync.ledger.schema import batch, folder, picture, place, run
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHistory:
+    """One file and the picture of its content. Times are Unix seconds; texts are empty where nothing is known."""
+
+    path: bytes
+    state: str
+    """``quarantined``, ``uncategorised``, ``duplicate``, ``conflict`` or the picture's own state."""
+    category: str
+    reason: str
+    size: int
+    sha256: str
+    seen_at: float
+    key: str = ""
+    ready_at: float | None = None
+    batch: str = ""
+    batch_state: str = ""
+    claimed_at: float | None = None
+    attempts: int = 0
+    confirmed_at: float | None = None
+    remote_id: str = ""
+    remote_category: str = ""
+    training: str = ""
+    """The training that counted it."""
+    sent_as: bytes = b""
+    """For a duplicate or a conflict: the file that stands for the same content."""
+    sent_category: str = ""
+
+
+class History:
+    """Looks up single files."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def of(self, path: bytes) -> PictureHistory | None:
+        """Everything known of the file at this absolute path, or None if it was never recorded."""
+        head, _, name = path.rpartition(b"/")
+        with self._book.db.reading() as tx:
+            here = tx.execute(
+                select(place, folder.c.category)
+                .join(folder, folder.c.id == place.c.folder_id)
+                .where(folder.c.path == (head or b"/"), place.c.name == name)
+            ).first()
+            if here is None:
+                return None
+            content = tx.execute(
+                select(picture, batch.c.state.label("batch_state"), batch.c.claimed_at, run.c.name.label("run_name"))
+                .outerjoin(batch, batch.c.id == picture.c.batch_id)
+                .outerjoin(run, run.c.id == picture.c.run_id)
+                .where(picture.c.id == here.picture_id)
+            ).first()
+            owner = tx.execute(
+                select(folder.c.path, place.c.name)
+                .join(folder, folder.c.id == place.c.folder_id)
+                .where(place.c.picture_id == here.picture_id, place.c.role == OWNER)
+            ).first()
+        return _history(path, here, content, owner)
+
+    def faults(self, limit: int = 20) -> list[tuple[bytes, str, str]]:
+        """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised."""
+        with self._book.db.reading() as tx:
+            rows = tx.execute(
+                select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
+                .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
+                .join(folder, folder.c.id == place.c.folder_id)
+                .outerjoin(picture, picture.c.id == place.c.picture_id)
+                .where(
+                    (place.c.state != PlaceState.SOUND)
+                    | (place.c.role == CONFLICT)
+                    | ((place.c.role == OWNER) & (picture.c.state == PictureState.REFUSED))
+                )
+                .order_by(place.c.seen_at.desc())
+                .limit(limit)
+            ).all()
+        return [
+            (
+                row.path.rstrip(b"/") + b"/" + row.name,
+                _state(row, row.picture_state),
+                row.reason or row.refusal or "",
+            )
+            for row in rows
+        ]
+
+
+def _state(here: Any, picture_state: str | None) -> str:
+    if here.state != PlaceState.SOUND:
+        return str(here.state)
+    if here.role in {DUPLICATE, CONFLICT}:
+        return str(here.role)
+    return picture_state or str(PictureState.READY)
+
+
+def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> PictureHistory:
+    basics = {
+        "path": path,
+        "state": _state(here, None if content is None else content.state),
+        "category": here.category or "",
+        "reason": here.reason,
+        "size": here.size,
+        "sha256": here.sha256,
+        "seen_at": here.seen_at,
+    }
+    if content is None:
+        return PictureHistory(**basics)
+    if here.role in {DUPLICATE, CONFLICT}:
+        sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
+        return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
+    return PictureHistory(
+        **{**basics, "reason": here.reason or content.reason},
+        key=content.key,
+        ready_at=content.ready_at,
+        batch=content.batch_id,
+        batch_state=content.batch_state or "",
+        claimed_at=content.claimed_at,
+        attempts=content.attempts,
+        confirmed_at=content.confirmed_at,
+        remote_id=content.remote_id,
+        remote_category=content.sent_category if content.confirmed_at else "",
+        training=content.run_name or "",
+    )

@@ -1,0 +1,185 @@
+"""The open ledger: its parts, and where its pictures go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from image_sync.domain import Census, DatasetRef, PlaceState, RootReport, RootState, Tally, WatchMode
+from image_sync.errors import ImageSyncError
+from image_sync.ledger.batches import Batches
+from image_sync.ledger.book import Book, Target
+from image_sync.ledger.database import FILE, Database
+from image_sync.ledger.history import History
+from image_sync.ledger.places import RESCAN, Places
+from image_sync.ledger.runs import Runs
+from image_sync.ledger.schema import note, place, root, target, trouble
+from image_sync.ledger.tally import Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps a stage from its work."""
+
+    stage: str
+    what: str
+    hint: str
+    since: float
+    """Unix time."""
+
+
+class Ledger:
+    """The only memory of image-sync. Safe to use from several threads, and to read from other processes.
+
+    Attributes:
+        places: the watcher's side. batches: the uploader's. runs: the trainer's. history: single files.
+    """
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self.places = Places(book)
+        self.batches = Batches(book)
+        self.runs = Runs(book)
+        self.history = History(book)
+        self._counter = Counter(book, self.runs)
+
+    @property
+    def target(self) -> Target:
+        """Where the pictures go; a RuntimeError before :meth:`aim`."""
+        return self._book.aimed()
+
+    @property
+    def aimed(self) -> bool:
+        """Whether it was said where the pictures go."""
+        return self._book.target is not None
+
+    @property
+    def where(self) -> str:
+        """The ledger's file or URL, as a person may read it."""
+        return self._book.db.where
+
+    def aim(self, platform: str, endpoint: str, setting: str, action: str, dataset_name: str) -> Target:
+        """Say where pictures go. A target used before is taken up again with all it holds; a new one starts empty.
+
+        Args:
+            platform, endpoint: which server.
+            setting: the dataset's name as configured; action: ``append`` or ``create``.
+            dataset_name: its name at the platform, used only the first time: it is remembered.
+        """
+        named = {"platform": platform, "endpoint": endpoint, "setting": setting, "action": action}
+        this = [getattr(target.c, name) == value for name, value in named.items()]
+        with self._book.db.writing() as tx:
+            row = tx.execute(select(target).where(*this)).first()
+            if row is None:
+                values = {**named, "dataset_name": dataset_name, "created_at": self._book.clock()}
+                tx.execute(insert(target).values(**values))
+                row = tx.execute(select(target).where(*this)).one()
+            self._book.target = _target(row)
+            current = tx.execute(select(note.c.value).where(note.c.name == "target")).scalar()
+            if current != str(row.id):
+                self.places.attach_all(tx)
+                self._note(tx, "target", str(row.id))
+        return self._book.target
+
+    def take(self, platform: str, endpoint: str, setting: str, action: str) -> bool:
+        """For looking at what a daemon wrote: like :meth:`aim`, but changes nothing.
+
+        Returns:
+            Whether this target was ever aimed at; if not, it is empty.
+        """
+        named = {"platform": platform, "endpoint": endpoint, "setting": setting, "action": action}
+        with self._book.db.reading() as tx:
+            row = tx.execute(
+                select(target).where(*(getattr(target.c, name) == value for name, value in named.items()))
+            ).first()
+        self._book.target = Target(0, platform, endpoint, setting, setting, "") if row is None else _target(row)
+        return row is not None
+
+    def dataset(self, ref: DatasetRef) -> None:
+        """Remember the dataset that the platform gave us."""
+        aim = self._book.aimed()
+        with self._book.db.writing() as tx:
+            values = {"dataset_id": ref.id, "dataset_name": ref.name}
+            tx.execute(update(target).where(target.c.id == aim.id).values(**values))
+        self._book.target = replace(aim, dataset_id=ref.id, dataset_name=ref.name)
+        self._book.changed()
+
+    def tally(self) -> Tally:
+        """What the tracker decides by."""
+        return self._counter.tally()
+
+    def census(self) -> Census:
+        """What ``status`` counts."""
+        return self._counter.census()
+
+    def roots(self) -> list[RootReport]:
+        """How the roots are watched, as last reported."""
+        with self._book.db.reading() as tx:
+            rows = tx.execute(select(root).order_by(root.c.path)).all()
+        return [
+            RootReport(row.path, WatchMode(row.mode), RootState(row.state), row.reason, row.settling) for row in rows
+        ]
+
+    def trouble(self, stage: str, error: ImageSyncError | None) -> None:
+        """Remember what keeps a stage from its work; None: nothing does any more."""
+        with self._book.db.writing() as tx:
+            if error is None:
+                tx.execute(delete(trouble).where(trouble.c.stage == stage))
+                return
+            values = {"what": error.what, "hint": error.hint}
+            statement = self._book.db.insert(trouble).values(stage=stage, since=self._book.clock(), **values)
+            tx.execute(statement.on_conflict_do_update(index_elements=["stage"], set_=values))
+
+    def troubles(self) -> list[Trouble]:
+        """What keeps stages from their work at present."""
+        with self._book.db.reading() as tx:
+            rows = tx.execute(select(trouble).order_by(trouble.c.since)).all()
+        return [Trouble(row.stage, row.what, row.hint, row.since) for row in rows]
+
+    def retry_quarantined(self) -> int:
+        """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
+        with self._book.db.writing() as tx:
+            result = tx.execute(delete(place).where(place.c.state == PlaceState.QUARANTINED))
+            self._note(tx, RESCAN, str(self._book.clock()))
+        return int(result.rowcount)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` after each change made through this object. It must return at once."""
+        self._book.listeners.append(listener)
+
+    def close(self) -> None:
+        """Give the database back. Nothing is pending: every change was durable when its call returned."""
+        self._book.db.close()
+
+    def _note(self, tx: Any, name: str, value: str) -> None:
+        statement = self._book.db.insert(note).values(name=name, value=value)
+        tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+
+def open_ledger(
+    state: str | Path,
+    *,
+    skip_duplicates: bool = True,
+    plain_names: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> Ledger:
+    """Open the ledger in a state folder (made if needed) or at a PostgreSQL URL.
+
+    Raises:
+        LedgerError: it cannot be opened, or a newer image-sync wrote it.
+    """
+    return Ledger(Book(Database(state), clock, skip_duplicates=skip_duplicates, plain_names=plain_names))
+
+
+def exists(state: str | Path) -> bool:
+    """Whether a ledger was ever opened there; a database server is taken to have one."""
+    return (isinstance(state, str) and "://" in state) or (Path(state) / FILE).exists()
+
+
+def _target(row: Any) -> Target:
+    return Target(row.id, row.platform, row.endpoint, row.setting, row.dataset_name, row.dataset_id)

@@ -1,0 +1,51 @@
+"""The moves that a picture, a batch and a run may make. Every other move is a mistake and raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from image_sync.domain import BatchState, PictureState, RunState
+
+PICTURE: Mapping[PictureState, frozenset[PictureState]] = MappingProxyType(
+    {
+        PictureState.READY: frozenset({PictureState.CLAIMED}),
+        PictureState.CLAIMED: frozenset({PictureState.CONFIRMED, PictureState.REFUSED, PictureState.READY}),
+        PictureState.CONFIRMED: frozenset(),
+        PictureState.REFUSED: frozenset({PictureState.READY}),
+    }
+)
+
+BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
+    {
+        BatchState.SENDING: frozenset({BatchState.CONFIRMED, BatchState.RELEASED, BatchState.DOUBTFUL}),
+        BatchState.DOUBTFUL: frozenset({BatchState.CONFIRMED, BatchState.RELEASED}),
+        BatchState.CONFIRMED: frozenset(),
+        BatchState.RELEASED: frozenset(),
+    }
+)
+
+RUN: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
+    {
+        RunState.STARTING: frozenset({RunState.RUNNING, RunState.DOUBTFUL, RunState.REFUSED}),
+        RunState.DOUBTFUL: frozenset({RunState.RUNNING, RunState.REFUSED}),
+        RunState.RUNNING: frozenset({RunState.TRAINED, RunState.FAILED}),
+        RunState.TRAINED: frozenset(),
+        RunState.FAILED: frozenset(),
+        RunState.REFUSED: frozenset(),
+    }
+)
+
+
+S = TypeVar("S", bound=StrEnum)
+
+
+class IllegalMove(RuntimeError):  # noqa: N818 - it is what the program attempted
+    """A state change that the tables above do not allow."""
+
+
+def sources(moves: Mapping[S, frozenset[S]], to: S) -> list[str]:
+    """The states from which ``to`` may be reached, as the database stores them."""
+    return [str(state) for state, allowed in moves.items() if to in allowed]

@@ -1,0 +1,43 @@
+"""The name that a picture has at the platform: by it the platform can be asked what arrived."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+LONGEST = 100
+_DIGEST = 16
+_NOT_SAFE = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0) -> str:
+    """A key of at most 100 ASCII characters, unique to the content: ``<stem>.<16 hex of the SHA-256>.<suffix>``.
+
+    >>> key_of("Blech 7 (geprüft).JPG".encode(), "ab" * 32, "jpg")
+    'Blech-7-gepruft.abababababababab.jpg'
+
+    Args:
+        name: the file's name; what is not a plain letter, digit, ``-`` or ``_`` is simplified.
+        sha256: 64 hex digits of the content.
+        suffix: without the dot.
+        copy: above 0 where the same content is wanted more than once in a dataset.
+    """
+    tail = f".{sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
+    stem = _ascii(PurePosixPath(name.decode("utf-8", "replace")).stem)
+    return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
+
+
+def plain_key(name: bytes) -> str | None:
+    """The file's own name as a key (``upload.names: "original"``), or None if it cannot travel in a form field."""
+    try:
+        text = name.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    fits = len(text) <= LONGEST and text.isprintable() and not set(text) & set('"\\/')
+    return text if fits else None
+
+
+def _ascii(stem: str) -> str:
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return _NOT_SAFE.sub("-", plain).strip("-")

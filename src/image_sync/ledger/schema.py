@@ -1,0 +1,183 @@
+"""The tables. A change here needs a migration in ``migrations/versions`` and a new ``HEAD``."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+HEAD = "0001"
+"""The newest migration: the schema that this version of image-sync reads and writes."""
+
+metadata = MetaData()
+
+
+class Word(TypeDecorator[str]):
+    """A state's name: an enumeration on our side, plain text in the database."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        """The word itself, whichever kind of string it came as."""
+        return None if value is None else str(value)
+
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
+
+# Names and flags: the ledger's own id, requests of the command line to a running daemon.
+note = Table(
+    "note",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# Where pictures go: one row per platform, server and dataset setting that was ever used with this ledger.
+target = Table(
+    "target",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("platform", String(32), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("setting", Text, nullable=False),  # dataset.name as configured
+    Column("action", Word, nullable=False),
+    Column("dataset_name", Text, nullable=False),
+    Column("dataset_id", Text, nullable=False, default=""),  # empty until the platform told it
+    # Pictures up to this id have passed the upload threshold.
+    Column("cleared_to", _Id, nullable=False, default=0),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("platform", "endpoint", "setting", "action"),
+)
+
+root = Table(
+    "root",
+    metadata,
+    Column("path", LargeBinary, primary_key=True),
+    Column("mode", Word, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("settling", Integer, nullable=False),
+    Column("looked_at", Float, nullable=False),
+)
+
+folder = Table(
+    "folder",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("path", LargeBinary, nullable=False, unique=True),
+    Column("root", LargeBinary, nullable=False, index=True),
+    Column("category", Text),
+)
+
+# One path: what the last look at it said. ``stamp`` columns are what stat gave.
+place = Table(
+    "place",
+    metadata,
+    Column("folder_id", _Id, ForeignKey("folder.id"), primary_key=True),
+    Column("name", LargeBinary, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("ctime_ns", BigInteger, nullable=False),
+    Column("inode", String(20), nullable=False),  # may exceed a signed 64-bit integer
+    Column("state", Word, nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("sha256", String(64), nullable=False, default=""),
+    Column("suffix", String(8), nullable=False, default=""),
+    Column("seen_at", Float, nullable=False),
+    # What the file is to the picture of its content: the one that is sent, a copy, or a contradiction.
+    Column("role", Word, nullable=False, default=""),
+    Column("picture_id", _Id),
+    Index("place_picture", "picture_id"),
+    Index("place_state", "state", "role"),
+)
+
+picture = Table(
+    "picture",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("copy", Integer, nullable=False, default=0),  # above 0 only with skip_duplicates off
+    Column("category", Text, nullable=False),  # as the folders say
+    Column("sent_category", Text, nullable=False, default=""),  # as the platform has it
+    Column("key", String(100), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("batch_id", String(32), nullable=False, default=""),
+    Column("remote_id", Text, nullable=False, default=""),
+    Column("reason", Text, nullable=False, default=""),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("run_id", _Id),  # the training that counted it
+    Column("ready_at", Float, nullable=False),
+    Column("confirmed_at", Float),
+    Column("orphaned_at", Float),  # when its last file was deleted
+    UniqueConstraint("target_id", "sha256", "copy"),
+    UniqueConstraint("target_id", "key"),
+    Index("picture_state", "target_id", "state", "category", "id"),
+    Index("picture_queue", "target_id", "state", "id"),
+    Index("picture_untrained", "target_id", "state", "run_id"),
+    Index("picture_batch", "batch_id"),
+    sqlite_autoincrement=True,  # ids only grow: the quiet time and ``cleared_to`` rest on it
+)
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
+    Column("category", Text, nullable=False),
+    Column("state", Word, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("claimed_at", Float, nullable=False),
+    Column("not_before", Float),  # absence at the platform is not believed earlier
+    Column("ended_at", Float),
+    Index("batch_state", "target_id", "state"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
+    Column("name", Text, nullable=False, unique=True),
+    Column("state", Word, nullable=False),
+    Column("task_id", Text, nullable=False, default=""),
+    Column("base", Text, nullable=False, default=""),
+    Column("pictures", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("not_before", Float),
+    Column("iteration", Integer, nullable=False, default=0),
+    Column("iterations", Integer, nullable=False, default=0),
+    Column("loss", Float),
+    Column("accuracy", Float),
+    Column("remaining", Float),
+    Column("reason", Text, nullable=False, default=""),
+    Index("run_state", "target_id", "state"),
+)
+
+# What keeps a stage from its work at the moment: shown by ``status`` until it passes.
+trouble = Table(
+    "trouble",
+    metadata,
+    Column("stage", String(32), primary_key=True),
+    Column("what", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("since", Float, nullable=False),
+)

@@ -1,0 +1,153 @@
+"""Counts in, verdicts out: whether to upload or to train now, or what is missing. Pure: no clock, disk or network.
+
+The same verdict is logged, shown by ``status`` and obeyed by the stages, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from image_sync.domain import Run, Tally, Verdict
+
+_DAY = 86_400.0
+REFUSAL_WAIT = 300.0
+"""Seconds after which a training that the platform refused to start is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When to act. Times in seconds."""
+
+    upload: int = 1
+    training: int = 10
+    quiet: float = 10.0
+    """Pictures stop arriving for so long before an upload begins ..."""
+    max_wait: float = 300.0
+    """... but an upload waits no longer than this once the threshold is reached."""
+    trains: bool = True
+    """False: ``model.action`` is ``none``."""
+    cooldown: float = 0.0
+    max_per_day: int | None = None
+    min_categories: int = 2
+    min_pictures: int = 5
+    """The platform's minimum: so many categories with so many pictures each."""
+
+
+class Quiet:
+    """How long no new picture came, on the clock of whoever asks."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+        self._changed_at: float | None = None
+        self._reached_at: float | None = None
+
+    def observe(self, tally: Tally, threshold: int, now: float) -> tuple[float, float]:
+        """Seconds since the last picture became ready, and since the threshold was reached."""
+        if self._changed_at is None or tally.newest_ready_id != self._newest:
+            self._newest, self._changed_at = tally.newest_ready_id, now
+        if tally.ready < threshold:
+            self._reached_at = None
+        elif self._reached_at is None:
+            self._reached_at = now
+        return now - self._changed_at, 0.0 if self._reached_at is None else now - self._reached_at
+
+
+def upload_verdict(tally: Tally, thresholds: Thresholds, *, quiet_for: float, reached_for: float = 0.0) -> Verdict:
+    """Whether everything that is ready should be sent now.
+
+    Args:
+        tally: the counts.
+        thresholds: what they are held against.
+        quiet_for: seconds since the last picture became ready.
+        reached_for: seconds since the threshold was reached.
+    """
+    have, need = tally.ready, thresholds.upload
+    if tally.cleared:
+        return Verdict(
+            True, have, need, f"{_pictures(tally.cleared)} passed the threshold and {_are(tally.cleared)} sent"
+        )
+    if have < need:
+        missing = need - have
+        reason = f"waits for {missing} more {_noun(missing)}" if have or need > 1 else "no new pictures"
+        return Verdict(False, have, need, reason)
+    wait = min(thresholds.quiet - quiet_for, thresholds.max_wait - reached_for)
+    if wait > 0:
+        return Verdict(False, have, need, f"threshold reached; waits {wait:.0f} s in case more pictures come", wait)
+    return Verdict(True, have, need, "threshold reached")
+
+
+def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Verdict:
+    """Whether a training should be started now.
+
+    Args:
+        tally: the counts.
+        thresholds: what they are held against.
+        now: Unix time in seconds, for the pauses between trainings.
+    """
+    have, need = tally.untrained, thresholds.training
+
+    def no(reason: str, wait: float | None = None) -> Verdict:
+        return Verdict(False, have, need, reason, wait)
+
+    if not thresholds.trains:
+        return no('model.action is "none": pictures are only uploaded')
+    if tally.active is not None:
+        return no(_running(tally.active))
+    if have < need and not tally.train_requested:
+        return no(f"waits for {need - have} more uploaded {_noun(need - have)}")
+    if tally.cleared or tally.sending:
+        return no(f"waits until {_pictures(tally.cleared + tally.sending)} {_are(tally.cleared + tally.sending)} sent")
+    missing = _minimum(tally, thresholds)
+    if missing:
+        return no(f"due, but the platform's minimum is not met: {missing}")
+    pause, why = _pause(tally, thresholds, now)
+    if pause > 0:
+        return no(f"due, but {why}", pause)
+    return Verdict(True, have, need, "asked for" if tally.train_requested else "threshold reached")
+
+
+def _running(run: Run) -> str:
+    if not run.state.active or run.started_at is None:
+        return f"training {run.name} is being started"
+    done = f", iteration {run.iteration} of {run.iterations}" if run.iterations else ""
+    return f"training {run.name} is running{done}"
+
+
+def _minimum(tally: Tally, thresholds: Thresholds) -> str:
+    few = {name: count for name, count in tally.trainable.items() if count < thresholds.min_pictures}
+    short = [f"category '{name}' has {count} of {thresholds.min_pictures}" for name, count in few.items()]
+    absent = thresholds.min_categories - len(tally.trainable)
+    if absent > 0:
+        short.append(f"{absent} more {'category' if absent == 1 else 'categories'} needed")
+    return ", ".join(short)
+
+
+def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str]:
+    """Seconds to wait for reasons of time, and the reason; 0 if there is none."""
+    refusal, last = tally.refusal, tally.last
+    if refusal is not None and refusal.ended_at is not None and not tally.train_requested:
+        newer = last is None or refusal.id > last.id
+        wait = refusal.ended_at + REFUSAL_WAIT - now
+        if newer and wait > 0:
+            return wait, f"the platform refused to start it ({refusal.reason}); tries again in {wait:.0f} s"
+    if last is not None and last.started_at is not None and thresholds.cooldown:
+        wait = last.started_at + thresholds.cooldown - now
+        if wait > 0:
+            return wait, f"model.cooldown allows the next training in {wait:.0f} s"
+    if thresholds.max_per_day is not None and len(tally.starts) >= thresholds.max_per_day:
+        wait = tally.starts[-thresholds.max_per_day] + _DAY - now
+        if wait > 0:
+            return wait, f"model.max_per_day ({thresholds.max_per_day}) is reached; the next may start in {wait:.0f} s"
+    return 0.0, ""
+
+
+def _noun(count: int) -> str:
+    return "picture" if count == 1 else "pictures"
+
+
+def _pictures(count: int) -> str:
+    return f"{count} {_noun(count)}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,736 @@
+"""What every ledger promises, on SQLite and on PostgreSQL alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+from support.postgres import a_database
+
+from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, RunState, Sighting, Stamp, WatchMode
+from image_sync.errors import AlreadyRunning, LedgerError, Transient
+from image_sync.ledger import Ledger, exists, open_ledger
+from image_sync.ledger.lock import Lock, holder_of
+from image_sync.ledger.moves import IllegalMove
+from image_sync.ledger.schema import metadata
+
+ROOT = b"/pictures"
+DATASET = DatasetRef("d-1", "parts")
+MIB = 1 << 20
+
+
+class Clock:
+    """Unix time that goes on by a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(1_000_000)
+
+    def __call__(self) -> float:
+        return float(next(self._ticks))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state(request, tmp_path: Path) -> Iterator[str | Path]:
+    if request.param == "sqlite":
+        yield tmp_path / "state"
+    else:
+        yield from a_database()
+
+
+@pytest.fixture
+def opened(state) -> Iterator[Callable[..., Ledger]]:
+    ledgers: list[Ledger] = []
+
+    def make(**options) -> Ledger:
+        ledgers.append(open_ledger(state, clock=Clock(), **options))
+        ledgers[-1].aim("mvi", "http://server", "parts", "append", "parts")
+        return ledgers[-1]
+
+    yield make
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(opened) -> Ledger:
+    made: Ledger = opened()
+    made.dataset(DATASET)
+    return made
+
+
+def seen(place: str, content: str, *, fault: str = "", size: int = 10, version: int = 1) -> Sighting:
+    """A sighting of /pictures/<place>; the first folder is the category, ``content`` stands for the bytes."""
+    folder, _, name = place.rpartition("/")
+    path = ROOT + (b"/" + folder.encode() if folder else b"")
+    category = folder.split("/")[0] or None
+    sha256 = "" if fault or category is None else content.encode().hex().ljust(64, "0")
+    return Sighting(path, name.encode(), Stamp(size, version, version, 2**64 - 1), category, sha256, "jpg", fault)
+
+
+def record(ledger: Ledger, *places: tuple[str, str], **options) -> None:
+    ledger.places.record(ROOT, [seen(place, content, **options) for place, content in places])
+
+
+def gone(ledger: Ledger, place: str) -> None:
+    folder, _, name = place.rpartition("/")
+    ledger.places.gone(ROOT + b"/" + folder.encode(), [name.encode()])
+
+
+def send_everything(ledger: Ledger) -> list[str]:
+    """Confirm all that is ready; returns what was sent, as ``category/key``."""
+    sent = []
+    ledger.batches.clear()
+    while batch := ledger.batches.claim(DATASET, 100, 64 * MIB):
+        ledger.batches.confirm(batch.id, {item.picture_id: f"r-{item.key}" for item in batch.pictures}, {})
+        sent += [f"{batch.category}/{item.key}" for item in batch.pictures]
+    return sent
+
+
+def state_of(ledger: Ledger, place: str) -> str:
+    found = ledger.history.of(ROOT + b"/" + place.encode())
+    return "unknown" if found is None else found.state
+
+
+# -- what lies where
+
+
+def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
+    """The watcher gets back exactly the stamps it gave, category included; 64-bit inodes survive."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+
+    category, files = ledger.places.known(ROOT + b"/good")
+
+    assert category == "good"
+    assert files == {b"1.jpg": Stamp(10, 1, 1, 2**64 - 1), b"2.jpg": Stamp(10, 1, 1, 2**64 - 1)}
+    assert ledger.places.known(ROOT + b"/other") == (None, {})
+
+
+def test_paths_are_bytes(ledger: Ledger) -> None:
+    """A name that is no text in any encoding is kept, found and forgotten like any other."""
+    name = b"caf\xe9\n.jpg"
+    sighting = Sighting(ROOT + b"/g\xff", name, Stamp(1, 2, 3, 4), "good", "ab" * 32, "jpg")
+
+    ledger.places.record(ROOT, [sighting])
+
+    assert name in ledger.places.known(ROOT + b"/g\xff")[1]
+    history = ledger.history.of(ROOT + b"/g\xff/" + name)
+    assert history is not None
+    assert history.key == "caf.abababababababab.jpg"
+    ledger.places.gone(ROOT + b"/g\xff", [name])
+    assert ledger.places.folders(ROOT) == []
+
+
+def test_folders_with_files_are_listed(ledger: Ledger) -> None:
+    """Only folders below the root asked for, and only while files are recorded in them."""
+    record(ledger, ("good/1.jpg", "a"), ("bad/deep/2.jpg", "b"))
+    gone(ledger, "good/1.jpg")
+
+    assert ledger.places.folders(ROOT) == [ROOT + b"/bad/deep"]
+    assert ledger.places.folders(b"/elsewhere") == []
+
+
+def test_a_sound_picture_is_ready(ledger: Ledger) -> None:
+    """A sound file becomes a picture that waits for the threshold."""
+    record(ledger, ("good/1.jpg", "a"))
+
+    assert ledger.tally().ready == 1
+    assert state_of(ledger, "good/1.jpg") == "ready"
+
+
+def test_a_broken_picture_is_quarantined_with_its_reason(ledger: Ledger) -> None:
+    """It is counted, explained and never ready."""
+    record(ledger, ("good/1.jpg", "a"), fault="cut short")
+
+    found = ledger.history.of(ROOT + b"/good/1.jpg")
+    assert found is not None
+    assert (found.state, found.reason) == ("quarantined", "cut short")
+    assert ledger.tally().ready == 0
+    assert ledger.census().total.quarantined == 1
+
+
+def test_a_mended_picture_leaves_quarantine(ledger: Ledger) -> None:
+    """When the file changes and is sound, it is ready."""
+    record(ledger, ("good/1.jpg", "a"), fault="cut short")
+    record(ledger, ("good/1.jpg", "a"), version=2)
+
+    assert state_of(ledger, "good/1.jpg") == "ready"
+    assert ledger.census().total.quarantined == 0
+
+
+def test_a_picture_directly_in_a_root_is_left_alone(ledger: Ledger) -> None:
+    """Without a category it is counted and not sent."""
+    record(ledger, ("1.jpg", ""))
+
+    assert state_of(ledger, "1.jpg") == "uncategorised"
+    assert ledger.census().uncategorised == 1
+    assert send_everything(ledger) == []
+
+
+def test_the_same_content_twice_in_one_category_is_a_duplicate(ledger: Ledger) -> None:
+    """It is sent once."""
+    record(ledger, ("good/1.jpg", "a"), ("good/copy.jpg", "a"))
+
+    assert state_of(ledger, "good/copy.jpg") == "duplicate"
+    assert len(send_everything(ledger)) == 1
+
+
+def test_the_same_content_in_two_categories_is_a_conflict(ledger: Ledger) -> None:
+    """The second is held back and names the first."""
+    record(ledger, ("good/1.jpg", "a"), ("scratch/1.jpg", "a"))
+
+    found = ledger.history.of(ROOT + b"/scratch/1.jpg")
+    assert found is not None
+    assert (found.state, found.sent_as, found.sent_category) == ("conflict", ROOT + b"/good/1.jpg", "good")
+    assert send_everything(ledger) == ["good/1.6100000000000000.jpg"]
+    assert ledger.census().categories["scratch"].conflicts == 1
+
+
+def test_a_conflict_is_solved_by_deleting_one_of_the_two(ledger: Ledger) -> None:
+    """When the first is deleted, the second is what the picture is."""
+    record(ledger, ("good/1.jpg", "a"), ("scratch/1.jpg", "a"))
+    gone(ledger, "good/1.jpg")
+
+    assert state_of(ledger, "scratch/1.jpg") == "ready"
+    assert send_everything(ledger) == ["scratch/1.6100000000000000.jpg"]
+
+
+def test_with_skip_duplicates_off_every_file_is_a_picture(opened) -> None:
+    """`skip_duplicates: 0` sends each copy, under a key of its own."""
+    ledger = opened(skip_duplicates=False)
+    ledger.dataset(DATASET)
+    record(ledger, ("good/1.jpg", "a"), ("good/copy.jpg", "a"), ("scratch/1.jpg", "a"))
+
+    sent = send_everything(ledger)
+
+    assert len(sent) == len(set(sent)) == 3
+
+
+@pytest.mark.parametrize("new_first", [True, False])
+def test_a_moved_picture_is_relabelled_and_not_sent_again(ledger: Ledger, new_first: bool) -> None:
+    """Whichever of the two folders is looked at first, a move after the upload changes the category only."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    steps = [lambda: record(ledger, ("scratch/1.jpg", "a")), lambda: gone(ledger, "good/1.jpg")]
+    for step in steps if new_first else reversed(steps):
+        step()
+
+    (change,) = ledger.batches.relabels(10)
+    assert (change.remote_id, change.category) == ("r-1.6100000000000000.jpg", "scratch")
+    ledger.batches.relabelled(change.picture_id, change.category)
+    assert ledger.batches.relabels(10) == []
+    assert send_everything(ledger) == []
+    assert state_of(ledger, "scratch/1.jpg") == "confirmed"
+
+
+def test_a_move_before_the_upload_needs_no_relabelling(ledger: Ledger) -> None:
+    """The picture is simply sent under its new category."""
+    record(ledger, ("good/1.jpg", "a"))
+    gone(ledger, "good/1.jpg")
+    record(ledger, ("scratch/1.jpg", "a"))
+
+    assert send_everything(ledger) == ["scratch/1.6100000000000000.jpg"]
+    assert ledger.batches.relabels(10) == []
+
+
+def test_a_move_during_the_upload_is_relabelled_afterwards(ledger: Ledger) -> None:
+    """The request in flight carries the old category; the new one follows."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    gone(ledger, "good/1.jpg")
+    record(ledger, ("scratch/1.jpg", "a"))
+    ledger.batches.confirm(batch.id, {batch.pictures[0].picture_id: "r-1"}, {})
+
+    assert [change.category for change in ledger.batches.relabels(10)] == ["scratch"]
+
+
+def test_a_rename_is_a_rename(ledger: Ledger) -> None:
+    """A new name in the same category changes nothing at the platform."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    gone(ledger, "good/1.jpg")
+    record(ledger, ("good/renamed.jpg", "a"))
+
+    assert send_everything(ledger) == []
+    assert ledger.batches.relabels(10) == []
+    assert state_of(ledger, "good/renamed.jpg") == "confirmed"
+
+
+def test_new_content_under_an_old_name_is_a_new_picture(ledger: Ledger) -> None:
+    """And the old content, should it come back, is already there."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    record(ledger, ("good/1.jpg", "b"), version=2)
+    assert len(send_everything(ledger)) == 1
+    record(ledger, ("good/1.jpg", "a"), version=3)
+
+    assert send_everything(ledger) == []
+
+
+def test_a_touched_file_stays_what_it_is(ledger: Ledger) -> None:
+    """The same content with a new stamp is not sent again."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    record(ledger, ("good/1.jpg", "a"), version=2)
+
+    assert send_everything(ledger) == []
+    assert ledger.places.known(ROOT + b"/good")[1][b"1.jpg"].mtime_ns == 2
+
+
+def test_a_file_deleted_before_its_upload_is_not_sent(ledger: Ledger) -> None:
+    """Nothing is left of it."""
+    record(ledger, ("good/1.jpg", "a"))
+    gone(ledger, "good/1.jpg")
+
+    assert send_everything(ledger) == []
+    assert ledger.tally().ready == 0
+
+
+def test_a_deletion_after_the_upload_is_remembered_for_removal(ledger: Ledger) -> None:
+    """The picture stays confirmed; after a while it may be removed where that is configured."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    gone(ledger, "good/1.jpg")
+
+    assert ledger.tally().confirmed == 1
+    assert ledger.batches.removals(orphaned_before=0.0, limit=10) == []
+    ((picture_id, remote_id),) = ledger.batches.removals(orphaned_before=float("inf"), limit=10)
+    assert remote_id == "r-1.6100000000000000.jpg"
+    ledger.batches.removed(picture_id)
+    assert ledger.tally().confirmed == 0
+
+
+def test_files_of_a_folder_that_is_no_longer_watched_are_not_removed(ledger: Ledger) -> None:
+    """Taking a folder out of the configuration is no deletion."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    record(ledger, ("good/2.jpg", "b"))
+    ledger.places.keep_roots([b"/another"])
+
+    assert ledger.batches.removals(orphaned_before=float("inf"), limit=10) == []
+    assert (ledger.tally().confirmed, ledger.tally().ready) == (1, 0)
+
+
+def test_a_folder_given_another_category_relabels_its_pictures(ledger: Ledger) -> None:
+    """A changed `categories` map is a move of everything in the folder."""
+    record(ledger, ("crk/1.jpg", "a"))
+    send_everything(ledger)
+    record(ledger, ("crk/2.jpg", "b"), ("other/copy.jpg", "b"))
+    ledger.places.recategorise(ROOT + b"/crk", "crack")
+
+    assert [change.category for change in ledger.batches.relabels(10)] == ["crack"]
+    assert send_everything(ledger) == ["crack/2.6200000000000000.jpg"]
+    assert state_of(ledger, "other/copy.jpg") == "conflict"
+    assert ledger.places.known(ROOT + b"/crk")[0] == "crack"
+
+
+def test_a_folder_that_loses_its_category_is_left_alone(ledger: Ledger) -> None:
+    """Its unsent pictures are withdrawn."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.places.recategorise(ROOT + b"/good", None)
+
+    assert state_of(ledger, "good/1.jpg") == "uncategorised"
+    assert send_everything(ledger) == []
+
+
+def test_roots_are_reported(ledger: Ledger) -> None:
+    """The last report of each root stands."""
+    report = RootReport(ROOT, WatchMode.POLLING, RootState.UNAVAILABLE, "not mounted", 3)
+    ledger.places.report(RootReport(ROOT, WatchMode.EVENTS, RootState.STARTING))
+    ledger.places.report(report)
+
+    assert ledger.roots() == [report]
+    assert ledger.census().settling == 3
+
+
+def test_a_rescan_is_asked_for_once(ledger: Ledger) -> None:
+    """`retry` asks for a full look; the watcher takes the request once."""
+    record(ledger, ("good/1.jpg", "a"), fault="cut short")
+
+    assert not ledger.places.rescan_requested()
+    assert ledger.retry_quarantined() == 1
+    assert ledger.places.known(ROOT + b"/good")[1] == {}
+    assert ledger.places.rescan_requested()
+    assert not ledger.places.rescan_requested()
+
+
+# -- batches
+
+
+def test_only_what_passed_the_threshold_is_claimed(ledger: Ledger) -> None:
+    """Pictures that become ready after the clearing wait for the next one."""
+    record(ledger, ("good/1.jpg", "a"))
+    assert ledger.batches.claim(DATASET, 10, MIB) is None
+    ledger.batches.clear()
+    record(ledger, ("good/2.jpg", "b"))
+
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+
+    assert batch is not None
+    assert [item.path for item in batch.pictures] == [ROOT + b"/good/1.jpg"]
+    assert (ledger.tally().ready, ledger.tally().sending) == (1, 1)
+
+
+def test_a_batch_has_one_category_and_keeps_its_limits(ledger: Ledger) -> None:
+    """Oldest first, at most so many files and bytes; a picture larger than the limit goes alone."""
+    record(ledger, ("good/1.jpg", "a"), ("scratch/2.jpg", "b"), ("good/3.jpg", "c"), ("good/4.jpg", "d"), size=40)
+    record(ledger, ("good/5.jpg", "e"), size=500)
+    ledger.batches.clear()
+
+    claimed = []
+    while batch := ledger.batches.claim(DATASET, 2, 100):
+        claimed.append((batch.category, [item.path.rpartition(b"/")[2] for item in batch.pictures]))
+
+    assert claimed == [
+        ("good", [b"1.jpg", b"3.jpg"]),
+        ("scratch", [b"2.jpg"]),
+        ("good", [b"4.jpg"]),
+        ("good", [b"5.jpg"]),
+    ]
+
+
+def test_confirmed_and_refused_pictures_are_told_apart(ledger: Ledger) -> None:
+    """One answer may accept some pictures and refuse others; the refused ones keep the reason and are not retried."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    first, second = batch.pictures
+    ledger.batches.confirm(batch.id, {first.picture_id: "r-1"}, {second.picture_id: "too dark"})
+
+    found = ledger.history.of(second.path)
+    assert found is not None
+    assert (found.state, found.reason) == ("refused", "too dark")
+    assert state_of(ledger, "good/1.jpg") == "confirmed"
+    assert send_everything(ledger) == []
+    assert ledger.history.faults() == [(second.path, "refused", "too dark")]
+
+
+def test_refused_pictures_go_back_in_line_when_asked(ledger: Ledger) -> None:
+    """`image-sync retry` sends them again."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no"})
+
+    assert ledger.batches.requeue_refused() == 1
+    assert len(send_everything(ledger)) == 1
+
+
+def test_a_released_batch_goes_back_in_line_in_its_old_place(ledger: Ledger) -> None:
+    """Nothing is lost and nothing has to pass the threshold twice."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.batches.release(batch.id)
+
+    assert ledger.tally().cleared == 1
+    again = ledger.batches.claim(DATASET, 10, MIB)
+    assert again is not None
+    assert again.id != batch.id
+
+
+def test_a_doubtful_batch_is_settled_by_what_the_platform_has(ledger: Ledger) -> None:
+    """What arrived is confirmed, the rest goes back in line."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.batches.doubt(batch.id, not_before=77.0)
+
+    assert (ledger.tally().sending, ledger.tally().doubtful) == (2, 2)
+    ((found, not_before),) = ledger.batches.doubtful()
+    assert (found, not_before) == (batch, 77.0)
+    ledger.batches.confirm(batch.id, {batch.pictures[0].picture_id: "r-1"}, {})
+    assert (ledger.tally().confirmed, ledger.tally().cleared, ledger.tally().doubtful) == (1, 1, 0)
+
+
+def test_a_file_deleted_while_its_batch_is_doubtful_is_not_sent_again(ledger: Ledger) -> None:
+    """There is nothing left to send."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.batches.doubt(batch.id, not_before=0.0)
+    gone(ledger, "good/1.jpg")
+    ((found, _),) = ledger.batches.doubtful()
+    assert [item.key for item in found.pictures] == ["1.6100000000000000.jpg"]
+    ledger.batches.release(batch.id)
+
+    assert ledger.tally().cleared == 0
+
+
+def test_after_a_crash_every_open_batch_is_doubtful(opened, ledger: Ledger) -> None:
+    """What a process that died was sending is found by the next one."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.close()
+
+    again = opened()
+
+    assert again.batches.doubt_all(not_before=5.0) == 1
+    assert [found.id for found, _ in again.batches.doubtful()] == [batch.id]
+
+
+def test_a_batch_is_settled_once(ledger: Ledger) -> None:
+    """A second answer for the same batch is a mistake of the program and raises."""
+    record(ledger, ("good/1.jpg", "a"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 10, MIB)
+    assert batch is not None
+    ledger.batches.release(batch.id)
+
+    with pytest.raises(IllegalMove):
+        ledger.batches.doubt(batch.id, not_before=0.0)
+
+
+def test_plain_names_are_kept_where_they_are_free(opened) -> None:
+    """`upload.names: "original"` keeps the file's name; the second of two equal names gets the safe key."""
+    ledger = opened(plain_names=True)
+    ledger.dataset(DATASET)
+    record(ledger, ("good/1.jpg", "a"), ("scratch/1.jpg", "b"))
+
+    assert send_everything(ledger) == ["good/1.jpg", "scratch/1.6200000000000000.jpg"]
+
+
+# -- trainings
+
+
+def ready_to_train(ledger: Ledger) -> None:
+    record(ledger, ("good/1.jpg", "a"), ("scratch/2.jpg", "b"))
+    send_everything(ledger)
+
+
+def test_a_training_counts_what_it_contains(ledger: Ledger) -> None:
+    """The counter falls by the pictures of the training; later ones count towards the next."""
+    ready_to_train(ledger)
+    assert ledger.tally().untrained == 2
+    run = ledger.runs.begin("m-1", "")
+    assert run is not None
+    assert (run.state, run.pictures) == (RunState.STARTING, 2)
+    ledger.runs.started(run.id, "t-1")
+    record(ledger, ("good/3.jpg", "c"))
+    send_everything(ledger)
+
+    assert ledger.tally().untrained == 1
+    assert ledger.tally().trainable == {"good": 2, "scratch": 1}
+    found = ledger.history.of(ROOT + b"/good/1.jpg")
+    assert found is not None
+    assert found.training == "m-1"
+
+
+def test_a_training_is_followed_to_its_end(ledger: Ledger) -> None:
+    """Figures are kept, unknown ones leave the earlier; the end is final."""
+    ready_to_train(ledger)
+    run = ledger.runs.begin("m-1", "base-7")
+    assert run is not None
+    ledger.runs.started(run.id, "t-1")
+    ledger.runs.progress(run.id, iteration=40, iterations=100, loss=0.5, accuracy=None)
+    ledger.runs.progress(run.id, iteration=80, loss=None)
+    active = ledger.runs.active()
+    assert active is not None
+    assert (active.task_id, active.base, active.iteration, active.iterations, active.loss) == (
+        "t-1",
+        "base-7",
+        80,
+        100,
+        0.5,
+    )
+    ledger.runs.trained(run.id, 0.95)
+
+    assert ledger.runs.active() is None
+    last = ledger.tally().last
+    assert last is not None
+    assert (last.state, last.accuracy) == (RunState.TRAINED, 0.95)
+    with pytest.raises(IllegalMove):
+        ledger.runs.failed(run.id, "too late")
+
+
+def test_only_one_training_at_a_time_is_begun(ledger: Ledger) -> None:
+    """While one is active, or a picture is being sent, none is begun."""
+    ready_to_train(ledger)
+    assert ledger.runs.begin("m-1", "") is not None
+    assert ledger.runs.begin("m-2", "") is None
+
+
+def test_no_training_is_begun_while_a_picture_is_being_sent(ledger: Ledger) -> None:
+    """The check and the beginning are one step, so that no batch can slip between."""
+    ready_to_train(ledger)
+    record(ledger, ("good/3.jpg", "c"))
+    ledger.batches.clear()
+    assert ledger.batches.claim(DATASET, 10, MIB) is not None
+
+    assert ledger.runs.begin("m-1", "") is None
+
+
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_pictures_of_a_training_that_was_not_started_count_again(ledger: Ledger, doubtful: bool) -> None:
+    """A refused or abandoned start gives its pictures back."""
+    ready_to_train(ledger)
+    run = ledger.runs.begin("m-1", "")
+    assert run is not None
+    if doubtful:
+        ledger.runs.doubt(run.id, not_before=9.0)
+        ledger.runs.abandon(run.id)
+        assert ledger.tally().refusal is None
+    else:
+        ledger.runs.refused(run.id, "no GPU")
+        refusal = ledger.tally().refusal
+        assert refusal is not None
+        assert refusal.reason == "no GPU"
+
+    assert ledger.tally().untrained == 2
+    assert ledger.tally().last is None
+
+
+def test_a_failed_training_was_started_and_counts(ledger: Ledger) -> None:
+    """Its pictures do not start the same failure again."""
+    ready_to_train(ledger)
+    run = ledger.runs.begin("m-1", "")
+    assert run is not None
+    ledger.runs.started(run.id, "t-1")
+    ledger.runs.failed(run.id, "out of memory")
+
+    assert ledger.tally().untrained == 0
+    assert [one.reason for one in ledger.runs.history()] == ["out of memory"]
+
+
+def test_a_request_for_a_training_is_kept_until_it_is_begun(ledger: Ledger) -> None:
+    """`image-sync train` may be called while the daemon is down; asking twice is asking once."""
+    ready_to_train(ledger)
+    ledger.runs.request()
+    ledger.runs.request()
+    assert ledger.tally().train_requested
+    assert ledger.runs.begin("m-1", "") is not None
+
+    assert not ledger.tally().train_requested
+
+
+def test_contents_lists_what_is_confirmed(ledger: Ledger) -> None:
+    """For platforms that want a list."""
+    ready_to_train(ledger)
+
+    assert list(ledger.runs.contents()) == [
+        ("r-1.6100000000000000.jpg", "1.6100000000000000.jpg", "good"),
+        ("r-2.6200000000000000.jpg", "2.6200000000000000.jpg", "scratch"),
+    ]
+
+
+# -- the ledger as a whole
+
+
+def test_everything_survives_a_restart(opened, ledger: Ledger) -> None:
+    """Counts come from the ledger, so a restart changes none of them."""
+    ready_to_train(ledger)
+    record(ledger, ("good/bad.jpg", "x"), fault="empty")
+    record(ledger, ("good/9.jpg", "y"))
+    before = ledger.tally(), ledger.census()
+    ledger.close()
+
+    again = opened()
+
+    assert (again.tally(), again.census()) == before
+    assert again.target.dataset_id == "d-1"
+
+
+def test_another_dataset_gets_everything(opened, ledger: Ledger) -> None:
+    """With a new dataset, server or platform, all sound pictures are ready again; going back finds them confirmed."""
+    ready_to_train(ledger)
+    ledger.aim("mvi", "http://server", "other", "append", "other")
+    assert (ledger.tally().ready, ledger.tally().confirmed) == (2, 0)
+    ledger.aim("mvi", "http://server", "parts", "append", "parts")
+
+    assert (ledger.tally().ready, ledger.tally().confirmed) == (0, 2)
+    assert ledger.target.dataset_id == "d-1"
+
+
+def test_a_dataset_that_was_made_with_a_stamp_is_remembered(opened) -> None:
+    """`dataset.action: "create"` makes one dataset, not one for each start."""
+    ledger = opened()
+    ledger.aim("mvi", "http://server", "parts", "create", "parts-20260101-000000")
+    ledger.aim("mvi", "http://server", "parts", "create", "parts-20270101-000000")
+
+    assert ledger.target.dataset_name == "parts-20260101-000000"
+
+
+def test_troubles_are_kept_until_they_pass(ledger: Ledger) -> None:
+    """`status` of another process sees why nothing happens."""
+    ledger.trouble("upload", Transient("the server does not answer", hint="Is it on?"))
+    (trouble,) = ledger.troubles()
+    assert (trouble.stage, trouble.what, trouble.hint) == ("upload", "the server does not answer", "Is it on?")
+    ledger.trouble("upload", None)
+
+    assert ledger.troubles() == []
+
+
+def test_listeners_hear_of_changes(ledger: Ledger) -> None:
+    """A stage that sleeps is woken when there is news."""
+    heard = []
+    ledger.listen(lambda: heard.append(1))
+    record(ledger, ("good/1.jpg", "a"))
+
+    assert heard
+
+
+def test_looking_does_not_write(opened, state) -> None:
+    """A ledger that nobody aimed at the configured dataset is shown as empty and stays as it is."""
+    ledger = opened()
+    record(ledger, ("good/1.jpg", "a"))
+
+    assert not ledger.take("mvi", "http://server", "unknown", "append")
+    assert ledger.tally().ready == 0
+    assert ledger.take("mvi", "http://server", "parts", "append")
+    assert ledger.tally().ready == 1
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(ledger: Ledger) -> None:
+    """Columns and indexes of a migrated ledger are those of the schema."""
+    with ledger._book.db.reading() as tx:
+        found = inspect(tx)
+        for table in metadata.sorted_tables:
+            columns = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
+            assert columns == {column.name: column.nullable for column in table.columns}, table.name
+            indexes = {index["name"] for index in found.get_indexes(table.name) if not index.get("unique")}
+            assert {index.name for index in table.indexes} <= indexes, table.name
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, state) -> None:
+    """It is not touched, and the message says what to do."""
+    with ledger._book.db.writing() as tx:
+        tx.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    ledger.close()
+
+    with pytest.raises(LedgerError, match="newer image-sync") as caught:
+        open_ledger(state)
+    assert "Install the newer version" in caught.value.hint
+
+
+def test_one_daemon_per_ledger(state) -> None:
+    """A second one is told who is there; afterwards the ledger is free again."""
+    with Lock(state):
+        with pytest.raises(AlreadyRunning, match="another image-sync"):
+            Lock(state)
+        assert holder_of(state) is not None or isinstance(state, str)
+    with Lock(state):
+        pass
+    assert holder_of(state) is None
+
+
+def test_states_are_written_as_plain_words(ledger: Ledger) -> None:
+    """The persisted words are part of the format: changing one needs a migration."""
+    ready_to_train(ledger)
+    with ledger._book.db.reading() as tx:
+        words = set(tx.exec_driver_sql("SELECT state FROM picture").scalars())
+
+    assert words == {"confirmed"}
+    assert [str(state) for state in PictureState] == ["ready", "claimed", "confirmed", "refused"]
+    assert [str(state) for state in RunState] == ["starting", "doubtful", "running", "trained", "failed", "refused"]
+    assert exists("postgresql://x/y")

