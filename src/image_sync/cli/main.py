@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from image_sync import __version__
+from image_sync import __version__, logs
 from image_sync.cli import options
 from image_sync.cli.check import check
 from image_sync.cli.demo import demo
@@ -36,7 +36,7 @@ for command in (demo, serve, check, status, show, retry, train, models, predict,
     app.command()(command)
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"image-sync {__version__}")
         raise typer.Exit
@@ -49,11 +49,12 @@ def default(
     once: options.Once = False,
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "auto",
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Turns folders of labelled pictures into trained vision models. Without a command: run."""
+    logs.configure("warning")
     if context.invoked_subcommand is None:
         run_daemon(config=config, once=once, log_level=log_level, log_format=log_format)
 

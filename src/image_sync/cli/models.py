@@ -24,7 +24,7 @@ def models(
     config: options.Config = options.CONFIG,
     as_json: options.Json = False,
     deploy: Annotated[
-        str | None, typer.Option("--deploy", metavar="MODEL", help="Deploy this model first: its name, its id or latest.")
+        str | None, typer.Option("--deploy", metavar="MODEL", help="Deploy this one first: its name, its id or latest.")
     ] = None,
 ) -> None:
     """List the trained models of the dataset, newest first."""

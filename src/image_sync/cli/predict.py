@@ -26,7 +26,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
     config: options.Config = options.CONFIG,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Name or id of the model, or latest; default: the newest deployed one.")
+        str | None,
+        typer.Option("--model", "-m", help="Name or id of the model, or latest; default: the newest deployed one."),
     ] = None,
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy the model first, if it is not.")] = False,
     as_json: options.Json = False,
@@ -73,7 +74,8 @@ def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
     except OSError as error:
-        raise UsageError(f"{show_path(str(image))} cannot be read: {error.strerror}", hint="Is the path right?") from error
+        shown = show_path(str(image))
+        raise UsageError(f"{shown} cannot be read: {error.strerror}", hint="Is the path right?") from error
 
 
 def _model(found: list[Model], wanted: str | None, name: str, *, deploy: bool) -> Model:

@@ -21,6 +21,6 @@ def retry(config: options.Config = options.CONFIG) -> None:
         )
     with ledger_of(settings) as ledger:
         refused, quarantined = ledger.batches.requeue_refused(), ledger.retry_quarantined()
-    typer.echo(f"Refused pictures to be sent again: {refused}. Quarantined pictures to be checked again: {quarantined}.")
+    typer.echo(f"Refused pictures to be sent again: {refused}. Quarantined ones to be checked again: {quarantined}.")
     if holder_of(settings.state) is None and refused + quarantined:
         typer.echo("The daemon is not running: it will happen when it is started (image-sync run).")

@@ -47,7 +47,7 @@ def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:
         return "There is no such file; is the path right?"
     if not inside:
         return "It lies in none of the watched folders: " + ", ".join(str(folder) for folder in folders) + "."
-    return "It has not been looked at yet: the daemon is not running, the file is still being written, or it is no picture."
+    return "It was not looked at yet: the daemon is not running, the file is still being written, or it is no picture."
 
 
 def _data(seen: PictureHistory) -> dict[str, Any]:
@@ -60,7 +60,8 @@ def _data(seen: PictureHistory) -> dict[str, Any]:
 def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
     lines = [("picture", show_path(seen.path)), ("state", f"{seen.state}{f': {seen.reason}' if seen.reason else ''}")]
     lines.append(("category", seen.category or "none: it lies directly in a watched folder"))
-    lines.append(("found", f"{_time(seen.seen_at)}, {seen.size} bytes{f', SHA-256 {seen.sha256}' if seen.sha256 else ''}"))
+    digest = f", SHA-256 {seen.sha256}" if seen.sha256 else ""
+    lines.append(("found", f"{_time(seen.seen_at)}, {seen.size} bytes{digest}"))
     if seen.sent_as:
         lines.append(("same as", f"{show_path(seen.sent_as)} in category {seen.sent_category}"))
         if seen.state == "conflict":

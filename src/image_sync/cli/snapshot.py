@@ -84,10 +84,12 @@ def _folders(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
     rows = []
     for folder in settings.folders:
         report = reports.get(os.fsencode(folder))
-        rows.append({
-            "path": show_path(os.fsencode(folder)),
-            "mode": None if report is None else str(report.mode),
-            "state": "not watched yet" if report is None else str(report.state),
-            "reason": None if report is None else report.reason or None,
-        })
+        rows.append(
+            {
+                "path": show_path(os.fsencode(folder)),
+                "mode": None if report is None else str(report.mode),
+                "state": "not watched yet" if report is None else str(report.state),
+                "reason": None if report is None else report.reason or None,
+            }
+        )
     return rows

@@ -44,7 +44,9 @@ def status(config: options.Config = options.CONFIG, as_json: options.Json = Fals
 
 def _head(console: Console, seen: dict[str, Any]) -> None:
     daemon = seen["daemon"]
-    running = f"running (process {daemon['pid']})" if daemon["running"] else "not running: start it with `image-sync run`"
+    running = "not running: start it with `image-sync run`"
+    if daemon["running"]:
+        running = f"running (process {daemon['pid']})"
     dataset = seen["dataset"]
     lines = [
         ("daemon", running),

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from image_sync import logs
 from image_sync.cli import options
 from image_sync.cli.bars import TrainingBar
 from image_sync.cli.session import ledger_of, platform_of, settings_of
@@ -32,7 +31,6 @@ def train(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show the training to its end.")] = False,
 ) -> None:
     """Start a training of everything that is uploaded, without waiting for the threshold."""
-    logs.configure("warning")
     settings = settings_of(config)
     if settings.model.action == "none":
         raise UsageError('model.action is "none"', hint='Write "train" or "retrain" there.')

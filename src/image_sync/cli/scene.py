@@ -1,0 +1,103 @@
+"""What the demo shows: bars that move on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from image_sync.cli.bars import figures
+from image_sync.config import Settings
+from image_sync.domain import Run, Tally
+
+
+class Scene:
+    """Lines above, bars below. On no terminal there are only lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description:17}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._found = self._progress.add_task("upload threshold", total=None, note="")
+        self._uploaded = self._progress.add_task("uploaded", total=None, note="")
+        self._counted = self._progress.add_task("training threshold", total=None, note="")
+        self._trained = self._progress.add_task("training", total=None, note="waits", visible=False)
+        self._told = -1
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def counts(self, tally: Tally, found: int, settings: Settings) -> None:
+        """Where everything stands now."""
+        need = settings.threshold
+        waiting = tally.ready + tally.cleared
+        self._progress.update(
+            self._found, total=need.upload, completed=min(waiting, need.upload), note=_short(waiting, need.upload)
+        )
+        self._progress.update(self._uploaded, total=found, completed=tally.confirmed)
+        self._progress.update(
+            self._counted,
+            total=need.training,
+            completed=min(tally.untrained, need.training),
+            note=_short(tally.untrained, need.training) if tally.last is None else "started",
+        )
+
+    def found(self, tally: Tally, copied: int, settings: Settings) -> None:
+        """Pictures were found and counted."""
+        waiting = max(copied - tally.confirmed, 0)
+        need = settings.threshold
+        self.say(
+            f"found             {copied} pictures: upload {_of(waiting, need.upload)}, "
+            f"training {_of(tally.untrained, need.training)}"
+        )
+
+    def uploaded(self, tally: Tally, settings: Settings) -> None:
+        """Pictures were confirmed by the server."""
+        count = tally.confirmed if tally.last is not None else tally.untrained
+        self.say(f"uploaded          {tally.confirmed} pictures: training {_of(count, settings.threshold.training)}")
+
+    def training(self, run: Run) -> None:
+        """How far the training is."""
+        self._progress.update(
+            self._trained,
+            visible=True,
+            total=run.iterations or None,
+            completed=run.iteration,
+            note=figures(run) or "is being prepared",
+        )
+        step = run.iteration * 5 // run.iterations if run.iterations else -1
+        if not self._console.is_terminal and step > self._told:
+            self._told = step
+            self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run)}")
+
+    def trained(self, run: Run) -> None:
+        """The training is done."""
+        accuracy = "unknown" if run.accuracy is None else f"{run.accuracy:.3f}"
+        self.say(f"trained           {run.name}: {run.pictures} pictures, held-out accuracy {accuracy}")
+
+
+def _short(have: int, need: int) -> str:
+    return "reached" if have >= need else f"short by {need - have}"
+
+
+def _of(have: int, need: int) -> str:
+    return f"{have} / {need}" if have >= need else f"{have} / {need}, short by {need - have}"

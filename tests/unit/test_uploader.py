@@ -1,0 +1,368 @@
+"""The upload stage, stepped by hand on a real ledger and real files, with a platform in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from image_sync.domain import PictureState, Sighting, Stamp
+from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unreadable
+from image_sync.ledger import Ledger, open_ledger
+from image_sync.platforms.memory import MemoryPlatform
+from image_sync.tracker import Thresholds
+from image_sync.uploader import Uploader, UploadRules, read_verified
+
+
+class World:
+    """A watched folder, a ledger, a platform and the stage between them, with clocks that a test turns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "pictures"
+        self.stop = threading.Event()
+        self.now = 1000.0
+        self.unix = 1_000_000.0
+        self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.unix)
+        self.ledger.aim("memory", "", "parts", "append", "parts")
+        self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
+        self.uploader = self.stage()
+
+    def stage(self, *, upload: int = 2, **rules) -> Uploader:
+        self.uploader = Uploader(
+            self.ledger,
+            self.platform,
+            Thresholds(upload=upload, quiet=10, max_wait=300),
+            UploadRules(**rules),
+            self.stop,
+            clock=lambda: self.unix,
+        )
+        return self.uploader
+
+    def put(self, *places: str, content: str = "") -> None:
+        """Write a file for each ``category/name`` and record it as the watcher would."""
+        for place in places:
+            path = self.root / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content or place)
+            found = path.stat()
+            stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            sighting = Sighting(
+                os.fsencode(path.parent), os.fsencode(path.name), stamp, path.parent.name, sha256, "jpg"
+            )
+            self.ledger.places.record(os.fsencode(self.root), [sighting])
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.unix += seconds
+
+    def work(self, seconds: float = 10.0) -> None:
+        """Step until the stage wants to rest, let time pass, and do so again."""
+        self._until_rest()
+        self.pass_time(seconds)
+        self._until_rest()
+
+    def _until_rest(self) -> None:
+        for _ in range(50):
+            if self.uploader.step(self.now) > 0 or self.stop.is_set():
+                return
+        raise AssertionError("the stage does not come to rest")
+
+    def stored(self) -> list[str]:
+        """What the platform has, as ``category/content``."""
+        dataset = self.platform.find_dataset("parts")
+        return sorted(f"{one.category}/{one.key}" for one in self.platform.listing(dataset)) if dataset else []
+
+    def state_of(self, place: str) -> str:
+        found = self.ledger.history.of(os.fsencode(self.root / place))
+        return "unknown" if found is None else found.state
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    made = World(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def test_below_the_threshold_nothing_is_sent(world: World) -> None:
+    """One picture of two waits, however long."""
+    world.put("good/1.jpg")
+    world.work(1000)
+
+    assert world.stored() == []
+    assert world.platform.calls["upload"] == 0
+
+
+def test_at_the_threshold_everything_is_sent_after_quiet(world: World) -> None:
+    """Three pictures in two categories arrive under their categories, once it was quiet for `time` seconds."""
+    world.put("good/1.jpg", "good/2.jpg", "scratch/3.jpg")
+    world.uploader.step(world.now)
+    world.pass_time(9)
+    world.uploader.step(world.now)
+    assert world.platform.calls["upload"] == 0
+    world.work()
+
+    assert [key.split("/")[0] for key in world.stored()] == ["good", "good", "scratch"]
+    assert world.platform.calls["upload"] == 2
+    assert world.state_of("good/1.jpg") == "confirmed"
+
+
+def test_once_does_not_wait_for_quiet(world: World) -> None:
+    """An impatient stage sends at the first step."""
+    world.stage(impatient=True)
+    world.put("good/1.jpg", "good/2.jpg")
+    world.uploader.step(world.now)
+
+    assert len(world.stored()) == 2
+
+
+def test_what_it_may_do_next_is_told_in_seconds(world: World) -> None:
+    """The stage says when it wants to be called again: when quiet ends, not a default later."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.uploader.step(world.now)
+    world.pass_time(7)
+
+    assert world.uploader.step(world.now) == pytest.approx(3)
+
+
+def test_a_refused_picture_is_recorded_and_not_sent_again(world: World) -> None:
+    """A single picture that the platform refuses keeps the platform's words."""
+    world.stage(upload=1)
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Refused("too dark"))
+    world.work()
+    world.work()
+
+    found = world.ledger.history.of(os.fsencode(world.root / "good/1.jpg"))
+    assert found is not None
+    assert (found.state, found.reason) == (PictureState.REFUSED, "too dark")
+    assert world.platform.calls["upload"] == 1
+
+
+def test_one_bad_picture_does_not_block_the_others(world: World) -> None:
+    """A request that is refused whole is repeated in halves until the bad one stands alone."""
+    names = [f"good/{number}.jpg" for number in range(8)]
+    world.put(*names)
+    upload = world.platform.upload
+
+    def picky(shipment):
+        if any(item.key.startswith("5.") for item in shipment.items):
+            raise Refused("one of these is no picture")
+        return upload(shipment)
+
+    world.platform.upload = picky  # type: ignore[method-assign]
+    world.work()
+    world.work()
+
+    assert world.state_of("good/5.jpg") == "refused"
+    assert len(world.stored()) == 7
+
+
+def test_a_dead_server_is_waited_for_and_nothing_is_lost(world: World) -> None:
+    """After a failure the stage pauses, says why, and sends everything when the server is back."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Transient("the server does not answer", hint="Is it on?"))
+    world.work()
+
+    (trouble,) = world.ledger.troubles()
+    assert (trouble.stage, trouble.what) == ("upload", "the server does not answer")
+    assert world.ledger.tally().cleared == 2
+    world.work(60)
+    assert len(world.stored()) == 2
+    assert world.ledger.troubles() == []
+
+
+def test_pauses_grow_to_a_ceiling(world: World) -> None:
+    """A server that stays dead is asked less and less often, at least every five minutes."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("sign_in", Transient("no answer"), times=20)
+    pauses = []
+    for _ in range(10):
+        pauses.append(world.uploader.step(world.now))
+        world.pass_time(pauses[-1])
+
+    assert pauses[:4] == [5, 10, 20, 40]
+    assert pauses[-1] == 300
+
+
+def test_retry_after_is_obeyed(world: World) -> None:
+    """The platform says how long; nothing is sent earlier."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("sign_in", Transient("too many requests", retry_after=77))
+
+    assert world.uploader.step(world.now) == 77
+    world.pass_time(76)
+    world.uploader.step(world.now)
+    assert world.platform.calls["sign_in"] == 1
+
+
+def test_wrong_credentials_at_start_end_the_program(world: World) -> None:
+    """Nothing will work until a person changes the configuration: the error comes out."""
+    world.platform.fail_next("sign_in", Unauthorised("the API key was refused"))
+
+    with pytest.raises(Unauthorised):
+        world.uploader.step(world.now)
+
+
+def test_a_key_that_is_revoked_later_is_an_alarm(world: World) -> None:
+    """The daemon goes on watching, tells of it and tries again much later; the pictures stay in line."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Unauthorised("the API key was refused"))
+    world.work()
+
+    assert world.ledger.troubles()[0].what == "the API key was refused"
+    assert world.ledger.tally().cleared == 2
+    world.pass_time(300)
+    world.work()
+    assert len(world.stored()) == 2
+
+
+def test_a_lost_answer_leads_to_a_question_not_to_a_second_upload(world: World) -> None:
+    """Everything was stored, the answer was lost: it is found and confirmed at the next look."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
+    world.work(40)
+
+    assert world.platform.calls["upload"] == 1
+    assert len(world.stored()) == 2
+    assert world.ledger.tally().confirmed == 2
+
+
+def test_what_did_not_arrive_is_sent_again_only_after_the_grace_time(world: World) -> None:
+    """Half of a batch arrived: absence is believed after `upload.grace`, then exactly the rest is sent."""
+    world.stage(upload=2, grace=180)
+    world.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, applied=1)
+    world.work(60)
+    assert world.platform.calls["upload"] == 1
+    assert world.ledger.tally().doubtful == 3
+    world.pass_time(180)
+    world.work()
+
+    assert world.platform.calls["upload"] == 2
+    assert len(world.stored()) == 3
+    assert len(set(world.stored())) == 3
+    assert world.ledger.tally().confirmed == 3
+
+
+def test_other_batches_go_on_while_one_is_in_doubt(world: World) -> None:
+    """The doubt concerns one batch; new pictures do not wait for it."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, applied=0)
+    world.work()
+    world.put("good/3.jpg", "good/4.jpg")
+    world.work()
+
+    assert len(world.stored()) == 2
+    assert world.ledger.tally().doubtful == 2
+
+
+def test_a_move_between_categories_is_carried_to_the_platform(world: World) -> None:
+    """The stored picture gets its new category; nothing is uploaded again."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    (world.root / "good/1.jpg").unlink()
+    world.put("scratch/1.jpg", content="good/1.jpg")
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.work()
+
+    assert sorted(key.split("/")[0] for key in world.stored()) == ["good", "scratch"]
+    assert world.platform.calls["upload"] == 1
+    assert world.platform.calls["relabel"] == 1
+
+
+def test_relabelling_a_picture_that_somebody_deleted_there_is_given_up(world: World) -> None:
+    """It is not asked for over and over."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    world.put("scratch/1.jpg", content="good/1.jpg")
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.platform.fail_next("relabel", NotFound("no such picture"))
+    world.work()
+
+    assert world.ledger.batches.relabels(10) == []
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_deletions_reach_the_platform_only_if_configured(world: World, remove: bool) -> None:
+    """By default a deleted file stays at the platform; with `deletions: "remove"` it goes after a while."""
+    world.stage(upload=2, remove_after=600 if remove else None)
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.work()
+    assert len(world.stored()) == 2
+    world.pass_time(700)
+    world.work()
+
+    assert len(world.stored()) == (1 if remove else 2)
+
+
+def test_a_file_that_vanished_before_it_was_sent_is_let_go(world: World) -> None:
+    """The others of its batch are sent."""
+    world.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
+    (world.root / "good/2.jpg").unlink()
+    world.work()
+
+    assert len(world.stored()) == 2
+    assert world.state_of("good/2.jpg") == "unknown"
+    assert world.ledger.tally().sending == 0
+
+
+def test_a_file_that_changed_is_never_sent_as_what_it_was(world: World) -> None:
+    """The bytes sent are the bytes that were checked; the changed file is looked at anew by the watcher."""
+    world.put("good/1.jpg", "good/2.jpg")
+    (world.root / "good/1.jpg").write_text("GOOD/1.JPG")  # as long as before
+    world.stage(upload=2, grace=0)
+    world.work()
+    world.work()
+
+    assert [key.split("/")[1][0] for key in world.stored()] == ["2"]
+    assert world.state_of("good/1.jpg") == "unknown"
+
+
+def test_read_verified_refuses_what_is_not_the_checked_file(tmp_path: Path) -> None:
+    """Other bytes, a link, a folder or nothing: each raises an error of its kind."""
+    picture = tmp_path / "1.jpg"
+    picture.write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert read_verified(os.fsencode(picture), 3, digest) == b"abc"
+    (tmp_path / "link.jpg").symlink_to(picture)
+    os.mkfifo(tmp_path / "pipe.jpg")
+
+    with pytest.raises(Changed):
+        read_verified(os.fsencode(picture), 2, digest)
+    with pytest.raises(Changed):
+        read_verified(os.fsencode(picture), 3, "00" * 32)
+    with pytest.raises(Changed):
+        read_verified(os.fsencode(tmp_path / "pipe.jpg"), 3, digest)
+    for absent in ("link.jpg", "none.jpg"):
+        with pytest.raises(Unreadable):
+            read_verified(os.fsencode(tmp_path / absent), 3, digest)
+
+
+def test_after_stop_nothing_new_is_begun(world: World) -> None:
+    """A stage that is told to stop claims no further batch."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.stop.set()
+    world.work()
+
+    assert world.platform.calls["upload"] == 0
+    assert not world.uploader.send(world.now)
+
+
+def test_the_pool_sends_what_the_first_thread_cleared(world: World) -> None:
+    """Other threads only send, and rest when there is nothing."""
+    world.stage(upload=1, batch_files=1)
+    assert world.uploader.help(world.now) > 0
+    world.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
+    world.uploader.step(world.now)
+    world.pass_time(11)
+    world.uploader.step(world.now)
+    assert world.uploader.help(world.now) == 0
+
+    assert len(world.stored()) == 2
