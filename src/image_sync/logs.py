@@ -73,6 +73,11 @@ def show_path(path: bytes | str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def _facts_first(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
 class _JournalPrefix:
     """Puts the priority that journald reads before each line."""
 
@@ -109,7 +114,7 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
         if not journal:
             shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         renderer = structlog.processors.JSONRenderer(ensure_ascii=True, default=repr)
-        tail = [structlog.processors.format_exc_info, _mask_event]
+        tail = [structlog.processors.format_exc_info, _mask_event, _facts_first]
     if journal:
         renderer = _JournalPrefix(renderer)
     structlog.configure(

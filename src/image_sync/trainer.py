@@ -171,9 +171,12 @@ class Trainer:
         if now < self._next_look:
             return self._next_look - now
         if run.state is RunState.RUNNING:
-            self._next_look = now + self._recipe.poll
+            # A short training is watched closely, a long one every ``poll`` seconds.
+            age = self._clock() - (run.started_at or 0.0)
+            pause = min(self._recipe.poll, max(1.0, age / 10))
+            self._next_look = now + pause
             self._look(run)
-            return self._recipe.poll
+            return pause
         self._next_look = now + min(_LOOK_AGAIN, self._recipe.grace / 4)
         self._settle(run)
         return max(0.0, self._next_look - now)

@@ -318,7 +318,7 @@ def read_verified(path: bytes, size: int, sha256: str) -> bytes:
     """
     shown = os.fsdecode(path)
     try:
-        with open(os.open(path, _OPEN), "rb") as file:  # noqa: PTH123 - the flags matter: never follow, never block
+        with open(os.open(path, _OPEN), "rb") as file:
             content = file.read(size + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
     except OSError as error:
         raise Unreadable(f"{shown!a} cannot be read: {error.strerror}") from error

@@ -10,6 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from image_sync.domain import Run
 
+_UNLIMITED = 500
+
+
+def wide_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or as wide as needed where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED)
+
 
 class TrainingBar:
     """A training's iterations, loss and accuracy."""

@@ -93,7 +93,11 @@ def _configure(site: Path, url: str, categories: list[str]) -> Path:
     document = {
         "credentials": {"endpoint": url},
         "dataset": {"name": "demo"},
-        "model": {"name": "demo", "strategy": {"max_iter": 8000, "learning_rate": 0.0005, "test_interval": 100}, "poll": 0.2},
+        "model": {
+            "name": "demo",
+            "strategy": {"max_iter": 8000, "learning_rate": 0.0005, "test_interval": 100},
+            "poll": 0.2,
+        },
         "threshold": {"upload": _UPLOAD, "training": _TRAINING},
         "time": 1,
         "watch": {"settle": 0.5},

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.bars import wide_console
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import UsageError
 from image_sync.platforms.base import Model
@@ -45,7 +45,7 @@ def models(
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in ("model", "accuracy", "pictures", "categories", "trained", "deployed", "id"):
-        table.add_column(name, justify="right" if name in {"accuracy", "pictures"} else "left")
+        table.add_column(name, justify="right" if name in {"accuracy", "pictures"} else "left", overflow="fold")
     for model in found:
         table.add_row(
             Text(model.name),
@@ -56,7 +56,7 @@ def models(
             "yes" if model.deployed else "",
             Text(model.id),
         )
-    Console(highlight=False).print(table)
+    wide_console().print(table)
 
 
 def chosen(found: list[Model], wanted: str, name: str) -> Model:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.bars import wide_console
 from image_sync.cli.models import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import UsageError
@@ -67,7 +67,7 @@ def predict(
             "" if best is None else f"{best.confidence:.3f}",
             Text(others),
         )
-    Console(highlight=False).print(table)
+    wide_console().print(table)
 
 
 def _read(image: Path) -> bytes:

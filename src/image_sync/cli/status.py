@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.bars import wide_console
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.logs import show_path
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates")
+_ALWAYS = _COLUMNS[:4]
 _FAULTS = 10
 
 
@@ -31,7 +33,7 @@ def status(config: options.Config = options.CONFIG, as_json: options.Json = Fals
     if as_json:
         typer.echo(json.dumps(seen, indent=2, ensure_ascii=True))
         return
-    console = Console(highlight=False)
+    console = wide_console()
     _head(console, seen)
     console.print(_table(seen))
     if faults:
@@ -92,9 +94,10 @@ def _training(run: dict[str, Any]) -> str:
 def _table(seen: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE, show_footer=len(seen["categories"]) != 1, pad_edge=False)
     total = seen["pictures"]
-    table.add_column("category", footer="all")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right", footer=str(total[name]))
+    columns = [name for name in _COLUMNS if name in _ALWAYS or total[name]]
+    table.add_column("category", footer="all", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", footer=str(total[name]), no_wrap=True)
     for name, counts in seen["categories"].items():
-        table.add_row(Text(name), *(str(counts[column]) for column in _COLUMNS))
+        table.add_row(Text(name), *(str(counts[column]) for column in columns))
     return table

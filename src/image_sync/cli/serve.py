@@ -1,0 +1,225 @@
+"""``image-sync serve``: an MVI-compatible server on this machine, for trying out, for tests, and without a licence."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import importlib.util
+import json
+import os
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from image_sync import logs
+from image_sync.cli import options
+from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
+from image_sync.logs import show_path
+
+if TYPE_CHECKING:
+    from image_sync.mvi_server.auth import Credentials
+    from image_sync.mvi_server.faults import Fault
+    from image_sync.mvi_server.server import MviServer
+
+_EXTRA = ("starlette", "uvicorn", "python_multipart", "numpy", "sklearn")
+_READ_FROM_STDIN = "-"
+_LARGEST_SECRET = 4096
+_BUSY = (errno.EADDRINUSE,)
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need credentials.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where datasets and models are kept.", show_default="~/.local/share/..."),
+    ] = None,
+    user: Annotated[str, typer.Option(metavar="NAME", envvar="IMAGE_SYNC_SERVE_USER", help="Let this user in.")] = "",
+    password: Annotated[
+        str,
+        typer.Option(envvar="IMAGE_SYNC_SERVE_PASSWORD", show_envvar=True, help="The user's password; - asks for it."),
+    ] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file that holds the password and nothing else.")
+    ] = None,
+    api_key: Annotated[
+        str, typer.Option(envvar="IMAGE_SYNC_SERVE_API_KEY", show_envvar=True, help="Let this key in; - asks for it.")
+    ] = "",
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file that holds the API key and nothing else.")
+    ] = None,
+    faults: Annotated[
+        str, typer.Option(metavar="JSON", help='What shall go wrong, such as {"action": "status", "path": "/files$"}.')
+    ] = "",
+    log_level: options.LogLevel = "warning",
+    log_format: options.LogFormat = "auto",
+) -> None:
+    """Run an MVI-compatible server that really trains, on this machine's processor. Ctrl-C ends it."""
+    logs.configure(log_level, log_format=log_format)
+    _check_extra()
+    password = _secret(context, "password", password, password_file)
+    api_key = _secret(context, "api_key", api_key, api_key_file)
+    credentials = _credentials(user, password, api_key)
+    switches = _faults(faults)
+    server = _opened(data or _default_folder(), credentials)
+    stop = threading.Event()
+    _on_signals(stop)
+    try:
+        server.faults.add(*switches)
+        url = _started(server, host, port)
+        # Scripts read the address from the first line, so it must not wait in a buffer.
+        print(f"listening on {url}", flush=True)
+        stop.wait()
+    finally:
+        server.stop()
+
+
+def _check_extra() -> None:
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"The embedded server is not installed: {', '.join(missing)} missing",
+            hint="Run: pip install 'image-sync[server]'",
+        )
+
+
+def _secret(context: typer.Context, name: str, value: str, file: Path | None) -> str:
+    """A secret from a file, the environment, the terminal or, with a warning, the command line."""
+    option = "--" + name.replace("_", "-")
+    source = context.get_parameter_source(name)
+    typed = source is not None and source.name == "COMMANDLINE"
+    if file is not None:
+        if typed:
+            raise UsageError(f"{option} and {option}-file are both given", hint="Give one of them.")
+        value = _read(file, option)
+    elif value == _READ_FROM_STDIN:
+        value = _asked(name)
+    elif value and typed:
+        typer.echo(
+            f"image-sync: everybody on this machine can read {option} in the list of processes; "
+            f"better use {option}-file, {option} -, or the environment.",
+            err=True,
+        )
+    logs.hide(value)
+    return value
+
+
+def _asked(name: str) -> str:
+    if sys.stdin.isatty():
+        return getpass.getpass(f"{name.replace('_', ' ').capitalize()}: ")
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def _read(file: Path, option: str) -> str:
+    try:
+        with file.open("rb") as opened:
+            shared = bool(os.fstat(opened.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+            raw = opened.read(_LARGEST_SECRET + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"{option}-file {show_path(str(file))} cannot be read: {error.strerror}", hint="Check its path and rights."
+        ) from error
+    text = raw.decode("utf-8", "replace").rstrip("\r\n")
+    if not text or len(raw) > _LARGEST_SECRET or not text.isprintable():
+        raise ConfigError(
+            f"{option}-file {show_path(str(file))} does not hold one line of text", hint="Put the secret there, alone."
+        )
+    if shared:
+        typer.echo(f"image-sync: others may read {show_path(str(file))}; run: chmod 600 on it.", err=True)
+    return text
+
+
+def _credentials(user: str, password: str, api_key: str) -> Credentials:
+    from image_sync.mvi_server.auth import Credentials
+
+    try:
+        return Credentials(user, password, api_key)
+    except ValueError as error:
+        raise UsageError(
+            f"The credentials are not complete: {error}", hint="Give --user and --password-file."
+        ) from error
+
+
+def _faults(text: str) -> list[Fault]:
+    from image_sync.mvi_server.faults import Fault
+
+    if not text:
+        return []
+    try:
+        raw = json.loads(text)
+        return [Fault.from_json(one) for one in (raw if isinstance(raw, list) else [raw])]
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--faults is not understood: {error}",
+            hint="""Write for example: --faults '{"action": "status", "status": 503, "path": "/files$", "count": 3}'""",
+        ) from error
+
+
+def _default_folder() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "image-sync" / "server"
+
+
+def _opened(folder: Path, credentials: Credentials) -> MviServer:
+    from image_sync.mvi_server.server import MviServer
+    from image_sync.mvi_server.store import StoreInUse
+
+    shown = show_path(str(folder))
+    try:
+        return MviServer(folder, credentials=credentials)
+    except StoreInUse as error:
+        raise AlreadyRunning(
+            f"Another server works on {shown}", hint="Stop it, or give this one another folder with --data."
+        ) from error
+    except (OSError, sqlite3.DatabaseError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LedgerError(
+            f"The folder {shown} cannot be used: {reason}", hint="Give a folder that you may write to with --data."
+        ) from error
+
+
+def _started(server: MviServer, host: str, port: int) -> str:
+    from image_sync.mvi_server.server import Unprotected
+
+    try:
+        return server.start(host, port)
+    except Unprotected as error:
+        raise UsageError(
+            f"The server is not started: {error}", hint="Give --user and --password-file, or --api-key-file."
+        ) from error
+    except OSError as error:
+        raise _address_error(error, host, port) from error
+
+
+def _address_error(error: OSError, host: str, port: int) -> ImageSyncError:
+    what = f"The server cannot listen on {host}, port {port}: {error.strerror}"
+    if error.errno in _BUSY:
+        return AlreadyRunning(
+            what, hint="Stop what uses the port, or take another one with --port; 0 takes a free one."
+        )
+    if error.errno == errno.EACCES:
+        return UsageError(what, hint="Ports below 1024 need rights; take a higher one with --port.")
+    return UsageError(what, hint="Give an address of this machine with --host.")
+
+
+def _on_signals(stop: threading.Event) -> None:
+    """The first signal ends the server in order, the second one at once."""
+    both = (signal.SIGINT, signal.SIGTERM)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for number in both:
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in both:
+        signal.signal(number, end)

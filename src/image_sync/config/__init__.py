@@ -1,0 +1,22 @@
+"""The configuration: one JSON file, read leniently, checked completely, frozen afterwards."""
+
+from image_sync.config.difference import difference, secrets
+from image_sync.config.loading import load, parse
+from image_sync.config.schema import json_schema, settings_table
+from image_sync.config.settings import Credentials, Dataset, Model, Settings, Threshold, Upload, Watch
+
+__all__ = [
+    "Credentials",
+    "Dataset",
+    "Model",
+    "Settings",
+    "Threshold",
+    "Upload",
+    "Watch",
+    "difference",
+    "json_schema",
+    "load",
+    "parse",
+    "secrets",
+    "settings_table",
+]

@@ -1,0 +1,89 @@
+"""The section ``model``: what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from image_sync.config import strategy, texts
+from image_sync.config.problems import nearest
+from image_sync.config.section import Name, Scalar, Seconds, Section, context_of
+
+
+class Model(Section):
+    """What is trained."""
+
+    name: Name = Field(
+        default="", description="Models are called `<name>-<time>`; the dataset's name if it is left out."
+    )
+    action: Literal["train", "retrain", "none"] = Field(
+        default="train",
+        description=(
+            "`train` starts each model from the beginning, `retrain` continues from the newest one, `none` only "
+            "uploads (`nothing` and `null` mean the same)."
+        ),
+        json_schema_extra={"enum": ["train", "retrain", "none", "nothing", None], "type": ["string", "null"]},
+    )
+    nn_arch: str | None = Field(
+        default=None,
+        description=(
+            "Kind of network; left out: the server's classification default. "
+            f"For detection: {', '.join(f'`{name}`' for name in strategy.ARCHITECTURES)}."
+        ),
+    )
+    pretrained_model: str | None = Field(
+        default=None,
+        description='Model to continue from, whatever `action` says: its id, `"latest"` or `"none"`.',
+    )
+    strategy: Mapping[str, Scalar] = Field(
+        default_factory=dict,
+        description="Training parameters, passed to the server as they are: `max_iter`, `learning_rate` and so on.",
+        examples=[{"max_iter": 1500, "test_iter": 100, "test_interval": 20, "learning_rate": 0.001}],
+    )
+    grace: Seconds = Field(
+        default=600, ge=0, description="Seconds until a training whose start got no answer is looked for at the server."
+    )
+    cooldown: Seconds = Field(default=0, ge=0, description="Seconds between the starts of two trainings, at least.")
+    max_per_day: int | None = Field(
+        default=None, ge=1, le=10**6, description="Most trainings started within 24 hours; `null` for no limit."
+    )
+    poll: Seconds = Field(default=15, ge=0.1, description="Seconds between two looks at a running training.")
+
+    @property
+    def is_detection(self) -> bool:
+        """Whether the architecture finds objects in pictures, instead of sorting whole pictures."""
+        return strategy.is_detection(self.nn_arch)
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _nothing(cls, value: object) -> object:
+        return "none" if value is None or value == "nothing" else value
+
+    @field_validator("nn_arch", mode="after")
+    @classmethod
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        value = texts.name(value)
+        if value not in strategy.ARCHITECTURES:
+            meant = nearest(value, strategy.ARCHITECTURES)
+            context_of(info).warn(
+                ("model", "nn_arch"),
+                f'"{value}" is not known here and is passed on as it is'
+                + (f'; did you mean "{meant}"?' if meant else f"; known are {', '.join(strategy.ARCHITECTURES)}"),
+            )
+        return value
+
+    @field_validator("pretrained_model", mode="after")
+    @classmethod
+    def _base(cls, value: str | None) -> str | None:
+        return None if value is None else texts.model_id(value)
+
+    @field_validator("strategy", mode="after")
+    @classmethod
+    def _ranges(cls, value: Mapping[str, Scalar], info: ValidationInfo) -> Mapping[str, Scalar]:
+        for key, text in strategy.doubts(value, detection=strategy.is_detection(info.data.get("nn_arch"))):
+            context_of(info).warn(("model", "strategy", key), text)
+        return value

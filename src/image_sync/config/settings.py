@@ -1,0 +1,247 @@
+"""The settings: every key of configuration.json, its default and its meaning. Frozen once they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from image_sync.config import texts
+from image_sync.config.credentials import Credentials
+from image_sync.config.model import Model
+from image_sync.config.problems import Mistake, printable
+from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
+
+MIB = 1024 * 1024
+LATER_PLATFORMS = ("sagemaker", "mobius")
+
+
+class Threshold(Section):
+    """How many pictures are enough."""
+
+    upload: int = Field(default=1, ge=1, le=10**9, description="Upload once this many pictures are waiting.")
+    training: int = Field(
+        default=10,
+        ge=1,
+        le=10**9,
+        description="Train once this many pictures were uploaded since the last training. `train` is the same key.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alias(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "train" not in data:
+            return data
+        data = dict(data)
+        train = data.pop("train")
+        training = data.setdefault("training", train)
+        if (type(training), training) != (type(train), train):
+            raise Mistake("has both training and train, with different values; keep training", bare=True)
+        return data
+
+    @model_validator(mode="after")
+    def _order(self, info: ValidationInfo) -> Self:
+        if self.upload > self.training:
+            context_of(info).warn(
+                ("threshold", "upload"),
+                f"{self.upload} is more than the {self.training} of threshold.training: every upload starts a training",
+            )
+        return self
+
+
+class Dataset(Section):
+    """Where the pictures go."""
+
+    name: Name = Field(
+        description="Name of the dataset at the server; it is made if there is none.", examples=["classifier"]
+    )
+    action: Literal["append", "create"] = Field(
+        default="append",
+        description="`append` adds to the dataset of that name; `create` makes a new one, `<name>-<time>`, once.",
+    )
+
+
+class Watch(Section):
+    """How pictures are found."""
+
+    mode: Literal["auto", "events", "polling"] = Field(
+        default="auto",
+        description="`events` listens to the system, `polling` looks regularly (network folders), `auto` chooses.",
+    )
+    settle: Seconds = Field(
+        default=2, ge=0, description="Seconds for which a file must stay unchanged before it counts as complete."
+    )
+    rescan: Seconds = Field(default=300, ge=1, description="Seconds between two full looks at all folders.")
+    poll: Seconds = Field(default=10, ge=0.1, description="Seconds between two looks where events do not work.")
+    validation: Literal["header", "full"] = Field(
+        default="header",
+        alias="validate",
+        description="`header` checks that a picture is whole by its start and end; `full` also decodes it (slower).",
+    )
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, le=10**10, description="Pictures with more pixels than this are set aside."
+    )
+    max_bytes: int = Field(
+        default=200 * MIB, ge=1, le=2**40, description="Files larger than this are set aside (default: 200 MiB)."
+    )
+
+
+class Upload(Section):
+    """How pictures are sent."""
+
+    batch_files: int = Field(default=100, ge=1, le=10_000, description="Most pictures in one request.")
+    batch_bytes: int = Field(
+        default=64 * MIB,
+        ge=1,
+        le=2**40,
+        description="Most bytes in one request (default: 64 MiB); a larger one goes alone.",
+    )
+    grace: Seconds = Field(
+        default=180, ge=0, description="Seconds until the server is asked what became of a request without an answer."
+    )
+    names: Literal["key", "original"] = Field(
+        default="key",
+        description=(
+            "`key` adds part of the content's fingerprint to the file name, so that nothing is stored twice; "
+            "`original` keeps the plain name, and with it a small risk of doubles."
+        ),
+    )
+    parallel: int = Field(default=4, ge=1, le=32, description="Requests at the same time.")
+    max_wait: Seconds = Field(
+        default=300, ge=0, description="Longest wait for quiet (`time`) once the threshold is reached, in seconds."
+    )
+    timeout: Seconds = Field(default=60, ge=0.1, description="Seconds to wait for a connection and for each answer.")
+
+
+class Settings(Section):
+    """Everything that a configuration file says."""
+
+    platform: Literal["mvi", "memory"] = Field(
+        default="mvi",
+        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection.",
+        json_schema_extra={"enum": ["mvi"]},
+    )
+    credentials: Credentials = Field(
+        default_factory=dict,  # validated, so that the environment is looked at
+        validate_default=True,
+        description="The server, and who we are there.",
+    )
+    threshold: Threshold = Field(default_factory=Threshold, description="How many pictures are enough.")
+    skip_duplicates: Switch = Field(
+        default=True,
+        description="Upload the same picture only once, whatever its name; hold it back when two categories claim it.",
+    )
+    recursive: Switch = Field(default=True, description="Watch the folders inside the category folders too.")
+    time: Seconds = Field(
+        default=10,
+        ge=0,
+        description="Seconds without a new picture before an upload starts, once the threshold is reached.",
+    )
+    category_from: Literal["first", "parent"] = Field(
+        default="first",
+        description="Which folder names the category: the `first` below the watched one, or the picture's `parent`.",
+    )
+    deletions: Literal["keep", "remove"] = Field(
+        default="keep", description="`remove` deletes a picture at the server when its file is deleted here."
+    )
+    shutdown: Seconds = Field(
+        default=20, ge=0, description="Seconds that running requests get when the daemon is stopped."
+    )
+    dataset: Dataset = Field(description="Where the pictures go.", examples=[{"name": "classifier"}])
+    model: Model = Field(default_factory=Model, validate_default=True, description="What is trained.")
+    folders: Annotated[tuple[Folder, ...], Field(strict=False)] = Field(
+        min_length=1,
+        description=(
+            "Folders to watch, each with one folder per category in it. A relative path starts at this file's folder."
+        ),
+        examples=[["/data/pictures"]],
+    )
+    categories: Mapping[str, Name] = Field(
+        default_factory=dict,
+        description="Folder name to category name, where they differ. Keys that begin with `_` are ignored.",
+        examples=[{"crk": "crack"}],
+    )
+    watch: Watch = Field(default_factory=Watch, description="How pictures are found.")
+    upload: Upload = Field(default_factory=Upload, description="How pictures are sent.")
+    state: State = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "Folder where image-sync remembers what is done, or `postgresql://user@host/database`. Left out: "
+            "`$STATE_DIRECTORY`, or `~/.local/state/image-sync/` (`/var/lib/image-sync/` for files in /etc/image-sync)."
+        ),
+    )
+    status: dict[str, Any] | None = Field(
+        default=None, description="Reserved for the status page of a later version; ignored by this one."
+    )
+    notify: list[Any] | None = Field(
+        default=None, description="Reserved for the notifications of a later version; ignored by this one."
+    )
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should be told at each start, one line each, without secrets."""
+        return self._warnings
+
+    @field_validator("platform", mode="before")
+    @classmethod
+    def _runnable(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and value in LATER_PLATFORMS:
+            raise Mistake('comes with a later version; this one writes to "mvi"')
+        if value == "memory":
+            context_of(info).platform = "memory"
+        return value
+
+    @field_validator("model", mode="after")
+    @classmethod
+    def _named(cls, value: Model, info: ValidationInfo) -> Model:
+        dataset = info.data.get("dataset")
+        return value if value.name or not dataset else value.model_copy(update={"name": dataset.name})
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _folder_names(cls, value: object) -> object:
+        seen: dict[str, str] = {}
+        for key in value if isinstance(value, dict) else ():
+            if not key.strip() or "/" in key or key in {".", ".."}:
+                raise Mistake(f'has the key "{key}", which is no folder name; write one folder\'s name', bare=True)
+            texts.refuse_unprintable(key)
+            twin = seen.setdefault(texts.composed(key), key)
+            if twin != key:
+                raise Mistake(f'has the keys "{twin}" and "{key}", which look the same; keep one', bare=True)
+        return value
+
+    @field_validator("categories", mode="after")
+    @classmethod
+    def _category_twins(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        seen: dict[str, str] = {}
+        for name in value.values():
+            twin = seen.setdefault(texts.alike(name), name)
+            if twin != name:
+                raise Mistake(
+                    f'has the categories "{twin}" and "{name}", which differ only in case; choose one', bare=True
+                )
+        return value
+
+    @field_validator("status", "notify", mode="after")
+    @classmethod
+    def _not_yet(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            context_of(info).warn((info.field_name or "",), "belongs to a later version; this one ignores it")
+        return value
+
+    @model_validator(mode="after")
+    def _look_around(self, info: ValidationInfo) -> Self:
+        context = context_of(info)
+        if self.upload.max_wait < self.time:
+            context.warn(("upload", "max_wait"), f"{self.upload.max_wait:g} is less than time, which then never passes")
+        if context.literal_secret and context.mode & 0o044:
+            shown = printable(str(context.shown))
+            context.warn((), f"it holds a secret and can be read by other users; run: chmod 600 {shown}")
+        self._warnings = context.told()
+        return self
+
+
+__all__ = ["Credentials", "Dataset", "Model", "Section", "Settings", "Threshold", "Upload", "Watch"]

@@ -1,0 +1,62 @@
+"""What the server says: JSON for every success, ``result`` and ``fault`` for every failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+SUCCESS = {"result": "success"}
+
+
+class Failure(Exception):  # noqa: N818 - it is an answer, named as the API names it
+    """A request that is answered with a failure.
+
+    Args:
+        status: HTTP status, never 2xx.
+        fault: what is wrong, one sentence; MVI clients print it.
+        fields: more keys of the answer.
+        headers: more headers of the answer.
+    """
+
+    def __init__(self, status: int, fault: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> None:
+        super().__init__(fault)
+        self.status = status
+        self.fault = fault
+        self.fields = fields
+        self.headers = dict(headers or {})
+
+    def response(self) -> Response:
+        """The answer: ``result``, ``fault``, and the ``status`` and ``type`` that MVI 8 adds."""
+        phrase = HTTPStatus(self.status).phrase
+        kind = phrase.title().replace(" ", "").replace("-", "") + "Exception"
+        body = {"result": "fail", "fault": self.fault, "status": phrase, "type": kind, **self.fields}
+        return rendered(body, self.status, self.headers)
+
+
+def success(**fields: Any) -> dict[str, Any]:
+    """An answer that says ``result: success`` first."""
+    return {**SUCCESS, **fields}
+
+
+def rendered(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response; ASCII only, so that no name however odd can break the encoding."""
+    raw = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return Response(raw, status, dict(headers or {}), media_type="application/json")
+
+
+def counted(entries: list[dict[str, Any]], key: str = "result_list") -> Response:
+    """The answer to a call on many things: 200 if all worked, 422 if at least one did not."""
+    failed = sum(entry["result"] != "success" for entry in entries)
+    body = {
+        "result": "fail" if failed else "success",
+        "success_count": len(entries) - failed,
+        "fail_count": failed,
+        key: entries,
+    }
+    if failed:
+        body["fault"] = f"{failed} of {len(entries)} could not be done; {key} says which and why."
+    return rendered(body, 422 if failed else 200)

@@ -1,0 +1,109 @@
+"""One request as a handler sees it, and the parts of the server that it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from image_sync.mvi_server.answers import Failure
+from image_sync.mvi_server.auth import Guard
+from image_sync.mvi_server.faults import Faults
+from image_sync.mvi_server.jobs import Jobs
+from image_sync.mvi_server.limits import Limits
+from image_sync.mvi_server.parts import Form
+from image_sync.mvi_server.shelf import Shelf
+from image_sync.mvi_server.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The parts of one running server."""
+
+    store: Store
+    guard: Guard
+    jobs: Jobs
+    shelf: Shelf
+    limits: Limits
+    faults: Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: already authorised, its body read."""
+
+    site: Site
+    user: str
+    path: Mapping[str, str]
+    """What the placeholders of the route stand for."""
+    query: Mapping[str, str]
+    body: Any
+    """The JSON body; None when there was none."""
+    form: Form
+    secret: str = ""
+    client: str = ""
+    """Address the request came from."""
+
+    @property
+    def store(self) -> Store:
+        """The disk."""
+        return self.site.store
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The body as an object; unknown keys are the handlers' to ignore.
+
+        Raises:
+            Failure: 400 when it is something else.
+        """
+        if self.body is None:
+            return {}
+        if not isinstance(self.body, dict):
+            raise Failure(400, "The body must be a JSON object.")
+        return self.body
+
+    def text(self, name: str, default: str | None = None, *, long: bool = False) -> str:
+        """A text of the body.
+
+        Args:
+            default: what an absent one stands for; without it the text must be there and not blank.
+            long: take up to 4,096 characters instead of a name's length.
+
+        Raises:
+            Failure: 400.
+        """
+        value = self.fields.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise Failure(400, f"{name} must be given, as a text.")
+        return self.checked(name, value, may_be_empty=default is not None, most=4096 if long else 0)
+
+    def checked(self, name: str, value: str, *, may_be_empty: bool = False, most: int = 0) -> str:
+        """A text from outside that may be stored and shown.
+
+        Raises:
+            Failure: 400 when it is blank, too long, or holds control characters or half characters.
+        """
+        most = most or self.site.limits.name
+        if not value.strip() and not may_be_empty:
+            raise Failure(400, f"{name} must not be empty.")
+        if len(value) > most:
+            raise Failure(400, f"{name} has {len(value)} characters; at most {most} are taken.")
+        if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):  # noqa: PLR2004 - Unicode's own numbers
+            raise Failure(400, f"{name} must not hold control characters.")
+        return value
+
+    def ids(self, *names: str) -> list[str]:
+        """A list of ids, under the first of these names that the body has.
+
+        Raises:
+            Failure: 400.
+        """
+        for name in names:
+            value = self.fields.get(name)
+            if value is not None:
+                if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                    raise Failure(400, f"{name} must be a list of ids.")
+                return list(value)
+        raise Failure(400, f"{' or '.join(names)} must be given, as a list of ids.")

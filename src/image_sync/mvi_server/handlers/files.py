@@ -1,0 +1,191 @@
+"""``/datasets/{id}/files``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.responses import Response
+
+from image_sync.mvi_server import uploads
+from image_sync.mvi_server.answers import Failure, counted, rendered, success
+from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.handlers.datasets import UNLABELED
+from image_sync.mvi_server.query import file_filter, file_order, page
+from image_sync.mvi_server.records import categories, datasets, files, labels
+
+
+def upload(call: Call) -> Response:
+    """``POST``: every picture that is sound is stored, the others are named with the reason."""
+    dataset = datasets.find(call.store, call.path["ds"])
+    fields = call.form.fields
+    if not call.form.files:
+        raise Failure(400, "An upload needs at least one part named files.")
+    metadata = _metadata(call, fields.get("user-metadata", ""))
+    entries = _label_entries(call, fields.get("labels", ""))
+    category_id = _category(call, dataset["id"])
+    received = uploads.receive(call.form.files, call.store, call.site.limits)
+    received = uploads.labelled(received, category_id, metadata)
+    good = [one.file for one in received if one.file is not None]
+    try:
+        _check_single(entries, good)
+        with call.store.transaction():
+            files.add(call.store, dataset["id"], call.user, good)
+            if entries:
+                labels.replace_all(call.store, dataset["id"], good[0].id, entries)
+    except BaseException:
+        files.discard(file.scratch for file in good)
+        files.discard(call.store.picture(dataset["id"], file.file_name) for file in good)
+        raise
+    return _answer(received, dataset["id"])
+
+
+def _check_single(entries: list[dict[str, Any]], good: list[files.NewFile]) -> None:
+    if entries and len(good) != 1:
+        raise Failure(400, "labels can only be given with a single picture.")
+
+
+def _answer(received: list[uploads.Received], dataset_id: str) -> Response:
+    good = [one.file.id for one in received if one.file is not None]
+    body: dict[str, Any] = {"result": "success" if len(good) == len(received) else "fail"}
+    if good:
+        body["id"] = good[0]
+    body["dataset_id"] = dataset_id
+    if len(good) < len(received):
+        faults = [one.fault for one in received if one.file is None]
+        body["fault"] = f"{len(faults)} of {len(received)} files were refused. The first: {faults[0]}"
+    body["resultList"] = [one.as_json(dataset_id) for one in received]
+    return rendered(body, 200 if len(good) == len(received) else 422)
+
+
+def _metadata(call: Call, text: str) -> str:
+    if not text.strip():
+        return "{}"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return json.dumps(checked_metadata(call, found, "user-metadata"))
+
+
+def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
+    """User metadata: an object of texts, numbers and booleans.
+
+    Raises:
+        Failure: 400 when it is something else.
+    """
+    if not isinstance(found, dict):
+        raise Failure(400, f"{name} must be a JSON object of keys and values.")
+    for key, value in found.items():
+        call.checked("A metadata key", key)
+        if isinstance(value, str):
+            call.checked(f"The value of {key}", value, may_be_empty=True, most=4096)
+        elif not (value is None or isinstance(value, bool | int | float)) or value in {float("inf"), float("-inf")}:
+            raise Failure(400, f"The value of {key} in {name} must be a text or a number.")
+    return found
+
+
+def _label_entries(call: Call, text: str) -> list[dict[str, Any]]:
+    if not text.strip():
+        return []
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or len(call.form.files) != 1:
+        raise Failure(400, "labels must be a JSON list, given with a single picture.")
+    return found
+
+
+def _category(call: Call, dataset_id: str) -> str | None:
+    """The category of the request: its id counts; a name alone makes the category if need be."""
+    category_id = call.form.fields.get("category_id", "").strip()
+    name = call.form.fields.get("category_name", "")
+    if category_id:
+        return str(categories.find(call.store, dataset_id, category_id)["id"])
+    if name.strip():
+        return categories.ensure(call.store, dataset_id, call.checked("category_name", name))
+    return None
+
+
+def listing(call: Call) -> list[dict[str, Any]]:
+    """``GET``: newest first unless ``sortby`` says otherwise."""
+    dataset = datasets.find(call.store, call.path["ds"])
+    condition, values = file_filter(call.query.get("query", ""))
+    if category := call.query.get("category_id"):
+        condition, values = f"f.category_id = ? AND {condition}", [category, *values]
+    if call.query.get("type") == "unlabeled":
+        condition = f"{UNLABELED} AND {condition}"
+    if call.query.get("parent_id") or call.query.get("parent"):
+        condition = f"0 AND {condition}"  # only frames of a video have a parent, and there are no videos here
+    limit, skip = page(call.query)
+    order = file_order(call.query.get("sortby", ""))
+    return files.listing(call.store, dataset["id"], condition, values, order, limit, skip)
+
+
+def show(call: Call) -> dict[str, Any]:
+    """``GET /{file}``."""
+    datasets.find(call.store, call.path["ds"])
+    row = files.find(call.store, call.path["ds"], call.path["file"])
+    return files.as_json(row, labels.tag_lists(call.store, row["dataset_id"]).get(row["id"], []))
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """``DELETE /{file}``."""
+    datasets.find(call.store, call.path["ds"], fault="Unknown dataset")
+    files.delete(call.store, call.path["ds"], call.path["file"])
+    return success()
+
+
+def act(call: Call) -> dict[str, Any]:
+    """``POST /{file}/action``, and ``GET`` with a body, as IBM's tool sends it."""
+    datasets.find(call.store, call.path["ds"])
+    dataset_id, file_id = call.path["ds"], call.path["file"]
+    action = call.text("action")
+    if action != "change_category":
+        raise Failure(400, f"A file has no action {action!r} here. Known: change_category.")
+    category_id = call.text("target_category_id", "")
+    files.set_category(call.store, dataset_id, file_id, category_id)
+    return {"dataset_id": dataset_id, "category_id": category_id, "id": file_id, "result": "success"}
+
+
+def act_on_many(call: Call) -> Response:
+    """``POST /action``: delete several."""
+    dataset = datasets.find(call.store, call.path["ds"])
+    if call.text("action") != "delete":
+        raise Failure(400, "The action for several files is delete.")
+    entries = []
+    for file_id in call.ids("file_id_list", "id_list"):
+        entry = {"dataset_id": dataset["id"], "file_id": file_id, "result": "success"}
+        try:
+            files.delete(call.store, dataset["id"], file_id)
+        except Failure as failure:
+            entry |= {"result": "fail", "fault": failure.fault}
+        entries.append(entry)
+    return counted(entries)
+
+
+def copy(call: Call) -> Response:
+    """``POST /copy``."""
+    return _transfer(call, keep=True)
+
+
+def move(call: Call) -> Response:
+    """``POST /move``."""
+    return _transfer(call, keep=False)
+
+
+def _transfer(call: Call, *, keep: bool) -> Response:
+    source = datasets.find(call.store, call.path["ds"])["id"]
+    target = datasets.find(call.store, call.text("target_dataset_id"))["id"]
+    if source == target:
+        raise Failure(400, "Both datasets are the same.")
+    entries: list[dict[str, Any]] = []
+    for file_id in call.ids("files"):
+        try:
+            (new_id,) = files.transfer(call.store, source, target, [file_id], call.user, keep=keep)
+        except Failure as failure:
+            entries.append({"file_id": file_id, "result": "fail", "fault": failure.fault})
+        else:
+            entries.append({"file_id": file_id, "new_file_id": new_id, "dataset_id": target, "result": "success"})
+    return counted(entries)

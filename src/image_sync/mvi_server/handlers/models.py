@@ -1,0 +1,120 @@
+"""``/trained-models``."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
+
+from image_sync.mvi_server import archive
+from image_sync.mvi_server.answers import Failure, counted, success
+from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.query import ordered
+from image_sync.mvi_server.records import background, models
+from image_sync.mvi_server.store import new_id
+
+
+def listing(call: Call) -> list[dict[str, Any]]:
+    """``GET``."""
+    found = models.listing(call.store)
+    for name, key in (("usage", "usage"), ("production_status", "production_status"), ("pg_id", "project_group_id")):
+        if wanted := call.query.get(name):
+            found = [one for one in found if one[key] in wanted.split(",")]
+    return ordered(found, call.query.get("sortby", ""))
+
+
+def show(call: Call) -> dict[str, Any]:
+    """``GET /{model}``."""
+    return models.as_json(models.find(call.store, call.path["model"]))
+
+
+def change(call: Call) -> dict[str, Any]:
+    """``PUT /{model}``: its project group and production status."""
+    row = models.find(call.store, call.path["model"])
+    production = call.text("production_status", row["production_status"])
+    if production not in models.PRODUCTION:
+        raise Failure(400, f"production_status must be one of {', '.join(models.PRODUCTION)}.")
+    call.store.run(
+        "UPDATE models SET project_group_id = ?, production_status = ? WHERE id = ?",
+        call.text("pg_id", row["project_group_id"]), production, row["id"],
+    )  # fmt: skip
+    return success(trained_model_id=row["id"])
+
+
+def _delete(call: Call, model_id: str) -> None:
+    models.delete(call.store, model_id)
+    call.site.shelf.drop(model_id)
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """``DELETE /{model}``: with the task that trained it; refused while it is deployed."""
+    _delete(call, call.path["model"])
+    return success()
+
+
+def act_on_many(call: Call) -> Response:
+    """``POST /action``: delete several."""
+    if call.text("action") != "delete":
+        raise Failure(400, "The action for several models is delete.")
+    entries = []
+    for model_id in call.ids("model_list"):
+        entry = {"result": "success", "model_id": model_id}
+        try:
+            _delete(call, model_id)
+        except Failure as failure:
+            entry |= {"result": "fail", "fault": failure.fault}
+        entries.append(entry)
+    return counted(entries)
+
+
+def export(call: Call) -> Response:
+    """``GET /{model}/export``."""
+    shown = models.as_json(models.find(call.store, call.path["model"]))
+    target = call.store.scratch()
+    name = archive.write_model(call.store, shown, target)
+    return FileResponse(
+        target,
+        media_type="application/zip",
+        headers={"Content-Disposition": f"attachment; filename={name}"},
+        background=BackgroundTask(target.unlink, missing_ok=True),
+    )
+
+
+def import_(call: Call) -> dict[str, Any]:
+    """``POST /import``: a model exported by a server like this one; it gets a new id."""
+    from image_sync.mvi_server.learner import Model
+
+    if len(call.form.files) != 1:
+        raise Failure(400, "An import takes one part named files: the exported archive.")
+    source = call.store.scratch()
+    with call.form.files[0].open() as file, source.open("xb") as copy:
+        shutil.copyfileobj(file, copy)
+    try:
+        about, raw = archive.read_model(source, call.site.limits)
+    finally:
+        source.unlink(missing_ok=True)
+    try:
+        model = Model.from_bytes(raw)
+    except ValueError as error:
+        raise Failure(400, "The model in the archive is damaged.") from error
+    model_id = new_id()
+    categories = [{"category_id": "", "category_name": name} for name in model.categories]
+    strategy = about.get("strategy")
+    new = models.NewModel(
+        model_id, call.checked("name", about["name"]), call.user, model.accuracy, categories,
+        strategy=strategy if isinstance(strategy, dict) else {},
+    )  # fmt: skip
+    with call.store.transaction():
+        models.add(call.store, new, raw)
+        background.begin(call.store, model_id, "import_model", call.user, 1)
+        background.progress(call.store, model_id, 1, 0, 0)
+        background.end(call.store, model_id, background.COMPLETED)
+    return success(trained_model_id=model_id)
+
+
+def asset(call: Call) -> Response:
+    """``GET /{model}/assets/{type}/download``: there are none here."""
+    models.find(call.store, call.path["model"])
+    raise Failure(404, "The models of this server have no such asset.")

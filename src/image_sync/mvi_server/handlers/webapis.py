@@ -1,0 +1,58 @@
+"""``/webapis``: deployed models."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from image_sync.mvi_server.answers import Failure, counted, success
+from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.query import ordered
+from image_sync.mvi_server.records import models
+
+
+def create(call: Call) -> dict[str, Any]:
+    """``POST``: the deployment has the id of the model."""
+    row = models.find(call.store, call.text("trained_model_id"))
+    name = call.text("name", row["name"]) or row["name"]
+    models.deploy(call.store, row["id"], name, call.user, call.text("accel_type", ""))
+    call.site.jobs.chore(partial(call.site.jobs.deploy, row["id"]))
+    return success(webapi_id=row["id"], container_id=row["id"])
+
+
+def listing(call: Call) -> list[dict[str, Any]]:
+    """``GET``."""
+    return ordered(models.deployments(call.store), call.query.get("sortby", ""))
+
+
+def show(call: Call) -> dict[str, Any]:
+    """``GET /{model}``."""
+    return models.deployment_json(models.find_deployment(call.store, call.path["model"]))
+
+
+def _delete(call: Call, model_id: str) -> None:
+    models.undeploy(call.store, model_id)
+    call.site.shelf.drop(model_id)
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """``DELETE /{model}``: the trained model stays."""
+    _delete(call, call.path["model"])
+    return success()
+
+
+def act_on_many(call: Call) -> Response:
+    """``POST /action``: undeploy several."""
+    if call.text("action") != "delete":
+        raise Failure(400, "The action for several deployed models is delete.")
+    entries = []
+    for model_id in call.ids("webapi_list"):
+        entry = {"result": "success", "webapi_id": model_id}
+        try:
+            _delete(call, model_id)
+        except Failure as failure:
+            entry |= {"result": "fail", "fault": failure.fault}
+        entries.append(entry)
+    return counted(entries)

@@ -1,0 +1,1 @@
+"""What the server keeps, one noun a file: the SQL, and the JSON that MVI shows for it."""

@@ -1,0 +1,173 @@
+"""The server as a thing: start it, ask for its address, stop it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from image_sync.logs import get_logger
+from image_sync.mvi_server.app import build, is_local
+from image_sync.mvi_server.auth import DAY, Credentials, Guard
+from image_sync.mvi_server.call import Site
+from image_sync.mvi_server.faults import Faults
+from image_sync.mvi_server.jobs import Jobs
+from image_sync.mvi_server.journal import Journal
+from image_sync.mvi_server.limits import Limits
+from image_sync.mvi_server.mischief import TRANSPORT
+from image_sync.mvi_server.shelf import Shelf
+from image_sync.mvi_server.store import Store
+
+_log = get_logger(__name__)
+_KEEP_ALIVE = 75
+_GRACE = 5
+_BACKLOG = 256
+
+
+class Unprotected(ValueError):  # noqa: N818 - it is a state of affairs, named as such
+    """Other machines could reach the server, and it would let them all in."""
+
+
+class _Protocol(H11Protocol):
+    """HTTP that lets the application cut the connection, which only the fault switches do."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        app = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[TRANSPORT] = self.transport
+            await app(scope, receive, send)
+
+        self.app = with_transport
+
+
+class MviServer:
+    """An MVI-compatible server in threads of this process.
+
+    Args:
+        data: its folder; made if need be. What was stored there before is served again.
+        credentials: who is let in; by default everybody on this machine.
+        limits: how much it takes.
+        token_life: seconds a session token is good for.
+
+    Raises:
+        StoreInUse: another server works on the folder.
+        OSError, sqlite3.DatabaseError: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        credentials: Credentials | None = None,
+        limits: Limits | None = None,
+        token_life: float = DAY,
+    ) -> None:
+        limits = limits or Limits()
+        self._store = Store(data)
+        self.faults = Faults()
+        self.requests = Journal(limits.journal)
+        self.guard = Guard(self._store, credentials or Credentials(), token_life)
+        shelf = Shelf(self._store)
+        self._jobs = Jobs(self._store, shelf, limits)
+        self._site = Site(self._store, self.guard, self._jobs, shelf, limits, self.faults)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self.url = ""
+        """``http://host:port``, without ``/api``; empty until it is started."""
+
+    def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Listen; the address. Port 0 takes a free one.
+
+        Raises:
+            Unprotected: other machines could reach it and it has no credentials.
+            OSError: the address cannot be had.
+            RuntimeError: it was started before.
+        """
+        if self._server is not None:
+            raise RuntimeError("a server can be started once")
+        listener = _listener(host, port)
+        address, port = listener.getsockname()[:2]
+        if self.guard.open and not is_local(address):
+            listener.close()
+            raise Unprotected(f"{host} can be reached from other machines, and no user or API key is set")
+        self.url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        app = build(self._site, self.requests, guarded_by_address=self.guard.open)
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        self._server = _Server(config, self.faults, self._ready)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="mvi-server", daemon=True
+        )
+        self._jobs.start()
+        self._thread.start()
+        self._ready.wait()
+        _log.info("mvi_server.started", url=self.url, data=str(self._store.folder))
+        return self.url
+
+    def stop(self) -> None:
+        """End: no new requests, those under way get a few seconds, trainings stop; may be called twice."""
+        self._jobs.stop()
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(_GRACE + 10)
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens, and wakes whoever is slow on purpose when it ends."""
+
+    def __init__(self, config: uvicorn.Config, faults: Faults, ready: threading.Event) -> None:
+        super().__init__(config)
+        self._faults = faults
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._faults.stopping.set()
+        await super().shutdown(sockets)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A server that was just stopped must be able to have its port again.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,10 @@
+"""HTTP towards a platform: one request, never repeated here, and what its outcome proves. The only home of requests."""
+
+from __future__ import annotations
+
+from image_sync.platforms.http.answer import Answer, printable
+from image_sync.platforms.http.client import Client, Timeouts, header_value
+from image_sync.platforms.http.form import Part
+from image_sync.platforms.http.outcomes import in_doubt
+
+__all__ = ["Answer", "Client", "Part", "Timeouts", "header_value", "in_doubt", "printable"]

@@ -1,0 +1,123 @@
+"""Connections that know whether they stood, and that no dripping answer can keep beyond a request's time."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+import time
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.retry import Retry
+
+_BLOCK = 256 * 2**10
+"""Bytes handed to the socket at once."""
+
+
+class _ThisCall(threading.local):
+    """The request that this thread is making."""
+
+    connected = False
+    deadline = 0.0
+    read = 0.0
+    """Seconds that may pass without a byte going or coming."""
+
+
+this_call = _ThisCall()
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads an answer; each read may take only what is left of the request's time, so that drops cannot prolong it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = this_call.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request's time is over")
+        self._sock.settimeout(min(left, this_call.read))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_TimedReader(sock))
+
+
+class _Observed:
+    """Notes whether the connection stood: only then can the server have got anything."""
+
+    response_class = _TimedResponse
+    sock: socket.socket | None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._stands()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            self._stands()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _stands(self) -> None:
+        this_call.connected = True
+        if self.sock is not None:
+            self.sock.settimeout(this_call.read)  # for each block that is sent; the library leaves that for connecting
+
+
+class _PlainConnection(_Observed, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _TlsConnection(_Observed, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, blocksize=_BLOCK, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, blocksize=_BLOCK, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+        return manager
+
+
+class Session(requests.Session):
+    """One thread's connection: no repeats, no redirects, nothing taken from the environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        adapter = _Adapter(max_retries=Retry(0, read=False), pool_connections=1, pool_maxsize=1)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def get_redirect_target(self, resp: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Nowhere: even when told not to follow, requests would read a redirect's body, whatever its size."""
+        return

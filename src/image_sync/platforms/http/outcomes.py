@@ -1,0 +1,111 @@
+"""What the outcome of a request proves, for calls that may be repeated (reading, setting, deleting) and others.
+
+=========================================== ================ ==================
+outcome                                     repeatable       not repeatable
+=========================================== ================ ==================
+no connection (refused, DNS, TLS)           ``Transient``    ``Transient``
+timeout, reset, end of file after that      ``Transient``    ``Ambiguous``
+5xx, 408, 409                               ``Transient``    ``Ambiguous``
+2xx, body cut, unreadable or of wrong shape ``Transient``    ``Ambiguous``
+2xx, but the body says that it failed       ``Refused``      ``Ambiguous``
+423, 425, 429                               ``Transient`` with ``retry_after``
+401, 403                                    ``Unauthorised``
+404                                         ``NotFound``
+3xx (never followed), 405, 407              ``Permanent``
+any other 4xx                               ``Refused``
+=========================================== ================ ==================
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from urllib.parse import urlsplit
+
+from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
+from image_sync.platforms.http.answer import Answer, printable, retry_after
+
+
+def in_doubt(what: str, why: str, *, repeatable: bool) -> PlatformError:
+    """The error for a call whose answer does not tell whether it was carried out."""
+    if repeatable:
+        return Transient(f"{what}: {why}")
+    return Ambiguous(f"{what}: {why}", hint="It may have been carried out; the platform will be asked before a repeat")
+
+
+def _host_of(location: str) -> str:
+    try:
+        parts = urlsplit(location)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "a place it does not name properly"
+    if not host:
+        return printable(parts.path or "nowhere", 80)
+    return printable(f"{parts.scheme or 'http'}://{host}{f':{port}' if port else ''}", 120)
+
+
+def no_connection(what: str, host: str, cause: BaseException) -> Transient:
+    """The error for a request that never left: whatever was wrong, the server has not got a byte of it."""
+    match cause:
+        case socket.gaierror():
+            why, hint = f"the name of {host} is not known", "Check credentials.endpoint"
+        case ConnectionRefusedError():
+            why, hint = f"nothing listens at {host}", "Check credentials.endpoint and port, and whether the server runs"
+        case ssl.SSLCertVerificationError():
+            why = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
+            hint = "If it is right, put its authority's certificate in a file and name that in credentials.ca_bundle"
+        case ssl.SSLError():
+            why = f"no TLS with {host}: {printable(cause)}"
+            hint = "Check that https, not http, is spoken at this address and port, and credentials.ca_bundle"
+        case TimeoutError():
+            why, hint = f"{host} did not answer in time", "Check the address, the network, and credentials.proxy"
+        case _:
+            why, hint = f"no connection to {host}: {printable(cause)}", "Check credentials.endpoint and the network"
+    return Transient(f"{what}: {why}", hint=hint)
+
+
+def lost_connection(what: str, host: str, cause: BaseException, seconds: float, *, repeatable: bool) -> PlatformError:
+    """The error for a connection that stood and then broke, or gave no answer within ``seconds``."""
+    if isinstance(cause, TimeoutError):
+        return in_doubt(what, f"{host} did not finish its answer in time ({seconds:g} s)", repeatable=repeatable)
+    return in_doubt(what, f"the connection to {host} broke: {printable(cause)}", repeatable=repeatable)
+
+
+def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatable: bool) -> PlatformError:
+    """The error for a status other than 2xx.
+
+    Args:
+        fault: the server's own words, if it had any; shown, never understood: they come in any language.
+    """
+    status = answer.status
+    reason = http.client.responses.get(status, "")
+    words = f"{printable(fault)} (status {status})" if fault else f"status {status} {reason}".rstrip()
+    said = f"{what}: {words}"
+    wait = retry_after(answer.headers.get("Retry-After", ""), time.time())
+    match status:
+        case 401:
+            return Unauthorised(said, hint="Check credentials")
+        case 403:
+            return Unauthorised(said, hint="The user or key in credentials lacks the right to do this")
+        case 404:
+            return NotFound(said, hint="If nothing at all is found there, check credentials.endpoint")
+        case 413:
+            return Refused(said, hint="Lower upload.batch_bytes, or raise the limit of the proxy before the server")
+        case 405 | 407:
+            # Said by what stands before the platform: no picture or training is to blame.
+            return Permanent(said, hint="Check credentials.endpoint and credentials.proxy")
+        case 423 | 425 | 429:
+            return Transient(said, retry_after=wait)
+        case _ if 300 <= status <= 399:  # noqa: PLR2004 - the 3xx statuses
+            target = _host_of(answer.headers.get("Location", ""))
+            hint = "If that is the right place, name it in credentials.endpoint; the key is never sent along by itself"
+            return Permanent(f"{what}: {host} sends us on to {target}", hint=hint)
+        case _ if status >= 500 or status in {408, 409}:  # noqa: PLR2004 - the 5xx statuses
+            error = in_doubt(what, words, repeatable=repeatable)
+            if isinstance(error, Transient):
+                error.retry_after = wait
+            return error
+        case _:
+            return Refused(said)

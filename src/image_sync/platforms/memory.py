@@ -1,0 +1,326 @@
+"""A platform in memory: real bookkeeping, no network. For tests, for rehearsals, and to look before leaping."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import ImageSyncError, NotFound, Refused
+from image_sync.platforms.base import (
+    Model,
+    Outcome,
+    Phase,
+    Prediction,
+    Progress,
+    RemotePicture,
+    Shipment,
+    TrainingPlan,
+    Traits,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    error: ImageSyncError
+    after: bool
+    applied: int | None
+
+
+@dataclass(slots=True)
+class _Stored:
+    picture: RemotePicture
+    sha256: str
+
+
+@dataclass(slots=True)
+class _Dataset:
+    ref: DatasetRef
+    categories: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, _Stored] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Training:
+    model: Model
+    learned: dict[str, str]
+    """SHA-256 of a picture -> its category: all that this platform can learn."""
+    looks: int = 0
+
+
+class MemoryPlatform:
+    """Keeps datasets, pictures and trainings as long as it lives.
+
+    A training advances by one of ``steps`` iterations with each look at it. A model knows the pictures that it was
+    trained with; of any other it says how its categories were distributed. Accuracy is unknown: nothing is held out.
+
+    Args:
+        stop: ends a delay.
+        steps: looks until a training is done.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        stop: threading.Event | None = None,
+        *,
+        steps: int = 3,
+        batch_files: int = 100,
+        batch_bytes: int = 64 * 2**20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._stop = stop or threading.Event()
+        self._steps = steps
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._ids = itertools.count(1)
+        self._datasets: dict[str, _Dataset] = {}
+        self._trainings: dict[str, _Training] = {}
+        self._deployed: set[str] = set()
+        self._faults: dict[str, list[_Fault]] = {}
+        self._delays: dict[str, float] = {}
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
+        self._traits = Traits(
+            name="memory",
+            batch_files=batch_files,
+            batch_bytes=batch_bytes,
+            suffixes=frozenset({"jpg", "jpeg", "png"}),
+            min_categories=2,
+            min_pictures=5,
+            idempotent_uploads=False,
+            warm_start=True,
+        )
+
+    def fail_next(
+        self, method: str, error: ImageSyncError, *, after: bool = False, applied: int | None = None, times: int = 1
+    ) -> None:
+        """Let the next calls of a method fail.
+
+        Args:
+            after: do it first, then fail: the answer gets lost.
+            applied: of an upload that fails ``after``, only so many pictures are stored.
+            times: so many calls.
+        """
+        if not hasattr(self, method):
+            raise ValueError(f"there is no method {method}")
+        with self._lock:
+            self._faults.setdefault(method, []).extend([_Fault(error, after, applied)] * times)
+
+    def delay(self, method: str, seconds: float) -> None:
+        """Let every call of a method take so long; 0 ends that."""
+        with self._lock:
+            self._delays[method] = seconds
+
+    def describe(self) -> Traits:
+        """Much like MVI."""
+        return self._traits
+
+    def sign_in(self) -> None:
+        """Always welcome."""
+        with self._at("sign_in"):
+            return
+
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The newest of this name."""
+        with self._at("find_dataset"):
+            return self._named(name)
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """Made if there is none."""
+        with self._at("ensure_dataset"):
+            found = self._named(name)
+            if found is None:
+                found = DatasetRef(self._id("dataset"), name)
+                self._datasets[found.id] = _Dataset(found)
+            return found
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """Made if there is none."""
+        with self._at("ensure_category"):
+            return self._category(self._dataset(dataset), name)
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Stores what the items hold; a key that is there already is stored again, as at MVI."""
+        with self._at("upload") as fault:
+            dataset = self._dataset(shipment.dataset)
+            contents = [(item, item.read()) for item in shipment.items]
+            self._category(dataset, shipment.category)
+            outcomes = []
+            for item, content in contents[: fault.applied if fault else None]:
+                remote_id = self._id("picture")
+                picture = RemotePicture(
+                    remote_id, item.key, shipment.category, len(content), shipment.batch_id, self._clock()
+                )
+                dataset.pictures[remote_id] = _Stored(picture, hashlib.sha256(content).hexdigest())
+                outcomes.append(Outcome(item.key, remote_id))
+            return outcomes
+
+    def find(self, shipment: Shipment) -> dict[str, str]:
+        """By key; of several copies the oldest."""
+        with self._at("find"):
+            keys = {item.key for item in shipment.items}
+            stored = reversed(self._dataset(shipment.dataset).pictures.values())
+            return {one.picture.key: one.picture.remote_id for one in stored if one.picture.key in keys}
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Another category for a stored picture."""
+        with self._at("relabel"):
+            place = self._dataset(dataset)
+            stored = place.pictures.get(remote_id)
+            if stored is None:
+                raise NotFound(f"There is no picture {remote_id} in the dataset {dataset.name}")
+            self._category(place, category)
+            stored.picture = replace(stored.picture, category=category)
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:
+        """Delete it, if it is there."""
+        with self._at("remove"):
+            self._dataset(dataset).pictures.pop(remote_id, None)
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        """Newest first, as it was when the listing began."""
+        with self._at("listing"):
+            found = [stored.picture for stored in reversed(self._dataset(dataset).pictures.values())]
+        yield from found
+
+    def start_training(self, plan: TrainingPlan) -> str:
+        """Starts one, if there are categories and pictures enough."""
+        with self._at("start_training"):
+            pictures = self._dataset(plan.dataset).pictures.values()
+            counts = Counter(stored.picture.category for stored in pictures if stored.picture.category)
+            enough = [name for name, count in counts.items() if count >= self._traits.min_pictures]
+            if len(enough) < self._traits.min_categories:
+                raise Refused(
+                    f"The dataset {plan.dataset.name} is too small to train: it needs {self._traits.min_categories} "
+                    f"categories with {self._traits.min_pictures} pictures each"
+                )
+            learned: dict[str, str] = {}
+            if plan.base:
+                learned |= self._training(plan.base).learned
+            learned |= {stored.sha256: stored.picture.category for stored in pictures if stored.picture.category}
+            task_id = self._id("training")
+            model = Model(
+                task_id,
+                plan.name,
+                plan.dataset.id,
+                categories=tuple(sorted(set(learned.values()))),
+                created_at=self._clock(),
+            )
+            self._trainings[task_id] = _Training(model, learned)
+            return task_id
+
+    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
+        """The newest of this name."""
+        with self._at("find_training"):
+            return next(
+                (
+                    task_id
+                    for task_id, training in reversed(self._trainings.items())
+                    if (training.model.dataset_id, training.model.name) == (dataset.id, name)
+                ),
+                None,
+            )
+
+    def progress(self, task_id: str) -> Progress:
+        """Looks at a training, which moves it on."""
+        with self._at("progress"):
+            training = self._training(task_id)
+            training.looks = min(training.looks + 1, self._steps)
+            phase = Phase.TRAINED if training.looks == self._steps else Phase.RUNNING
+            return Progress(phase, iteration=training.looks, iterations=self._steps)
+
+    def models(self, dataset: DatasetRef) -> list[Model]:
+        """Those whose training is done."""
+        with self._at("models"):
+            done = [one for one in reversed(self._trainings.values()) if one.looks == self._steps]
+            return [self._seen(one) for one in done if one.model.dataset_id == dataset.id]
+
+    def model_of(self, task_id: str) -> Model | None:
+        """The model, once the training is done."""
+        with self._at("model_of"):
+            training = self._trainings.get(task_id)
+            return self._seen(training) if training and training.looks == self._steps else None
+
+    def deploy(self, model: Model) -> None:
+        """At once."""
+        with self._at("deploy"):
+            self._training(model.id)
+            self._deployed.add(model.id)
+
+    def predict(self, model: Model, picture: bytes) -> list[Prediction]:
+        """Certain of what it was trained with; else the share of each category."""
+        with self._at("predict"):
+            if model.id not in self._deployed:
+                raise NotFound(f"The model {model.name} is not deployed")
+            learned = self._training(model.id).learned
+            known = learned.get(hashlib.sha256(picture).hexdigest())
+            if known is not None:
+                return [Prediction(known, 1.0)]
+            counts = Counter(learned.values())
+            return [Prediction(name, count / len(learned)) for name, count in counts.most_common()]
+
+    def export(self, model: Model, to: Path) -> Path:
+        """Writes what it learned as JSON."""
+        with self._at("export"):
+            learned = self._training(model.id).learned
+            target = to / f"{model.id}.json" if to.is_dir() else to
+            target.write_text(json.dumps({"name": model.name, "learned": learned}, indent=1), encoding="utf-8")
+            return target
+
+    def delete_model(self, model: Model) -> None:
+        """Deletes one that is not deployed."""
+        with self._at("delete_model"):
+            if model.id in self._deployed:
+                raise Refused(f"The model {model.name} is deployed", hint="Undeploy it first")
+            self._trainings.pop(model.id, None)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    @contextmanager
+    def _at(self, method: str) -> Iterator[_Fault | None]:
+        """One call: delayed, made to fail before or after it, one at a time."""
+        with self._lock:
+            seconds = self._delays.get(method, 0.0)
+        if seconds:
+            self._stop.wait(seconds)
+        with self._lock:
+            self.calls[method] += 1
+            faults = self._faults.get(method)
+            fault = faults.pop(0) if faults else None
+            if fault is not None and not fault.after:
+                raise fault.error
+            yield fault
+            if fault is not None:
+                raise fault.error
+
+    def _id(self, noun: str) -> str:
+        return f"{noun}-{next(self._ids)}"
+
+    def _named(self, name: str) -> DatasetRef | None:
+        return next((one.ref for one in reversed(self._datasets.values()) if one.ref.name == name), None)
+
+    def _dataset(self, dataset: DatasetRef) -> _Dataset:
+        if dataset.id not in self._datasets:
+            raise NotFound(f"There is no dataset {dataset.name}")
+        return self._datasets[dataset.id]
+
+    def _category(self, dataset: _Dataset, name: str) -> str:
+        return dataset.categories.setdefault(name, f"{dataset.ref.id}-{name}")
+
+    def _training(self, task_id: str) -> _Training:
+        if task_id not in self._trainings:
+            raise NotFound(f"There is no training or model {task_id}")
+        return self._trainings[task_id]
+
+    def _seen(self, training: _Training) -> Model:
+        return replace(training.model, deployed=training.model.id in self._deployed)

@@ -1,0 +1,1 @@
+"""IBM Maximo Visual Inspection and its forerunners: ``api`` speaks IBM's words, ``platform`` ours."""

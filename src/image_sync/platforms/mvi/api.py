@@ -1,0 +1,206 @@
+"""MVI's REST interface in IBM's words: one method for each endpoint that we use, wire models back.
+
+After IBM's API document and what IBM's own clients send; success is any 2xx whose ``result`` is absent or "success".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from image_sync.platforms.http import Answer, Client, Part, Timeouts, in_doubt
+from image_sync.platforms.mvi import wire
+from image_sync.platforms.mvi.auth import Auth
+
+T = TypeVar("T")
+
+_LISTING_LIMIT = 256 * 2**20
+"""Bytes: no release is known to cap a list, and 100,000 files make some 70 MB."""
+_LISTING_TIMEOUTS = Timeouts(read=120.0, total=600.0)
+_EXPORT_TIMEOUTS = Timeouts(read=300.0, total=4 * 3600.0)
+_SLOWEST_LINE = 10_000.0
+"""Bytes a second that an upload is given time for."""
+_UNAUTHORISED = 401
+_SOME_FAILED = 422
+
+
+class Api:
+    """The endpoints. Ids have been checked by ``wire`` before they get here.
+
+    Args:
+        timeouts: for all but listings, exports and the time that an upload takes on the line.
+    """
+
+    def __init__(self, client: Client, auth: Auth, timeouts: Timeouts) -> None:
+        self._client = client
+        self._auth = auth
+        self._timeouts = timeouts
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    # datasets and categories
+
+    def datasets(self) -> list[wire.Dataset]:
+        """``GET /datasets``."""
+        return self._call(list[wire.Dataset], "GET", "/datasets", "Listing the datasets", limit=_LISTING_LIMIT)
+
+    def create_dataset(self, name: str) -> wire.CreatedDataset:
+        """``POST /datasets``. Not repeatable: names need not be unique."""
+        what = f"Creating the dataset {name}"
+        return self._call(wire.CreatedDataset, "POST", "/datasets", what, repeatable=False, body={"name": name})
+
+    def categories(self, dataset: str) -> list[wire.Category]:
+        """``GET /datasets/{id}/categories``."""
+        return self._call(
+            list[wire.Category],
+            "GET",
+            f"/datasets/{dataset}/categories",
+            f"Listing the categories of dataset {dataset}",
+        )
+
+    def create_category(self, dataset: str, name: str) -> wire.CreatedCategory:
+        """``POST /datasets/{id}/categories``. Not repeatable: what a second one does is not documented."""
+        path, what = f"/datasets/{dataset}/categories", f"Creating the category {name}"
+        return self._call(wire.CreatedCategory, "POST", path, what, repeatable=False, body={"name": name})
+
+    # files
+
+    def files(self, dataset: str, **query: str) -> list[wire.File]:
+        """``GET /datasets/{id}/files``, newest first; query: ``category_id``, ``query``, ``limit``, ``skip``."""
+        return self._call(
+            list[wire.File],
+            "GET",
+            f"/datasets/{dataset}/files",
+            f"Listing the pictures of dataset {dataset}",
+            params=query,
+            limit=_LISTING_LIMIT,
+            timeouts=_LISTING_TIMEOUTS,
+        )
+
+    def upload_files(
+        self, dataset: str, files: Sequence[Part], *, category_id: str, category_name: str, metadata: Mapping[str, str]
+    ) -> wire.Uploaded | None:
+        """``POST /datasets/{id}/files``. Not repeatable. None: a 2xx with an empty body.
+
+        A list of results is returned whatever it says and, with status 400 or 422, too: some pictures may be stored.
+        """
+        path, what = f"/datasets/{dataset}/files", f"Uploading {len(files)} pictures of {category_name}"
+        form = [
+            Part("category_id", category_id.encode()),
+            Part("category_name", category_name.encode()),
+            Part("user-metadata", json.dumps(dict(metadata)).encode()),
+            *files,
+        ]
+        size = sum(part.size for part in files)
+        timeouts = self._timeouts._replace(total=self._timeouts.total + size / _SLOWEST_LINE)
+        answer = self._send("POST", path, what=what, repeatable=False, form=form, timeouts=timeouts)
+        listed = _result_list(answer)
+        if listed is None and answer.status == _SOME_FAILED and len(files) > 1:
+            raise in_doubt(what, "some were refused, but the server does not say which", repeatable=False)
+        body = listed if listed is not None else self._client.check(answer, what=what, repeatable=False)
+        return None if body is None else wire.parse(wire.Uploaded, body, what=what, repeatable=False)
+
+    def change_category(self, dataset: str, file: str, category_id: str) -> None:
+        """``POST /datasets/{id}/files/{id}/action``."""
+        path, what = f"/datasets/{dataset}/files/{file}/action", f"Changing the category of picture {file}"
+        body = {"action": "change_category", "target_category_id": category_id}
+        self._do("POST", path, what, body=body)
+
+    def delete_file(self, dataset: str, file: str) -> None:
+        """``DELETE /datasets/{id}/files/{id}``."""
+        self._do("DELETE", f"/datasets/{dataset}/files/{file}", f"Deleting the picture {file}")
+
+    # trainings
+
+    def create_task(self, task: Mapping[str, object]) -> wire.CreatedTask:
+        """``POST /dltasks``. Not repeatable: it starts a training."""
+        what = f"Starting the training {task['name']}"
+        return self._call(wire.CreatedTask, "POST", "/dltasks", what, repeatable=False, body=dict(task))
+
+    def tasks(self) -> list[wire.Task]:
+        """``GET /dltasks``, newest first."""
+        return self._call(list[wire.Task], "GET", "/dltasks/", "Listing the trainings", limit=_LISTING_LIMIT)
+
+    def task(self, task: str) -> wire.Task:
+        """``GET /dltasks/{id}``."""
+        return self._call(wire.Task, "GET", f"/dltasks/{task}", f"Asking for the training {task}")
+
+    def task_status(self, task: str) -> wire.TaskStatus:
+        """``GET /dltasks/{id}/status``."""
+        return self._call(wire.TaskStatus, "GET", f"/dltasks/{task}/status", f"Asking how far training {task} is")
+
+    # models
+
+    def trained_models(self) -> list[wire.TrainedModel]:
+        """``GET /trained-models``, newest first."""
+        return self._call(
+            list[wire.TrainedModel], "GET", "/trained-models/", "Listing the models", limit=_LISTING_LIMIT
+        )
+
+    def trained_model(self, model: str) -> wire.TrainedModel:
+        """``GET /trained-models/{id}``."""
+        return self._call(wire.TrainedModel, "GET", f"/trained-models/{model}", f"Asking for the model {model}")
+
+    def delete_trained_model(self, model: str) -> None:
+        """``DELETE /trained-models/{id}``; refused while it is deployed."""
+        self._do("DELETE", f"/trained-models/{model}", f"Deleting the model {model}")
+
+    def export_trained_model(self, model: str, sink: Callable[[bytes], object]) -> None:
+        """``GET /trained-models/{id}/export``: a zip archive, piece by piece into ``sink``."""
+        path, what = f"/trained-models/{model}/export", f"Exporting the model {model}"
+        answer = self._send("GET", path, what=what, repeatable=True, timeouts=_EXPORT_TIMEOUTS, sink=sink)
+        self._client.check(answer, what=what, repeatable=True)
+
+    def create_webapi(self, model: str, name: str, usage: str) -> None:
+        """``POST /webapis``: deploy. The deployed model has the model's id, so twice is like once."""
+        body = {"trained_model_id": model, "name": name, "usage": usage}
+        self._do("POST", "/webapis", f"Deploying the model {name}", body=body)
+
+    def webapi(self, model: str) -> wire.WebApi:
+        """``GET /webapis/{id}``."""
+        return self._call(wire.WebApi, "GET", f"/webapis/{model}", f"Asking for the deployed model {model}")
+
+    def infer(self, model: str, picture: bytes, suffix: str) -> wire.Inference:
+        """``POST /dlapis/{id}``."""
+        content_type = "image/png" if suffix == "png" else "image/jpeg"
+        form = [Part("files", picture, filename=f"picture.{suffix}", content_type=content_type)]
+        return self._call(wire.Inference, "POST", f"/dlapis/{model}", f"Asking the model {model}", form=form)
+
+    # how every call is made
+
+    def _do(self, method: str, path: str, what: str, **request: Any) -> None:
+        answer = self._send(method, path, what=what, repeatable=True, **request)
+        self._client.check(answer, what=what, repeatable=True)
+
+    def _call(self, kind: type[T], method: str, path: str, what: str, *, repeatable: bool = True, **request: Any) -> T:
+        answer = self._send(method, path, what=what, repeatable=repeatable, **request)
+        body = self._client.check(answer, what=what, repeatable=repeatable)
+        return wire.parse(kind, body, what=what, repeatable=repeatable)
+
+    def _send(self, method: str, path: str, **request: Any) -> Answer:
+        token = self._auth.token()
+        answer = self._client.send(method, path, headers=_header(token), **request)
+        if answer.status == _UNAUTHORISED:
+            # A 401 proves that nothing was done, so this is no repetition.
+            token = self._auth.renew(token)
+            answer = self._client.send(method, path, headers=_header(token), **request)
+        if answer.status != _UNAUTHORISED:
+            self._auth.accepted(token)
+        return answer
+
+
+def _header(token: str) -> dict[str, str]:
+    return {"X-Auth-Token": token} if token else {}
+
+
+def _result_list(answer: Answer) -> dict[str, Any] | None:
+    if not (200 <= answer.status <= 299 or answer.status in {400, _SOME_FAILED}):  # noqa: PLR2004 - the 2xx statuses
+        return None
+    try:
+        body = answer.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) and isinstance(body.get("resultList"), list) and body["resultList"] else None

@@ -1,0 +1,155 @@
+"""Who we are to MVI: an API key, a user with a password, or nobody. All travel in the header ``X-Auth-Token``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from copy import copy
+from typing import Protocol
+
+from image_sync.errors import NotFound, PlatformError, Refused, Unauthorised
+from image_sync.logs import get_logger, hide
+from image_sync.platforms.http import Client, header_value
+from image_sync.platforms.mvi import wire
+
+_log = get_logger(__name__)
+
+_LOGIN_PAUSE = 60.0
+"""Seconds between two logins when the first one was refused: more would lock the account."""
+_BREATH = 1.0
+"""Seconds in which threads that wait for a login share its failure."""
+
+
+class Auth(Protocol):
+    """Gives the value of the token header, and a new one when the server refused it."""
+
+    def token(self) -> str:
+        """The present value; empty: send no header."""
+        ...
+
+    def renew(self, refused: str) -> str:
+        """A value other than the refused one. Raises Unauthorised when there is none."""
+        ...
+
+    def accepted(self, token: str) -> None:
+        """Tell it that the server took this value."""
+        ...
+
+
+class Anonymous:
+    """No credentials: fine for a server without users."""
+
+    def token(self) -> str:
+        """Nothing."""
+        return ""
+
+    def renew(self, refused: str) -> str:  # noqa: ARG002 - the protocol
+        """Never."""
+        raise Unauthorised(
+            "The server wants to know who we are",
+            hint="Put credentials.api_key, or username and password, into the configuration",
+        )
+
+    def accepted(self, token: str) -> None:
+        """Nothing to learn."""
+
+
+class ApiKey:
+    """An API key as MVI 8 and newer give out; it does not run out, but it can be revoked."""
+
+    def __init__(self, key: str) -> None:
+        hide(key, key.strip())
+        self._key = header_value(key, "credentials.api_key")
+
+    def token(self) -> str:
+        """The key itself."""
+        return self._key
+
+    def renew(self, refused: str) -> str:  # noqa: ARG002 - the protocol
+        """Never: a refused key stays refused."""
+        raise Unauthorised(
+            "The API key was refused (revoked or mistyped?)",
+            hint="Make a new one in MVI under your user's API keys and put it in credentials.api_key",
+        )
+
+    def accepted(self, token: str) -> None:
+        """Nothing to learn."""
+
+
+class Password:
+    """A user and password, turned into a token that lives a day. Threads that need a new one share one login.
+
+    Args:
+        login: turns them into a token; raises Unauthorised when they are refused.
+        clock: seconds, only their difference matters.
+    """
+
+    def __init__(self, login: Callable[[], str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._login = login
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._token = ""
+        self._worked = False
+        self._failure: PlatformError | None = None
+        self._tried_at = float("-inf")
+
+    def token(self) -> str:
+        """The present token; the first call logs in."""
+        with self._lock:
+            return self._token or self._sign_in()
+
+    def renew(self, refused: str) -> str:
+        """Another token than the refused one: another thread's if it was quicker, else from a login."""
+        with self._lock:
+            if self._token and self._token != refused:
+                return self._token
+            if self._token and not self._worked and self._clock() - self._tried_at < _LOGIN_PAUSE:
+                raise Unauthorised(
+                    "The server refuses the session token that it has just given out",
+                    hint="Check the clocks of its machines, and whether something between us and it drops X-Auth-Token",
+                )
+            return self._sign_in()
+
+    def accepted(self, token: str) -> None:
+        """Remember that the present token works: when it is refused later, it has run out."""
+        if not self._worked and token == self._token:
+            self._worked = True
+
+    def _sign_in(self) -> str:
+        if self._failure is not None:
+            refused = isinstance(self._failure, Unauthorised)
+            if self._clock() - self._tried_at < (_LOGIN_PAUSE if refused else _BREATH):
+                raise copy(self._failure)
+        self._token, self._worked, self._failure = "", False, None
+        try:
+            self._token = self._login()
+        except PlatformError as error:
+            self._failure = error
+            raise
+        finally:
+            self._tried_at = self._clock()
+        _log.info("mvi.signed_in")
+        return self._token
+
+
+def log_in(client: Client, username: str, password: str) -> str:
+    """A session token (``POST /tokens``, up to MVI 1.3). Raises Unauthorised when there is none to be had."""
+    what = "Signing in"
+    hide(password)
+    request = {"grant_type": "password", "username": username, "password": password}
+    answer = client.send("POST", "/tokens", what=what, repeatable=True, body=request)
+    try:
+        body = client.check(answer, what=what, repeatable=True)
+    except NotFound as error:
+        raise Unauthorised(
+            f"{error.what}: this server knows no login by password",
+            hint="MVI 8 and newer want an API key: make one there and put it in credentials.api_key",
+        ) from None
+    except (Unauthorised, Refused) as error:
+        raise Unauthorised(error.what, hint="Check credentials.username and password") from None
+    token = wire.parse(wire.Token, body, what=what, repeatable=True).token
+    hide(token)
+    if not token:
+        raise Unauthorised(f"{what}: the server gave no token", hint="Check credentials.endpoint")
+    return header_value(token, "The session token")

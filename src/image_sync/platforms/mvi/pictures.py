@@ -1,0 +1,227 @@
+"""Pictures at MVI: sent under their category, found again after doubt, listed, given another category, deleted."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
+from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
+from image_sync.platforms.http import Part, printable
+from image_sync.platforms.mvi import wire
+from image_sync.platforms.mvi.api import Api
+
+_PAGE = 1000
+_FEW = 10
+"""So many pictures are asked for one by one; for more of them the list is quicker."""
+_SKEW = 86_400.0
+"""Seconds by which the server's clock may be behind ours."""
+_QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
+_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
+
+
+class Pictures:
+    """The picture part of the platform.
+
+    Args:
+        category_of: the id of a dataset's category, made if there is none.
+        forget: called with a dataset's id when what is known of its categories may be out of date.
+    """
+
+    def __init__(self, api: Api, category_of: Callable[[DatasetRef, str], str], forget: Callable[[str], None]) -> None:
+        self._api = api
+        self._category_of = category_of
+        self._forget = forget
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """One request for all; outcomes from its answer, or from what then lies there."""
+        category_id = self._category_of(shipment.dataset, shipment.category)
+        try:
+            uploaded = self._api.upload_files(
+                shipment.dataset.id,
+                [_part(item) for item in shipment.items],
+                category_id=category_id,
+                category_name=shipment.category,
+                metadata={"batch": shipment.batch_id, "source": "image-sync"},
+            )
+        except (NotFound, Refused):
+            self._forget(shipment.dataset.id)
+            raise
+        known = _outcomes(shipment.items, uploaded) if uploaded else {}
+        if len(known) < len(shipment.items):
+            known = self._looked_up(shipment) | known
+        if len(known) < len(shipment.items):
+            missing = len(shipment.items) - len(known)
+            raise Ambiguous(
+                f"The server took {len(shipment.items)} pictures of {shipment.category}, "
+                f"but neither names nor lists {missing} of them",
+                hint="They may appear a little later; the platform will be asked again",
+            )
+        return [known[item.key] for item in shipment.items]
+
+    def find(self, shipment: Shipment) -> dict[str, str]:
+        """Key -> id of what lies there, asked three ways: by batch, by name, and by reading the category's list.
+
+        The first two are shortcuts that old releases ignore or refuse. Only the list can prove that a picture is
+        not there, so it is read whenever one is missing.
+        """
+        wanted = _Wanted(shipment)
+        dataset = shipment.dataset.id
+        wanted.take(self._query(dataset, f'user_metadata.batch == "{shipment.batch_id}"', len(shipment.items)))
+        if 0 < len(wanted.missing) <= _FEW:
+            for key in sorted(wanted.missing):
+                if _QUOTABLE.fullmatch(key):
+                    wanted.take(self._query(dataset, f'original_file_name == "{key}"', _FEW))
+        if wanted.missing:
+            category_id = self._category_of(shipment.dataset, shipment.category)
+            for file in self._files(dataset, category_id=category_id):
+                wanted.take([file])
+                if not wanted.missing:
+                    break
+        return wanted.found
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        """Every picture, newest first."""
+        names: dict[str, str] = {}
+        for file in self._files(dataset.id):
+            if file.category_id and not file.category_name and file.category_id not in names:
+                names = {category.id: category.name for category in self._api.categories(dataset.id)}
+                names.setdefault(file.category_id, "")
+            batch = file.user_metadata.get("batch", "")
+            yield RemotePicture(
+                remote_id=file.id,
+                key=file.original_file_name,
+                category=file.category_name or names.get(file.category_id, ""),
+                size=file.size,
+                batch_id=batch if isinstance(batch, str) else "",
+                uploaded_at=_seconds(file.uploaded_at),
+            )
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Another category for one picture."""
+        category_id = self._category_of(dataset, category)
+        try:
+            self._api.change_category(dataset.id, wire.checked(remote_id, "picture"), category_id)
+        except (NotFound, Refused):
+            self._forget(dataset.id)
+            raise
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:
+        """Delete one picture, if it is there."""
+        try:
+            self._api.delete_file(dataset.id, wire.checked(remote_id, "picture"))
+        except NotFound:
+            return
+
+    def _looked_up(self, shipment: Shipment) -> dict[str, Outcome]:
+        try:
+            found = self.find(shipment)
+        except PlatformError as error:
+            raise Ambiguous(
+                f"The server took {len(shipment.items)} pictures of {shipment.category}, but cannot be asked which: "
+                f"{error.what}",
+                hint="The platform will be asked again later",
+            ) from error
+        return {key: Outcome(key, remote_id) for key, remote_id in found.items()}
+
+    def _query(self, dataset: str, query: str, limit: int) -> list[wire.File]:
+        try:
+            return self._api.files(dataset, query=query, limit=str(limit))
+        except Refused:
+            return []  # this release knows no such query
+
+    def _files(self, dataset: str, **query: str) -> Iterator[wire.File]:
+        """All files, page by page, whether or not the server knows ``limit`` and ``skip``."""
+        seen: set[str] = set()
+        skip = 0
+        while True:
+            page = self._api.files(dataset, limit=str(_PAGE), skip=str(skip), **query)
+            fresh = [file for file in page if file.id not in seen]
+            seen.update(file.id for file in fresh)
+            yield from fresh
+            if not page or len(page) > _PAGE:
+                return
+            if not fresh:
+                break
+            skip += len(page)
+        # The same page again: this server cannot skip, so ask for everything at once.
+        yield from (file for file in self._api.files(dataset, **query) if file.id not in seen)
+
+
+class _Wanted:
+    """The pictures of a shipment that are still looked for."""
+
+    def __init__(self, shipment: Shipment) -> None:
+        self._shipment = shipment
+        self._items = {_normal(item.key): item for item in shipment.items}
+        self._ages: dict[str, float] = {}
+        self.found: dict[str, str] = {}
+
+    @property
+    def missing(self) -> set[str]:
+        return {item.key for item in self._items.values()} - self.found.keys()
+
+    def take(self, files: Iterable[wire.File]) -> None:
+        """Keep those that are wanted: servers answer queries that they do not understand with other files."""
+        for file in files:
+            item = self._items.get(_normal(file.original_file_name))
+            if item is None or not self._ours(item, file):
+                continue
+            age = file.uploaded_at or 0.0
+            # Of several copies the oldest counts: it is the one that a clean-up of duplicates leaves.
+            if item.key not in self.found or age < self._ages[item.key]:
+                self.found[item.key], self._ages[item.key] = file.id, age
+
+    def _ours(self, item: Item, file: wire.File) -> bool:
+        if f".{item.sha256[:16]}" in item.key:
+            return True  # the name holds the content's hash, so the name alone says it
+        if file.size is not None and file.size != item.size:
+            return False
+        if file.category_name and _normal(file.category_name) != _normal(self._shipment.category):
+            return False
+        uploaded_at = _seconds(file.uploaded_at)
+        return uploaded_at is None or uploaded_at >= self._shipment.claimed_at - _SKEW
+
+
+def _outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
+    """What the answer says: by name where it has names, by position only if it has none and the lengths match."""
+    entries = uploaded.result_list or []
+    if not entries and uploaded.id and len(items) == 1:
+        return {items[0].key: Outcome(items[0].key, uploaded.id)}
+    keys = {_normal(item.key): item.key for item in items}
+    named: dict[str, wire.UploadEntry] = {}
+    for entry in entries:
+        for name in map(_normal, entry.names):
+            if name in keys:
+                named[keys[name]] = entry
+                break
+    if not named and len(entries) == len(items) and not any(_is_foreign(entry) for entry in entries):
+        named = {item.key: entry for item, entry in zip(items, entries, strict=True)}
+    return {key: _outcome(key, entry) for key, entry in named.items()}
+
+
+def _is_foreign(entry: wire.UploadEntry) -> bool:
+    # ``file_name`` may be the server's own name for it, <id>.<suffix>; any other name we would have recognised.
+    stored = entry.file_name.rpartition(".")[0]
+    return any(name != entry.file_name or stored != entry.id for name in entry.names)
+
+
+def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
+    if entry.result.lower() == "success":
+        return Outcome(key, entry.id)
+    return Outcome(key, refused=printable(entry.fault or f"result {entry.result or 'missing'}, no reason given"))
+
+
+def _part(item: Item) -> Part:
+    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
+    return Part("files", item.read, filename=item.key, content_type=content_type, size=item.size)
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

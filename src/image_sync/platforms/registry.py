@@ -1,0 +1,54 @@
+"""Makes the platform that the configuration names. Vendors' code is loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import threading
+
+from image_sync.config import Settings
+from image_sync.errors import ConfigError
+from image_sync.platforms.base import Platform
+from image_sync.platforms.retrying import Retrying
+
+
+def make(settings: Settings, stop: threading.Event) -> Platform:
+    """The platform, with patience around it.
+
+    Args:
+        settings: read and checked.
+        stop: ends every wait.
+
+    Raises:
+        ConfigError: the settings cannot be used for it.
+    """
+    match settings.platform:
+        case "memory":
+            return Retrying(_memory(settings, stop), stop)
+        case "mvi":
+            return Retrying(_mvi(settings, stop), stop)
+        case other:
+            raise ConfigError(f"There is no platform {other}", hint="platform is mvi or memory")
+
+
+def _memory(settings: Settings, stop: threading.Event) -> Platform:
+    from image_sync.platforms.memory import MemoryPlatform
+
+    return MemoryPlatform(stop, batch_files=settings.upload.batch_files, batch_bytes=settings.upload.batch_bytes)
+
+
+def _mvi(settings: Settings, stop: threading.Event) -> Platform:
+    from image_sync.platforms.http import Timeouts
+    from image_sync.platforms.mvi.platform import MviPlatform
+
+    who, upload = settings.credentials, settings.upload
+    return MviPlatform(
+        who.endpoint,
+        stop=stop,
+        username=who.username or "",
+        password=who.password.get_secret_value() if who.password else "",
+        api_key=who.api_key.get_secret_value() if who.api_key else "",
+        verify=str(who.ca_bundle) if who.ca_bundle and who.verify_tls else who.verify_tls,
+        proxy=who.proxy or "",
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeouts=Timeouts(connect=min(10.0, upload.timeout), read=upload.timeout, total=2 * upload.timeout),
+    )

@@ -1,0 +1,199 @@
+"""Patience, written once: a platform around a platform, which calls again when nothing was done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import tenacity
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import Transient
+from image_sync.logs import get_logger
+from image_sync.platforms.base import (
+    Model,
+    Outcome,
+    Platform,
+    Prediction,
+    Progress,
+    RemotePicture,
+    Shipment,
+    TrainingPlan,
+    Traits,
+)
+
+T = TypeVar("T")
+
+_log = get_logger(__name__)
+
+_FIRST_WAIT = 1.0
+_CHUNK = 1000
+
+
+class Retrying:
+    """Repeats a call of the wrapped platform that ended with :class:`~image_sync.errors.Transient`, and no other.
+
+    ``Transient`` says that nothing was done, so every call may be repeated then, ``upload`` and ``start_training``
+    too. ``Ambiguous`` from those two is never repeated here: whoever called must ask first. For the other calls
+    adapters turn a lost answer into ``Transient``, because doing them twice is the same as doing them once.
+
+    A wait that the platform asks for is kept to; one that is longer than ``ceiling`` is left to the caller, who
+    finds it in the error. ``describe`` and ``close`` need no patience.
+
+    Args:
+        stop: ends a wait at once, and no attempt begins after it; the last error is raised.
+        attempts: most calls before the error is passed on.
+        first: seconds before the second one, about; then twice as long each time.
+        ceiling: longest wait in seconds.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        stop: threading.Event,
+        *,
+        attempts: int = 4,
+        first: float = _FIRST_WAIT,
+        ceiling: float = 300.0,
+    ) -> None:
+        self._platform = platform
+        self._stop = stop
+        self._attempts = attempts
+        self._ceiling = ceiling
+        self._backoff = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
+
+    def describe(self) -> Traits:
+        """The wrapped platform's."""
+        return self._platform.describe()
+
+    def sign_in(self) -> None:
+        """Repeated."""
+        self._call("sign_in", self._platform.sign_in)
+
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """Repeated."""
+        return self._call("find_dataset", partial(self._platform.find_dataset, name))
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """Repeated: each try looks first."""
+        return self._call("ensure_dataset", partial(self._platform.ensure_dataset, name))
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """Repeated: each try looks first."""
+        return self._call("ensure_category", partial(self._platform.ensure_category, dataset, name))
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Repeated only when nothing was sent or it was turned away; the pictures are then read again."""
+        return self._call("upload", partial(self._platform.upload, shipment))
+
+    def find(self, shipment: Shipment) -> dict[str, str]:
+        """Repeated."""
+        return self._call("find", partial(self._platform.find, shipment))
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Repeated: setting twice is setting once."""
+        self._call("relabel", partial(self._platform.relabel, dataset, remote_id, category))
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:
+        """Repeated: what is gone is no error."""
+        self._call("remove", partial(self._platform.remove, dataset, remote_id))
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        """Begun again after an error, without repeating pictures that were given out already."""
+        seen: set[str] = set()
+        rows = self._platform.listing(dataset)
+
+        def chunk() -> list[RemotePicture]:
+            nonlocal rows
+            try:
+                return list(islice((row for row in rows if row.remote_id not in seen), _CHUNK))
+            except Transient:
+                rows = self._platform.listing(dataset)
+                raise
+
+        while found := self._call("listing", chunk):
+            seen.update(row.remote_id for row in found)
+            yield from found
+
+    def start_training(self, plan: TrainingPlan) -> str:
+        """Repeated only when the request was not sent or was turned away."""
+        return self._call("start_training", partial(self._platform.start_training, plan))
+
+    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
+        """Repeated."""
+        return self._call("find_training", partial(self._platform.find_training, dataset, name))
+
+    def progress(self, task_id: str) -> Progress:
+        """Repeated."""
+        return self._call("progress", partial(self._platform.progress, task_id))
+
+    def models(self, dataset: DatasetRef) -> list[Model]:
+        """Repeated."""
+        return self._call("models", partial(self._platform.models, dataset))
+
+    def model_of(self, task_id: str) -> Model | None:
+        """Repeated."""
+        return self._call("model_of", partial(self._platform.model_of, task_id))
+
+    def deploy(self, model: Model) -> None:
+        """Repeated: deploying what is deployed is harmless."""
+        self._call("deploy", partial(self._platform.deploy, model))
+
+    def predict(self, model: Model, picture: bytes) -> list[Prediction]:
+        """Repeated."""
+        return self._call("predict", partial(self._platform.predict, model, picture))
+
+    def export(self, model: Model, to: Path) -> Path:
+        """Repeated from the beginning: a half file is thrown away."""
+        return self._call("export", partial(self._platform.export, model, to))
+
+    def delete_model(self, model: Model) -> None:
+        """Repeated: what is gone is no error."""
+        self._call("delete_model", partial(self._platform.delete_model, model))
+
+    def close(self) -> None:
+        """The wrapped platform's."""
+        self._platform.close()
+
+    def _call(self, name: str, call: Callable[[], T]) -> T:
+        last: list[BaseException] = []
+
+        def stopped(_state: tenacity.RetryCallState) -> None:
+            # The stop event has ended the wait: the attempt that would follow must not begin.
+            if last and self._stop.is_set():
+                raise last[-1]
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if error is not None:
+                last.append(error)
+            _log.warning(
+                "platform.retry",
+                call=name,
+                attempt=state.attempt_number,
+                of=self._attempts,
+                wait=round(state.upcoming_sleep, 1),
+                error=getattr(error, "what", ""),
+            )
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._worth_it),
+            stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self._stop),
+            wait=self._wait,
+            sleep=tenacity.sleep_using_event(self._stop),
+            before=stopped,
+            before_sleep=tell,
+            reraise=True,
+        )(call)
+
+    def _worth_it(self, error: BaseException) -> bool:
+        return isinstance(error, Transient) and (error.retry_after or 0.0) <= self._ceiling
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, Transient) else None
+        return max(self._backoff(state), asked or 0.0)

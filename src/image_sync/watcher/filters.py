@@ -1,0 +1,107 @@
+"""Which names are looked at, and which category a folder stands for. Names only: nothing here touches the disk."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+from image_sync.logs import show_path
+from image_sync.watcher.rules import Rules
+
+DEEPEST = 32
+"""Folders below a root that are looked at, one inside the other."""
+
+# Left behind by file browsers, cameras, downloads, editors and sync tools. Everything that begins with a dot is
+# skipped too, which covers .DS_Store, ._*, .stfolder, .stversions, .nfs*, .fuse_hidden* and .syncthing.*.
+_JUNK_NAMES = frozenset({b"thumbs.db", b"ehthumbs.db", b"desktop.ini"})
+_JUNK_PREFIXES = (b".", b"~$", b"~syncthing~")
+_JUNK_SUFFIXES = (b".part", b".partial", b".tmp", b".crdownload", b".swp", b".filepart", b"~")
+_JUNK_FOLDERS = frozenset(
+    {
+        b"@eadir",
+        b"__macosx",
+        b"#recycle",
+        b"@recycle",
+        b"$recycle.bin",
+        b"system volume information",
+        b"lost+found",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """What a folder stands for: a name, or none, or (``fault``) a name that no category can have."""
+
+    name: str | None
+    fault: str = ""
+
+
+class Filter:
+    """The rules, made ready for asking many names."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._suffixes = frozenset(suffix.lower().encode() for suffix in rules.suffixes)
+        self._depth = DEEPEST if rules.recursive else 1
+        self._from_first = rules.category_from == "first"
+        self._categories = {_composed(key): _composed(value) for key, value in rules.categories.items()}
+
+    def file(self, name: bytes) -> bool:
+        """Whether a file of this name is wanted."""
+        lower = name.lower()
+        stem, dot, suffix = lower.rpartition(b".")
+        return bool(
+            dot
+            and stem
+            and suffix in self._suffixes
+            and not lower.startswith(_JUNK_PREFIXES)
+            and not lower.endswith(_JUNK_SUFFIXES)
+            and lower not in _JUNK_NAMES
+        )
+
+    def folder(self, name: bytes) -> bool:
+        """Whether a folder of this name is looked into."""
+        return not name.startswith(b".") and name.lower() not in _JUNK_FOLDERS
+
+    def too_deep(self, root: bytes, folder: bytes) -> bool:
+        """Whether the folder lies deeper below the root than the rules allow."""
+        return len(_steps(root, folder)) > self._depth
+
+    def admits(self, root: bytes, folder: bytes) -> bool:
+        """Whether this folder, at or below the root, is looked at."""
+        steps = _steps(root, folder)
+        return len(steps) <= self._depth and all(map(self.folder, steps))
+
+    def category(self, root: bytes, folder: bytes) -> Category:
+        """The category of the pictures that lie in this folder, at or below the root."""
+        steps = _steps(root, folder)
+        raw = (steps[0] if self._from_first else steps[-1]) if steps else root.rpartition(b"/")[2]
+        try:
+            name = _composed(raw.decode())
+        except UnicodeDecodeError:
+            if not steps:
+                return Category(None)
+            return Category(
+                None, f"the folder name {show_path(raw)} is not UTF-8 and cannot name a category: rename the folder"
+            )
+        if name in self._categories:
+            return Category(self._categories[name])
+        if not steps:
+            return Category(None)
+        if not name.strip() or any(unicodedata.category(char) == "Cc" for char in name):
+            return Category(
+                None,
+                f"the folder name '{show_path(raw)}' is blank or has control characters and cannot name a category: "
+                "rename the folder, or give it a name in 'categories'",
+            )
+        return Category(name)
+
+
+def _steps(root: bytes, folder: bytes) -> list[bytes]:
+    below = folder[len(root) :].strip(b"/")
+    return below.split(b"/") if below else []
+
+
+def _composed(name: str) -> str:
+    # Systems differ in whether they store an accented letter as one character or two; the person sees one name.
+    return unicodedata.normalize("NFC", name)

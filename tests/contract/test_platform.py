@@ -1,0 +1,423 @@
+"""One suite for every platform: what ``platforms/base.py`` promises, proved on each adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient
+from image_sync.mvi_server.auth import Credentials
+from image_sync.mvi_server.faults import Action, Fault
+from image_sync.mvi_server.server import MviServer
+from image_sync.platforms.base import Item, Model, Phase, Platform, Shipment, TrainingPlan
+from image_sync.platforms.http import Timeouts
+from image_sync.platforms.memory import MemoryPlatform
+from image_sync.platforms.mvi.platform import MviPlatform
+from image_sync.platforms.retrying import Retrying
+
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
+
+
+@dataclass
+class Rig:
+    """A platform, and the switches to make it fail."""
+
+    platform: Platform
+    lose_answer: Callable[[str], None]
+    """Carry out the next call of a method, then lose its answer."""
+    turn_away: Callable[[str], None]
+    """Turn the next call of a method away without doing anything."""
+
+
+ROUTES = {
+    "upload": ("POST", r"/files$"),
+    "start_training": ("POST", r"/dltasks$"),
+    "ensure_dataset": ("POST", r"/datasets$"),
+    "ensure_category": ("POST", r"/categories$"),
+}
+
+
+def _memory() -> Rig:
+    platform = MemoryPlatform()
+    return Rig(
+        platform,
+        # Only uploads and trainings may leave a caller in doubt; the others say "try again".
+        lambda method: platform.fail_next(
+            method, Ambiguous("lost") if method in {"upload", "start_training"} else Transient("lost"), after=True
+        ),
+        lambda method: platform.fail_next(method, Transient("busy", retry_after=1)),
+    )
+
+
+def _mvi(server: MviServer) -> Rig:
+    platform = MviPlatform(
+        server.url + "/visual-inspection/",
+        stop=threading.Event(),
+        username="ann",
+        password="correct horse",
+        timeouts=Timeouts(5, 20, 40),
+    )
+
+    def fault(action: Action, method: str) -> None:
+        verb, path = ROUTES[method]
+        server.faults.add(Fault(action, method=verb, path=path, status=429, retry_after=1))
+
+    return Rig(platform, partial(fault, Action.LOSE_ANSWER), partial(fault, Action.STATUS))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
+    """The embedded server, with a user."""
+    with MviServer(tmp_path_factory.mktemp("mvi"), credentials=Credentials("ann", "correct horse")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(params=["memory", "mvi", "retrying memory", "retrying mvi"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """Each adapter in turn, bare and with patience around it."""
+    name: str = request.param
+    rig = _memory() if name.endswith("memory") else _mvi(request.getfixturevalue("server"))
+    if name.startswith("retrying"):
+        rig.platform = Retrying(rig.platform, threading.Event(), first=0.01)
+    yield rig
+    rig.platform.close()
+    if not name.endswith("memory"):
+        request.getfixturevalue("server").faults.clear()
+
+
+@pytest.fixture
+def patient(rig: Rig) -> bool:
+    """Whether calls are repeated."""
+    return isinstance(rig.platform, Retrying)
+
+
+@pytest.fixture
+def dataset(rig: Rig, request: pytest.FixtureRequest) -> DatasetRef:
+    """A dataset of this test's own."""
+    return rig.platform.ensure_dataset(f"{request.node.name} {time.time_ns()}")
+
+
+def picture(colour: tuple[int, int, int], seed: int, kind: str = "JPEG") -> bytes:
+    """A small picture: a colour with noise, different for each seed."""
+    chance = random.Random(seed)
+    image = Image.new("RGB", (24, 24), colour)
+    for _ in range(60):
+        at = (chance.randrange(24), chance.randrange(24))
+        image.putpixel(at, tuple(min(255, max(0, c + chance.randrange(-40, 40))) for c in colour))
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def item(content: bytes, stem: str = "part", *, suffix: str = "jpg", key: str = "") -> Item:
+    """An item with the usual key."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Item(key or f"{stem}.{sha256[:16]}.{suffix}", len(content), sha256, lambda: content)
+
+
+def shipment(dataset: DatasetRef, category: str, items: list[Item], batch: str = "") -> Shipment:
+    """A shipment claimed now."""
+    return Shipment(batch or f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
+
+
+def pictures(category: str, count: int, seed: int = 0) -> list[Item]:
+    """So many pictures of a category."""
+    return [item(picture(COLOURS[category], seed * 1000 + n)) for n in range(count)]
+
+
+def test_traits_are_sensible(rig: Rig) -> None:
+    """Facts come without a network: limits, minimums and file types."""
+    traits = rig.platform.describe()
+
+    assert traits.name in {"memory", "mvi"}
+    assert traits.batch_files >= 1
+    assert traits.batch_bytes >= 1
+    assert {"jpg", "png"} <= traits.suffixes
+    assert traits.min_categories >= 1
+
+
+def test_sign_in(rig: Rig) -> None:
+    """A server that is there and knows us says nothing."""
+    rig.platform.sign_in()
+
+
+def test_dataset_is_made_once(rig: Rig, dataset: DatasetRef) -> None:
+    """Asking for a dataset twice gives the same one; one that nobody made is not found."""
+    assert rig.platform.ensure_dataset(dataset.name) == dataset
+    assert rig.platform.find_dataset(dataset.name) == dataset
+    assert rig.platform.find_dataset("nobody made this") is None
+
+
+def test_threads_make_one_dataset(rig: Rig) -> None:
+    """Threads that ask for a new dataset at once get the same one."""
+    name = f"threads {time.time_ns()}"
+    found: list[DatasetRef] = []
+    threads = [threading.Thread(target=lambda: found.append(rig.platform.ensure_dataset(name))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_category_is_made_once(rig: Rig, dataset: DatasetRef) -> None:
+    """Asking for a category twice gives the same id, another name another one."""
+    first = rig.platform.ensure_category(dataset, "été")
+
+    assert rig.platform.ensure_category(dataset, "été") == first
+    assert rig.platform.ensure_category(dataset, "hiver") != first
+
+
+def test_lost_answer_of_ensure_does_not_make_two(rig: Rig, patient: bool) -> None:
+    """When the answer to making a dataset or category is lost, the next call finds what was made."""
+    name = f"lost {time.time_ns()}"
+
+    def twice(call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except Transient:
+            assert not patient
+            return call()
+
+    rig.lose_answer("ensure_dataset")
+    dataset = twice(lambda: rig.platform.ensure_dataset(name))
+    assert isinstance(dataset, DatasetRef)
+    assert rig.platform.find_dataset(name) == dataset
+    rig.lose_answer("ensure_category")
+    category = twice(lambda: rig.platform.ensure_category(dataset, "red"))
+    assert rig.platform.ensure_category(dataset, "red") == category
+
+
+def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None:
+    """Each picture gets an outcome; find and listing show it with its key, category, size, batch and time."""
+    png = item(picture(COLOURS["red"], 99, "PNG"), suffix="png")
+    sent = shipment(dataset, "été", [*pictures("red", 3), png])
+
+    outcomes = rig.platform.upload(sent)
+
+    rows = {row.key: row for row in rig.platform.listing(dataset)}
+    assert [outcome.key for outcome in outcomes] == [one.key for one in sent.items]
+    assert not any(outcome.refused for outcome in outcomes)
+    assert rig.platform.find(sent) == {outcome.key: outcome.remote_id for outcome in outcomes}
+    assert set(rows) == {one.key for one in sent.items}
+    for one in sent.items:
+        row = rows[one.key]
+        assert (row.category, row.size, row.batch_id) == ("été", one.size, sent.batch_id)
+        assert row.uploaded_at is not None
+        assert abs(row.uploaded_at - time.time()) < 60
+
+
+def test_odd_names_and_categories_come_back(rig: Rig, dataset: DatasetRef) -> None:
+    """Plain names with blanks, percent signs, separators and other scripts are stored and found as they are."""
+    names = ["a 'b'.jpg", "ü%20+&.jpg", "点 1.jpg", "a;b=c, d.jpg", "x" * 96 + ".jpg"]
+    items = [item(picture(COLOURS["blue"], n), key=name) for n, name in enumerate(names)]
+    category = "Größe 10% & \"mehr\" / 'x'".replace("/", "-")
+    sent = shipment(dataset, category, items)
+
+    rig.platform.upload(sent)
+
+    assert set(rig.platform.find(sent)) == set(names)
+    assert {row.category for row in rig.platform.listing(dataset)} == {category}
+
+
+def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
+    """Find tells only of this shipment's keys; what never arrived is not there."""
+    rig.platform.upload(shipment(dataset, "red", pictures("red", 4, seed=1)))
+    absent = shipment(dataset, "red", pictures("red", 3, seed=2))
+    many_absent = shipment(dataset, "red", pictures("red", 15, seed=3))
+
+    assert rig.platform.find(absent) == {}
+    assert rig.platform.find(many_absent) == {}
+
+
+def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
+    """A lost answer raises Ambiguous, is not repeated, and find shows what arrived."""
+    sent = shipment(dataset, "red", pictures("red", 5))
+    rig.lose_answer("upload")
+
+    with pytest.raises(Ambiguous):
+        rig.platform.upload(sent)
+
+    assert set(rig.platform.find(sent)) == {one.key for one in sent.items}
+    assert len(list(rig.platform.listing(dataset))) == 5
+
+
+def test_upload_that_was_turned_away_may_be_repeated(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
+    """A platform that is busy stores nothing and says when to come back."""
+    sent = shipment(dataset, "red", pictures("red", 2))
+    rig.turn_away("upload")
+
+    if patient:
+        assert len(rig.platform.upload(sent)) == 2
+    else:
+        with pytest.raises(Transient) as caught:
+            rig.platform.upload(sent)
+        assert caught.value.retry_after == 1
+        assert rig.platform.find(sent) == {}
+
+
+def test_picture_that_changed_confirms_nothing(rig: Rig, dataset: DatasetRef) -> None:
+    """When one picture cannot be sent as it was checked, its error comes through and nothing of it is confirmed."""
+
+    def changed() -> bytes:
+        raise Changed("it changed")
+
+    good, bad = pictures("red", 2)
+    sent = shipment(dataset, "red", [good, Item(bad.key, bad.size, bad.sha256, changed)])
+
+    with pytest.raises(Changed, match="it changed"):
+        rig.platform.upload(sent)
+
+    assert bad.key not in rig.platform.find(sent)
+
+
+def test_uploads_from_many_threads(rig: Rig, dataset: DatasetRef) -> None:
+    """Eight threads send at once into new categories; every picture arrives once, under its own category."""
+    sent = [shipment(dataset, f"c{n % 3}", pictures("red", 4, seed=n)) for n in range(8)]
+    errors: list[BaseException] = []
+
+    def work(one: Shipment) -> None:
+        try:
+            rig.platform.upload(one)
+        except BaseException as error:  # noqa: BLE001 - told below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in sent]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert errors == []
+    rows = list(rig.platform.listing(dataset))
+    assert {(row.key, row.category) for row in rows} == {(i.key, one.category) for one in sent for i in one.items}
+    assert len(rows) == 32
+
+
+def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
+    """A stored picture takes another category, also twice; a removed one is gone, also twice."""
+    outcomes = rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+    first, second = (outcome.remote_id for outcome in outcomes)
+
+    for _ in range(2):
+        rig.platform.relabel(dataset, first, "new one")
+        rig.platform.remove(dataset, second)
+
+    assert [(row.remote_id, row.category) for row in rig.platform.listing(dataset)] == [(first, "new one")]
+    with pytest.raises(NotFound):
+        rig.platform.relabel(dataset, second, "red")
+
+
+def test_listing_of_an_empty_dataset(rig: Rig, dataset: DatasetRef) -> None:
+    """Nothing stored, nothing listed, no models."""
+    assert list(rig.platform.listing(dataset)) == []
+    assert rig.platform.models(dataset) == []
+    assert rig.platform.find_training(dataset, "none") is None
+
+
+def test_unknown_ids_are_not_found(rig: Rig) -> None:
+    """What the platform does not know raises NotFound, whatever the id looks like."""
+    nobody = DatasetRef("00000000-0000-0000-0000-000000000000", "nobody")
+
+    with pytest.raises(NotFound):
+        list(rig.platform.listing(nobody))
+    for task in ("00000000-0000-0000-0000-000000000000", "../../evil", ""):
+        with pytest.raises(NotFound):
+            rig.platform.progress(task)
+
+
+def test_too_small_a_training_is_refused(rig: Rig, dataset: DatasetRef) -> None:
+    """A training without the minimum of pictures is refused at once, in the platform's words."""
+    rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+
+    with pytest.raises(Permanent):
+        rig.platform.start_training(TrainingPlan("small", dataset))
+
+    assert rig.platform.find_training(dataset, "small") is None
+
+
+def _filled(rig: Rig, dataset: DatasetRef) -> None:
+    for category in ("red", "blue"):
+        rig.platform.upload(shipment(dataset, category, pictures(category, 8)))
+
+
+def _finish(rig: Rig, task: str) -> None:
+    give_up = time.monotonic() + 60
+    while rig.platform.progress(task).phase is not Phase.TRAINED:
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.05)
+
+
+def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
+    """The whole life of a model: trained, listed, deployed, asked, continued from, exported, deleted."""
+    _filled(rig, dataset)
+    plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8})
+
+    task = rig.platform.start_training(plan)
+    assert rig.platform.find_training(dataset, "m-1") == task
+    _finish(rig, task)
+    progress = rig.platform.progress(task)
+    model = rig.platform.model_of(task)
+
+    assert progress.phase is Phase.TRAINED
+    assert progress.iteration is not None
+    assert progress.iterations is not None
+    assert isinstance(model, Model)
+    assert (model.name, model.dataset_id, set(model.categories)) == ("m-1", dataset.id, {"red", "blue"})
+    if rig.platform.describe().name != "memory":
+        assert model.accuracy is not None
+        assert 0 <= model.accuracy <= 1
+        assert progress.accuracy == model.accuracy
+    with pytest.raises(NotFound):
+        rig.platform.predict(model, picture(COLOURS["red"], 0))
+    rig.platform.deploy(model)
+    rig.platform.deploy(model)
+    for category in ("red", "blue"):
+        best = rig.platform.predict(model, picture(COLOURS[category], 3))[0]
+        assert best.category == category
+        assert 0.5 < best.confidence <= 1
+    with pytest.raises(Refused):
+        rig.platform.delete_model(model)
+    second = rig.platform.start_training(TrainingPlan("m-2", dataset, base=model.id, strategy={"max_iter": 100}))
+    _finish(rig, second)
+    newest, *older = rig.platform.models(dataset)
+    assert (newest.name, newest.id) == ("m-2", rig.platform.model_of(second).id)  # type: ignore[union-attr]
+    assert [one.name for one in older] == ["m-1"]
+    written = rig.platform.export(newest, tmp_path)
+    assert written.parent == tmp_path
+    assert written.stat().st_size > 0
+    assert rig.platform.export(newest, tmp_path / "named.bin") == tmp_path / "named.bin"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([written.name, "named.bin"])
+    for _ in range(2):
+        rig.platform.delete_model(newest)
+    assert [one.name for one in rig.platform.models(dataset)] == ["m-1"]
+    assert rig.platform.model_of(second) is None
+
+
+def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
+    """A start whose answer got lost raises Ambiguous, is not repeated, and is found by its name."""
+    _filled(rig, dataset)
+    rig.lose_answer("start_training")
+    plan = TrainingPlan("doubtful", dataset, strategy={"max_iter": 100})
+
+    with pytest.raises(Ambiguous):
+        rig.platform.start_training(plan)
+
+    task = rig.platform.find_training(dataset, "doubtful")
+    assert task is not None
+    _finish(rig, task)
+    assert len(rig.platform.models(dataset)) == 1

@@ -1,0 +1,379 @@
+"""What single actions on files lead to, with real files and real events."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from image_sync.domain import RootState, WatchMode
+from image_sync.errors import LedgerError
+from image_sync.watcher import Watcher
+from support.catalogue import MemoryCatalogue, assert_true_to_disk
+from support.pictures import jpeg, png
+from support.watching import Watching, quick, watching
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "parts"
+    (folder / "cat").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(params=["events", "polling"])
+def watch(request, root):
+    """A watcher that hears events, and one that polls: both must get there."""
+    with watching(root, rules=quick(mode=request.param, rescan=3600 if request.param == "events" else 0.1)) as watch:
+        assert watch.report(root).mode == WatchMode(request.param)
+        yield watch
+
+
+def recorded(watch: Watching, path: Path) -> None:
+    content = path.read_bytes()
+    watch.until(lambda: (os.fsencode(path.parent), os.fsencode(path.name)) in watch.catalogue.places)
+    sighting = watch.catalogue.at(path)
+    assert sighting.sha256 == hashlib.sha256(content).hexdigest()
+    assert sighting.fault == ""
+
+
+def test_a_new_picture_is_reported_with_everything_there_is_to_know(root, watch):
+    """Folder, name, stamp, category, hash and type."""
+    path = root / "cat" / "a.JPG"
+    path.write_bytes(jpeg())
+    recorded(watch, path)
+    sighting = watch.catalogue.at(path)
+    found = path.stat()
+    assert sighting.stamp == (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    assert (sighting.category, sighting.suffix) == ("cat", "jpg")
+    assert watch.report(root).state is RootState.WATCHED
+
+
+def test_an_empty_file_is_set_aside_until_it_has_content(root, watch):
+    """touch makes a fault; writing it makes a picture."""
+    path = root / "cat" / "a.jpg"
+    path.touch()
+    watch.until(lambda: watch.catalogue.places)
+    assert "empty" in watch.catalogue.at(path).fault
+    path.write_bytes(jpeg())
+    watch.until(lambda: watch.catalogue.at(path).sha256)
+    assert watch.catalogue.at(path).fault == ""
+
+
+def test_a_picture_is_reported_again_only_when_it_changes(root, watch):
+    """Reading it, and looking again and again, changes nothing; new content does, even of the same size and time."""
+    path = root / "cat" / "a.jpg"
+    path.write_bytes(jpeg() + b"1")
+    recorded(watch, path)
+    times = path.stat()
+    path.read_bytes()
+    watch.catalogue.rescan = True
+    watch.spend(0.3)
+    watch.until_idle()
+    assert len(watch.catalogue.history) == 1
+    path.write_bytes(jpeg() + b"2")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    watch.until(lambda: len(watch.catalogue.history) == 2)
+    assert_true_to_disk(watch.catalogue)
+
+
+def test_a_finished_download_is_reported_under_its_final_name(root, watch):
+    """Written under a temporary name and renamed, also over an existing picture."""
+    final = root / "cat" / "a.jpg"
+    for seed in (1, 2):
+        temporary = root / "cat" / ".a.jpg.Xy12"
+        temporary.write_bytes(jpeg(seed))
+        temporary.rename(final)
+        watch.until(lambda: watch.catalogue.history and not watch.catalogue.history[-1].fault)
+        watch.until(
+            lambda: (
+                watch.catalogue.places and watch.catalogue.history[-1].sha256 == hashlib.sha256(jpeg(seed)).hexdigest()
+            )  # noqa: B023
+        )
+    assert watch.catalogue.paths(root) == {"cat/a.jpg"}
+
+
+def test_a_file_or_folder_moved_in_from_outside_is_found(root, watch, tmp_path):
+    """Neither is ever closed in the root; a hard link neither."""
+    outside = tmp_path / "outside"
+    (outside / "dog" / "deep").mkdir(parents=True)
+    (outside / "a.jpg").write_bytes(jpeg(1))
+    (outside / "dog" / "deep" / "b.jpg").write_bytes(jpeg(2))
+    (outside / "c.jpg").write_bytes(jpeg(3))
+    (outside / "a.jpg").rename(root / "cat" / "a.jpg")
+    (outside / "dog").rename(root / "dog")
+    (root / "cat" / "c.jpg").hardlink_to(outside / "c.jpg")
+    watch.until(lambda: watch.catalogue.paths(root) == {"cat/a.jpg", "dog/deep/b.jpg", "cat/c.jpg"})
+    (root / "dog" / "deep" / "later.jpg").write_bytes(jpeg(4))
+    watch.until(lambda: "dog/deep/later.jpg" in watch.catalogue.paths(root))
+    assert watch.catalogue.at(root / "dog" / "deep" / "b.jpg").category == "dog"
+
+
+def test_a_picture_moved_to_another_category_is_seen_there_before_it_is_gone_here(root, watch):
+    """So that a ledger can tell a move from a loss and a find."""
+    (root / "dog").mkdir()
+    old, new = root / "cat" / "a.jpg", root / "dog" / "a.jpg"
+    old.write_bytes(jpeg())
+    recorded(watch, old)
+    seen: list[bool] = []
+    original = watch.catalogue.gone
+    watch.catalogue.gone = lambda folder, names: (  # type: ignore[method-assign]
+        seen.append("dog/a.jpg" in watch.catalogue.paths(root)),
+        original(folder, names),
+    )[1]
+    old.rename(new)
+    watch.until(lambda: watch.catalogue.paths(root) == {"dog/a.jpg"})
+    assert seen == [True]
+    assert watch.catalogue.at(new).category == "dog"
+
+
+def test_a_renamed_category_folder_takes_its_pictures_along(root, watch):
+    """All are seen in the new folder, and gone from the old one, however deep."""
+    (root / "cat" / "deep").mkdir()
+    for path in (root / "cat" / "a.jpg", root / "cat" / "deep" / "b.jpg"):
+        path.write_bytes(jpeg())
+    watch.until(lambda: len(watch.catalogue.places) == 2)
+    (root / "cat").rename(root / "tiger")
+    watch.until(lambda: watch.catalogue.paths(root) == {"tiger/a.jpg", "tiger/deep/b.jpg"})
+    assert {sighting.category for sighting in watch.catalogue.places.values()} == {"tiger"}
+
+
+def test_two_folders_that_change_names_are_told_apart(root, watch):
+    """A to B and B to A: the disk decides, not the events."""
+    (root / "dog").mkdir()
+    (root / "cat" / "a.jpg").write_bytes(jpeg(1))
+    (root / "dog" / "b.jpg").write_bytes(jpeg(2))
+    watch.until(lambda: len(watch.catalogue.places) == 2)
+    (root / "cat").rename(root / "x")
+    (root / "dog").rename(root / "cat")
+    (root / "x").rename(root / "dog")
+    watch.until(lambda: watch.catalogue.paths(root) == {"dog/a.jpg", "cat/b.jpg"})
+    assert_true_to_disk(watch.catalogue)
+
+
+def test_what_is_deleted_or_moved_out_is_gone(root, watch, tmp_path):
+    """Files and folders, deleted and moved out of the root."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "c/1.jpg", "c/d/2.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(jpeg())
+    watch.until(lambda: len(watch.catalogue.places) == 5)
+    (root / "a" / "1.jpg").unlink()
+    (root / "b" / "1.jpg").rename(tmp_path / "1.jpg")
+    (root / "c").rename(tmp_path / "c")
+    (tmp_path / "c" / "late.jpg").write_bytes(jpeg())
+    watch.until(lambda: watch.catalogue.paths(root) == {"a/2.jpg"})
+    shutil.rmtree(root / "a")
+    watch.until(lambda: not watch.catalogue.places)
+    assert sorted(watch.catalogue.losses) == sorted(set(watch.catalogue.losses))
+    assert len(watch.catalogue.losses) == 5
+
+
+def test_a_file_that_comes_back_at_once_is_never_gone(root, watch):
+    """A program that saves by deleting and writing anew does not lose the picture."""
+    path = root / "cat" / "a.jpg"
+    path.write_bytes(jpeg(1))
+    recorded(watch, path)
+    path.unlink()
+    watch.watcher.step(time.monotonic())
+    path.write_bytes(jpeg(2))
+    watch.until(lambda: len(watch.catalogue.history) == 2)
+    watch.spend(0.8)
+    assert watch.catalogue.losses == []
+
+
+def test_pictures_directly_in_a_root_are_uncategorised_until_the_map_names_the_root(root, watch):
+    """They are recorded without being read; when the configuration changes, they are read."""
+    path = root / "a.jpg"
+    path.write_bytes(jpeg())
+    watch.until(lambda: watch.catalogue.places)
+    assert watch.catalogue.at(path).category is None
+    assert watch.catalogue.at(path).sha256 == ""
+    assert watch.catalogue.at(path).fault == ""
+    watch.watcher.reconfigure(quick(categories={"parts": "Parts"}))
+    assert not watch.watcher.idle
+    watch.until(lambda: watch.catalogue.places and watch.catalogue.at(path).sha256)
+    assert watch.catalogue.at(path).category == "Parts"
+
+
+def test_a_changed_map_recategorises_without_reading_again(root, watch):
+    """Only the answer changes, not the files."""
+    path = root / "cat" / "a.jpg"
+    path.write_bytes(jpeg())
+    recorded(watch, path)
+    watch.watcher.reconfigure(quick(categories={"cat": "Cats"}))
+    watch.until_idle()
+    watch.until(lambda: watch.catalogue.recategorised)
+    watch.catalogue.rescan = True
+    watch.until_idle()
+    watch.spend(0.2)
+    assert watch.catalogue.recategorised == [(os.fsencode(root / "cat"), "Cats")]
+    assert len(watch.catalogue.history) == 1
+
+
+def test_a_folder_name_that_is_no_text_is_a_fault(root, watch):
+    """Its pictures are set aside with the remedy; renaming the folder makes them pictures."""
+    folder = os.fsencode(root) + b"/caf\xe9"
+    os.mkdir(folder)  # noqa: PTH102 - a name in bytes
+    Path(os.fsdecode(folder), "a\n\udcff.jpg").write_bytes(jpeg())
+    watch.until(lambda: watch.catalogue.places)
+    ((place, sighting),) = watch.catalogue.places.items()
+    assert place == (folder, b"a\n\xff.jpg")
+    assert "rename the folder" in sighting.fault
+    os.rename(folder, os.fsencode(root) + b"/cafe")  # noqa: PTH104
+    watch.until(lambda: not any(s.fault for s in watch.catalogue.places.values()) and len(watch.catalogue.places) == 1)
+    assert next(iter(watch.catalogue.places.values())).category == "cafe"
+
+
+def test_files_that_are_none_of_our_business_are_left_alone(root, watch, tmp_path):
+    """Other suffixes, hidden and temporary files, folders of file servers, links in and out, folders named .jpg."""
+    (tmp_path / "secret.jpg").write_bytes(jpeg(9))
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "s.jpg").write_bytes(jpeg(9))
+    for name in ("a.gif", ".a.jpg", "._b.jpg", "a.jpg.part", "Thumbs.db", "@eaDir/x.jpg", ".git/y.jpg", "z.jpg/w.txt"):
+        (root / "cat" / name).parent.mkdir(exist_ok=True)
+        (root / "cat" / name).write_bytes(jpeg())
+    (root / "cat" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (root / "cat" / "dangling.jpg").symlink_to(tmp_path / "none.jpg")
+    (root / "links").symlink_to(tmp_path / "secrets")
+    (root / "loop").symlink_to(root)
+    (root / "cat" / "real.jpg").write_bytes(jpeg(1))
+    watch.until(lambda: watch.catalogue.places)
+    watch.catalogue.rescan = True
+    watch.until_idle()
+    assert watch.catalogue.paths(root) == {"cat/real.jpg"}
+
+
+def test_only_the_category_folder_is_looked_at_when_not_recursive(root):
+    """Deeper folders stay unseen; what was recorded in them before is not called gone."""
+    (root / "cat" / "deep").mkdir()
+    (root / "cat" / "deep" / "b.jpg").write_bytes(jpeg())
+    (root / "cat" / "a.jpg").write_bytes(jpeg())
+    with watching(root, rules=quick(recursive=False)) as watch:
+        assert watch.catalogue.paths(root) == {"cat/a.jpg"}
+        watch.watcher.reconfigure(quick())
+        watch.until_idle()
+        assert watch.catalogue.paths(root) == {"cat/a.jpg", "cat/deep/b.jpg"}
+        watch.watcher.reconfigure(quick(recursive=False))
+        watch.until_idle()
+        watch.spend(0.8)
+        assert watch.catalogue.losses == []
+
+
+def test_a_restart_reports_only_what_changed(root):
+    """What is recorded with the same stamp is not read again; what vanished meanwhile is gone."""
+    for name in "abc":
+        (root / "cat" / f"{name}.png").write_bytes(png(ord(name)))
+    with watching(root) as first:
+        catalogue = first.catalogue
+    (root / "cat" / "a.png").unlink()
+    (root / "cat" / "b.png").write_bytes(png(0))
+    with watching(root, catalogue=catalogue) as watch:
+        watch.until_idle()
+        assert watch.catalogue.paths(root) == {"cat/b.png", "cat/c.png"}
+    assert [sighting.name for sighting in catalogue.history[3:]] == [b"b.png"]
+    assert_true_to_disk(catalogue)
+
+
+def test_a_root_that_is_a_symbolic_link_is_watched_with_events(root, tmp_path):
+    """Whoever configured the link meant its target; paths are reported under the configured name."""
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    with watching(link) as watch:
+        assert watch.report(link).mode is WatchMode.EVENTS
+        (root / "cat" / "a.jpg").write_bytes(jpeg())
+        watch.until(lambda: watch.catalogue.paths(link) == {"cat/a.jpg"})
+
+
+def test_a_root_inside_another_is_looked_at_only_as_itself(root):
+    """Its pictures have one category, and are reported once."""
+    (root / "cat" / "inner" / "dog").mkdir(parents=True)
+    (root / "cat" / "inner" / "dog" / "a.jpg").write_bytes(jpeg())
+    with watching(root, root / "cat" / "inner") as watch:
+        assert [sighting.category for sighting in watch.catalogue.history] == ["dog"]
+
+
+def test_a_mapped_write_is_found_by_the_next_full_look(root):
+    """Writing through a mapping makes no event; stamps tell."""
+    path = root / "cat" / "a.jpg"
+    path.write_bytes(jpeg() + b"x")
+    with watching(root, rules=quick(rescan=0.2)) as watch:
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+            view[-1:] = b"y"
+        watch.until(lambda: len(watch.catalogue.history) == 2)
+        assert_true_to_disk(watch.catalogue)
+
+
+def test_a_picture_is_reported_within_50_ms_when_nothing_has_to_settle(root):
+    """From closing the file to the catalogue, on a real thread that sleeps as long as the watcher says."""
+    catalogue, stop, woken = MemoryCatalogue(), threading.Event(), threading.Event()
+    watcher = Watcher([os.fsencode(root)], catalogue, quick(settle=0.0, poll=10.0), stop, woken.set)
+    watcher.start()
+
+    def work() -> None:
+        while not stop.is_set():
+            woken.clear()
+            if pause := watcher.step(time.monotonic()):
+                woken.wait(pause)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        delays = []
+        for number in range(12):
+            before = len(catalogue.history)
+            (root / "cat" / f"{number}.jpg").write_bytes(jpeg(number))
+            closed = time.monotonic()
+            while len(catalogue.history) == before:
+                assert time.monotonic() < closed + 5
+            delays.append(time.monotonic() - closed)
+        assert sorted(delays)[len(delays) // 2] < 0.05
+    finally:
+        stop.set()
+        woken.set()
+        thread.join(5)
+        watcher.close()
+    assert not thread.is_alive()
+
+
+def test_the_wait_is_hardly_longer_than_settle(root):
+    """The watcher asks to be woken when the file will have rested."""
+    with watching(root, rules=quick(settle=0.5, poll=30.0)) as watch:
+        (root / "cat" / "a.jpg").write_bytes(jpeg())
+        closed = time.monotonic()
+        watch.until(lambda: watch.catalogue.places)
+        assert 0.45 < time.monotonic() - closed < 0.8
+
+
+def test_a_broken_catalogue_is_passed_on_and_nothing_is_lost(root):
+    """The error comes out of step; once the catalogue works again, everything is reported."""
+    for number in range(30):
+        (root / "cat" / f"{number}.jpg").write_bytes(jpeg(number))
+    watch = Watching(root, rules=quick(settle=0.0))
+    try:
+        watch.watcher.start()
+        watch.catalogue.broken = LedgerError("the disk is full")
+        for _ in range(3):
+            with pytest.raises(LedgerError):
+                watch.watcher.step(time.monotonic())
+        watch.catalogue.broken = None
+        watch.until_idle()
+        assert len(watch.catalogue.places) == 30
+        original = watch.catalogue.record
+
+        def fail_once(root, sightings):
+            watch.catalogue.record = original  # type: ignore[method-assign]
+            raise LedgerError("the disk is full")
+
+        watch.catalogue.record = fail_once  # type: ignore[method-assign]
+        (root / "cat" / "late.jpg").write_bytes(jpeg())
+        with pytest.raises(LedgerError):
+            watch.until(lambda: len(watch.catalogue.places) == 31)
+        watch.until(lambda: len(watch.catalogue.places) == 31)
+    finally:
+        watch.watcher.close()
