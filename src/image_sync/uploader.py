@@ -104,7 +104,7 @@ class Uploader:
             return self.setback.left(now)
         try:
             self._greet()
-            self._settle(now)
+            rest = self._settle(now)
             self._relabel()
             self._remove()
         except ImageSyncError as error:
@@ -114,7 +114,7 @@ class Uploader:
             return 0.0
         if self.setback.left(now):
             return self.setback.left(now)
-        return min(_IDLE, verdict.wait) if verdict.wait is not None else _IDLE
+        return rest if verdict.wait is None else min(rest, verdict.wait)
 
     def send(self, now: float) -> bool:
         """Send one batch, if one is cleared. Returns whether there may be more to send at once.
@@ -249,12 +249,14 @@ class Uploader:
             self._ledger.places.look_again(item.path)
             log.info("picture.changed", path=item.path)
 
-    def _settle(self, now: float) -> None:
-        """Ask the platform what became of batches whose answer was lost."""
-        for batch, not_before in self._ledger.batches.doubtful():
+    def _settle(self, now: float) -> float:
+        """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question."""
+        doubtful = self._ledger.batches.doubtful()
+        between = max(0.1, min(_LOOK_AGAIN, self._rules.grace / 4))
+        for batch, not_before in doubtful:
             if self._stop.is_set():
-                return
-            if now < self._looked.get(batch.id, -_LOOK_AGAIN) + min(_LOOK_AGAIN, self._rules.grace / 4):
+                break
+            if now < self._looked.get(batch.id, now - between) + between:
                 continue
             self._looked[batch.id] = now
             found = self._platform.find(_shipment(batch, batch.pictures, []))
@@ -262,6 +264,7 @@ class Uploader:
             if len(ours) == len(batch.pictures) or self._clock() >= not_before:
                 log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
                 self._confirm(batch, ours, {})
+        return min(_IDLE, between) if doubtful else _IDLE
 
     def _relabel(self) -> None:
         for change in self._ledger.batches.relabels(_CHORES):

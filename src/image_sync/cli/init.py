@@ -123,9 +123,7 @@ def _refuse_gaps(answers: _Answers, username: str | None, password_file: Path | 
         "--password-file": password_file or not username,
     }
     if missing := [flag for flag, value in given.items() if not value]:
-        raise UsageError(
-            f"Nobody can be asked here, and {', '.join(missing)} is missing", hint="Add it and run it again"
-        )
+        raise UsageError(f"Nobody can be asked here; missing: {', '.join(missing)}", hint="Add it and run this again")
 
 
 def _ask(answers: _Answers, username: str | None, output: Path) -> None:

@@ -1,0 +1,57 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+THREAD_MAKERS = {"daemon/worker.py", "mvi_server/server.py", "mvi_server/jobs.py"}
+
+
+def tests_in(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_every_test_says_what_it_shows(path: Path) -> None:
+    """Each test has a docstring: the behaviour in one sentence."""
+    silent = [node.name for node in tests_in(path) if not ast.get_docstring(node)]
+
+    assert silent == []
+
+
+def test_nothing_sleeps() -> None:
+    """Every wait in the source can be ended by an event."""
+    sleepers = [path.name for path in SOURCES if re.search(r"\btime\.sleep\b|import sleep\b", path.read_text())]
+
+    assert sleepers == []
+
+
+def test_threads_are_made_in_few_places() -> None:
+    """Whoever looks for a thread finds it in the worker, or in the embedded server."""
+    makers = {
+        str(path.relative_to(ROOT / "src/image_sync")) for path in SOURCES if "threading.Thread(" in path.read_text()
+    }
+
+    assert makers <= THREAD_MAKERS
+
+
+def test_no_file_does_more_than_one_thing() -> None:
+    """Three hundred lines are a reason to split."""
+    long = {path.name: count for path in SOURCES if (count := path.read_text().count("\n")) > 310}
+
+    assert long == {}
+
+
+def test_nothing_is_left_to_do() -> None:
+    """No stub, no note to come back later."""
+    words = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+
+    assert [path.name for path in SOURCES if words.search(path.read_text())] == []

@@ -1,0 +1,82 @@
+"""README's tables say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from image_sync import errors
+from image_sync.cli.main import app
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+MEANINGS = {
+    "EXIT_DONE": "done",
+    "EXIT_SOME_FAILED": "some pictures failed (`run --once`), or what was asked for could not be done",
+    "EXIT_USAGE": "the command was called wrongly",
+    "EXIT_UNREACHABLE": "the platform cannot be reached",
+    "EXIT_LEDGER": "the ledger cannot be read or written",
+    "EXIT_TRY_LATER": "another daemon works on this state folder",
+    "EXIT_UNAUTHORISED": "the platform does not accept the user, password or key",
+    "EXIT_CONFIG": "the configuration is wrong",
+}
+
+
+def block(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
+    assert found is not None, f"README lacks the markers <!-- {name} --> and <!-- /{name} -->"
+    return found.group(1).strip()
+
+
+def commands_table() -> str:
+    """The table of commands: the first sentence of each command's help, and its own options."""
+    lines = ["| command | what it does | options |", "| --- | --- | --- |"]
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        arguments = [one for one in command.params if one.param_type_name == "argument"]
+        names = [one.opts[0] for one in command.params if one.param_type_name == "option" and not one.hidden]
+        shown = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
+        help_text = " ".join((command.help or "").split())
+        options = ", ".join(f"`{option}`" for option in names if option not in {"--config", "--help"})
+        lines.append(f"| `{shown}` | {help_text} | {options} |")
+    return "\n".join(lines)
+
+
+def exit_codes_table() -> str:
+    lines = ["| code | meaning |", "| --- | --- |"]
+    codes = sorted((getattr(errors, name), name) for name in dir(errors) if name.startswith("EXIT_"))
+    lines += [f"| {code} | {MEANINGS[name]} |" for code, name in codes]
+    return "\n".join(lines)
+
+
+def test_the_commands_are_documented() -> None:
+    """Every command stands in README with its help text and options."""
+    assert block("commands") == commands_table()
+
+
+def test_the_exit_codes_are_documented() -> None:
+    """Every exit code of the code stands in README."""
+    assert block("exit codes") == exit_codes_table()
+
+
+@pytest.mark.parametrize("name", ["run", "status", "check", "show", "retry", "train", "models", "predict", "serve"])
+def test_every_command_explains_itself(name: str) -> None:
+    """`--help` works without a configuration."""
+    done = CliRunner().invoke(app, [name, "--help"])
+
+    assert done.exit_code == 0
+    assert "--help" in done.output
+
+
+def test_commands_named_in_the_readme_exist() -> None:
+    """Every `image-sync <command>` in README is a command."""
+    group = typer.main.get_command(app)
+    known = set(group.commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"`image-sync ([a-z]+)", README))
+    named |= set(re.findall(r"^ *image-sync ([a-z]+)(?: -.*)?$", README, re.MULTILINE))
+
+    assert named <= known
+    assert {"run", "check", "status"} <= named

@@ -1,0 +1,277 @@
+"""The whole program as a process, against the embedded server over HTTP, on real files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from image_sync.domain import RunState
+from image_sync.mvi_server.faults import Action, Fault
+from image_sync.mvi_server.server import MviServer
+from support.daemon import Plant, stored
+from support.mvi_server import Caller, picture, serving
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MviServer]:
+    with serving(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def plant(tmp_path: Path, server: MviServer) -> Plant:
+    return Plant(tmp_path / "plant", server.url)
+
+
+def put_plates(plant: Plant, each: int = 15, start: int = 0) -> None:
+    for kind, number in itertools.product(("dark", "light"), range(start, start + each)):
+        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
+
+
+def trainings(server: MviServer) -> list[dict]:
+    found: list[dict] = Caller(server.url).get("/dltasks/")
+    return found
+
+
+def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> None:
+    """The main job: pictures dropped while it runs arrive under their categories, and are trained on once."""
+    plant.configure(threshold={"upload": 3, "training": 20})
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.events("daemon.started")))
+        put_plates(plant)
+        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED])
+        assert daemon.stop() == 0
+
+    files = stored(server)
+    assert len(files) == len(set(files)) == 30
+    assert {category for category, _ in files} == {"dark", "light"}
+    (task,) = trainings(server)
+    assert task["status"] == "trained"
+    (model,) = Caller(server.url).get("/trained-models/")
+    assert float(model["accuracy"]) > 0.9
+    (run,) = plant.runs()
+    assert run.pictures == 30
+    assert run.accuracy == pytest.approx(float(model["accuracy"]))
+
+
+def test_the_second_training_continues_the_first_with_retrain(plant: Plant, server: MviServer) -> None:
+    """With `model.action: "retrain"` the server is told which model to continue."""
+    plant.configure(threshold={"upload": 1, "training": 20}, model={"action": "retrain"})
+    put_plates(plant)
+    assert plant.call("run", "--once").returncode == 0
+    put_plates(plant, start=50)
+    assert plant.call("run", "--once").returncode == 0
+
+    second, first = plant.runs()
+    assert (first.base, second.base) == ("", first.task_id)
+    assert [run.state for run in (first, second)] == [RunState.TRAINED, RunState.TRAINED]
+
+
+@pytest.mark.parametrize("delay", [0.6, 0.9, 1.3])
+def test_killed_half_way_every_picture_is_there_once_and_one_training(
+    plant: Plant, server: MviServer, delay: float
+) -> None:
+    """SIGKILL at any moment: the next start settles what was in flight; nothing is lost, doubled or trained twice."""
+    plant.configure(threshold={"upload": 5, "training": 60}, upload={"batch_files": 5, "parallel": 2})
+    put_plates(plant, each=30)
+    server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.3))
+    for number in range(3):
+        with plant.running() as daemon:
+            plant.wait(lambda p, n=number: len(p.events("daemon.started")) > n)
+            time.sleep(delay)
+            daemon.kill()
+    server.faults.clear()
+    with plant.running() as daemon:
+        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
+        assert daemon.stop() == 0
+
+    files = stored(server)
+    assert len(files) == len(set(files)) == 60
+    assert len(trainings(server)) == 1
+
+
+def test_sigterm_during_an_upload_finishes_it(plant: Plant, server: MviServer) -> None:
+    """The request in flight is finished and written down, the rest waits for the next start, all within `shutdown`."""
+    plant.configure(upload={"batch_files": 5, "parallel": 1}, shutdown=10)
+    put_plates(plant)
+    server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=1.0))
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().sending > 0)
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 10
+
+    tally = plant.tally()
+    assert tally.sending == 0
+    assert tally.confirmed == len(stored(server)) > 0
+    assert tally.confirmed + tally.cleared == 30
+
+
+def test_a_second_signal_ends_it_at_once(plant: Plant, server: MviServer) -> None:
+    """Whoever presses Ctrl-C twice does not want to wait; the ledger knows what was in flight."""
+    put_plates(plant)
+    server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=20.0))
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().sending > 0)
+        daemon.signal(signal.SIGINT)
+        plant.wait(lambda p: bool(p.events("daemon.stopping")))
+        daemon.signal(signal.SIGINT)
+        assert daemon.wait(5) == 128 + signal.SIGINT
+    assert plant.tally().sending > 0
+
+
+def test_a_second_daemon_is_turned_away(plant: Plant) -> None:
+    """One daemon per state folder: the second exits with 75 and says who is there."""
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.events("daemon.started")))
+        second = plant.call("run")
+
+    assert second.returncode == 75
+    assert f"process {daemon.process.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_moved_picture_changes_its_category_at_the_server(plant: Plant, server: MviServer) -> None:
+    """Moving a file to another folder relabels it there; it is not uploaded again."""
+    put_plates(plant, each=3)
+    with plant.running():
+        plant.wait(lambda p: p.tally().confirmed == 6)
+        shutil.move(plant.root / "dark/000.jpg", plant.root / "light/moved.jpg")
+        plant.wait(lambda p: bool(p.events("picture.relabelled")))
+
+    assert sorted(category for category, _ in stored(server)) == ["dark"] * 2 + ["light"] * 4
+
+
+def test_bad_pictures_are_told_and_do_not_hold_up_the_others(plant: Plant, server: MviServer) -> None:
+    """Cut short, empty, a text file, a name in Latin-1, a folder without permission: the good ones arrive."""
+    put_plates(plant, each=3)
+    whole = picture("dark", 99)
+    plant.put("dark/cut.jpg", whole[: len(whole) // 2])
+    plant.put("dark/empty.jpg", b"")
+    plant.put("dark/x.jpg", b"this is no picture\n")
+    with open(os.fsencode(plant.root) + b"/light/caf\xe9.jpg", "wb") as file:
+        file.write(picture("light", 98))
+    done = plant.call("run", "--once")
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(stored(server)) == 7
+    assert plant.census().total.quarantined == 3
+    for name, expected in (("cut", "cut short"), ("empty", "empty"), ("x", "text")):
+        shown = plant.call("show", str(plant.root / f"dark/{name}.jpg"))
+        assert shown.returncode == 0
+        assert expected in shown.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
+def test_a_folder_that_may_not_be_read_does_not_hold_up_the_others(plant: Plant, server: MviServer) -> None:
+    """Run as a user without the right: the rest is uploaded, and `status` names the trouble."""
+    put_plates(plant, each=3)
+    (plant.root / "secret").mkdir()
+    (plant.root / "secret/1.jpg").write_bytes(picture("dark", 77))
+    for path in (plant.folder, *plant.folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for parent in plant.folder.parents:
+        if parent.owner() == "root" and parent != Path("/") and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    os.chown(plant.root / "secret", 0, 0)
+    (plant.root / "secret").chmod(0o700)
+    command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c", "pass"]
+    if shutil.which("setpriv") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no setpriv here")
+    from support.daemon import PROGRAM
+
+    probe = subprocess.run(
+        [*command[:6], *PROGRAM, "--version"], check=False, capture_output=True, text=True, env=plant.environ
+    )
+    if probe.returncode:
+        pytest.skip("the program cannot be read by another user here")
+    done = subprocess.run(
+        [*command[:6], *PROGRAM, "run", "--once", "-c", str(plant.config)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=plant.environ,
+        timeout=60,
+    )
+
+    assert "Traceback" not in done.stderr
+    assert len(stored(server)) == 6
+    assert "Permission denied" in plant.status()["folders"][0]["reason"]
+
+
+def test_an_unmounted_root_is_an_alarm_and_no_deletion(plant: Plant, server: MviServer) -> None:
+    """The share goes and comes back: nothing is removed, nothing sent twice, and new pictures arrive afterwards."""
+    plant.configure(deletions="remove", watch={"rescan": 1, "poll": 0.5})
+    put_plates(plant, each=3)
+    with plant.running():
+        plant.wait(lambda p: p.tally().confirmed == 6)
+        plant.root.rename(plant.folder / "elsewhere")
+        plant.wait(lambda p: p.status()["folders"][0]["state"] == "unavailable")
+        (plant.folder / "elsewhere").rename(plant.root)
+        plant.put("dark/new.jpg", picture("dark", 55))
+        plant.wait(lambda p: p.tally().confirmed == 7)
+        assert plant.status()["folders"][0]["state"] == "watched"
+
+    assert len(stored(server)) == 7
+    assert len([one for one in server.requests if one.method == "DELETE"]) == 0
+
+
+def test_a_changed_configuration_is_taken_over_without_a_restart(plant: Plant, server: MviServer) -> None:
+    """A valid change counts at once, an invalid one is refused and told, secrets are not logged."""
+    plant.configure(threshold={"upload": 100}, credentials={"api_key": "s3cret-k3y-0001"})
+    put_plates(plant, each=3)
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().ready == 6)
+        plant.configure(threshold={"upload": 0})
+        plant.wait(lambda p: bool(p.events("configuration.refused")))
+        plant.configure(threshold={"upload": 2}, credentials={"api_key": "s3cret-k3y-0002"})
+        plant.wait(lambda p: p.tally().confirmed == 6)
+        daemon.signal(signal.SIGHUP)
+        assert daemon.stop() == 0
+
+    (change,) = plant.events("configuration.changed")
+    assert any("threshold.upload: 100 -> 2" in line for line in change["changes"])
+    assert "s3cret" not in plant.log()
+
+
+def test_ten_thousand_pictures_copied_in_all_arrive(plant: Plant, server: MviServer, tmp_path: Path) -> None:
+    """`cp -r` of 100 folders while it runs: every picture is stored once, under its category."""
+    source = tmp_path / "source"
+    tail = picture("dark", 1, size=16)
+    for number in range(10_000):
+        folder = source / f"c{number % 5}" / f"day{number // 5 % 20}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # bytes after the end of a JPEG make pictures that differ, cheaply
+        (folder / f"{number}.jpg").write_bytes(tail + f"{number:06}".encode())
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.events("daemon.started")))
+        subprocess.run(["cp", "-r", f"{source}/.", str(plant.root)], check=True)
+        plant.wait(lambda p: p.tally().confirmed == 10_000, 100)
+        assert daemon.stop() == 0
+
+    files = stored(server)
+    assert len(files) == len(set(files)) == 10_000
+    assert {category for category, _ in files} == {f"c{number}" for number in range(5)}
+
+
+@pytest.mark.parametrize("repeat", range(3))
+def test_lost_answers_lead_to_no_second_copy(plant: Plant, server: MviServer, repeat: int) -> None:
+    """Half of the answers are lost after storing, one in five is a 503: still every picture is there once."""
+    plant.configure(upload={"batch_files": 3, "parallel": 2, "grace": 1})
+    server.faults.add(Fault(Action.LOSE_ANSWER, "POST", "/files$", count=None, probability=0.5))
+    server.faults.add(Fault(Action.STATUS, "POST", "/files$", count=None, probability=0.2, status=503))
+    put_plates(plant, start=100 * repeat)
+    with plant.running():
+        plant.wait(lambda p: p.tally().confirmed == 30, 60)
+
+    files = stored(server)
+    assert len(files) == len(set(files)) == 30

@@ -1,0 +1,169 @@
+"""The real program as a process, on a folder of its own, and a look at what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from image_sync.cli.session import ledger_of, settings_of
+from image_sync.domain import Census, Run, Tally
+from image_sync.ledger import exists
+
+QUICK = {"max_iter": 100, "test_interval": 20, "learning_rate": 0.01}
+PROGRAM = (sys.executable, "-m", "image_sync")
+
+
+class Plant:
+    """A folder with pictures, a configuration and the program on it."""
+
+    def __init__(self, folder: Path, endpoint: str, **changes: Any) -> None:
+        self.folder = folder
+        self.root = folder / "pictures"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.config = folder / "configuration.json"
+        self.document: dict[str, Any] = {
+            "credentials": {"endpoint": endpoint},
+            "dataset": {"name": "plates"},
+            "model": {"name": "plates", "strategy": QUICK, "grace": 2, "poll": 0.2},
+            "threshold": {"upload": 1, "training": 10**6},
+            "time": 0.2,
+            "watch": {"settle": 0.2},
+            "upload": {"grace": 2},
+            "folders": [str(self.root)],
+            "state": str(folder / "state"),
+        }
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(("VAPI_", "NOTIFY_"))}
+        self.configure(**changes)
+
+    def configure(self, **changes: Any) -> None:
+        """Change top-level keys; a mapping is merged into the section that is there. Written at one stroke."""
+        for key, value in changes.items():
+            old = self.document.get(key)
+            self.document[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        draft = self.config.with_suffix(".draft")
+        draft.write_text(json.dumps(self.document, indent=1))
+        draft.chmod(0o600)
+        draft.replace(self.config)
+
+    def put(self, place: str, content: bytes) -> Path:
+        """A picture at ``category/name``."""
+        path = self.root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def call(self, *arguments: str, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; ``-c`` is added."""
+        command = [*PROGRAM, *arguments, "-c", str(self.config)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**self.environ, **environ},
+            errors="backslashreplace",
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What ``image-sync status --json`` prints."""
+        done = self.call("status", "--json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str, **environ: str) -> Iterator[Daemon]:
+        """The daemon as a process; killed at the end if it still runs."""
+        daemon = Daemon(self, arguments, environ)
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+
+    def tally(self) -> Tally:
+        """The counts of the ledger, as the tracker sees them."""
+        with ledger_of(settings_of(self.config)) as ledger:
+            return ledger.tally()
+
+    def census(self) -> Census:
+        """The counts of the ledger, as ``status`` sees them."""
+        with ledger_of(settings_of(self.config)) as ledger:
+            return ledger.census()
+
+    def runs(self) -> list[Run]:
+        """The trainings that the ledger knows, newest first."""
+        with ledger_of(settings_of(self.config)) as ledger:
+            return ledger.runs.history()
+
+    def wait(self, done: Callable[[Plant], bool], seconds: float = 40.0) -> None:
+        """Until it is so; the test fails if it takes too long."""
+        pause, until = threading.Event(), time.monotonic() + seconds
+        while not (exists(self.folder / "state") and done(self)):
+            assert time.monotonic() < until, f"not in time\n{self.log()}"
+            pause.wait(0.1)
+
+    def log(self) -> str:
+        """What the daemon logged, all starts together."""
+        path = self.folder / "daemon.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The logged events of this name."""
+        lines = (json.loads(line) for line in self.log().splitlines() if line.startswith("{"))
+        return [line for line in lines if line.get("event") == name]
+
+
+class Daemon:
+    """``python -m image_sync run`` as a process."""
+
+    def __init__(self, plant: Plant, arguments: tuple[str, ...], environ: Mapping[str, str]) -> None:
+        self._log = (plant.folder / "daemon.log").open("ab")
+        self.process = subprocess.Popen(
+            [*PROGRAM, "run", "-c", str(plant.config), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**plant.environ, **environ},
+        )
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """SIGTERM, and its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Its exit code once it has ended."""
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        self.process.kill()
+        self.process.wait(10)
+        self._log.close()
+
+
+def stored(server: Any) -> list[tuple[str, str]]:
+    """(category, original name) of every file in every dataset of an embedded server, sorted."""
+    from support.mvi_server import Caller
+
+    caller = Caller(server.url)
+    return sorted(
+        (file.get("category_name") or "", file["original_file_name"])
+        for dataset in caller.get("/datasets")
+        for file in caller.get(f"/datasets/{dataset['_id']}/files")
+    )
