@@ -79,7 +79,7 @@ class Request:
                 part.get_content_type() if part["content-type"] else None,
                 part.get_payload(decode=True),  # type: ignore[arg-type]
             )
-            for part in message.iter_parts()  # type: ignore[attr-defined]
+            for part in message.iter_parts()
         ]
 
 
@@ -160,6 +160,7 @@ class FakeHttp:
 
     def _serve(self, raw: socket.socket, number: int) -> None:
         raw.settimeout(20)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._open.add(raw)
         try:

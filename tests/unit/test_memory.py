@@ -92,7 +92,7 @@ def test_training_advances_with_each_look() -> None:
         memory.upload(shipment(dataset, category))
     task = memory.start_training(TrainingPlan("m", dataset))
 
-    seen = []
+    seen: list[Phase] = []
     while not seen or seen[-1] is not Phase.TRAINED:
         assert memory.model_of(task) is None
         seen.append(memory.progress(task).phase)

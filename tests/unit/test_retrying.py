@@ -141,8 +141,7 @@ class _TornListing(MemoryPlatform):
     breaks: tuple[int, ...] = ()
 
     def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
-        left, *rest = (*self.breaks, 10**9)
-        self.breaks = tuple(rest[:-1])
+        left, self.breaks = (self.breaks or (10**9,))[0], self.breaks[1:]
         for number, row in enumerate(super().listing(dataset)):
             if number == left:
                 raise Transient("page 2 got lost")
@@ -153,14 +152,14 @@ def test_listing_goes_on_after_a_break() -> None:
     """A listing that breaks off half-way is read again, and each picture is given out once."""
     memory = _TornListing()
     dataset = memory.ensure_dataset("d")
-    memory.upload(shipment(dataset, 2500 % 256))
-    memory.upload(shipment(dataset, 200))
-    total = len(list(memory.listing(dataset)))
-    memory.breaks = (0, 150, 7)
+    for _ in range(6):
+        memory.upload(shipment(dataset, 250))
+    memory.breaks = (0, 1200, 7)
 
     rows = list(quick(memory).listing(dataset))
 
-    assert len({row.remote_id for row in rows}) == len(rows) == total
+    assert len({row.remote_id for row in rows}) == len(rows) == 1500
+    assert memory.calls["listing"] == 4
 
 
 def test_listing_leaves_the_consumers_errors_alone() -> None:

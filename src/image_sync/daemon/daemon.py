@@ -129,7 +129,11 @@ class Daemon:
         for worker in crew.workers:
             worker.wake()
         deadline = time.monotonic() + self._settings.shutdown
-        late = [worker.name for worker in crew.workers if not worker.join(deadline - time.monotonic())]
+        waiting = list(crew.workers)
+        while waiting and time.monotonic() < deadline:
+            waiting = [worker for worker in waiting if not worker.join(_LOOK / len(crew.workers))]
+            self._notifier.watchdog()  # ending in order is work, too
+        late = [worker.name for worker in waiting]
         if late:
             log.warning("daemon.unfinished", workers=late, hint="what they were sending is asked for at the next start")
         crew.watcher.close()

@@ -8,16 +8,12 @@ when a third one comes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +21,8 @@ from numpy.typing import NDArray
 from image_sync.logs import show_path
 from image_sync.mvi_server import features
 from image_sync.mvi_server.features import Floats, Standard
+from image_sync.mvi_server.model import Model, softmax
+from image_sync.mvi_server.strategy import Strategy
 
 BATCH = 32
 """Pictures in one mini-batch, for training and for the held-out test."""
@@ -32,33 +30,6 @@ BATCH = 32
 _REPORTS = 50
 _FEWEST_CATEGORIES = 2
 _NEVER = 1e-12  # probability that stands for 0 in a loss
-_MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
-
-
-class _Setting(NamedTuple):
-    """One number of a training's strategy: its default and what it may be."""
-
-    default: float
-    low: float
-    high: float
-    says: str
-    whole: bool = False
-    above_low: bool = False
-    below_high: bool = False
-
-
-# Defaults and ranges as IBM documents them; wider where MVI's own command offers more, or where less does no harm.
-_SETTINGS = {
-    "max_iter": _Setting(1500, 1, 100_000, "a whole number from 1 to 100000 (MVI documents 100 to 10000)", whole=True),
-    "test_iter": _Setting(100, 1, 1000, "a whole number from 1 to 1000", whole=True),
-    "test_interval": _Setting(20, 1, 1000, "a whole number from 1 to 1000", whole=True),
-    "learning_rate": _Setting(
-        0.001, 0, 1, "above 0 and below 1 (MVI documents above 0 and at most 0.01)", above_low=True, below_high=True
-    ),
-    "ratio": _Setting(0.8, 0, 1, "above 0 and at most 1 (MVI documents 0.5 to 1)", above_low=True),
-    "momentum": _Setting(0.9, 0, 1, "from 0 to 1"),
-    "weight_decay": _Setting(0.0005, 0, 0.5, "above 0 and below 0.5", above_low=True, below_high=True),
-}
 
 
 class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
@@ -90,103 +61,6 @@ class Point:
     test_loss: float | None
     accuracy: float | None
     remaining: float
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """What a training learnt. May be used from several threads at once.
-
-    Attributes:
-        categories: names, in the order of the columns of ``weights``.
-        accuracy: share of all held-out pictures that it told right, 0 to 1.
-        weights, bias: of the linear softmax.
-        standard: how figures are standardised; it stays as the first model of its line found it.
-    """
-
-    categories: tuple[str, ...]
-    accuracy: float
-    weights: Floats
-    bias: Floats
-    standard: Standard
-
-    def predict(self, picture: bytes) -> list[tuple[str, float]]:
-        """Every category with its probability, best first; they add up to 1.
-
-        Raises ValueError when the picture cannot be decoded.
-        """
-        try:
-            figures = features.extract(picture)
-        except ValueError as error:
-            raise ValueError(f"The picture cannot be used: {error}.") from error
-        scores = (self.standard.apply(figures) @ self.weights + self.bias).astype(np.float64)
-        answers = zip(self.categories, _softmax(scores).tolist(), strict=True)
-        return sorted(answers, key=lambda answer: -answer[1])
-
-    def to_bytes(self) -> bytes:
-        """The model as a line of JSON and plain numbers, with a checksum; equal models give equal bytes."""
-        facts = {"categories": self.categories, "accuracy": self.accuracy, "figures": features.LENGTH}
-        standard = self.standard
-        arrays = (self.weights, self.bias, standard.mean, standard.scale, standard.mixing)
-        body = b"\n".join([json.dumps(facts).encode(), b"".join(array.astype("<f4").tobytes() for array in arrays)])
-        return _MAGIC + hashlib.sha256(body).digest() + body
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> Model:
-        """The model that :meth:`to_bytes` wrote. Raises ValueError when it is damaged or of another version."""
-        body = raw[len(_MAGIC) + hashlib.sha256().digest_size :]
-        if raw != _MAGIC + hashlib.sha256(body).digest() + body:
-            raise ValueError("The stored model is damaged or of another version of image-sync. Train it anew.")
-        head, _, tail = body.partition(b"\n")
-        facts = json.loads(head)
-        count, length = len(facts["categories"]), facts["figures"]
-        shapes = ((length, count), (count,), (length,), (length,), (length, length))
-        numbers = np.frombuffer(tail, dtype="<f4").astype(np.float32)
-        if length != features.LENGTH or numbers.size != sum(math.prod(shape) for shape in shapes):
-            raise ValueError("The stored model is of another version of image-sync. Train it anew.")
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        weights, bias, mean, scale, mixing = (
-            part.reshape(shape) for part, shape in zip(np.split(numbers, ends), shapes, strict=True)
-        )
-        return cls(tuple(facts["categories"]), facts["accuracy"], weights, bias, Standard(mean, scale, mixing))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A strategy after it was checked."""
-
-    max_iter: int
-    test_iter: int
-    test_interval: int
-    learning_rate: float
-    ratio: float
-    momentum: float
-    weight_decay: float
-
-    @classmethod
-    def parse(cls, strategy: Mapping[str, object]) -> _Plan:
-        number = {key: _number(key, strategy.get(key, setting.default)) for key, setting in _SETTINGS.items()}
-        return cls(
-            max_iter=int(number["max_iter"]),
-            test_iter=int(number["test_iter"]),
-            test_interval=int(number["test_interval"]),
-            learning_rate=number["learning_rate"],
-            ratio=number["ratio"],
-            momentum=number["momentum"],
-            weight_decay=number["weight_decay"],
-        )
-
-
-def _number(key: str, value: object) -> float:
-    setting = _SETTINGS[key]
-    numeral = isinstance(value, str) and value.isascii() and "_" not in value  # float() takes more than people write
-    number = math.nan
-    if numeral or (isinstance(value, int | float) and not isinstance(value, bool)):
-        with contextlib.suppress(ValueError, OverflowError):
-            number = float(value)  # type: ignore[arg-type]
-    fits = setting.low <= number <= setting.high and not (setting.whole and number % 1)
-    if not fits or (setting.above_low and number == setting.low) or (setting.below_high and number == setting.high):
-        raise ValueError(f"The strategy's {key} is {ascii(value)[:60]}, but must be {setting.says}.")
-    return number
 
 
 @dataclass(frozen=True)
@@ -233,7 +107,7 @@ def train(
     Raises ValueError (a bad strategy value, too few pictures, a picture that cannot be decoded) with a sentence for
     the user, and StopTraining.
     """
-    plan = _Plan.parse(strategy)
+    plan = Strategy.parse(strategy)
     categories = tuple(sorted({sample.category for sample in samples}))
     if len(categories) < _FEWEST_CATEGORIES:
         raise ValueError(f"Training needs pictures of at least two categories, but there are {len(categories)}.")
@@ -297,7 +171,7 @@ def _descend(
     model: Model,
     learnt: _Table,
     tested: _Table,
-    plan: _Plan,
+    plan: Strategy,
     report: Callable[[Point], None],
     stop: threading.Event,
 ) -> Model:
@@ -311,7 +185,7 @@ def _descend(
     for iteration in range(1, plan.max_iter + 1):
         _check(stop)
         batch = next(batches)
-        answers = _softmax(batch.figures @ weights + bias)
+        answers = softmax(batch.figures @ weights + bias)
         losses.append(_loss(answers, batch))
         answers[np.arange(len(batch)), batch.labels] -= 1
         answers /= len(batch)
@@ -342,11 +216,6 @@ def _batches(learnt: _Table) -> Iterator[_Table]:
             yield learnt.rows(order[start : start + BATCH])
 
 
-def _softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
 def _loss(answers: NDArray[np.floating], table: _Table) -> float:
     """Mean cross-entropy."""
     return float(-np.log(np.maximum(answers[np.arange(len(table)), table.labels], _NEVER)).mean())
@@ -354,7 +223,7 @@ def _loss(answers: NDArray[np.floating], table: _Table) -> float:
 
 def _measure(tested: _Table, weights: Floats, bias: Floats) -> tuple[float, float]:
     """Loss and accuracy."""
-    answers = _softmax(tested.figures @ weights + bias)
+    answers = softmax(tested.figures @ weights + bias)
     return _loss(answers, tested), float((answers.argmax(axis=1) == tested.labels).mean())
 
 

@@ -52,8 +52,8 @@ class Item:
         size: bytes that ``read`` will return.
         sha256: 64 hex digits of those bytes.
         read: reads the file whole and proves that its SHA-256 is ``sha256``; raises
-            :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once, when the
-            bytes are about to be sent, so that one picture at a time is in memory.
+            :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once per
+            attempt, when the bytes are about to be sent, so that one picture at a time is in memory.
     """
 
     key: str

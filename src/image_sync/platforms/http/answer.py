@@ -78,7 +78,7 @@ def read_answer(response: requests.Response, limit: int, sink: Callable[[bytes],
     """
     body = bytearray()
     cut = ""
-    streamed = sink is not None and response.ok and not response.is_redirect
+    streamed = sink is not None and 200 <= response.status_code <= 299  # noqa: PLR2004 - the 2xx statuses
     try:
         while chunk := response.raw.read(_CHUNK, decode_content=False):
             if sink is not None and streamed:
@@ -92,9 +92,8 @@ def read_answer(response: requests.Response, limit: int, sink: Callable[[bytes],
         if streamed:
             raise
         cut = "it is cut short"  # the status came through, and may be proof enough
-    if not (
-        body or streamed or cut or response.status_code in _BODILESS or _LENGTHS & set(map(str.lower, response.headers))
-    ):
+    told = response.status_code in _BODILESS or any(name in response.headers for name in _LENGTHS)
+    if not (told or body or streamed or cut):
         cut = "it has no length and no content, as when it breaks off among its headers"
     packing = response.headers.get("Content-Encoding", "identity").lower()
     if packing != "identity" and not cut:

@@ -1,0 +1,80 @@
+"""What a training learnt: a linear softmax over the figures of a picture, and how it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_sync.mvi_server import features
+from image_sync.mvi_server.features import Floats, Standard
+
+_MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a training learnt. May be used from several threads at once.
+
+    Attributes:
+        categories: names, in the order of the columns of ``weights``.
+        accuracy: share of all held-out pictures that it told right, 0 to 1.
+        weights, bias: of the linear softmax.
+        standard: how figures are standardised; it stays as the first model of its line found it.
+    """
+
+    categories: tuple[str, ...]
+    accuracy: float
+    weights: Floats
+    bias: Floats
+    standard: Standard
+
+    def predict(self, picture: bytes) -> list[tuple[str, float]]:
+        """Every category with its probability, best first; they add up to 1.
+
+        Raises ValueError when the picture cannot be decoded.
+        """
+        try:
+            figures = features.extract(picture)
+        except ValueError as error:
+            raise ValueError(f"The picture cannot be used: {error}.") from error
+        scores = (self.standard.apply(figures) @ self.weights + self.bias).astype(np.float64)
+        answers = zip(self.categories, softmax(scores).tolist(), strict=True)
+        return sorted(answers, key=lambda answer: -answer[1])
+
+    def to_bytes(self) -> bytes:
+        """The model as a line of JSON and plain numbers, with a checksum; equal models give equal bytes."""
+        facts = {"categories": self.categories, "accuracy": self.accuracy, "figures": features.LENGTH}
+        standard = self.standard
+        arrays = (self.weights, self.bias, standard.mean, standard.scale, standard.mixing)
+        body = b"\n".join([json.dumps(facts).encode(), b"".join(array.astype("<f4").tobytes() for array in arrays)])
+        return _MAGIC + hashlib.sha256(body).digest() + body
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Model:
+        """The model that :meth:`to_bytes` wrote. Raises ValueError when it is damaged or of another version."""
+        body = raw[len(_MAGIC) + hashlib.sha256().digest_size :]
+        if raw != _MAGIC + hashlib.sha256(body).digest() + body:
+            raise ValueError("The stored model is damaged or of another version of image-sync. Train it anew.")
+        head, _, tail = body.partition(b"\n")
+        facts = json.loads(head)
+        count, length = len(facts["categories"]), facts["figures"]
+        shapes = ((length, count), (count,), (length,), (length,), (length, length))
+        numbers = np.frombuffer(tail, dtype="<f4").astype(np.float32)
+        if length != features.LENGTH or numbers.size != sum(math.prod(shape) for shape in shapes):
+            raise ValueError("The stored model is of another version of image-sync. Train it anew.")
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        weights, bias, mean, scale, mixing = (
+            part.reshape(shape) for part, shape in zip(np.split(numbers, ends), shapes, strict=True)
+        )
+        return cls(tuple(facts["categories"]), facts["accuracy"], weights, bias, Standard(mean, scale, mixing))
+
+
+def softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Probabilities along the last axis."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
