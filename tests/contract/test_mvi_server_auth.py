@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from support.mvi_server import Caller, serving
 
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.server import MviServer, Unprotected
+from support.mvi_server import Caller, serving
 
 ANN = Credentials("ann", "correct horse")
 

@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
-from support.mvi_server import Caller, archive, picture, serving, until
 
 from image_sync.mvi_server.server import MviServer
+from support.mvi_server import Caller, archive, picture, serving, until
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -48,7 +48,10 @@ def test_lists_are_newest_first_and_sortable(caller):
     assert caller.get("/datasets") == []
     for name in ("b", "c", "a"):
         caller.dataset(name)
-    names = lambda **query: [one["name"] for one in caller.get("/datasets", **query)]  # noqa: E731
+
+    def names(**query: str) -> list[str]:
+        return [one["name"] for one in caller.get("/datasets", **query)]
+
     assert names() == ["a", "c", "b"]
     assert names(sortby="name") == ["a", "b", "c"]
     assert names(sortby="name DESC") == ["c", "b", "a"]
@@ -111,8 +114,23 @@ def test_what_is_not_there_fails_in_the_words_that_ibm_tests_look_for(caller, me
     assert fragment in response.json()["fault"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"null", b'"x"', b'{"name": 3}', b'{"name": ""}', b'{"name": "a\\u0007"}',
-                                  b'{"name": "\\ud800"}', b'{"name": NaN}', b"[" * 100_000, b"\xff\xfe"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"null",
+        b'"x"',
+        b'{"name": 3}',
+        b'{"name": ""}',
+        b'{"name": "a\\u0007"}',
+        b'{"name": "\\ud800"}',
+        b'{"name": NaN}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+    ],
+)
 def test_a_bad_body_is_a_bad_request(caller, body):
     """What is no JSON object with a usable name answers 400, never a server error."""
     response = caller.call("POST", "/datasets", data=body)
@@ -178,8 +196,9 @@ def test_a_clone_has_everything_under_new_ids(caller):
     clone = caller.post(f"/datasets/{dataset}/action", action="clone", name="copy")["dataset_id"]
     assert {one["name"] for one in caller.get(f"/datasets/{clone}/categories")} == {"dark", "light", "empty"}
     ours, theirs = caller.get(f"/datasets/{dataset}/files"), caller.get(f"/datasets/{clone}/files")
-    seen = lambda files: [(f["original_file_name"], f["category_name"], f["user_metadata"]) for f in files]  # noqa: E731
-    assert seen(ours) == seen(theirs)
+    for mine, yours in zip(ours, theirs, strict=True):
+        for key in ("original_file_name", "category_name", "user_metadata"):
+            assert mine[key] == yours[key]
     assert not {file["_id"] for file in ours} & {file["_id"] for file in theirs}
     assert caller.call("DELETE", f"/datasets/{dataset}").status_code == 200
     url = f"{caller.api}/uploads/{theirs[0]['owner']}/datasets/{clone}/files/{theirs[0]['file_name']}"
@@ -190,6 +209,7 @@ def test_a_clone_has_everything_under_new_ids(caller):
 
 def test_an_export_comes_back_by_import(caller):
     """Export names the file last and unquoted; import makes a new dataset, told by a background task of its id."""
+    caller.call("DELETE", "/bgtasks")
     dataset = caller.trainable("my pärts", each=2)
     file = caller.get(f"/datasets/{dataset}/files")[0]["_id"]
     box = {"xmin": 1, "ymin": 2, "xmax": 9, "ymax": 8}
@@ -212,21 +232,31 @@ def test_an_export_comes_back_by_import(caller):
     answer = caller.call("POST", "/datasets/import", files={"files": ("x.zip", response.content)}).json()
     new = answer["dataset_id"]
     assert new != dataset
-    listed = lambda: caller.get("/bgtasks", status="completed")["task_list"]  # noqa: E731
-    (task,) = until(lambda: [task for task in listed() if task["_id"] == new])
+    tasks = until(lambda: caller.get("/bgtasks", status="completed")["task_list"])
+    (task,) = [one for one in tasks if one["_id"] == new]
     assert task["event_type"] == "import_dataset"
     assert (task["success_count"], task["fail_count"], task["percent_complete"]) == (4, 0, 100)
     assert caller.get(f"/datasets/{new}")["locked"] == 0
-    seen = lambda ds: sorted((f["original_file_name"], f["category_name"]) for f in caller.get(f"/datasets/{ds}/files"))  # noqa: E731
-    assert seen(new) == seen(dataset)
+    old, copy = (
+        sorted((file["original_file_name"], file["category_name"]) for file in caller.get(f"/datasets/{one}/files"))
+        for one in (dataset, new)
+    )
+    assert old == copy
     assert [label["name"] for label in caller.get(f"/datasets/{new}/object-labels")] == ["dent <&"]
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no zip", archive({"a.jpg": b"x"}), archive({"prop.json": b"{"}), archive({"prop.json": b"[]"}),
-     archive({"prop.json": b'{"name": "x", "file_prop_info": "[3]"}'}), archive({"../prop.json": b"{}"})],
-)  # fmt: skip
+    [
+        b"",
+        b"no zip",
+        archive({"a.jpg": b"x"}),
+        archive({"prop.json": b"{"}),
+        archive({"prop.json": b"[]"}),
+        archive({"prop.json": b'{"name": "x", "file_prop_info": "[3]"}'}),
+        archive({"../prop.json": b"{}"}),
+    ],
+)
 def test_what_is_no_export_is_not_imported(caller, content):
     """A damaged or foreign archive is refused at once and leaves no dataset."""
     response = caller.call("POST", "/datasets/import", files={"files": ("x.zip", content)})
@@ -241,7 +271,10 @@ def test_background_tasks_are_filtered_and_cleared(caller):
     content = archive({"x/prop.json": json.dumps({"name": "x", "file_prop_info": "[]"}).encode()})
     new = caller.call("POST", "/datasets/import", files={"files": ("x.zip", content)}).json()["dataset_id"]
     until(lambda: caller.get("/bgtasks", status="completed")["task_list"])
-    assert caller.get("/bgtasks", newer_than="2001/01/01-00:00:00", task_type="import_dataset")["task_list"][0]["_id"] == new
+    assert (
+        caller.get("/bgtasks", newer_than="2001/01/01-00:00:00", task_type="import_dataset")["task_list"][0]["_id"]
+        == new
+    )
     assert caller.get("/bgtasks", newer_than="2901/01/01-00:00:00")["task_list"] == []
     assert caller.call("GET", "/bgtasks", params={"newer_than": "yesterday"}).status_code == 400
     assert caller.call("DELETE", "/bgtasks").json()["success_count"] == 1

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
-from support.mvi_server import Caller, picture, serving, until
 
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
+from support.mvi_server import Caller, picture, serving, until
 
 JPG = picture("dark", 1)
 UPLOADS = {"method": "POST", "path": "/files$"}
@@ -40,7 +41,7 @@ def switch(server: MviServer, action: Action, **options: object) -> None:
 
 
 def test_an_error_status_comes_with_retry_after_and_stores_nothing(server, caller):
-    """status answers as told, once per count, and the request is not carried out."""
+    """An error status answers as told, once per count, and the request is not carried out."""
     dataset = caller.dataset()
     switch(server, Action.STATUS, status=429, retry_after=7, count=2)
     for _ in range(2):
@@ -147,9 +148,20 @@ def test_faults_are_switched_over_http(server, caller):
 
 @pytest.mark.parametrize(
     "body",
-    [None, 3, {}, {"action": "explode"}, {"action": "reset", "cuont": 1}, {"action": "reset", "count": 0}, {"action": "reset", "count": True},
-     {"action": "reset", "path": "("}, {"action": "status", "status": 200}, {"action": "slow", "seconds": "1"}, {"action": "reset", "probability": 2}],
-)  # fmt: skip
+    [
+        None,
+        3,
+        {},
+        {"action": "explode"},
+        {"action": "reset", "cuont": 1},
+        {"action": "reset", "count": 0},
+        {"action": "reset", "count": True},
+        {"action": "reset", "path": "("},
+        {"action": "status", "status": 200},
+        {"action": "slow", "seconds": "1"},
+        {"action": "reset", "probability": 2},
+    ],
+)
 def test_a_fault_that_is_not_understood_is_refused(server, caller, body):
     """Each mistake is told in a sentence, and nothing is switched."""
     response = caller.session.post(f"{server.url}/_faults", json=body)
@@ -168,8 +180,6 @@ def test_a_guarded_servers_switches_need_its_token(tmp_path: Path):
 
 def test_the_server_stops_in_the_middle_of_a_slow_answer(tmp_path: Path):
     """Stopping does not wait for what is slow on purpose."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with serving(tmp_path) as server:
         server.faults.add(Fault(Action.SLOW, seconds=60))
         with ThreadPoolExecutor(1) as pool:

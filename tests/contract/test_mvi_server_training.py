@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
 
 from image_sync.mvi_server.server import MviServer
+from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
 
 
 @pytest.fixture(name="server", scope="module")
@@ -52,7 +53,12 @@ def test_a_training_goes_its_way_and_leaves_a_model_of_its_id(caller, dataset, m
     assert (trains[-1]["iter"], trains[-1]["total_iter"]) == ("60", "60")
     assert 0 <= float(tests[-1]["accuracy"]) <= 1
     shown = caller.get(f"/trained-models/{model}")
-    assert (shown["_id"], shown["name"], shown["deployed"], shown["production_status"]) == (model, "first", 0, "untested")
+    assert (shown["_id"], shown["name"], shown["deployed"], shown["production_status"]) == (
+        model,
+        "first",
+        0,
+        "untested",
+    )
     assert 0.5 <= float(shown["accuracy"]) <= 1
     ids = {one["name"]: one["_id"] for one in caller.get(f"/datasets/{dataset}/categories")}
     assert {one["category_name"]: one["category_id"] for one in shown["categories"]} == ids
@@ -152,8 +158,8 @@ def test_a_picture_that_cannot_be_decoded_is_named(caller):
 def test_a_training_can_continue_from_a_model(caller, dataset, model):
     """pretrained_model starts from the stored weights: the first loss is lower than from the beginning."""
     task = caller.trained(dataset, "more", pretrained_model=model)
-    first = lambda one: float(caller.status(one)["data"][0]["loss"])  # noqa: E731
-    assert first(task) < first(model)
+    from_model, from_nothing = (float(caller.status(one)["data"][0]["loss"]) for one in (task, model))
+    assert from_model < from_nothing
     assert caller.get(f"/dltasks/{task}")["pretrained_model"] == model
 
 
@@ -216,7 +222,10 @@ def test_a_deployed_model_tells_pictures_apart(caller, model):
     assert right >= 9
     url = caller.api.removesuffix("/api") + answer["imageUrl"]
     assert caller.session.get(url).content == raw
-    ask = lambda **data: caller.call("POST", f"/dlapis/{model}", files={"files": ("q.jpg", raw)}, data=data)  # noqa: E731
+
+    def ask(**data: str) -> Any:
+        return caller.call("POST", f"/dlapis/{model}", files={"files": ("q.jpg", raw)}, data=data)
+
     assert len(ask(clsnum="1").json()["classified"]) == 1
     assert ask(confthre="1000").json()["classified"] == []
     assert ask(confthre="much").status_code == 400
@@ -226,7 +235,11 @@ def test_inference_that_cannot_be_done_is_told(caller, model):
     """An unknown model, no picture, a broken one, and a picture by URL are failures with a fault."""
     deployed(caller, model)
     assert caller.call("POST", "/dlapis/bad", files={"files": ("q.jpg", b"x")}).status_code == 404
-    for files in ({"other": ("q.jpg", b"x")}, {"files": ("q.jpg", b"x")}, {"files": ("q.jpg", picture("dark", 1)[:-9])}):
+    for files in (
+        {"other": ("q.jpg", b"x")},
+        {"files": ("q.jpg", b"x")},
+        {"files": ("q.jpg", picture("dark", 1)[:-9])},
+    ):
         response = caller.call("POST", f"/dlapis/{model}", files=files)
         assert response.status_code == 400
         assert response.json()["result"] == "fail"

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,13 @@ def trainings(server: MviServer) -> list[dict]:
     return found
 
 
+def vision(server: MviServer, *words: str) -> str:
+    """What IBM's own command prints."""
+    command = [str(Path(sys.executable).with_name("vision")), *words]
+    environ = {**os.environ, "VAPI_BASE_URI": server.url, "VAPI_TOKEN": "any", "no_proxy": "*"}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
 def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> None:
     """The main job: pictures dropped while it runs arrive under their categories, and are trained on once."""
     plant.configure(threshold={"upload": 3, "training": 20})
@@ -53,6 +61,9 @@ def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> No
     files = stored(server)
     assert len(files) == len(set(files)) == 30
     assert {category for category, _ in files} == {"dark", "light"}
+    listed = vision(server, "files", "list", f"--dsid={Caller(server.url).get('/datasets')[0]['_id']}", "--summary")
+    assert listed.splitlines()[-1] == "30 items"
+    assert vision(server, "dltasks", "list", "--summary").splitlines()[-1] == "1 items"
     (task,) = trainings(server)
     assert task["status"] == "trained"
     (model,) = Caller(server.url).get("/trained-models/")

@@ -92,7 +92,7 @@ def test_a_login_and_defaults(here: Path) -> None:
 
 def test_missing_options_are_named(here: Path) -> None:
     """All that is missing is named at once."""
-    with pytest.raises(UsageError, match="--endpoint, --folder, --dataset, --password-file is missing") as raised:
+    with pytest.raises(UsageError, match="missing: --endpoint, --folder, --dataset, --password-file") as raised:
         init(username="ann")
 
     assert raised.value.exit_code == 2

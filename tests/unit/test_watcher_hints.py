@@ -17,6 +17,7 @@ ROOT = b"/r"
 
 
 def all_of(hints: Hints, now: float = 0.0) -> list[Hint]:
+    """Everything that is due."""
     return list(iter(lambda: hints.take(now), None))
 
 
@@ -61,6 +62,7 @@ def test_too_many_folders_become_the_whole_root():
 
 
 def sighting(name: bytes, folder: bytes = b"/r/a") -> Sighting:
+    """A sighting of a file of this name."""
     return Sighting(folder, name, Stamp(1, 2, 3, 4), "a")
 
 

@@ -23,6 +23,7 @@ JPEG, PNG = jpeg(width=200, height=150), png(width=60, height=50)
 
 
 def check(folder: Path, content: bytes, name: str = "a.jpg", rules: Rules | None = None) -> Verdict:
+    """The verdict on a file of this name and content."""
     path = folder / name
     path.write_bytes(content)
     fd = os.open(path, os.O_RDONLY)
@@ -35,6 +36,7 @@ def check(folder: Path, content: bytes, name: str = "a.jpg", rules: Rules | None
 
 
 def mpo() -> bytes:
+    """Several JPEGs in one file, as some cameras make."""
     return encoded(drawn(), "MPO", save_all=True, append_images=[drawn(seed=1)])
 
 
@@ -141,12 +143,14 @@ def test_other_files_are_named_for_what_they_look_like(tmp_path, content, says):
 
 
 def png_header(width: int, height: int) -> bytes:
+    """A PNG without a picture."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
     return b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + end
 
 
 def with_size(content: bytes, width: int, height: int) -> bytes:
+    """The JPEG, with a header that lies."""
     at = content.index(b"\xff\xc0") + 5
     return content[:at] + struct.pack(">HH", height, width) + content[at + 4 :]
 
@@ -213,7 +217,9 @@ def test_oddities_in_metadata_are_not_warned_of(tmp_path):
 def test_pieces_of_any_size_give_the_same_answer(seed):
     """The walkers see the same file however it is cut into pieces."""
     chance = random.Random(seed)
-    for content, kind in [*((c, JpegWalker) for c in GOOD.values()), *((c, PngWalker) for c in GOOD_PNG.values())]:
+    kinds: list[tuple[bytes, type[JpegWalker | PngWalker]]] = [(content, JpegWalker) for content in GOOD.values()]
+    kinds += [(content, PngWalker) for content in GOOD_PNG.values()]
+    for content, kind in kinds:
         whole, pieces = kind(), kind()
         whole.feed(content)
         at = 0

@@ -18,6 +18,7 @@ WALL = 1_000_000.0
 
 
 def stamp(age: float, *, wall: float = WALL, size: int = 5) -> Stamp:
+    """The stamp of a file that was changed so many seconds ago."""
     at = round((wall - age) * 1e9)
     return Stamp(size, at, at, 1)
 

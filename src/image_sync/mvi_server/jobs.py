@@ -18,7 +18,8 @@ from image_sync.mvi_server.shelf import Shelf
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
-    from image_sync.mvi_server.learner import Model, Point
+    from image_sync.mvi_server.learner import Point
+    from image_sync.mvi_server.model import Model
 
 _log = get_logger(__name__)
 _PATIENCE = 30.0
@@ -164,13 +165,17 @@ class Jobs:
 
     def _outcome(self, running: _Running, task: Any) -> tuple[str, str]:
         # Late: scikit-learn takes a second to import, and a server may never train.
+        from threadpoolctl import threadpool_limits
+
         from image_sync.mvi_server import learner
 
         try:
             samples = self._samples(task["dataset_id"])
             base = self._shelf.model(task["base"]) if task["base"] else None
             strategy = json.loads(task["strategy"])
-            model = learner.train(samples, strategy, base=base, report=self._reporter(running), stop=running.stop)
+            # On a busy machine threads that share one small matrix wait for each other: ten times slower than one.
+            with threadpool_limits(limits=1):
+                model = learner.train(samples, strategy, base=base, report=self._reporter(running), stop=running.stop)
             self._keep(task, model, running)
         except learner.StopTraining:
             if running.aborted:

@@ -119,7 +119,9 @@ class MviServer:
         )
         self._jobs.start()
         self._thread.start()
-        self._ready.wait()
+        while not self._ready.wait(0.1):
+            if not self._thread.is_alive():
+                raise RuntimeError("the server's thread ended before it listened; the log says why")
         _log.info("mvi_server.started", url=self.url, data=str(self._store.folder))
         return self.url
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
-    from image_sync.mvi_server.learner import Model
+    from image_sync.mvi_server.model import Model
 
 _KEPT = 4
 
@@ -30,7 +30,7 @@ class Shelf:
             OSError: its file cannot be read.
         """
         # Late: scikit-learn takes a second to import, and most requests never need it.
-        from image_sync.mvi_server.learner import Model
+        from image_sync.mvi_server.model import Model
 
         with self._lock:
             model = self._models.get(model_id)

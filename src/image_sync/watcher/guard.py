@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from image_sync.domain import RootState, WatchMode
 from image_sync.logs import get_logger
@@ -18,6 +19,9 @@ from image_sync.watcher.rules import Rules
 log = get_logger(__name__)
 
 _REPORT_PAUSE = 1.0
+"""Seconds between two reports that differ only in how many files settle."""
+_ROOM_PAUSE = 1.0
+"""Seconds between two questions whether a watch is left: each takes some milliseconds."""
 _EMPTY = (
     "is empty although pictures are recorded below it, as an unmounted share is: mount it; if it was emptied on "
     "purpose, make a folder in it"
@@ -83,16 +87,21 @@ class Guard:
     def poll(self, root: Root, reason: str) -> None:
         """Look at the root every few seconds from now on, since its events cannot be had."""
         self._observer.unwatch(root.path)
+        self._folders.pop(root.path, None)
         if reason != root.polled_because:
             log.info("watch.polled", root=root.path, reason=reason, seconds=self.rules.poll)
         root.mode, root.polled_because = WatchMode.POLLING, reason
         root.scan_by(self._now() + self.rules.poll)
 
-    def after_new_folder(self, root: Root) -> None:
-        """Make sure that new folders can still be watched."""
+    def make_sure_of_room(self, root: Root) -> None:
+        """See, after new folders, whether more of them can still be watched."""
+        now = self._now()
+        if not root.grew or now < root.room_due:
+            return
+        root.grew, root.room_due = False, now + _ROOM_PAUSE
         if root.mode is WatchMode.EVENTS and not self._observer.room(root.path):
             self.poll(root, OUT_OF_WATCHES)
-            root.scan_by(self._now())
+            root.scan_by(now)
 
     def after_scan(self, root: Root, folders: int) -> None:
         """Take notice of how many folders there are, and of what could not be looked at any more."""
@@ -111,8 +120,8 @@ class Guard:
             report = root.report(settling(root.path))
             if report == root.reported:
                 continue
-            now, next_at = self._now(), root.reported_at + _REPORT_PAUSE
-            if root.reported and root.reported.state is report.state and now < next_at:
+            now, next_at, last = self._now(), root.reported_at + _REPORT_PAUSE, root.reported
+            if last and last == replace(report, settling=last.settling) and now < next_at:
                 due = min(next_at, due or next_at)
                 continue
             self._catalogue.report(report)
@@ -125,6 +134,7 @@ class Guard:
         root.start_anew()
         root.state, root.why = RootState.UNAVAILABLE, why
         self._observer.unwatch(root.path)
+        self._folders.pop(root.path, None)
 
     def _why_polled(self, root: Root, remote: str) -> str:
         self._folders.pop(root.path, None)

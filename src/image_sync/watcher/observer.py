@@ -133,10 +133,10 @@ class Observer:
         """How many folders the system watches for us; None where it does not tell."""
         fd = getattr(getattr(self._observer, "_inotify_fd", None), "_inotify_fd", None)
         try:
-            lines = Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines()
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_bytes().splitlines()
         except OSError:
             return None
-        return sum(line.startswith("inotify ") for line in lines)
+        return sum(line.startswith(b"inotify ") for line in lines)
 
     def close(self) -> None:
         """End all subscriptions and threads."""
@@ -172,7 +172,7 @@ def watch_limit() -> int | None:
     limits = []
     for path in _LIMITS:
         with contextlib.suppress(OSError, ValueError):
-            limits.append(int(path.read_text("ascii")))
+            limits.append(int(path.read_bytes()))
     return min(limits, default=None)
 
 

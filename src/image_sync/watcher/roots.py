@@ -24,6 +24,7 @@ class Root:
         local: whether its file system is this machine's own, so that its clock and its answers about writers count.
         seen_content: whether this very folder was seen with something in it; then an empty one was emptied.
         look_due, scan_due: when to check that it is there, when to look at everything in it.
+        grew: whether folders were made in it since it was last asked whether more can be watched.
         scanned: whether a full scan has ended since it became available.
         reap: a folder was not there: recorded folders must be looked for.
         departures: folders from which recorded files are missing, and since when.
@@ -42,6 +43,8 @@ class Root:
     arm_due: float = -NEVER
     scan_due: float = NEVER
     overflow_scan_at: float = -NEVER
+    room_due: float = -NEVER
+    grew: bool = False
     scan: Iterator[None] | None = None
     scanned: bool = False
     reap: bool = False

@@ -23,8 +23,9 @@ _STEP = 0.4
 """Seconds that one step works."""
 _HOT = 0.3
 """Seconds of it that what is new may take from the full looks."""
-_DUE_AT_ONCE = 200
-_ENTRIES_PER_SECOND = 20_000
+_DUE_AT_ONCE = 50
+"""Files that have settled and are read before the next folder is looked at."""
+_ENTRIES_PER_SECOND = 50_000
 """A folder with so many entries is looked at once a second at most, however many events it has."""
 _BETWEEN_OVERFLOWS = 10.0
 _AFTER_SETTLE = 0.5
@@ -149,6 +150,7 @@ class Watcher:
         for root in self._roots.values():
             if root.path in doubts or root.look_due <= self._now():
                 self._inspect(root)
+            self._guard.make_sure_of_room(root)
 
     def _look_at_everything(self, *, rearm: bool) -> None:
         for root in self._roots.values():
@@ -164,7 +166,8 @@ class Watcher:
         log.warning("watch.events_lost", hint="too many changes at once: everything is looked at again")
         for root in self._roots.values():
             if root.available and root.mode is WatchMode.EVENTS:
-                root.overflow_scan_at = max(self._now(), root.overflow_scan_at + _BETWEEN_OVERFLOWS)
+                if root.overflow_scan_at <= self._now():
+                    root.overflow_scan_at = max(self._now(), root.overflow_scan_at + _BETWEEN_OVERFLOWS)
                 root.scan_by(root.overflow_scan_at)
 
     def _inspect(self, root: Root) -> None:
@@ -227,17 +230,19 @@ class Watcher:
         """Everything that changed lately: files that have settled, folders that events named, folders that vanished."""
         while True:
             now = self._now()
-            if due := self._scanner.settling.take(now, _DUE_AT_ONCE):
-                for (path, folder), names in due.items():
-                    yield from self._scanner.again(self._roots[path], folder, names)
-            elif hint := self._hints.take(now):
+            due = self._scanner.settling.take(now, _DUE_AT_ONCE)
+            for (path, folder), names in due.items():
+                yield from self._scanner.again(self._roots[path], folder, names)
+            hint = self._hints.take(now)
+            if hint:
                 yield from self._follow(hint)
-            elif gaps := [root for root in self._roots.values() if root.reap and root.available]:
+            elif not due:
+                gaps = [root for root in self._roots.values() if root.reap and root.available]
+                if not gaps:
+                    return
                 for root in gaps:
                     root.reap = False
                     yield from self._scanner.vanished_folders(root)
-            else:
-                return
             yield
 
     def _follow(self, hint: Hint) -> Iterator[None]:
@@ -261,7 +266,7 @@ class Watcher:
             # What is made in a new folder while watchdog gets round to watching it may go unheard.
             pause = max(self._rules.settle, 1.0)
             self._hints.later(Hint(hint.root, hint.folder, tree=True, not_before=self._now() + pause))
-            self._guard.after_new_folder(root)
+            root.grew = True
 
     def _rest(self, folder: bytes) -> None:
         pause = self._scanner.entries / _ENTRIES_PER_SECOND
@@ -278,9 +283,7 @@ class Watcher:
         """Look at every folder of a root, then for every recorded folder."""
         began = self._now()
         root.scan_due = NEVER
-        root.overflow_scan_at = max(root.overflow_scan_at, began)
         root.stale = set(root.troubles)
-        self._hints.forget(root.path)
         if root.arm_due <= began:
             self._guard.subscribe(root)
         waiting, folders = [root.path], 0

@@ -84,7 +84,7 @@ def export(call: Call) -> Response:
 
 def import_(call: Call) -> dict[str, Any]:
     """``POST /import``: a model exported by a server like this one; it gets a new id."""
-    from image_sync.mvi_server.learner import Model
+    from image_sync.mvi_server.model import Model
 
     if len(call.form.files) != 1:
         raise Failure(400, "An import takes one part named files: the exported archive.")
