@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,8 +38,8 @@ def put_plates(plant: Plant, each: int = 15, start: int = 0) -> None:
         plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
-def trainings(server: MviServer) -> list[dict]:
-    found: list[dict] = Caller(server.url).get("/dltasks/")
+def trainings(server: MviServer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = Caller(server.url).get("/dltasks/")
     return found
 
 
@@ -96,11 +97,13 @@ def test_killed_half_way_every_picture_is_there_once_and_one_training(
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.3))
     for number in range(3):
         with plant.running() as daemon:
-            plant.wait(lambda p, n=number: len(p.events("daemon.started")) > n)
+            started = number + 1
+            plant.wait(lambda p: len(p.events("daemon.started")) == started)  # noqa: B023 - called at once
             time.sleep(delay)
             daemon.kill()
     server.faults.clear()
     with plant.running() as daemon:
+        plant.wait(lambda p: len(p.events("daemon.started")) == 4)
         plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
         assert daemon.stop() == 0
 

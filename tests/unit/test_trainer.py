@@ -59,10 +59,7 @@ class World:
             self.ledger.places.record(b"/p", [sighting])
         self.ledger.batches.clear()
         while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
-            items = tuple(
-                Item(one.key, 3, one.sha256, one.key.encode)
-                for one in batch.pictures  # type: ignore[misc]
-            )
+            items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
             outcomes = self.platform.upload(Shipment(batch.id, self.dataset, batch.category, items))
             ids = {outcome.key: outcome.remote_id for outcome in outcomes}
             self.ledger.batches.confirm(batch.id, {one.picture_id: ids[one.key] for one in batch.pictures}, {})
