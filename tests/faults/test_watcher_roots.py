@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import RootState, WatchMode
 from image_sync.watcher.filters import Filter
+from image_sync.watcher.hints import Hint
 from image_sync.watcher.observer import Observer
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
@@ -60,6 +61,26 @@ def test_a_vanished_root_is_an_alarm_and_no_loss(root, mode):
         watch.until(lambda: "cat/c.jpg" in watch.catalogue.paths(root))
         assert watch.catalogue.losses == []
         assert len(watch.catalogue.history) == 4
+
+
+@pytest.mark.parametrize("successor", ["none", "empty", "other"])
+def test_a_root_that_vanishes_between_two_checks_loses_nothing(root, successor):
+    """Folders are found missing before the root is: the root is asked about before any loss is reported."""
+    with watching(root, rules=quick(poll=30.0)) as watch:
+        root.rename(root.with_name("away"))
+        if successor != "none":
+            root.mkdir()
+        if successor == "other":
+            (root / "bird").mkdir()
+        place = os.fsencode(root)
+        watch.watcher._hints.mark(Hint(place, place + b"/cat", tree=True))
+        watch.until(lambda: watch.watcher._roots[place].departures)
+        if successor == "other":  # taken for the root that it is now: what is recorded is not in it
+            watch.until(lambda: watch.catalogue.losses)
+            assert watch.watcher._roots[place].identity == (root.stat().st_dev, root.stat().st_ino)
+        else:
+            watch.until(lambda: watch.report(root).state is RootState.UNAVAILABLE, limit=5)
+            assert watch.catalogue.losses == []
 
 
 def test_a_root_that_is_missing_at_start_is_taken_up_when_it_comes(tmp_path, root):
