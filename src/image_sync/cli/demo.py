@@ -30,6 +30,9 @@ _FEWEST = 8  # a category: enough for both halves of a training, and one picture
 _TICK = 0.1
 _PATIENCE = 120.0
 _UPLOAD, _TRAINING = 12, 24
+_SHUTTER = 0.15  # seconds between two pictures of the camera that is played
+# More and smaller steps than MVI documents: the embedded server would else be done before anybody could watch.
+_GENTLE = {"max_iter": 80_000, "learning_rate": 0.000_005, "test_interval": 1000}
 
 
 def demo(
@@ -95,12 +98,12 @@ def _configure(site: Path, url: str, categories: list[str]) -> Path:
         "dataset": {"name": "demo"},
         "model": {
             "name": "demo",
-            "strategy": {"max_iter": 8000, "learning_rate": 0.0005, "test_interval": 100},
+            "strategy": _GENTLE,
             "poll": 0.2,
         },
         "threshold": {"upload": _UPLOAD, "training": _TRAINING},
-        "time": 1,
-        "watch": {"settle": 0.5},
+        "time": 2,
+        "watch": {"settle": 1},
         "folders": [str(site / "pictures")],
         "state": str(site / "state"),
     }
@@ -156,6 +159,11 @@ class _Wait:
         self._log = log
         self._never = threading.Event()
 
+    def rest(self, seconds: float, show: Callable[[], None]) -> None:
+        """Let so much time pass."""
+        self._never.wait(seconds)
+        show()
+
     def __call__(self, done: Callable[[], bool], what: str, show: Callable[[], None] = lambda: None) -> None:
         until = time.monotonic() + _PATIENCE
         while not done():
@@ -189,6 +197,7 @@ def _feed(
             for path in paths[wave]:
                 shutil.copyfile(path, root / category / path.name)
                 copied += 1
+                wait.rest(_SHUTTER, show)
         scene.say(f"camera            {copied} pictures in {len(shelf)} folders")
         wait(lambda: ledger.census().total.found >= copied, "the pictures to be found", show)  # noqa: B023 - called at once
         scene.found(ledger.tally(), copied, settings)

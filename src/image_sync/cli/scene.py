@@ -72,7 +72,8 @@ class Scene:
 
     def uploaded(self, tally: Tally, settings: Settings) -> None:
         """Pictures were confirmed by the server."""
-        count = tally.confirmed if tally.last is not None else tally.untrained
+        started = tally.active is not None or tally.last is not None
+        count = tally.confirmed if started else tally.untrained
         self.say(f"uploaded          {tally.confirmed} pictures: training {_of(count, settings.threshold.training)}")
 
     def training(self, run: Run) -> None:
