@@ -44,8 +44,8 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
 
 @contextlib.contextmanager
 def platform_of(settings: Settings) -> Iterator[Platform]:
-    """The platform, ready for calls."""
-    platform = registry.make(settings, threading.Event())
+    """The platform, ready for calls. Whoever waits at a terminal is told at once when nobody answers."""
+    platform = registry.make(settings, threading.Event(), attempts=1)
     try:
         yield platform
     finally:

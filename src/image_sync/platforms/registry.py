@@ -10,21 +10,22 @@ from image_sync.platforms.base import Platform
 from image_sync.platforms.retrying import Retrying
 
 
-def make(settings: Settings, stop: threading.Event) -> Platform:
+def make(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Platform:
     """The platform, with patience around it.
 
     Args:
         settings: read and checked.
         stop: ends every wait.
+        attempts: how often a call is tried that found nobody there.
 
     Raises:
         ConfigError: the settings cannot be used for it.
     """
     match settings.platform:
         case "memory":
-            return Retrying(_memory(settings, stop), stop)
+            return Retrying(_memory(settings, stop), stop, attempts=attempts)
         case "mvi":
-            return Retrying(_mvi(settings, stop), stop)
+            return Retrying(_mvi(settings, stop), stop, attempts=attempts)
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi or memory")
 
