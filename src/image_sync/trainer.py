@@ -183,7 +183,7 @@ class Trainer:
 
     def _settle(self, run: Run) -> None:
         """It is not known whether the training was started: ask for its name."""
-        task_id = self._platform.find_training(run.dataset, run.name)
+        task_id = next(iter(self._platform.find_trainings(run.dataset, run.name)), None)
         if task_id is not None:
             self._ledger.runs.started(run.id, task_id)
             self._next_look = 0.0

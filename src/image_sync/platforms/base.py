@@ -197,6 +197,15 @@ class Platform(Protocol):
         """Key -> remote id of those pictures of the shipment that lie at the platform now. ``read`` is not called."""
         ...
 
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """Key -> every stored picture of that key, oldest first; more than one means that something was sent twice.
+        Keys that are not there are left out. ``read`` is not called."""
+        ...
+
+    def count(self, dataset: DatasetRef) -> int | None:
+        """How many pictures lie in the dataset, if the platform can tell cheaply. Raises NotFound without one."""
+        ...
+
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Give a stored picture another category, made if there is none. May be called twice."""
         ...
@@ -213,8 +222,8 @@ class Platform(Protocol):
         """Start a training and return its task id. *Not repeatable*."""
         ...
 
-    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
-        """The task id of the training (running or ended) of this name in this dataset, or None."""
+    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+        """The task ids of all trainings (running or ended) of this name in this dataset, oldest first."""
         ...
 
     def progress(self, task_id: str) -> Progress:
