@@ -176,6 +176,8 @@ class Run:
     """Seconds that the platform expects it to go on."""
     reason: str = ""
     """Why it failed or was refused, in the platform's words."""
+    doubts: int = 0
+    """How often it was not known whether it had been started."""
 
 
 @dataclass(frozen=True, slots=True)

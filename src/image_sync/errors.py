@@ -5,7 +5,7 @@
     ImageSyncError                  what happened, to what; a hint says what to do next; an exit code
     |- UsageError                   2   the command was called wrongly
     |- ConfigError                  78  stop before anything starts
-    |- LedgerError                  74  stop
+    |- LedgerError                  74  stop, or wait if it is ``passing``
     |- AlreadyRunning               75  another daemon has the state folder
     |- PictureError                     skip this picture, record why, go on
     |  |- Changed                       it is not the picture that was checked: look at it again
@@ -64,9 +64,17 @@ class ConfigError(ImageSyncError):
 
 
 class LedgerError(ImageSyncError):
-    """The ledger cannot be read or written."""
+    """The ledger cannot be read or written.
+
+    Args:
+        passing: nothing is damaged and it will work again by itself: a full disk, a lock, a database that restarts.
+    """
 
     exit_code = EXIT_LEDGER
+
+    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
+        super().__init__(what, hint=hint)
+        self.passing = passing
 
 
 class AlreadyRunning(ImageSyncError):  # noqa: N818 - it is a state of affairs, named as such

@@ -5,18 +5,22 @@ Knows nothing of image-sync's other parts, so that the embedded server can use i
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import threading
 import warnings
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
+from urllib.parse import quote
 
 import structlog
 
 MASK = "********"
 _SHORTEST_SECRET = 4  # masking "a" would garble every line
+_TEXTS = frozenset({"exception", "stack"})  # fields of several lines
 _JOURNAL_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 _secrets: set[str] = set()
@@ -25,8 +29,23 @@ _secrets_lock = threading.Lock()
 
 def hide(*secrets: str) -> None:
     """Mask these strings wherever they would appear in a log line from now on."""
+    spellings = {one for secret in secrets if len(secret) >= _SHORTEST_SECRET for one in _spellings(secret)}
     with _secrets_lock:
-        _secrets.update(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
+        _secrets.update(spellings)
+
+
+def _spellings(secret: str) -> set[str]:
+    """The secret as it stands, and as it would look in a URL, in bytes, in a repr or JSON, and in a repr of that."""
+    raw = secret.encode("utf-8", "backslashreplace")
+    once = _escaped(secret)
+    twice = {spelling for one in once for spelling in _escaped(one)}
+    return {secret, quote(raw, safe=""), quote(raw), repr(raw)[2:-1], *once, *twice}
+
+
+def _escaped(text: str) -> set[str]:
+    shown = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")  # a repr of something with both kinds of quotes
+    return {quoted, *(one[1:-1] for one in shown)}
 
 
 def masked(text: str) -> str:
@@ -45,7 +64,8 @@ def _mask(value: Any) -> Any:
         return {key: _mask(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(_mask, value)) if type(value) in {list, tuple} else masked(repr(value))
-    return value
+    # Whatever else there is would be shown by its repr, after this.
+    return value if value is None or isinstance(value, bool | int | float) else masked(repr(value))
 
 
 def _mask_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -62,6 +82,24 @@ def _show_paths(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
+def _escape(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # Values come from file names and servers: none may break a line, or drive a terminal. JSON escapes by itself.
+    for key, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if key in _TEXTS else [value]
+            event[key] = "\n".join(map(show_text, lines))
+    return event
+
+
+def show_text(text: str) -> str:
+    r"""A text as a person may read it: control characters, line breaks and halves of characters escaped.
+
+    >>> show_text("a\x1b[31m\nb")
+    'a\\x1b[31m\\nb'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def show_path(path: bytes | str) -> str:
     r"""A path as a person may read it: undecodable bytes and control characters escaped, never raw.
 
@@ -69,8 +107,7 @@ def show_path(path: bytes | str) -> str:
     'parts/caf\\xe9.jpg'
     """
     raw = os.fsencode(path) if isinstance(path, str) else path
-    text = raw.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return show_text(raw.decode("utf-8", "backslashreplace"))
 
 
 def _facts_first(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -87,6 +124,36 @@ class _JournalPrefix:
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         priority = _JOURNAL_PRIORITY.get(str(event.get("level", method)), 6)
         return f"<{priority}>{self._renderer(logger, method, event)}"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines; one that cannot be written leaves a word, where Python would print all that was in it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say that a line is missing."""
+        error = sys.exception()
+        if not isinstance(error, OSError):  # a full disk or a closed pipe: there is nobody to tell
+            self.stream.write(f"a line of {record.name} could not be logged: {type(error).__name__}\n")
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, where: str) -> None:
+    if error is None or issubclass(kind, KeyboardInterrupt):
+        return
+    get_logger(__name__).critical("crashed", thread=where, exc_info=(kind, error, trace))
+
+
+def _catch_the_uncaught() -> None:
+    """Have what nobody caught go through the log: Python itself would print it unmasked, and not as JSON."""
+    sys.excepthook = lambda kind, error, trace: _uncaught(kind, error, trace, "main")
+    if threading.excepthook is not threading.__excepthook__:
+        return  # done already, or a test runner watches over this process
+    threading.excepthook = lambda seen: _uncaught(
+        seen.exc_type, seen.exc_value, seen.exc_traceback, seen.thread.name if seen.thread else ""
+    )
+    sys.unraisablehook = lambda seen: _uncaught(
+        seen.exc_type, seen.exc_value, seen.exc_traceback, threading.current_thread().name
+    )
+    logging.captureWarnings(capture=True)
 
 
 def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO | None = None) -> None:
@@ -108,8 +175,11 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
     if text:
         if not journal:
             shared.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
-        renderer: Any = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=30)
-        tail: list[Any] = [structlog.processors.format_exc_info, _mask_event]
+        # The default for tracebacks would show the values of local variables.
+        renderer: Any = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), pad_event_to=30, exception_formatter=structlog.dev.plain_traceback
+        )
+        tail: list[Any] = [structlog.processors.format_exc_info, _mask_event, _escape]
     else:
         if not journal:
             shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
@@ -127,7 +197,7 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -142,6 +212,7 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
         logging.getLogger(name).setLevel(logging.ERROR)
     # watchdog 7.1.0 prints the list of all watches with each warning: megabytes in a journal.
     warnings.filterwarnings("ignore", module="watchdog")
+    _catch_the_uncaught()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -69,6 +69,7 @@ class Trainer:
         self._stop = stop
         self._clock = clock
         self._next_look = 0.0
+        self._absent: tuple[int, float] | None = None
         self._said = ""
         self.setback = Setback(STAGE, ledger)
 
@@ -112,20 +113,22 @@ class Trainer:
     def _start(self) -> None:
         target = self._ledger.target
         dataset = DatasetRef(target.dataset_id, target.dataset_name)
-        base = self._base(dataset)
-        run = self._ledger.runs.begin(self._name(), base)
-        if run is None:
-            return
+        run = self._ledger.runs.begin(self._name(), self._base(dataset))
+        if run is not None:
+            self._launch(run)
+
+    def _launch(self, run: Run) -> None:
+        """Ask the platform for a training that is written down already."""
         plan = TrainingPlan(
             name=run.name,
-            dataset=dataset,
-            base=base,
+            dataset=run.dataset,
+            base=run.base,
             nn_arch=self._recipe.nn_arch,
             strategy=self._recipe.strategy,
             categories=self._ledger.runs.trainable(),
             contents=self._contents,
         )
-        log.info("training.starting", model=run.name, pictures=run.pictures, base=base or None)
+        log.info("training.starting", model=run.name, pictures=run.pictures, base=run.base or None)
         try:
             task_id = self._platform.start_training(plan)
         except Ambiguous as error:
@@ -135,11 +138,18 @@ class Trainer:
             self._ledger.runs.refused(run.id, error.what)
             log.error("training.refused", model=run.name, error=error.what, hint=error.hint)
         except ImageSyncError:
-            self._ledger.runs.abandon(run.id)
+            self._give_up(run)
             raise
         else:
             self._ledger.runs.started(run.id, task_id)
             log.info("training.started", model=run.name, task=task_id, pictures=run.pictures)
+
+    def _give_up(self, run: Run) -> None:
+        """Nobody was there. What was in doubt before stays so: an earlier request may still be carried out."""
+        if run.doubts:
+            self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+        else:
+            self._ledger.runs.abandon(run.id)
 
     def _base(self, dataset: DatasetRef) -> str:
         """The model to continue from: an id, or empty."""
@@ -177,20 +187,30 @@ class Trainer:
             self._next_look = now + pause
             self._look(run)
             return pause
-        self._next_look = now + min(_LOOK_AGAIN, self._recipe.grace / 4)
-        self._settle(run)
-        return max(0.0, self._next_look - now)
+        between = max(0.05, min(_LOOK_AGAIN, self._recipe.grace / 4))
+        self._next_look = now + between
+        self._settle(run, now)
+        return between
 
-    def _settle(self, run: Run) -> None:
-        """It is not known whether the training was started: ask for its name."""
-        task_id = next(iter(self._platform.find_trainings(run.dataset, run.name)), None)
-        if task_id is not None:
-            self._ledger.runs.started(run.id, task_id)
-            self._next_look = 0.0
-            log.info("training.adopted", model=run.name, task=task_id)
-        elif self._clock() >= (run.not_before or 0.0):
-            self._ledger.runs.abandon(run.id)
+    def _settle(self, run: Run, now: float) -> None:
+        """It is not known whether the training was started: ask for its name.
+
+        Absence is believed at the second look at the earliest, and after the grace time on the monotonic clock.
+        """
+        found = self._platform.find_trainings(run.dataset, run.name)
+        if run.state is RunState.STARTING:  # the ledger failed while it was being started
+            self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+        if found:
+            self._ledger.runs.started(run.id, found[0])
+            self._next_look, self._absent = 0.0, None
+            log.info("training.adopted", model=run.name, task=found[0])
+        elif self._absent is None or self._absent[0] != run.id:
+            self._absent = (run.id, now)
+        elif now - self._absent[1] >= self._recipe.grace:
+            self._absent, self._next_look = None, 0.0
             log.warning("training.not_started", model=run.name)
+            self._ledger.runs.again(run.id)
+            self._launch(run)
 
     def _look(self, run: Run) -> None:
         try:
@@ -211,11 +231,13 @@ class Trainer:
             model = self._platform.model_of(run.task_id)
             accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
             self._ledger.runs.trained(run.id, accuracy)
+            self._alarm_if_double(run)
             log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures)
         elif seen.phase is Phase.FAILED:
             reason = seen.reason or "the platform gave no reason"
             self._ledger.runs.failed(run.id, reason)
             log.error("training.failed", model=run.name, reason=reason)
+            self._alarm_if_double(run)
         else:
             log.info(
                 "training.progress",
@@ -225,6 +247,13 @@ class Trainer:
                 loss=seen.loss,
                 accuracy=seen.accuracy,
             )
+
+    def _alarm_if_double(self, run: Run) -> None:
+        """A start that was repeated after the grace time may have been carried out twice all the same."""
+        found = self._platform.find_trainings(run.dataset, run.name) if run.doubts else []
+        if len(found) > 1:
+            hint = "the platform carried out two starts: delete the model that you do not need, and raise model.grace"
+            log.error("training.double", model=run.name, tasks=found, hint=hint)
 
 
 def newest_of(name: str, models: list[Model]) -> Model | None:

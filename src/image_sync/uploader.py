@@ -1,7 +1,7 @@
 """Sends what is due: claims a batch, uploads it, writes down what became of every picture.
 
-Several threads may call :meth:`Uploader.send`; one calls :meth:`Uploader.step`, which also decides, settles batches
-whose outcome is unknown, and carries moves between categories and deletions to the platform.
+Several threads may call :meth:`Uploader.help`; one calls :meth:`Uploader.step`, which also decides. What becomes of
+requests whose answer was lost is the reconciler's business.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from image_sync.errors import (
     Ambiguous,
     Changed,
     ImageSyncError,
-    NotFound,
+    LedgerError,
     PictureError,
     Refused,
-    Unauthorised,
     Unreadable,
 )
 from image_sync.ledger import Ledger
@@ -33,8 +32,6 @@ from image_sync.tracker import Quiet, Thresholds, upload_verdict
 
 STAGE = "upload"
 _IDLE = 5.0
-_LOOK_AGAIN = 15.0
-_CHORES = 100
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -47,9 +44,7 @@ class UploadRules:
     batch_files: int = 100
     batch_bytes: int = 64 << 20
     grace: float = 180.0
-    """So long an unconfirmed request may still be carried out at the platform."""
-    remove_after: float | None = None
-    """Deleted files are removed at the platform after this time; None: never."""
+    """So long an unconfirmed request may still be carried out at the platform; written down for people to read."""
     impatient: bool = False
     """``run --once``: the quiet time is not waited for."""
 
@@ -89,8 +84,8 @@ class Uploader:
         self._most_bytes = min(rules.batch_bytes, traits.batch_bytes)
         self._files = self._most_files
         self._open = False
-        self._signed_in = False
-        self._looked: dict[str, float] = {}
+        self._in_flight: set[str] = set()
+        self._stranded = False
         self._said = ""
         self.setback = Setback(STAGE, ledger)
 
@@ -102,19 +97,17 @@ class Uploader:
         """
         if self._stop.is_set() or self.setback.left(now):
             return self.setback.left(now)
-        try:
-            self._greet()
-            rest = self._settle(now)
-            self._relabel()
-            self._remove()
-        except ImageSyncError as error:
-            return self._fail(error, now)
+        if not self._ledger.inventory.checked:
+            return _IDLE  # what lies at the platform must be known before anything is sent there
+        if self._stranded:
+            self._stranded = False
+            self._ledger.batches.doubt_all(not_before=self._clock() + self._rules.grace, but=self._in_flight)
         verdict = self._decide(now)
         if self._open and self.send(now):
             return 0.0
         if self.setback.left(now):
             return self.setback.left(now)
-        return rest if verdict.wait is None else min(rest, verdict.wait)
+        return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
 
     def send(self, now: float) -> bool:
         """Send one batch, if one is cleared. Returns whether there may be more to send at once.
@@ -133,7 +126,14 @@ class Uploader:
         if batch is None:
             self._open = False
             return False
-        return self._send(batch, now)
+        self._in_flight.add(batch.id)
+        try:
+            return self._send(batch, now)
+        except LedgerError:
+            self._stranded = True  # what was sent could not be written down: it is in doubt as soon as it can
+            raise
+        finally:
+            self._in_flight.discard(batch.id)
 
     def help(self, now: float) -> float:
         """What the pool's other threads do: send for as long as there is something. Returns seconds to wait."""
@@ -143,12 +143,6 @@ class Uploader:
     def busy(self) -> bool:
         """Whether pictures that passed the threshold are still to be sent."""
         return self._open
-
-    def _greet(self) -> None:
-        if not self._signed_in:
-            self._platform.sign_in()
-            self._signed_in = True
-            self.setback.over()
 
     def _decide(self, now: float) -> Verdict:
         tally = self._ledger.tally()
@@ -212,7 +206,6 @@ class Uploader:
         stored = {item.picture_id: ids[item.key] for item in batch.pictures if item.key in ids}
         reasons = {item.picture_id: refused[item.key] for item in batch.pictures if item.key in refused}
         self._ledger.batches.confirm(batch.id, stored, reasons)
-        self._looked.pop(batch.id, None)
         for item in batch.pictures:
             if item.key in refused:
                 log.warning("picture.refused", path=item.path, reason=refused[item.key])
@@ -249,52 +242,9 @@ class Uploader:
             self._ledger.places.look_again(item.path)
             log.info("picture.changed", path=item.path)
 
-    def _settle(self, now: float) -> float:
-        """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question."""
-        doubtful = self._ledger.batches.doubtful()
-        between = max(0.1, min(_LOOK_AGAIN, self._rules.grace / 4))
-        for batch, not_before in doubtful:
-            if self._stop.is_set():
-                break
-            if now < self._looked.get(batch.id, now - between) + between:
-                continue
-            self._looked[batch.id] = now
-            found = self._platform.find(_shipment(batch, batch.pictures, []))
-            ours = {item.key: found[item.key] for item in batch.pictures if item.key in found}
-            if len(ours) == len(batch.pictures) or self._clock() >= not_before:
-                log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
-                self._confirm(batch, ours, {})
-        return min(_IDLE, between) if doubtful else _IDLE
-
-    def _relabel(self) -> None:
-        for change in self._ledger.batches.relabels(_CHORES):
-            if self._stop.is_set():
-                return
-            try:
-                self._platform.relabel(self._dataset(), change.remote_id, change.category)
-            except NotFound:
-                log.warning("picture.missing_at_platform", remote_id=change.remote_id)
-            self._ledger.batches.relabelled(change.picture_id, change.category)
-            log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
-
-    def _remove(self) -> None:
-        if self._rules.remove_after is None:
-            return
-        before = self._clock() - self._rules.remove_after
-        for picture_id, remote_id in self._ledger.batches.removals(orphaned_before=before, limit=_CHORES):
-            if self._stop.is_set():
-                return
-            self._platform.remove(self._dataset(), remote_id)
-            self._ledger.batches.removed(picture_id)
-            log.info("picture.removed", remote_id=remote_id)
-
-    def _fail(self, error: ImageSyncError, now: float) -> float:
-        if self._stop.is_set():
-            return 0.0
-        pause = self.setback.hit(error, now)
-        if isinstance(error, Unauthorised) and not self._signed_in:
-            raise error  # nothing will work until a person changes the configuration
-        return pause
+    def _fail(self, error: ImageSyncError, now: float) -> None:
+        if not self._stop.is_set():
+            self.setback.hit(error, now)
 
 
 def _shipment(batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed]) -> Shipment:

@@ -219,10 +219,10 @@ def test_a_moved_picture_is_relabelled_and_not_sent_again(ledger: Ledger, new_fi
     if not new_first:
         record(ledger, ("scratch/1.jpg", "a"))
 
-    (change,) = ledger.batches.relabels(10)
+    (change,) = ledger.chores.relabels(10)
     assert (change.remote_id, change.category) == ("r-1.6100000000000000.jpg", "scratch")
-    ledger.batches.relabelled(change.picture_id, change.category)
-    assert ledger.batches.relabels(10) == []
+    ledger.chores.relabelled(change.picture_id, change.category)
+    assert ledger.chores.relabels(10) == []
     assert send_everything(ledger) == []
     assert state_of(ledger, "scratch/1.jpg") == "confirmed"
 
@@ -234,7 +234,7 @@ def test_a_move_before_the_upload_needs_no_relabelling(ledger: Ledger) -> None:
     record(ledger, ("scratch/1.jpg", "a"))
 
     assert send_everything(ledger) == ["scratch/1.6100000000000000.jpg"]
-    assert ledger.batches.relabels(10) == []
+    assert ledger.chores.relabels(10) == []
 
 
 def test_a_move_during_the_upload_is_relabelled_afterwards(ledger: Ledger) -> None:
@@ -247,7 +247,7 @@ def test_a_move_during_the_upload_is_relabelled_afterwards(ledger: Ledger) -> No
     record(ledger, ("scratch/1.jpg", "a"))
     ledger.batches.confirm(batch.id, {batch.pictures[0].picture_id: "r-1"}, {})
 
-    assert [change.category for change in ledger.batches.relabels(10)] == ["scratch"]
+    assert [change.category for change in ledger.chores.relabels(10)] == ["scratch"]
 
 
 def test_a_rename_is_a_rename(ledger: Ledger) -> None:
@@ -258,7 +258,7 @@ def test_a_rename_is_a_rename(ledger: Ledger) -> None:
     record(ledger, ("good/renamed.jpg", "a"))
 
     assert send_everything(ledger) == []
-    assert ledger.batches.relabels(10) == []
+    assert ledger.chores.relabels(10) == []
     assert state_of(ledger, "good/renamed.jpg") == "confirmed"
 
 
@@ -299,10 +299,10 @@ def test_a_deletion_after_the_upload_is_remembered_for_removal(ledger: Ledger) -
     gone(ledger, "good/1.jpg")
 
     assert ledger.tally().confirmed == 1
-    assert ledger.batches.removals(orphaned_before=0.0, limit=10) == []
-    ((picture_id, remote_id),) = ledger.batches.removals(orphaned_before=float("inf"), limit=10)
+    assert ledger.chores.removals(orphaned_before=0.0, limit=10) == []
+    ((picture_id, remote_id),) = ledger.chores.removals(orphaned_before=float("inf"), limit=10)
     assert remote_id == "r-1.6100000000000000.jpg"
-    ledger.batches.removed(picture_id)
+    ledger.chores.removed(picture_id)
     assert ledger.tally().confirmed == 0
 
 
@@ -313,7 +313,7 @@ def test_files_of_a_folder_that_is_no_longer_watched_are_not_removed(ledger: Led
     record(ledger, ("good/2.jpg", "b"))
     ledger.places.keep_roots([b"/another"])
 
-    assert ledger.batches.removals(orphaned_before=float("inf"), limit=10) == []
+    assert ledger.chores.removals(orphaned_before=float("inf"), limit=10) == []
     assert (ledger.tally().confirmed, ledger.tally().ready) == (1, 0)
 
 
@@ -324,7 +324,7 @@ def test_a_folder_given_another_category_relabels_its_pictures(ledger: Ledger) -
     record(ledger, ("crk/2.jpg", "b"), ("other/copy.jpg", "b"))
     ledger.places.recategorise(ROOT + b"/crk", "crack")
 
-    assert [change.category for change in ledger.batches.relabels(10)] == ["crack"]
+    assert [change.category for change in ledger.chores.relabels(10)] == ["crack"]
     assert send_everything(ledger) == ["crack/2.6200000000000000.jpg"]
     assert state_of(ledger, "other/copy.jpg") == "conflict"
     assert ledger.places.known(ROOT + b"/crk")[0] == "crack"
@@ -420,7 +420,7 @@ def test_refused_pictures_go_back_in_line_when_asked(ledger: Ledger) -> None:
     assert batch is not None
     ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no"})
 
-    assert ledger.batches.requeue_refused() == 1
+    assert ledger.chores.requeue_refused() == 1
     assert len(send_everything(ledger)) == 1
 
 

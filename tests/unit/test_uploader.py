@@ -13,6 +13,7 @@ from image_sync.domain import PictureState, Sighting, Stamp
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unreadable
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
+from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.uploader import Uploader, UploadRules, read_verified
 
@@ -28,14 +29,23 @@ class World:
         self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.unix)
         self.ledger.aim("memory", "", "parts", "append", "parts")
         self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
-        self.uploader = self.stage()
+        self.stage()
+        self.ledger.inventory.agree()
 
-    def stage(self, *, upload: int = 2, **rules) -> Uploader:
+    def stage(self, *, upload: int = 2, grace: float = 180, remove_after: float | None = None, **rules) -> Uploader:
+        self.reconciler = Reconciler(
+            self.ledger,
+            self.platform,
+            self.stop,
+            grace=grace,
+            remove_after=remove_after,
+            clock=lambda: self.unix,
+        )
         self.uploader = Uploader(
             self.ledger,
             self.platform,
             Thresholds(upload=upload, quiet=10, max_wait=300),
-            UploadRules(**rules),
+            UploadRules(grace=grace, **rules),
             self.stop,
             clock=lambda: self.unix,
         )
@@ -67,9 +77,9 @@ class World:
 
     def _until_rest(self) -> None:
         for _ in range(50):
-            if self.uploader.step(self.now) > 0 or self.stop.is_set():
+            if (self.reconciler.step(self.now) > 0 and self.uploader.step(self.now) > 0) or self.stop.is_set():
                 return
-        raise AssertionError("the stage does not come to rest")
+        raise AssertionError("the stages do not come to rest")
 
     def stored(self) -> list[str]:
         """What the platform has, as ``category/content``."""
@@ -182,7 +192,7 @@ def test_pauses_grow_to_a_ceiling(world: World) -> None:
     world.platform.fail_next("sign_in", Transient("no answer"), times=20)
     pauses = []
     for _ in range(10):
-        pauses.append(world.uploader.step(world.now))
+        pauses.append(world.reconciler.step(world.now))
         world.pass_time(pauses[-1])
 
     assert pauses[:4] == [5, 10, 20, 40]
@@ -194,9 +204,9 @@ def test_retry_after_is_obeyed(world: World) -> None:
     world.put("good/1.jpg", "good/2.jpg")
     world.platform.fail_next("sign_in", Transient("too many requests", retry_after=77))
 
-    assert world.uploader.step(world.now) == 77
+    assert world.reconciler.step(world.now) == 77
     world.pass_time(76)
-    world.uploader.step(world.now)
+    world.reconciler.step(world.now)
     assert world.platform.calls["sign_in"] == 1
 
 
@@ -205,7 +215,7 @@ def test_wrong_credentials_at_start_end_the_program(world: World) -> None:
     world.platform.fail_next("sign_in", Unauthorised("the API key was refused"))
 
     with pytest.raises(Unauthorised):
-        world.uploader.step(world.now)
+        world.reconciler.step(world.now)
 
 
 def test_a_key_that_is_revoked_later_is_an_alarm(world: World) -> None:
@@ -284,7 +294,7 @@ def test_relabelling_a_picture_that_somebody_deleted_there_is_given_up(world: Wo
     world.platform.fail_next("relabel", NotFound("no such picture"))
     world.work()
 
-    assert world.ledger.batches.relabels(10) == []
+    assert world.ledger.chores.relabels(10) == []
 
 
 @pytest.mark.parametrize("remove", [True, False])

@@ -22,7 +22,7 @@ from image_sync.domain import Tally
 from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
-from image_sync.logs import show_path
+from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Platform
 from image_sync.tracker import Thresholds, training_verdict, upload_verdict
 from image_sync.watcher.filters import Filter
@@ -72,7 +72,7 @@ def check(config: options.Config = options.CONFIG, as_json: options.Json = False
         for finding in findings:
             console.print(_line(finding), soft_wrap=True)
             if finding.hint:
-                console.print(Text(f"{'':19}{finding.hint}"), soft_wrap=True)
+                console.print(Text(f"{'':19}{show_text(finding.hint)}"), soft_wrap=True)
         console.print(Text(would), soft_wrap=True)
     raise typer.Exit(code)
 
@@ -81,7 +81,7 @@ def _line(finding: Finding) -> Text:
     mark, style = ("note", "yellow") if finding.warning else ("ok", "green")
     if finding.code:
         mark, style = "FAIL", "bold red"
-    return Text.assemble((f"{mark:5}", style), f"{finding.subject:14}", finding.text)
+    return Text.assemble((f"{mark:5}", style), f"{finding.subject:14}", show_text(finding.text))
 
 
 def _state(settings: Settings) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from image_sync.cli import options
 from image_sync.cli.bars import wide_console
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import UsageError
+from image_sync.logs import show_text
 from image_sync.platforms.base import Model
 from image_sync.trainer import newest_of
 
@@ -48,10 +49,10 @@ def models(
         table.add_column(name, justify="right" if name in {"accuracy", "pictures"} else "left", overflow="fold")
     for model in found:
         table.add_row(
-            Text(model.name),
+            Text(show_text(model.name)),
             "" if model.accuracy is None else f"{model.accuracy:.3f}",
             str(pictures.get(model.name, "")),
-            Text(", ".join(model.categories)),
+            Text(show_text(", ".join(model.categories))),
             "" if model.created_at is None else f"{datetime.fromtimestamp(model.created_at, UTC):%Y-%m-%d %H:%M}Z",
             "yes" if model.deployed else "",
             Text(model.id),
@@ -73,4 +74,4 @@ def chosen(found: list[Model], wanted: str, name: str) -> Model:
         if wanted in {model.id, model.name}:
             return model
     known = ", ".join(model.name for model in found[:5]) or "none"
-    raise UsageError(f"there is no model {wanted!r} in this dataset", hint=f"The newest are: {known}.")
+    raise UsageError(f"there is no model {wanted!r} in this dataset", hint=f"The newest are: {show_text(known)}.")

@@ -16,7 +16,7 @@ from image_sync.cli.bars import wide_console
 from image_sync.cli.models import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import UsageError
-from image_sync.logs import show_path
+from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Model
 
 _SHOWN = 3
@@ -53,7 +53,7 @@ def predict(
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table(box=box.SIMPLE, pad_edge=False, title=Text(f"model {used.name}"), title_justify="left")
+    table = Table(box=box.SIMPLE, pad_edge=False, title=Text(show_text(f"model {used.name}")), title_justify="left")
     table.add_column("picture")
     table.add_column("category")
     table.add_column("confidence", justify="right")
@@ -63,9 +63,9 @@ def predict(
         others = ", ".join(f"{one.category} {one.confidence:.3f}" for one in answer[1:_SHOWN])
         table.add_row(
             Text(show_path(str(image))),
-            Text("none" if best is None else best.category),
+            Text("none" if best is None else show_text(best.category)),
             "" if best is None else f"{best.confidence:.3f}",
-            Text(others),
+            Text(show_text(others)),
         )
     wide_console().print(table)
 

@@ -17,7 +17,7 @@ from image_sync.cli import options
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.errors import UsageError
 from image_sync.ledger import PictureHistory
-from image_sync.logs import show_path
+from image_sync.logs import show_path, show_text
 
 
 def show(
@@ -38,7 +38,7 @@ def show(
         return
     console = Console(highlight=False)
     for name, value in _lines(found):
-        console.print(Text(f"{name:12} {value}"), soft_wrap=True)
+        console.print(Text(f"{name:12} {show_text(value)}"), soft_wrap=True)
 
 
 def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 from image_sync.cli import options
 from image_sync.cli.bars import wide_console
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.logs import show_path
+from image_sync.logs import show_path, show_text
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates")
 _ALWAYS = _COLUMNS[:4]
@@ -39,7 +39,8 @@ def status(config: options.Config = options.CONFIG, as_json: options.Json = Fals
     if faults:
         console.print(Text("Needs a person:"))
         for path, state, reason in faults[:_FAULTS]:
-            console.print(Text(f"  {show_path(path)}: {state}{f', {reason}' if reason else ''}"), soft_wrap=True)
+            why = show_text(f": {state}, {reason}" if reason else f": {state}")
+            console.print(Text(f"  {show_path(path)}{why}"), soft_wrap=True)
         if len(faults) > _FAULTS:
             console.print(Text("  ... and more; `image-sync show PATH` tells about a single one"))
 
@@ -70,7 +71,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         ago = max(0.0, time.time() - trouble["since"])
         lines.append(("trouble", f"{trouble['stage']}, for {ago:.0f} s: {trouble['what']}. {trouble['hint']}".rstrip()))
     for name, text in lines:
-        console.print(Text(f"{name:9} {text}"), soft_wrap=True)
+        console.print(Text(f"{name:9} {show_text(text)}"), soft_wrap=True)
 
 
 def _threshold(verdict: dict[str, Any]) -> str:
@@ -99,5 +100,5 @@ def _table(seen: dict[str, Any]) -> Table:
     for name in columns:
         table.add_column(name, justify="right", footer=str(total[name]), no_wrap=True)
     for name, counts in seen["categories"].items():
-        table.add_row(Text(name), *(str(counts[column]) for column in columns))
+        table.add_row(Text(show_text(name)), *(str(counts[column]) for column in columns))
     return table

@@ -13,6 +13,7 @@ from image_sync.daemon.worker import Worker
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
+from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
 from image_sync.uploader import Uploader, UploadRules
@@ -28,6 +29,7 @@ class Crew:
     platform: Platform
     watcher: Watcher
     uploader: Uploader
+    reconciler: Reconciler
     trainer: Trainer
     thresholds: Thresholds
     workers: tuple[Worker, ...]
@@ -52,6 +54,14 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     ledger.places.keep_roots(roots)
     thresholds = thresholds_of(settings, platform.describe())
     uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
+    reconciler = Reconciler(
+        ledger,
+        platform,
+        stop,
+        grace=settings.upload.grace,
+        # A file that only moved is seen again within one full look: only then is it known to be deleted.
+        remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
+    )
     trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
     watch: list[Worker] = []
 
@@ -71,8 +81,8 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     senders += [
         Worker(f"uploader-{number}", uploader.help, stop, failed) for number in range(2, settings.upload.parallel + 1)
     ]
-    training = Worker("trainer", trainer.step, stop, failed)
-    for worker in (*senders, training):
+    others = [Worker("reconciler", reconciler.step, stop, failed), Worker("trainer", trainer.step, stop, failed)]
+    for worker in (*senders, *others):
         ledger.listen(worker.wake)
     return Crew(
         settings=settings,
@@ -80,9 +90,10 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         platform=platform,
         watcher=watcher,
         uploader=uploader,
+        reconciler=reconciler,
         trainer=trainer,
         thresholds=thresholds,
-        workers=(*watch, *senders, training),
+        workers=(*watch, *senders, *others),
         stop=stop,
     )
 
@@ -159,7 +170,5 @@ def _upload_rules(settings: Settings, *, once: bool) -> UploadRules:
         batch_files=settings.upload.batch_files,
         batch_bytes=settings.upload.batch_bytes,
         grace=settings.upload.grace,
-        # A file that only moved is seen again within one full look: only then is it known to be deleted.
-        remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
         impatient=once,
     )

@@ -150,7 +150,7 @@ class Daemon:
         """With ``once``: how it went. Else stopping is success."""
         if not self._once or self._failure is not None:
             return EXIT_DONE
-        for stage in (crew.uploader, crew.trainer):
+        for stage in (crew.reconciler, crew.uploader, crew.trainer):
             if stage.setback.error is not None:
                 return stage.setback.error.exit_code
         census = crew.ledger.census()
@@ -162,15 +162,15 @@ class Daemon:
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""
-        if crew.uploader.setback.error is not None or crew.trainer.setback.error is not None:
+        if any(stage.setback.error is not None for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
-        if not crew.watcher.idle:
+        if not crew.watcher.idle or not crew.ledger.inventory.checked:
             return False
         tally = crew.ledger.tally()
         upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))
         training = training_verdict(tally, crew.thresholds, now=time.time())
         moving = upload.due or tally.sending or tally.active is not None or training.due
-        return not moving and not crew.ledger.batches.relabels(1)
+        return not moving and not crew.ledger.chores.relabels(1)
 
     def _changed(self) -> Settings | None:
         """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""

@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from image_sync.errors import ImageSyncError
+from image_sync.errors import ImageSyncError, LedgerError
 from image_sync.logs import get_logger
+
+_PASSING = 5.0  # seconds until a ledger on a full disk is tried again
 
 log = get_logger(__name__)
 
@@ -61,13 +63,22 @@ class Worker:
         try:
             while not self._stop.is_set():
                 self.seen_at = time.monotonic()
-                pause = self._step(self.seen_at)
+                pause = self._turn(self.seen_at)
                 self.seen_at = time.monotonic()
                 self.resting_until = self.seen_at + pause
                 if pause > 0 and self._wake.wait(pause):
                     self._wake.clear()
         except ImageSyncError as error:
             self._failed(error)
-        except Exception as error:
+        except BaseException as error:
             log.exception("worker.crashed", worker=self.name)
             self._failed(error)
+
+    def _turn(self, now: float) -> float:
+        try:
+            return self._step(now)
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            log.error("ledger.blocked", worker=self.name, error=error.what, hint=error.hint, seconds=_PASSING)
+            return _PASSING

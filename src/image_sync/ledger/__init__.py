@@ -11,6 +11,7 @@ Written down before acting, confirmed after::
 """
 
 from image_sync.ledger.history import PictureHistory
+from image_sync.ledger.inventory import Remote
 from image_sync.ledger.ledger import Ledger, exists, open_ledger
 
-__all__ = ["Ledger", "PictureHistory", "exists", "open_ledger"]
+__all__ = ["Ledger", "PictureHistory", "Remote", "exists", "open_ledger"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -13,16 +12,13 @@ from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureSta
 from image_sync.ledger import moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.places import OWNER
-from image_sync.ledger.schema import batch, folder, picture, place, target
+from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
 
-
-@dataclass(frozen=True, slots=True)
-class Relabel:
-    """A stored picture whose file now lies in another category."""
-
-    picture_id: int
-    remote_id: str
-    category: str
+SUSPECT = 2
+"""A picture that was sent so often without an answer travels alone."""
+HOPELESS = 8
+"""After so many attempts it is parked."""
+_GIVEN_UP = f"given up after {HOPELESS} attempts that the platform never confirmed"
 
 
 class Batches:
@@ -55,16 +51,18 @@ class Batches:
             (picture.c.target_id == self._target) & (picture.c.state == PictureState.READY) & (picture.c.id <= cleared)
         )
         with self._book.db.writing() as tx:
-            first = tx.execute(select(picture.c.category).where(waiting).order_by(picture.c.id).limit(1)).first()
+            oldest = select(picture.c.category, picture.c.attempts).where(waiting).order_by(picture.c.id).limit(1)
+            first = tx.execute(oldest).first()
             if first is None:
                 return None
+            # A picture whose requests went wrong before travels alone: it must not take others with it again.
+            alone = first.attempts >= SUSPECT
+            company = waiting if alone else waiting & (picture.c.attempts < SUSPECT)
             rows = tx.execute(
-                select(picture.c.id, picture.c.key, picture.c.size, picture.c.sha256, folder.c.path, place.c.name)
-                .join(place, (place.c.picture_id == picture.c.id) & (place.c.role == OWNER))
-                .join(folder, folder.c.id == place.c.folder_id)
-                .where(waiting, picture.c.category == first.category)
+                _claimable()
+                .where(company, picture.c.category == first.category)
                 .order_by(picture.c.id)
-                .limit(files)
+                .limit(1 if alone else files)
             ).all()
             claimed = Batch(
                 id=uuid.uuid4().hex,
@@ -76,95 +74,73 @@ class Batches:
             self._write_down(tx, claimed)
         return claimed
 
-    def confirm(self, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str]) -> None:
+    def confirm(
+        self, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str], *, sweep_at: float | None = None
+    ) -> None:
         """The platform answered for these pictures of the batch; any others go back in line.
+
+        A picture that came back so often that there is little hope is parked as refused instead.
 
         Args:
             stored: picture id -> remote id. refused: picture id -> the platform's reason.
+            sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
         """
         with self._book.db.writing() as tx:
             self._settle(tx, batch_id, stored, refused)
+            tx.execute(update(batch).where(batch.c.id == batch_id).values(sweep_at=sweep_at))
         self._book.changed()
 
     def release(self, batch_id: str) -> None:
-        """Nothing of the batch is at the platform: its pictures go back in line."""
-        self.confirm(batch_id, {}, {})
+        """Nothing of the batch was sent: its pictures go back in line, and no attempt is counted."""
+        with self._book.db.writing() as tx:
+            claimed = (picture.c.batch_id == batch_id) & (picture.c.state == PictureState.CLAIMED)
+            tx.execute(update(picture).where(claimed).values(attempts=picture.c.attempts - 1))
+            self._settle(tx, batch_id, {}, {})
+        self._book.changed()
 
     def doubt(self, batch_id: str, *, not_before: float) -> None:
         """It is not known what of the batch arrived. Absence is not believed before ``not_before`` (Unix time)."""
         with self._book.db.writing() as tx:
             self._move(tx, batch_id, BatchState.DOUBTFUL, not_before=not_before)
+            held = select(picture.c.batch_id, picture.c.id).where(
+                picture.c.batch_id == batch_id, picture.c.state == PictureState.CLAIMED
+            )
+            tx.execute(insert(doubt).from_select(["batch_id", "picture_id"], held))
         self._book.changed()
 
-    def doubt_all(self, *, not_before: float) -> int:
-        """At start: every batch that was being sent when the last process ended is doubtful. Returns how many."""
+    def doubt_all(self, *, not_before: float, but: Collection[str] = ()) -> int:
+        """Every batch that nobody is sending is doubtful: at start, and when the ledger could not be written.
+
+        Args:
+            not_before: Unix time, for people to read.
+            but: batches that are being sent now.
+
+        Returns:
+            How many fell into doubt.
+        """
         sending = (batch.c.target_id == self._target) & (batch.c.state == BatchState.SENDING)
-        with self._book.db.writing() as tx:
-            result = tx.execute(update(batch).where(sending).values(state=BatchState.DOUBTFUL, not_before=not_before))
-        return int(result.rowcount)
+        with self._book.db.reading() as tx:
+            found = [row.id for row in tx.execute(select(batch.c.id).where(sending)) if row.id not in but]
+        for batch_id in found:
+            self.doubt(batch_id, not_before=not_before)
+        return len(found)
 
     def doubtful(self) -> list[tuple[Batch, float]]:
         """Batches whose outcome the platform must be asked for, oldest first, with their ``not_before``."""
         with self._book.db.reading() as tx:
-            ref = _dataset(tx, self._target)
+            ref = dataset_of(tx, self._target)
             rows = tx.execute(
                 select(batch)
                 .where(batch.c.target_id == self._target, batch.c.state == BatchState.DOUBTFUL)
                 .order_by(batch.c.claimed_at)
             ).all()
-            return [(_stored(tx, row, ref), row.not_before or 0.0) for row in rows]
-
-    def relabels(self, limit: int) -> list[Relabel]:
-        """Stored pictures that the platform has under another category than the folders say."""
-        with self._book.db.reading() as tx:
-            rows = tx.execute(
-                select(picture.c.id, picture.c.remote_id, picture.c.category)
-                .where(
-                    picture.c.target_id == self._target,
-                    picture.c.state == PictureState.CONFIRMED,
-                    picture.c.category != picture.c.sent_category,
+            found = []
+            for row in rows:
+                held = (picture.c.batch_id == row.id) & (picture.c.state == PictureState.CLAIMED)
+                found.append(
+                    (Batch(row.id, ref, row.category, held_by(tx, held), row.claimed_at), row.not_before or 0.0)
                 )
-                .order_by(picture.c.id)
-                .limit(limit)
-            )
-            return [Relabel(row.id, row.remote_id, row.category) for row in rows]
-
-    def relabelled(self, picture_id: int, category: str) -> None:
-        """The platform has the picture under this category now."""
-        with self._book.db.writing() as tx:
-            tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
-
-    def removals(self, *, orphaned_before: float, limit: int) -> list[tuple[int, str]]:
-        """(picture id, remote id) of stored pictures whose last file was deleted before that Unix time."""
-        owners = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        with self._book.db.reading() as tx:
-            rows = tx.execute(
-                select(picture.c.id, picture.c.remote_id)
-                .where(
-                    picture.c.target_id == self._target,
-                    picture.c.state == PictureState.CONFIRMED,
-                    picture.c.orphaned_at < orphaned_before,
-                    ~owners,
-                )
-                .order_by(picture.c.id)
-                .limit(limit)
-            )
-            return [(row.id, row.remote_id) for row in rows]
-
-    def removed(self, picture_id: int) -> None:
-        """The platform no longer has the picture."""
-        with self._book.db.writing() as tx:
-            tx.execute(delete(picture).where(picture.c.id == picture_id))
-
-    def requeue_refused(self) -> int:
-        """Refused pictures go back in line (``image-sync retry``). Returns how many."""
-        refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
-        with self._book.db.writing() as tx:
-            result = tx.execute(
-                update(picture).where(refused).values(state=PictureState.READY, reason="", ready_at=self._book.clock())
-            )
-        self._book.changed()
-        return int(result.rowcount)
+            return found
 
     @property
     def _target(self) -> int:
@@ -197,19 +173,15 @@ class Batches:
         now = self._book.clock()
         claimed = (picture.c.batch_id == batch_id) & (picture.c.state == PictureState.CLAIMED)
         for picture_id, remote_id in stored.items():
-            tx.execute(
-                update(picture)
-                .where(claimed, picture.c.id == picture_id)
-                .values(state=PictureState.CONFIRMED, remote_id=remote_id, reason="", confirmed_at=now)
-            )
+            values = {"state": PictureState.CONFIRMED, "remote_id": remote_id, "reason": "", "confirmed_at": now}
+            tx.execute(update(picture).where(claimed, picture.c.id == picture_id).values(**values))
         for picture_id, reason in refused.items():
-            tx.execute(
-                update(picture)
-                .where(claimed, picture.c.id == picture_id)
-                .values(state=PictureState.REFUSED, reason=reason)
-            )
+            values = {"state": PictureState.REFUSED, "reason": reason}
+            tx.execute(update(picture).where(claimed, picture.c.id == picture_id).values(**values))
         owners = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
         tx.execute(delete(picture).where(claimed, ~owners))  # its file went while it was on its way
+        hopeless = claimed & (picture.c.attempts >= HOPELESS)
+        tx.execute(update(picture).where(hopeless).values(state=PictureState.REFUSED, reason=_GIVEN_UP))
         tx.execute(update(picture).where(claimed).values(state=PictureState.READY, batch_id=""))
         self._move(tx, batch_id, BatchState.CONFIRMED if stored or refused else BatchState.RELEASED, ended_at=now)
 
@@ -218,6 +190,24 @@ class Batches:
         moved = tx.execute(update(batch).where(batch.c.id == batch_id, allowed).values(state=to, **values))
         if moved.rowcount != 1:
             raise moves.IllegalMove(f"batch {batch_id} cannot become {to}")
+
+
+def held_by(tx: Connection, which: Any) -> tuple[Claimed, ...]:
+    """The pictures that meet the condition, oldest first; without a path where the file is gone."""
+    return tuple(_claimed(row) for row in tx.execute(_claimable(outer=True).where(which).order_by(picture.c.id)))
+
+
+def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
+    """The target's dataset; its id may still be empty."""
+    row = tx.execute(select(target.c.dataset_id, target.c.dataset_name).where(target.c.id == target_id)).first()
+    return DatasetRef("", "") if row is None else DatasetRef(row.dataset_id, row.dataset_name)
+
+
+def _claimable(*, outer: bool = False) -> Any:
+    owner = (place.c.picture_id == picture.c.id) & (place.c.role == OWNER)
+    columns = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256, folder.c.path, place.c.name)
+    lies = picture.join(place, owner, isouter=outer).join(folder, folder.c.id == place.c.folder_id, isouter=outer)
+    return select(*columns).select_from(lies)
 
 
 def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:
@@ -232,19 +222,3 @@ def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:
 def _claimed(row: Any) -> Claimed:
     path = row.path.rstrip(b"/") + b"/" + row.name if row.path is not None else b""
     return Claimed(picture_id=row.id, key=row.key, path=path, size=row.size, sha256=row.sha256)
-
-
-def _dataset(tx: Connection, target_id: int) -> DatasetRef:
-    row = tx.execute(select(target.c.dataset_id, target.c.dataset_name).where(target.c.id == target_id)).one()
-    return DatasetRef(row.dataset_id, row.dataset_name)
-
-
-def _stored(tx: Connection, row: Any, ref: DatasetRef) -> Batch:
-    pictures = tx.execute(
-        select(picture.c.id, picture.c.key, picture.c.size, picture.c.sha256, folder.c.path, place.c.name)
-        .outerjoin(place, (place.c.picture_id == picture.c.id) & (place.c.role == OWNER))
-        .outerjoin(folder, folder.c.id == place.c.folder_id)
-        .where(picture.c.batch_id == row.id, picture.c.state == PictureState.CLAIMED)
-        .order_by(picture.c.id)
-    )
-    return Batch(row.id, ref, row.category, tuple(_claimed(item) for item in pictures), row.claimed_at)

@@ -94,7 +94,9 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise LedgerError(f"the ledger {self.where} cannot be used: {error.orig}", hint=_hint(error)) from error
+            said = str(error.orig).strip()
+            hint, passing = _remedy(said, lost=error.connection_invalidated)
+            raise LedgerError(f"the ledger {self.where} cannot be used: {said}", hint=hint, passing=passing) from error
         except exc.SQLAlchemyError as error:
             raise LedgerError(f"the ledger {self.where} cannot be used: {error}") from error
 
@@ -158,14 +160,17 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _hint(error: exc.DBAPIError) -> str:
-    said = str(error.orig).lower()
-    if "full" in said:
-        return "The disk is full: free some space; nothing was lost and nothing was sent meanwhile."
-    if "locked" in said:
-        return "Another program holds the ledger; close it and start again."
-    if "malformed" in said or "not a database" in said:
-        return "The file is damaged: restore it from a backup, or move it aside to begin a new ledger."
-    if "readonly" in said or "unable to open" in said:
-        return "Make the state folder writable for the user that runs image-sync."
-    return "Nothing was sent without being written down first; start again when the cause is gone."
+def _remedy(said: str, *, lost: bool) -> tuple[str, bool]:
+    """What to do about the driver's words, and whether it passes by itself."""
+    words = said.lower()
+    if "full" in words or "no space" in words:
+        return "The disk is full: free some space. Nothing is sent meanwhile, and nothing is lost.", True
+    if "locked" in words or "busy" in words:
+        return "Another program holds the ledger; close it.", True
+    if "malformed" in words or "not a database" in words:
+        return "The file is damaged. To begin anew from what the platform has: image-sync ledger rebuild", False
+    if "readonly" in words or "read-only" in words or "unable to open" in words:
+        return "Make the state folder writable for the user that runs image-sync.", False
+    if lost:
+        return "The database server went away; it is tried again.", True
+    return "Nothing was sent without being written down first; start again when the cause is gone.", False

@@ -14,8 +14,10 @@ from image_sync.domain import Census, DatasetRef, PlaceState, RootReport, RootSt
 from image_sync.errors import ImageSyncError
 from image_sync.ledger.batches import Batches
 from image_sync.ledger.book import Book, Target
+from image_sync.ledger.chores import Chores
 from image_sync.ledger.database import FILE, Database
 from image_sync.ledger.history import History
+from image_sync.ledger.inventory import Inventory
 from image_sync.ledger.places import RESCAN, Places
 from image_sync.ledger.runs import Runs
 from image_sync.ledger.schema import note, place, root, target, trouble
@@ -37,15 +39,18 @@ class Ledger:
     """The only memory of image-sync. Safe to use from several threads, and to read from other processes.
 
     Attributes:
-        places: the watcher's side. batches: the uploader's. runs: the trainer's. history: single files.
+        places: the watcher's side. batches: the uploader's; chores: its debts. runs: the trainer's.
+        history: single files. inventory: what lies at the platform already.
     """
 
     def __init__(self, book: Book) -> None:
         self._book = book
         self.places = Places(book)
         self.batches = Batches(book)
+        self.chores = Chores(book)
         self.runs = Runs(book)
         self.history = History(book)
+        self.inventory = Inventory(book)
         self._counter = Counter(book, self.runs)
 
     @property

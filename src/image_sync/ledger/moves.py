@@ -11,10 +11,12 @@ from image_sync.domain import BatchState, PictureState, RunState
 
 PICTURE: Mapping[PictureState, frozenset[PictureState]] = MappingProxyType(
     {
-        PictureState.READY: frozenset({PictureState.CLAIMED}),
+        PictureState.READY: frozenset(
+            {PictureState.CLAIMED, PictureState.CONFIRMED}
+        ),  # the latter: it was there already
         PictureState.CLAIMED: frozenset({PictureState.CONFIRMED, PictureState.REFUSED, PictureState.READY}),
         PictureState.CONFIRMED: frozenset(),
-        PictureState.REFUSED: frozenset({PictureState.READY}),
+        PictureState.REFUSED: frozenset({PictureState.READY, PictureState.CONFIRMED}),
     }
 )
 
@@ -30,7 +32,7 @@ BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
 RUN: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
     {
         RunState.STARTING: frozenset({RunState.RUNNING, RunState.DOUBTFUL, RunState.REFUSED}),
-        RunState.DOUBTFUL: frozenset({RunState.RUNNING, RunState.REFUSED}),
+        RunState.DOUBTFUL: frozenset({RunState.RUNNING, RunState.REFUSED, RunState.STARTING}),
         RunState.RUNNING: frozenset({RunState.TRAINED, RunState.FAILED}),
         RunState.TRAINED: frozenset(),
         RunState.FAILED: frozenset(),

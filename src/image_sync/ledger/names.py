@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 LONGEST = 100
 _DIGEST = 16
+_KEY = re.compile(r"\.([0-9a-f]{16})(?:-\d+)?\.(?:jpg|jpeg|png)$")
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -26,6 +27,12 @@ def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0) -> str:
     tail = f".{sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
     stem = _ascii(PurePosixPath(name.decode("utf-8", "replace")).stem)
     return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
+
+
+def digest_of(key: str) -> str:
+    """The 16 hex digits of the content that a key made by :func:`key_of` holds; empty for any other name."""
+    found = _KEY.search(key)
+    return found.group(1) if found else ""
 
 
 def plain_key(name: bytes) -> str | None:

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from image_sync.domain import PictureState, PlaceState, RootReport, Sighting, Stamp
 from image_sync.ledger.book import Book
-from image_sync.ledger.names import key_of, plain_key
+from image_sync.ledger.inventory import BEFORE, waiting_for
+from image_sync.ledger.names import LONGEST, key_of, plain_key
 from image_sync.ledger.schema import folder, note, picture, place, root
 
 OWNER, DUPLICATE, CONFLICT = "owner", "duplicate", "conflict"
@@ -190,6 +191,9 @@ class Places:
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
 
     def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, file: Any, copy: int) -> int:
+        there = waiting_for(tx, target, file.sha256, file.size)
+        if there is not None:
+            return self._adopted(tx, target, category, file, copy, there)
         key = key_of(name, file.sha256, file.suffix, copy)
         plain = plain_key(name) if self._book.plain_names else None
         if plain is not None:
@@ -208,6 +212,29 @@ class Places:
                 size=file.size,
                 state=PictureState.READY,
                 ready_at=self._book.clock(),
+            )
+            .returning(picture.c.id)
+        ).scalar_one()
+        return int(made)
+
+    def _adopted(self, tx: Connection, target: int, category: str, file: Any, copy: int, there: Any) -> int:
+        """The picture lies at the platform already, from before this ledger knew of it."""
+        now = self._book.clock()
+        made = tx.execute(
+            insert(picture)
+            .values(
+                target_id=target,
+                sha256=file.sha256,
+                copy=copy,
+                category=category,
+                sent_category=there.category,
+                key=there.key[:LONGEST],
+                size=file.size,
+                state=PictureState.CONFIRMED,
+                remote_id=there.remote_id,
+                run_id=BEFORE if there.counted else None,
+                ready_at=now,
+                confirmed_at=now,
             )
             .returning(picture.c.id)
         ).scalar_one()

@@ -64,13 +64,18 @@ class Runs:
 
     def doubt(self, run_id: int, *, not_before: float) -> None:
         """It is not known whether it was started. Absence is not believed before ``not_before`` (Unix time)."""
-        self._change(run_id, RunState.DOUBTFUL, not_before=not_before)
+        self._change(run_id, RunState.DOUBTFUL, not_before=not_before, doubts=run.c.doubts + 1)
+
+    def again(self, run_id: int) -> None:
+        """It was not started after all: it is about to be, under the same name."""
+        self._change(run_id, RunState.STARTING, not_before=None)
 
     def doubt_all(self, *, not_before: float) -> int:
         """At start: a training that was being started when the last process ended is doubtful. Returns how many."""
         starting = (run.c.target_id == self._target) & (run.c.state == RunState.STARTING)
         with self._book.db.writing() as tx:
-            result = tx.execute(update(run).where(starting).values(state=RunState.DOUBTFUL, not_before=not_before))
+            values = {"state": RunState.DOUBTFUL, "not_before": not_before, "doubts": run.c.doubts + 1}
+            result = tx.execute(update(run).where(starting).values(**values))
         return int(result.rowcount)
 
     def refused(self, run_id: int, reason: str) -> None:
@@ -220,4 +225,5 @@ def _run(row: Any) -> Run:
         accuracy=row.accuracy,
         remaining=row.remaining,
         reason=row.reason,
+        doubts=row.doubts,
     )

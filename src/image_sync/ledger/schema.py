@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration: the schema that this version of image-sync reads and writes."""
 
 metadata = MetaData()
@@ -60,6 +60,8 @@ target = Table(
     # Pictures up to this id have passed the upload threshold.
     Column("cleared_to", _Id, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
+    # Files in the dataset that are none of ours, as the last reading of the platform's listing found.
+    Column("strangers", Integer, nullable=False, default=0, server_default="0"),
     UniqueConstraint("platform", "endpoint", "setting", "action"),
 )
 
@@ -146,7 +148,33 @@ batch = Table(
     Column("claimed_at", Float, nullable=False),
     Column("not_before", Float),  # absence at the platform is not believed earlier
     Column("ended_at", Float),
+    # When a batch that was in doubt is looked at again for second copies; NULL: no more.
+    Column("sweep_at", Float),
+    Column("sweeps", Integer, nullable=False, default=0, server_default="0"),
     Index("batch_state", "target_id", "state"),
+    Index("batch_sweep", "sweep_at"),
+)
+
+# What a batch held when it fell into doubt: its pictures may be in other batches when it is swept.
+doubt = Table(
+    "doubt",
+    metadata,
+    Column("batch_id", String(32), ForeignKey("batch.id"), primary_key=True),
+    Column("picture_id", _Id, primary_key=True),
+)
+
+# Pictures that lay at the platform before this ledger knew of them, until a file with their content is found.
+inventory = Table(
+    "inventory",
+    metadata,
+    Column("target_id", _Id, ForeignKey("target.id"), primary_key=True),
+    Column("remote_id", String(128), primary_key=True),
+    Column("digest", String(16), nullable=False),  # first half of the SHA-256, from the name
+    Column("key", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("size", BigInteger),
+    Column("counted", Integer, nullable=False),  # 1: a training has seen it
+    Index("inventory_digest", "target_id", "digest"),
 )
 
 run = Table(
@@ -169,6 +197,7 @@ run = Table(
     Column("accuracy", Float),
     Column("remaining", Float),
     Column("reason", Text, nullable=False, default=""),
+    Column("doubts", Integer, nullable=False, default=0, server_default="0"),  # how often its start was in doubt
     Index("run_state", "target_id", "state"),
 )
 

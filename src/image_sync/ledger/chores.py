@@ -1,0 +1,148 @@
+"""What is owed to the platform beside uploads: new categories, removals, and second looks after a doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, update
+
+from image_sync.domain import Batch, PictureState
+from image_sync.ledger.batches import dataset_of, held_by
+from image_sync.ledger.book import Book
+from image_sync.ledger.schema import batch, doubt, picture, place
+
+
+@dataclass(frozen=True, slots=True)
+class Relabel:
+    """A stored picture whose file now lies in another category."""
+
+    picture_id: int
+    remote_id: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one picture stands, as far as a second look needs it."""
+
+    state: PictureState
+    remote_id: str
+    ready_at: float
+    """Unix time: nothing of it can have been sent earlier."""
+
+
+class Chores:
+    """Debts that may be paid at any time, and in any order."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    def relabels(self, limit: int) -> list[Relabel]:
+        """Stored pictures that the platform has under another category than the folders say."""
+        with self._book.db.reading() as tx:
+            rows = tx.execute(
+                select(picture.c.id, picture.c.remote_id, picture.c.category)
+                .where(
+                    picture.c.target_id == self._target,
+                    picture.c.state == PictureState.CONFIRMED,
+                    picture.c.category != picture.c.sent_category,
+                )
+                .order_by(picture.c.id)
+                .limit(limit)
+            )
+            return [Relabel(row.id, row.remote_id, row.category) for row in rows]
+
+    def relabelled(self, picture_id: int, category: str) -> None:
+        """The platform has the picture under this category now."""
+        with self._book.db.writing() as tx:
+            tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
+
+    def removals(self, *, orphaned_before: float, limit: int) -> list[tuple[int, str]]:
+        """(picture id, remote id) of stored pictures whose last file was deleted before that Unix time."""
+        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        with self._book.db.reading() as tx:
+            rows = tx.execute(
+                select(picture.c.id, picture.c.remote_id)
+                .where(
+                    picture.c.target_id == self._target,
+                    picture.c.state == PictureState.CONFIRMED,
+                    picture.c.orphaned_at < orphaned_before,
+                    ~files,
+                )
+                .order_by(picture.c.id)
+                .limit(limit)
+            )
+            return [(row.id, row.remote_id) for row in rows]
+
+    def removed(self, picture_id: int) -> None:
+        """The platform no longer has the picture."""
+        with self._book.db.writing() as tx:
+            tx.execute(delete(picture).where(picture.c.id == picture_id))
+
+    def requeue_refused(self) -> int:
+        """Refused pictures go back in line (``image-sync retry``). Returns how many."""
+        refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._book.clock()}
+        with self._book.db.writing() as tx:
+            result = tx.execute(update(picture).where(refused).values(**values))
+        self._book.changed()
+        return int(result.rowcount)
+
+    def sweeps(self, now: float, limit: int) -> list[tuple[Batch, int]]:
+        """Batches that were in doubt and are to be looked at again, with the number of sweeps so far.
+
+        Each holds what it held when it fell into doubt, as far as the ledger still knows of it.
+        """
+        due = (batch.c.target_id == self._target) & (batch.c.sweep_at <= now)
+        with self._book.db.reading() as tx:
+            ref = dataset_of(tx, self._target)
+            found = []
+            for row in tx.execute(select(batch).where(due).order_by(batch.c.sweep_at).limit(limit)).all():
+                held = picture.c.id.in_(select(doubt.c.picture_id).where(doubt.c.batch_id == row.id))
+                found.append((Batch(row.id, ref, row.category, held_by(tx, held), row.claimed_at), row.sweeps))
+            return found
+
+    def swept(self, batch_id: str, *, again_at: float | None) -> None:
+        """The batch was looked at; ``again_at`` (Unix time) says when once more, None never."""
+        with self._book.db.writing() as tx:
+            this = batch.c.id == batch_id
+            tx.execute(update(batch).where(this).values(sweep_at=again_at, sweeps=batch.c.sweeps + 1))
+            if again_at is None:
+                tx.execute(delete(doubt).where(doubt.c.batch_id == batch_id))
+
+    def of_pictures(self, picture_ids: Collection[int]) -> Batch:
+        """These pictures as if they were a batch, for asking the platform about them."""
+        with self._book.db.reading() as tx:
+            ref = dataset_of(tx, self._target)
+            return Batch("", ref, "", held_by(tx, picture.c.id.in_(picture_ids)))
+
+    def standing(self, picture_ids: Collection[int]) -> dict[int, Standing]:
+        """Where each of these pictures stands."""
+        columns = (picture.c.id, picture.c.state, picture.c.remote_id, picture.c.ready_at)
+        with self._book.db.reading() as tx:
+            rows = tx.execute(select(*columns).where(picture.c.id.in_(picture_ids)))
+            return {row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at) for row in rows}
+
+    def ours(self, batch_ids: Collection[str]) -> set[str]:
+        """Those of the batch ids that this ledger gave out."""
+        with self._book.db.reading() as tx:
+            return {row.id for row in tx.execute(select(batch.c.id).where(batch.c.id.in_(batch_ids)))}
+
+    def arrived(self, picture_id: int, remote_id: str, category: str) -> None:
+        """The picture is at the platform under this id and category, whatever became of its batch."""
+        this = (picture.c.id == picture_id) & (picture.c.state != PictureState.CLAIMED)
+        values = {
+            "state": PictureState.CONFIRMED,
+            "remote_id": remote_id,
+            "sent_category": category,
+            "reason": "",
+            "confirmed_at": func.coalesce(picture.c.confirmed_at, self._book.clock()),
+        }
+        with self._book.db.writing() as tx:
+            tx.execute(update(picture).where(this).values(**values))
+        self._book.changed()
+
+    @property
+    def _target(self) -> int:
+        return self._book.aimed().id

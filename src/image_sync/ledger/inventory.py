@@ -1,0 +1,221 @@
+"""What lies at the platform already: so that a ledger that was lost, rebuilt or restored sends nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from image_sync.domain import PictureState
+from image_sync.ledger.book import Book
+from image_sync.ledger.names import LONGEST, digest_of
+from image_sync.ledger.schema import inventory, picture, target
+
+_CHUNK = 500
+BEFORE = 0
+"""The "training" that counted what was trained on before this ledger knew of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """One picture as the platform lists it."""
+
+    remote_id: str
+    key: str
+    category: str
+    size: int | None
+    uploaded_at: float | None
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What reading the platform's listing came to."""
+
+    listed: int
+    adopted: int
+    """Pictures that were ready to be sent and lie there already."""
+    remembered: int
+    """Pictures of ours whose files were not found yet."""
+    strangers: int
+    """Files that are none of ours."""
+    doubles: tuple[int, ...]
+    """Pictures (ids) of which there seems to be more than one copy."""
+
+
+class Inventory:
+    """Compares the ledger with the platform's listing."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self.checked = False
+        """Whether ledger and platform were compared since this ledger was opened."""
+
+    def agree(self) -> None:
+        """They were compared: uploads may begin."""
+        if not self.checked:
+            self.checked = True
+            self._book.changed()
+
+    def expected(self) -> int:
+        """How many files the dataset should hold at most, as far as the ledger knows."""
+        aim = self._book.aimed().id
+        there = [str(PictureState.CONFIRMED), str(PictureState.CLAIMED)]
+        with self._book.db.reading() as tx:
+            mine = tx.execute(
+                select(func.count()).where(picture.c.target_id == aim, picture.c.state.in_(there))
+            ).scalar_one()
+            waiting = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
+            strangers = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0
+        return int(mine + waiting + strangers)
+
+    def recognises(self, rows: Iterable[Remote]) -> bool:
+        """Whether every one of these pictures that carries our kind of name is one that the ledger sent or knows."""
+        aim = self._book.aimed().id
+        wanted = {row.key for row in rows if digest_of(row.key)}
+        there = [str(PictureState.CONFIRMED), str(PictureState.CLAIMED)]
+        for keys in _chunks(sorted(wanted)):
+            with self._book.db.reading() as tx:
+                sent = select(picture.c.key).where(
+                    picture.c.target_id == aim, picture.c.key.in_(keys), picture.c.state.in_(there)
+                )
+                known = select(inventory.c.key).where(inventory.c.target_id == aim, inventory.c.key.in_(keys))
+                wanted -= {row.key for row in tx.execute(sent)} | {row.key for row in tx.execute(known)}
+        return not wanted
+
+    def adopt(self, rows: Iterable[Remote], *, trained_until: float | None) -> Adoption:
+        """Take note of everything that the platform lists: what is there is not sent again.
+
+        Args:
+            rows: the whole listing.
+            trained_until: Unix time of the newest training of the dataset; earlier pictures count as trained on.
+        """
+        aim = self._book.aimed().id
+        listed = adopted = strangers = 0
+        doubles: set[int] = set()
+        with self._book.db.writing() as tx:
+            tx.execute(delete(inventory).where(inventory.c.target_id == aim))
+        for chunk in _chunks(rows):
+            listed += len(chunk)
+            with self._book.db.writing() as tx:
+                known = _Known(tx, aim, chunk)
+                for row in chunk:
+                    if row.remote_id in known.by_remote:
+                        continue
+                    mine = known.of(row)
+                    counted = trained_until is not None and (row.uploaded_at or 0.0) <= trained_until
+                    if mine is None:
+                        if digest_of(row.key):
+                            self._remember(tx, aim, row, counted=counted)
+                        else:
+                            strangers += 1
+                    elif mine.state in {PictureState.READY, PictureState.REFUSED}:
+                        known.taken.add(mine.id)
+                        adopted += 1
+                        self._take(tx, mine.id, row, counted=counted)
+                    elif mine.key == row.key:
+                        doubles.add(mine.id)
+                    else:
+                        strangers += 1  # the same content under another name: somebody else's
+        with self._book.db.writing() as tx:
+            tx.execute(update(target).where(target.c.id == aim).values(strangers=strangers))
+            remembered = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
+        self._book.changed()
+        return Adoption(listed, adopted, int(remembered), strangers, tuple(sorted(doubles)))
+
+    def _remember(self, tx: Connection, aim: int, row: Remote, *, counted: bool) -> None:
+        tx.execute(
+            insert(inventory).values(
+                target_id=aim,
+                remote_id=row.remote_id,
+                digest=digest_of(row.key),
+                key=row.key,
+                category=row.category,
+                size=row.size,
+                counted=int(counted),
+            )
+        )
+
+    def _take(self, tx: Connection, picture_id: int, row: Remote, *, counted: bool) -> None:
+        tx.execute(
+            update(picture)
+            .where(picture.c.id == picture_id)
+            .values(
+                state=PictureState.CONFIRMED,
+                key=row.key[:LONGEST],
+                remote_id=row.remote_id,
+                sent_category=row.category,
+                reason="",
+                run_id=BEFORE if counted else None,
+                confirmed_at=row.uploaded_at or self._book.clock(),
+            )
+        )
+
+
+def waiting_for(tx: Connection, aim: int, sha256: str, size: int) -> Any:
+    """The oldest remembered picture of this content, or None. It is no longer remembered afterwards."""
+    row = tx.execute(
+        select(inventory)
+        .where(inventory.c.target_id == aim, inventory.c.digest == sha256[:16])
+        .order_by(inventory.c.key, inventory.c.remote_id)
+        .limit(1)
+    ).first()
+    if row is None or (row.size is not None and row.size != size):
+        return None
+    tx.execute(delete(inventory).where(inventory.c.target_id == aim, inventory.c.remote_id == row.remote_id))
+    return row
+
+
+class _Known:
+    """What the ledger knows of a few listed pictures."""
+
+    def __init__(self, tx: Connection, aim: int, rows: Sequence[Remote]) -> None:
+        mine = (
+            select(
+                picture.c.id,
+                picture.c.key,
+                picture.c.sha256,
+                picture.c.size,
+                picture.c.category,
+                picture.c.state,
+                picture.c.remote_id,
+            )
+            .where(picture.c.target_id == aim)
+            .order_by(picture.c.id)
+        )
+        keys = [row.key for row in rows]
+        digests = sorted({digest for row in rows if (digest := digest_of(row.key))})
+        ids = [row.remote_id for row in rows]
+        self.by_remote = {row.remote_id for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
+        self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys)))}
+        halves = func.substr(picture.c.sha256, 1, 16)
+        self._by_digest: dict[str, list[Any]] = {}
+        for row in tx.execute(mine.where(halves.in_(digests))):
+            self._by_digest.setdefault(row.sha256[:16], []).append(row)
+        self.taken: set[int] = set()
+
+    def of(self, row: Remote) -> Any:
+        """Our picture that this one is, or None."""
+        named = self._by_key.get(row.key)
+        if digest_of(row.key):
+            candidates = self._by_digest.get(digest_of(row.key), [])
+            ordered = ([named] if named is not None else []) + candidates
+            free = [one for one in ordered if one.id not in self.taken and _fits(one, row)]
+            return free[0] if free else None
+        # A plain name says little: size and category must agree, too.
+        if named is None or named.id in self.taken or not _fits(named, row) or named.category != row.category:
+            return None
+        return named
+
+
+def _fits(mine: Any, row: Remote) -> bool:
+    return row.size is None or row.size == mine.size
+
+
+def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk

@@ -1,0 +1,266 @@
+"""Keeps ledger and platform of one mind: adopts what lies there, settles what is in doubt, removes second copies,
+and carries moves between categories and deletions over.
+
+Only presence proves itself. That something is *not* there is believed after the grace time on the monotonic clock,
+and when two looks agree: a request that was given up may still be carried out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from image_sync.domain import Batch, DatasetRef, PictureState
+from image_sync.errors import Changed, ImageSyncError, NotFound, Unauthorised
+from image_sync.ledger import Ledger, Remote
+from image_sync.logs import get_logger
+from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
+from image_sync.setback import Setback
+
+STAGE = "reconcile"
+_IDLE = 5.0
+_LOOK_AGAIN = 15.0
+_CHORES = 100
+_SWEEPS = 5
+_FIRST_PAGE = 200
+_DAY = 86_400.0
+_SKEW = 60.0  # seconds by which the platform's clock may be behind ours
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The last look at a batch in doubt: monotonic time, and what was there."""
+
+    first_at: float
+    at: float
+    found: frozenset[str]
+
+
+class Reconciler:
+    """The stage between ledger and platform. One thread calls :meth:`step`.
+
+    Args:
+        ledger: what is believed.
+        platform: what is so.
+        grace: seconds within which an unconfirmed request may still be carried out.
+        remove_after: deleted files are removed at the platform after so many seconds; None: never.
+        stop: set when the program is to end.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        platform: Platform,
+        stop: threading.Event,
+        *,
+        grace: float = 180.0,
+        remove_after: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._platform = platform
+        self._stop = stop
+        self._grace = grace
+        self._remove_after = remove_after
+        self._clock = clock
+        self._between = max(0.05, min(_LOOK_AGAIN, grace / 4))
+        self._looks: dict[str, Look] = {}
+        self._signed_in = False
+        self._audited = (0, 0.0)
+        self.setback = Setback(STAGE, ledger)
+
+    def step(self, now: float) -> float:
+        """Do what is owed. Returns seconds until it wants to be called again without news.
+
+        Args:
+            now: monotonic time in seconds.
+        """
+        if self._stop.is_set() or self.setback.left(now):
+            return self.setback.left(now)
+        try:
+            self._greet()
+            if not self._ledger.inventory.checked:
+                self._check(first=True)
+            rest = self._settle(now)
+            self._sweep()
+            self._audit(now)
+            self._relabel()
+            self._remove()
+        except ImageSyncError as error:
+            return self._fail(error, now)
+        self.setback.over()
+        return rest
+
+    def _fail(self, error: ImageSyncError, now: float) -> float:
+        if self._stop.is_set():
+            return 0.0
+        pause = self.setback.hit(error, now)
+        if isinstance(error, Unauthorised) and not self._signed_in:
+            raise error  # nothing will work until a person changes the configuration
+        return pause
+
+    def _greet(self) -> None:
+        if not self._signed_in:
+            self._platform.sign_in()
+            self._signed_in = True
+
+    def _dataset(self) -> DatasetRef | None:
+        """The dataset, if there is one yet."""
+        target = self._ledger.target
+        if not target.dataset_id:
+            found = self._platform.find_dataset(target.dataset_name)
+            if found is None:
+                return None
+            self._ledger.dataset(found)
+            log.info("dataset.found", dataset=found.name, id=found.id)
+            return found
+        return DatasetRef(target.dataset_id, target.dataset_name)
+
+    # -- what lies there already
+
+    def _check(self, *, first: bool) -> None:
+        """Compare ledger and platform: if more lies there than we know of, read the whole listing before anything
+        is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
+        dataset = self._dataset()
+        if dataset is not None:
+            count, expected = self._platform.count(dataset), self._ledger.inventory.expected()
+            agreed = count is not None and count <= expected
+            if agreed and first and count:
+                newest = islice(self._platform.listing(dataset), _FIRST_PAGE)
+                agreed = self._ledger.inventory.recognises(map(_remote, newest))
+            if not agreed:
+                self._adopt(dataset)
+        self._ledger.inventory.agree()
+
+    def _adopt(self, dataset: DatasetRef) -> None:
+        trained = max((model.created_at or 0.0 for model in self._platform.models(dataset)), default=None)
+        rows = map(_remote, self._platform.listing(dataset))
+        seen = self._ledger.inventory.adopt(self._interruptible(rows), trained_until=trained)
+        log.info(
+            "platform.listed",
+            dataset=dataset.name,
+            listed=seen.listed,
+            adopted=seen.adopted,
+            remembered=seen.remembered,
+            strangers=seen.strangers,
+        )
+        for start in range(0, len(seen.doubles), _CHORES):
+            self._tidy(self._ledger.chores.of_pictures(seen.doubles[start : start + _CHORES]))
+
+    def _interruptible(self, rows: Iterable[Remote]) -> Iterable[Remote]:
+        for row in rows:
+            if self._stop.is_set():
+                raise Changed("the listing was left because the program ends")
+            yield row
+
+    def _audit(self, now: float) -> None:
+        """When nothing is on its way: does more lie there than was sent? Then somebody doubled a request."""
+        tally = self._ledger.tally()
+        confirmed, since = self._audited
+        if tally.confirmed != confirmed or tally.sending or tally.cleared:
+            self._audited = (tally.confirmed, now)
+        elif since and now - since >= 2 * self._grace:
+            self._audited = (tally.confirmed, 0.0)
+            self._check(first=False)
+
+    # -- what is in doubt
+
+    def _settle(self, now: float) -> float:
+        """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question."""
+        doubtful = self._ledger.batches.doubtful()
+        for batch, _ in doubtful:
+            if self._stop.is_set():
+                break
+            look = self._looks.get(batch.id)
+            if look is not None and now < look.at + self._between:
+                continue
+            found = self._platform.find(_shipment(batch))
+            ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
+            there = frozenset(found)
+            first_at = now if look is None else look.first_at
+            believed = look is not None and look.found == there and now - first_at >= self._grace
+            self._looks[batch.id] = Look(first_at, now, there)
+            if believed or len(ours) == len(batch.pictures):
+                del self._looks[batch.id]
+                log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
+                self._ledger.batches.confirm(batch.id, ours, {}, sweep_at=self._clock() + 2 * self._grace)
+        return min(_IDLE, self._between) if doubtful else _IDLE
+
+    def _sweep(self) -> None:
+        """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""
+        for batch, sweeps in self._ledger.chores.sweeps(self._clock(), _SWEEPS):
+            if self._stop.is_set():
+                return
+            self._tidy(batch)
+            self._ledger.chores.swept(batch.id, again_at=None if sweeps else self._clock() + _DAY)
+
+    def _tidy(self, batch: Batch) -> None:
+        """One copy of each picture stays; late arrivals are confirmed."""
+        if not batch.pictures:
+            return
+        copies = self._platform.copies(_shipment(batch))
+        standing = self._ledger.chores.standing([item.picture_id for item in batch.pictures])
+        mine = self._ledger.chores.ours({copy.batch_id for stored in copies.values() for copy in stored})
+        for item in batch.pictures:
+            stored, here = copies.get(item.key, []), standing.get(item.picture_id)
+            if not stored or here is None or here.state is PictureState.CLAIMED:
+                continue
+            kept = next((copy for copy in stored if copy.remote_id == here.remote_id), stored[0])
+            if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
+                self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
+                log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
+            for copy in stored:
+                proved = copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at)
+                if copy.remote_id != kept.remote_id and proved:
+                    self._platform.remove(batch.dataset, copy.remote_id)
+                    log.warning("picture.double_removed", key=item.key, remote_id=copy.remote_id)
+
+    # -- what the folders say
+
+    def _relabel(self) -> None:
+        for change in self._ledger.chores.relabels(_CHORES):
+            dataset = self._dataset()
+            if self._stop.is_set() or dataset is None:
+                return
+            try:
+                self._platform.relabel(dataset, change.remote_id, change.category)
+            except NotFound:
+                log.warning("picture.missing_at_platform", remote_id=change.remote_id)
+            self._ledger.chores.relabelled(change.picture_id, change.category)
+            log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
+
+    def _remove(self) -> None:
+        if self._remove_after is None:
+            return
+        before = self._clock() - self._remove_after
+        for picture_id, remote_id in self._ledger.chores.removals(orphaned_before=before, limit=_CHORES):
+            dataset = self._dataset()
+            if self._stop.is_set() or dataset is None:
+                return
+            self._platform.remove(dataset, remote_id)
+            self._ledger.chores.removed(picture_id)
+            log.info("picture.removed", remote_id=remote_id)
+
+
+def _shipment(batch: Batch) -> Shipment:
+    items = tuple(Item(item.key, item.size, item.sha256, _unread) for item in batch.pictures)
+    return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
+
+
+def _unread() -> bytes:
+    raise Changed("a question needs no bytes")
+
+
+def _remote(stored: RemotePicture) -> Remote:
+    return Remote(stored.remote_id, stored.key, stored.category, stored.size, stored.uploaded_at)
+
+
+def _since(copy: RemotePicture, ready_at: float) -> bool:
+    """Whether a copy without a batch id came after the picture became ready, and so can only be ours."""
+    return copy.uploaded_at is not None and copy.uploaded_at >= ready_at - _SKEW
