@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -31,11 +33,18 @@ def block(name: str) -> str:
     return found.group(1).strip()
 
 
+def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
 def commands_table() -> str:
     """The table of commands: the first sentence of each command's help, and its own options."""
     lines = ["| command | what it does | options |", "| --- | --- | --- |"]
-    group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in every_command(typer.main.get_command(app)):
         arguments = [one for one in command.params if one.param_type_name == "argument"]
         names = [one.opts[0] for one in command.params if one.param_type_name == "option" and not one.hidden]
         shown = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])

@@ -132,7 +132,7 @@ def test_an_unreachable_server_is_told(plant: Plant) -> None:
     assert (once.returncode, check.returncode) == (69, 69)
     assert "credentials.endpoint" in said(check)
     assert plant.tally().ready + plant.tally().cleared == 12
-    assert plant.status()["troubles"][0]["stage"] == "upload"
+    assert plant.status()["troubles"][0]["stage"] == "reconcile"
 
 
 @pytest.mark.parametrize("who", ["password", "key"])

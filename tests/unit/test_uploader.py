@@ -4,91 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
-from image_sync.domain import PictureState, Sighting, Stamp
+from image_sync.domain import PictureState
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unreadable
-from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.memory import MemoryPlatform
-from image_sync.reconciler import Reconciler
-from image_sync.tracker import Thresholds
-from image_sync.uploader import Uploader, UploadRules, read_verified
-
-
-class World:
-    """A watched folder, a ledger, a platform and the stage between them, with clocks that a test turns."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "pictures"
-        self.stop = threading.Event()
-        self.now = 1000.0
-        self.unix = 1_000_000.0
-        self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.unix)
-        self.ledger.aim("memory", "", "parts", "append", "parts")
-        self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
-        self.stage()
-        self.ledger.inventory.agree()
-
-    def stage(self, *, upload: int = 2, grace: float = 180, remove_after: float | None = None, **rules) -> Uploader:
-        self.reconciler = Reconciler(
-            self.ledger,
-            self.platform,
-            self.stop,
-            grace=grace,
-            remove_after=remove_after,
-            clock=lambda: self.unix,
-        )
-        self.uploader = Uploader(
-            self.ledger,
-            self.platform,
-            Thresholds(upload=upload, quiet=10, max_wait=300),
-            UploadRules(grace=grace, **rules),
-            self.stop,
-            clock=lambda: self.unix,
-        )
-        return self.uploader
-
-    def put(self, *places: str, content: str = "") -> None:
-        """Write a file for each ``category/name`` and record it as the watcher would."""
-        for place in places:
-            path = self.root / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content or place)
-            found = path.stat()
-            stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            sighting = Sighting(
-                os.fsencode(path.parent), os.fsencode(path.name), stamp, path.parent.name, sha256, "jpg"
-            )
-            self.ledger.places.record(os.fsencode(self.root), [sighting])
-
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.unix += seconds
-
-    def work(self, seconds: float = 10.0) -> None:
-        """Step until the stage wants to rest, let time pass, and do so again."""
-        self._until_rest()
-        self.pass_time(seconds)
-        self._until_rest()
-
-    def _until_rest(self) -> None:
-        for _ in range(50):
-            if (self.reconciler.step(self.now) > 0 and self.uploader.step(self.now) > 0) or self.stop.is_set():
-                return
-        raise AssertionError("the stages do not come to rest")
-
-    def stored(self) -> list[str]:
-        """What the platform has, as ``category/content``."""
-        dataset = self.platform.find_dataset("parts")
-        return sorted(f"{one.category}/{one.key}" for one in self.platform.listing(dataset)) if dataset else []
-
-    def state_of(self, place: str) -> str:
-        found = self.ledger.history.of(os.fsencode(self.root / place))
-        return "unknown" if found is None else found.state
+from image_sync.uploader import read_verified
+from support.world import World
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from image_sync import __version__, logs
-from image_sync.cli import options
+from image_sync.cli import ledger, options
 from image_sync.cli.check import check
 from image_sync.cli.demo import demo
 from image_sync.cli.init import init
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command(name="run")(run_daemon)
 for command in (demo, serve, check, status, show, retry, train, models, predict, init, schema):
     app.command()(command)
+app.add_typer(ledger.app, name="ledger")
 
 
 def _print_version(wanted: bool) -> None:

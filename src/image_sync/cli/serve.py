@@ -22,6 +22,8 @@ from image_sync import logs
 from image_sync.cli import options
 from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
+from image_sync.mvi_server import kinds
+from image_sync.mvi_server.kinds import KINDS
 
 if TYPE_CHECKING:
     from image_sync.mvi_server.auth import Credentials
@@ -58,8 +60,20 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file that holds the API key and nothing else.")
     ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=RATE[:SECONDS]",
+            help="Let this go wrong on purpose, such as 429=5% or late=0.1:3; may be given again. Kinds:\n\n"
+            + "\n\n".join(f"{name}: {kind.text}" for name, kind in KINDS.items()).replace("`", "")
+            + "\n\nall: each of them, at this rate",
+        ),
+    ] = None,
+    fault_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Let the same requests meet the same faults in every run.")
+    ] = None,
     faults: Annotated[
-        str, typer.Option(metavar="JSON", help='What shall go wrong, such as {"action": "status", "path": "/files$"}.')
+        str, typer.Option(metavar="JSON", help='What shall go wrong, such as {"kind": "late", "path": "/files$"}.')
     ] = "",
     log_level: options.LogLevel = "warning",
     log_format: options.LogFormat = "auto",
@@ -70,8 +84,8 @@ def serve(
     password = _secret(context, "password", password, password_file)
     api_key = _secret(context, "api_key", api_key, api_key_file)
     credentials = _credentials(user, password, api_key)
-    switches = _faults(faults)
-    server = _opened(data or _default_folder(), credentials)
+    switches = [*_kinds(fault or []), *_faults(faults)]
+    server = _opened(data or _default_folder(), credentials, fault_seed)
     stop = threading.Event()
     _on_signals(stop)
     try:
@@ -82,6 +96,9 @@ def serve(
         stop.wait()
     finally:
         server.stop()
+        if struck := server.faults.struck:
+            times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
+            typer.echo(f"image-sync: so often did faults strike: {times}", err=True)
 
 
 def _check_extra() -> None:
@@ -150,14 +167,21 @@ def _credentials(user: str, password: str, api_key: str) -> Credentials:
         ) from error
 
 
-def _faults(text: str) -> list[Fault]:
-    from image_sync.mvi_server.faults import Fault
+def _kinds(words: list[str]) -> list[Fault]:
+    try:
+        return [fault for word in words for fault in kinds.parsed(word)]
+    except ValueError as error:
+        raise UsageError(
+            f"--fault is not understood: {error}", hint="Write for example: --fault 429=5% --fault lost-answer=0.02"
+        ) from error
 
+
+def _faults(text: str) -> list[Fault]:
     if not text:
         return []
     try:
         raw = json.loads(text)
-        return [Fault.from_json(one) for one in (raw if isinstance(raw, list) else [raw])]
+        return [fault for one in (raw if isinstance(raw, list) else [raw]) for fault in kinds.from_json(one)]
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"--faults is not understood: {error}",
@@ -170,13 +194,13 @@ def _default_folder() -> Path:
     return Path(base).expanduser() / "image-sync" / "server"
 
 
-def _opened(folder: Path, credentials: Credentials) -> MviServer:
+def _opened(folder: Path, credentials: Credentials, fault_seed: int | None) -> MviServer:
     from image_sync.mvi_server.server import MviServer
     from image_sync.mvi_server.store import StoreInUse
 
     shown = show_path(str(folder))
     try:
-        return MviServer(folder, credentials=credentials)
+        return MviServer(folder, credentials=credentials, fault_seed=fault_seed)
     except StoreInUse as error:
         raise AlreadyRunning(
             f"Another server works on {shown}", hint="Stop it, or give this one another folder with --data."

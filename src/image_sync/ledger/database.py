@@ -66,6 +66,16 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
             yield connection
 
+    def prove(self) -> None:
+        """Read everything and compare it with what the indexes say. Raises LedgerError if it is damaged."""
+        if self._engine.dialect.name != "sqlite":
+            return  # a database server looks after itself
+        with self.reading() as tx:
+            found = tx.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+        if found != ["ok"]:
+            hint, _ = _remedy("malformed", lost=False)
+            raise LedgerError(f"the ledger {self.where} is damaged: {'; '.join(map(str, found[:3]))}", hint=hint)
+
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()

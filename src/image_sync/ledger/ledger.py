@@ -153,6 +153,10 @@ class Ledger:
             self._note(tx, RESCAN, str(self._book.clock()))
         return int(result.rowcount)
 
+    def prove(self) -> None:
+        """Read the whole database. Raises LedgerError if it is damaged."""
+        self._book.db.prove()
+
     def listen(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after each change made through this object. It must return at once."""
         self._book.listeners.append(listener)

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from image_sync.logs import get_logger
 from image_sync.mvi_server import routes
 from image_sync.mvi_server.answers import Failure, rendered
+from image_sync.mvi_server.auth import TOKEN
 from image_sync.mvi_server.call import Call, Site
 from image_sync.mvi_server.journal import Journal, JournalKeeper
 from image_sync.mvi_server.mischief import Mischief
 from image_sync.mvi_server.parts import Form, read_form
 
 _log = get_logger(__name__)
-_TOKEN = "x-auth-token"  # noqa: S105 - the header's name
 
 
 class _GoneError(Exception):
@@ -37,7 +37,7 @@ def build(site: Site, journal: Journal, *, guarded_by_address: bool) -> ASGIApp:
             that a web page in this machine's browser makes across sites are refused.
     """
     app: ASGIApp = _App(site, guarded_by_address=guarded_by_address)
-    app = Mischief(app, site.faults, site.guard.expire_tokens)
+    app = Mischief(app, site.faults, site.guard)
     return _Entrance(JournalKeeper(app, journal))
 
 
@@ -74,7 +74,7 @@ class _App:
         headers = Headers(scope=scope)
         if self._guarded_by_address:
             _check_origin(headers)
-        secret = headers.get(_TOKEN, "")
+        secret = headers.get(TOKEN, "")
         user = self._site.guard.who(secret)
         route: routes.Route | None = None
         path: dict[str, str] = {}

@@ -14,6 +14,7 @@ from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.store import Store
 
 DAY = 24 * 60 * 60.0
+TOKEN = "x-auth-token"  # noqa: S105 - the name of the header that carries a token or key
 _ALPHABET = string.ascii_letters + string.digits
 ANYONE = "admin"
 """Owner of everything when no user is configured."""
@@ -112,6 +113,10 @@ class Guard:
             if _same(secret, key):
                 return owner
         return self.owner if self.open else None
+
+    def has_session(self, secret: str) -> bool:
+        """Whether this is a session token that is good; a key is none."""
+        return self._tokens.get(_digest(secret), ("", 0.0))[1] > time.time()
 
     def expire_tokens(self) -> None:
         """Make all session tokens invalid; keys stay good."""

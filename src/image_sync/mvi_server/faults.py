@@ -6,7 +6,9 @@ import asyncio
 import random
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -15,23 +17,47 @@ from typing import Any
 class Action(StrEnum):
     """What goes wrong.
 
-    ``status`` answers with an error status, ``soft_failure`` with 200 and ``result: fail``, ``html`` with a proxy's
-    error page: in all three the request is not carried out. ``reset`` cuts the connection before it is carried out,
-    ``lose_answer`` after, ``cut_answer`` in the middle of the answer. ``late`` cuts the connection at once and
-    carries it out ``seconds`` later. ``empty`` carries it out and answers 200 with no body. ``slow`` waits ``seconds``
-    first. ``expire_tokens`` makes all session tokens invalid, then goes on.
+    The request is not carried out: ``status`` answers with an error status, ``soft_failure`` with 200 and ``result:
+    fail``, ``html`` with a proxy's error page, ``unauthorised`` with 401 after making all session tokens invalid;
+    ``reset`` cuts the connection at once, ``reset_body`` when half of the body is here.
+
+    It is carried out: ``status_after`` and ``soft_failure_after`` answer as above, ``empty`` with 200 and no body,
+    ``truncate`` with a whole HTTP answer of half the body; ``lose_answer`` cuts the connection instead of answering,
+    ``cut_answer`` in the middle of the answer; ``trickle`` spreads the answer's body over ``seconds``, byte by byte
+    if it is short enough; ``twice`` carries it out twice and gives the second answer. ``late`` cuts the connection
+    at once and carries it out ``seconds`` later. ``slow`` waits ``seconds`` first. ``expire_tokens`` makes all session
+    tokens invalid, then goes on.
+
+    Inside an upload: ``partial`` refuses some of its pictures, ``late_zip`` says success to an archive and unpacks it
+    ``seconds`` later, ``lag`` keeps the new files out of listings, queries and counts for ``seconds``. Inside a
+    status call: ``stumble`` answers 500 to the two calls that would be the first to tell a training's end.
     """
 
     STATUS = "status"
+    STATUS_AFTER = "status_after"
     SOFT_FAILURE = "soft_failure"
+    SOFT_FAILURE_AFTER = "soft_failure_after"
+    UNAUTHORISED = "unauthorised"
     HTML = "html"
     RESET = "reset"
+    RESET_BODY = "reset_body"
     LOSE_ANSWER = "lose_answer"
     CUT_ANSWER = "cut_answer"
+    TRUNCATE = "truncate"
+    TRICKLE = "trickle"
+    TWICE = "twice"
     LATE = "late"
     EMPTY = "empty"
     SLOW = "slow"
     EXPIRE_TOKENS = "expire_tokens"
+    PARTIAL = "partial"
+    LATE_ZIP = "late_zip"
+    LAG = "lag"
+    STUMBLE = "stumble"
+
+
+INSIDE = frozenset({Action.PARTIAL, Action.LATE_ZIP, Action.LAG, Action.STUMBLE})
+"""Drawn by the handler that they strike; all others are drawn when a request comes in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +69,10 @@ class Fault:
         path: regular expression searched in the path without context root and ``/api``, such as ``/files$``.
         count: how many requests it hits before it is used up; None never ends.
         probability: 0 to 1, the share of matching requests that it hits.
-        status: for ``status`` and ``html``; retry_after: seconds for that header.
-        seconds: for ``slow`` and ``late``.
+        status: for ``status``, ``status_after`` and ``html``; retry_after: seconds for that header.
+        seconds: for ``slow``, ``late``, ``late_zip``, ``lag`` and ``trickle``.
+        kind: the preset that it came from (see ``kinds.py``); a new one takes the place of the old one of its kind.
+        session: hits only requests that carry a valid session token.
     """
 
     action: Action
@@ -55,6 +83,8 @@ class Fault:
     status: int = 503
     retry_after: float | None = None
     seconds: float = 1.0
+    kind: str = ""
+    session: bool = False
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
@@ -63,12 +93,17 @@ class Fault:
             raise ValueError("probability must be between 0 and 1")
         if not 400 <= self.status <= 599:  # noqa: PLR2004 - the error statuses of HTTP
             raise ValueError("status must be between 400 and 599")
-        if self.seconds < 0 or (self.retry_after is not None and self.retry_after < 0):
-            raise ValueError("seconds and retry_after must not be negative")
+        if not 0 <= self.seconds <= _DAY or not 0 <= (self.retry_after or 0) <= _DAY:
+            raise ValueError("seconds and retry_after must be between 0 and 86400")
         try:
             re.compile(self.path)
         except re.error as error:
             raise ValueError(f"path is not a regular expression: {error}") from None
+
+    @property
+    def name(self) -> str:
+        """What it is counted under: its kind, or its action when it came from no preset."""
+        return self.kind or self.action.value
 
     @classmethod
     def from_json(cls, raw: Any) -> Fault:
@@ -88,11 +123,13 @@ class Fault:
         except ValueError:
             raise ValueError(f"action must be one of {', '.join(Action)}") from None
         for name, kinds in _KINDS.items():
-            if name in values and (isinstance(values[name], bool) or not isinstance(values[name], kinds)):
+            of_wrong_kind = isinstance(values.get(name), bool) and bool not in kinds
+            if name in values and (of_wrong_kind or not isinstance(values[name], kinds)):
                 raise ValueError(f"{name} has the wrong type")
         return cls(**values)
 
 
+_DAY = 24 * 60 * 60
 _NONE = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -102,45 +139,129 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "status": (int,),
     "retry_after": (int, float, _NONE),
     "seconds": (int, float),
+    "kind": (str,),
+    "session": (bool,),
 }
 
 
+class _Switch:
+    """A fault that is on, how often it may still strike, and luck of its own.
+
+    With a seed the n-th request that it looks at has always the same fate, whatever other switches there are.
+    """
+
+    def __init__(self, fault: Fault, seed: int | None) -> None:
+        self.fault = fault
+        self.left = fault.count
+        place = f"{seed} {fault.name} {fault.method} {fault.path}"
+        self._chance = random.Random(None if seed is None else place)  # noqa: S311 - luck, not secrecy
+
+    def fits(self, method: str, path: str, *, session: bool) -> bool:
+        fault = self.fault
+        if fault.method and fault.method.upper() != method:
+            return False
+        return (session or not fault.session) and re.search(fault.path, path) is not None
+
+    def lucky(self) -> bool:
+        return self._chance.random() < self.fault.probability
+
+
 class Faults:
-    """All switches that are on; may be set from any thread, while the server works."""
+    """All switches that are on; may be set from any thread, while the server works.
+
+    Args:
+        seed: makes the same things go wrong again when the same requests come in the same order.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._faults: list[Fault] = []
-        self._lock = threading.Lock()
+        self._seed = seed
+        self._switches: list[_Switch] = []
+        self._lock = threading.RLock()
         self._chance = random.Random(seed)  # noqa: S311 - luck, not secrecy
+        self._struck: Counter[str] = Counter()
+        self._stumbles: dict[str, int] = {}
         self.stopping = asyncio.Event()
         """Set in the server's loop when it ends: whoever is slow on purpose gives up then."""
 
-    def add(self, *faults: Fault) -> None:
-        """Switch on; the first one that matches a request hits it."""
+    @property
+    def struck(self) -> Counter[str]:
+        """How often each kind has struck since the start or the last ``forget``; a copy."""
         with self._lock:
-            self._faults += faults
+            return self._struck.copy()
+
+    def add(self, *faults: Fault) -> None:
+        """Switch on. One of a kind takes the place of the earlier one; with probability 0 it is switched off."""
+        with self._lock:
+            for fault in faults:
+                if fault.kind:
+                    self._switches = [switch for switch in self._switches if switch.fault.kind != fault.kind]
+                if fault.probability or not fault.kind:
+                    self._switches.append(_Switch(fault, self._seed))
 
     def clear(self) -> None:
-        """Switch all off."""
+        """Switch all off; what has struck stays counted."""
         with self._lock:
-            self._faults.clear()
+            self._switches.clear()
+            self._stumbles = dict.fromkeys(self._stumbles, 0)
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self._struck.clear()
 
     def as_json(self) -> list[dict[str, Any]]:
         """What is on, with the counts that are left."""
         with self._lock:
-            return [asdict(fault) for fault in self._faults]
+            return [asdict(replace(switch.fault, count=switch.left)) for switch in self._switches]
 
-    def draw(self, method: str, path: str) -> Fault | None:
-        """The fault that hits this request, if any; its count falls."""
+    def draw(self, method: str, path: str, inside: Action | None = None, *, session: bool = False) -> Fault | None:
+        """The fault that hits this request, if any; its count falls.
+
+        Of those without a kind the first one that matches counts. Each kind draws its own lot, and when several win,
+        one of them strikes.
+
+        Args:
+            inside: what a handler asks for; without it, what is drawn when a request comes in.
+            session: whether the request carries a valid session token.
+        """
         with self._lock:
-            for at, fault in enumerate(self._faults):
-                if fault.method and fault.method.upper() != method:
-                    continue
-                if re.search(fault.path, path) is None or self._chance.random() >= fault.probability:
-                    continue
-                if fault.count == 1:
-                    del self._faults[at]
-                elif fault.count is not None:
-                    self._faults[at] = replace(fault, count=fault.count - 1)
-                return fault
-            return None
+            at_hand = [
+                switch
+                for switch in self._switches
+                if (switch.fault.action is inside if inside else switch.fault.action not in INSIDE)
+                and switch.fits(method, path, session=session)
+            ]
+            plain = (switch for switch in at_hand if not switch.fault.kind)
+            struck = next((switch for switch in plain if switch.lucky()), None)
+            if struck is None:
+                # A list, not a generator: every kind must draw, or its luck would depend on the others'.
+                won = [switch for switch in at_hand if switch.fault.kind and switch.lucky()]
+                if not won:
+                    return None
+                struck = self._chance.choice(won)
+            self._struck[struck.fault.name] += 1
+            if struck.left is not None:
+                struck.left -= 1
+                if not struck.left:
+                    self._switches.remove(struck)
+            return struck.fault
+
+    def some_of(self, count: int) -> set[int]:
+        """Some of so many things, by number: at least one and never all. ``count`` is 2 or more."""
+        with self._lock:
+            return set(self._chance.sample(range(count), self._chance.randint(1, count - 1)))
+
+    def stumbles(self, task_id: str) -> bool:
+        """Whether a status call that would tell a training's end fails; drawn once for each training, for two calls."""
+        with self._lock:
+            left = self._stumbles.get(task_id)
+            if left is None:
+                left = 2 if self.draw("GET", f"/dltasks/{task_id}/status", Action.STUMBLE) else 0
+            self._stumbles[task_id] = max(0, left - 1)
+            return left > 0
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait in the server's loop; False when the server ends meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return not self.stopping.is_set()

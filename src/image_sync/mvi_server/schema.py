@@ -73,3 +73,8 @@ CREATE TABLE IF NOT EXISTS bgtasks (
 CREATE TABLE IF NOT EXISTS tokens (digest TEXT PRIMARY KEY, owner TEXT NOT NULL, expires_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS api_keys (owner TEXT PRIMARY KEY, key TEXT NOT NULL);
 """
+
+LAGGING = """
+CREATE TEMP TABLE lagging (id TEXT PRIMARY KEY, dataset_id TEXT NOT NULL, until REAL NOT NULL)
+"""
+"""Files that listings do not show yet, because a fault switch wants it so; in memory, for one connection."""

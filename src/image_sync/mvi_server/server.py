@@ -56,6 +56,7 @@ class MviServer:
         credentials: who is let in; by default everybody on this machine.
         limits: how much it takes.
         token_life: seconds a session token is good for.
+        fault_seed: makes the luck of the fault switches repeatable.
 
     Raises:
         StoreInUse: another server works on the folder.
@@ -69,10 +70,11 @@ class MviServer:
         credentials: Credentials | None = None,
         limits: Limits | None = None,
         token_life: float = DAY,
+        fault_seed: int | None = None,
     ) -> None:
         limits = limits or Limits()
         self._store = Store(data)
-        self.faults = Faults()
+        self.faults = Faults(fault_seed)
         self.requests = Journal(limits.journal)
         self.guard = Guard(self._store, credentials or Credentials(), token_life)
         shelf = Shelf(self._store)

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,9 @@ class Store:
         if found > schema.VERSION:
             raise sqlite3.DatabaseError(f"version {found} is newer than this server's {schema.VERSION}")
         self._connection.executescript(f"{schema.TABLES} PRAGMA user_version = {schema.VERSION};")
+        run("PRAGMA temp_store = MEMORY")
+        run(schema.LAGGING)
+        self._connection.create_function("monotonic", 0, time.monotonic)
 
     def close(self) -> None:
         """Give the folder back."""
@@ -115,6 +118,16 @@ class Store:
         """One statement in a transaction of its own, unless one is open; how many rows it changed."""
         with self.transaction() as connection:
             return connection.execute(sql, values).rowcount
+
+    def lag(self, dataset_id: str, file_ids: Iterable[str], seconds: float) -> None:
+        """Keep files of a dataset out of listings and counts for a while; a restart shows them at once."""
+        until = time.monotonic() + seconds
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM lagging WHERE until <= monotonic()")
+            connection.executemany(
+                "INSERT INTO lagging (id, dataset_id, until) VALUES (?, ?, ?)",
+                [(file_id, dataset_id, until) for file_id in file_ids],
+            )
 
     def scratch(self) -> Path:
         """A fresh path for a file that is not finished; on the same file system as all others."""

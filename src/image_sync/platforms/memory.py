@@ -171,6 +171,21 @@ class MemoryPlatform:
             stored = reversed(self._dataset(shipment.dataset).pictures.values())
             return {one.picture.key: one.picture.remote_id for one in stored if one.picture.key in keys}
 
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """By key, whatever category and batch they are of; oldest first."""
+        with self._at("copies"):
+            found: dict[str, list[RemotePicture]] = {}
+            keys = {item.key for item in shipment.items}
+            for stored in self._dataset(shipment.dataset).pictures.values():
+                if stored.picture.key in keys:
+                    found.setdefault(stored.picture.key, []).append(stored.picture)
+            return found
+
+    def count(self, dataset: DatasetRef) -> int | None:
+        """Always known."""
+        with self._at("count"):
+            return len(self._dataset(dataset).pictures)
+
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Another category for a stored picture."""
         with self._at("relabel"):
@@ -218,17 +233,14 @@ class MemoryPlatform:
             self._trainings[task_id] = _Training(model, learned)
             return task_id
 
-    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
-        """The newest of this name."""
-        with self._at("find_training"):
-            return next(
-                (
-                    task_id
-                    for task_id, training in reversed(self._trainings.items())
-                    if (training.model.dataset_id, training.model.name) == (dataset.id, name)
-                ),
-                None,
-            )
+    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+        """All of this name, in the order of their starts."""
+        with self._at("find_trainings"):
+            return [
+                task_id
+                for task_id, training in self._trainings.items()
+                if (training.model.dataset_id, training.model.name) == (dataset.id, name)
+            ]
 
     def progress(self, task_id: str) -> Progress:
         """Looks at a training, which moves it on."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from urllib.parse import urlsplit
 
 from image_sync.config import Settings
 from image_sync.errors import ConfigError
 from image_sync.platforms.base import Platform
+from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.retrying import Retrying
 
 
@@ -25,7 +27,8 @@ def make(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Pla
         case "memory":
             return Retrying(_memory(settings, stop), stop, attempts=attempts)
         case "mvi":
-            return Retrying(_mvi(settings, stop), stop, attempts=attempts)
+            circuit = Circuit(f"MVI at {urlsplit(settings.credentials.endpoint).netloc}")
+            return Retrying(_mvi(settings, stop), stop, circuit=circuit, attempts=attempts)
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi or memory")
 

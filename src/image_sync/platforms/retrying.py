@@ -25,6 +25,7 @@ from image_sync.platforms.base import (
     TrainingPlan,
     Traits,
 )
+from image_sync.platforms.circuit import Circuit, Resting
 
 T = TypeVar("T")
 
@@ -42,9 +43,11 @@ class Retrying:
     adapters turn a lost answer into ``Transient``, because doing them twice is the same as doing them once.
 
     A wait that the platform asks for is kept to; one that is longer than ``ceiling`` is left to the caller, who
-    finds it in the error. ``describe`` and ``close`` need no patience.
+    finds it in the error. A platform that does not answer at all is left alone by the circuit, which ends the
+    repeats of all callers. ``describe`` and ``close`` need no patience.
 
     Args:
+        circuit: through which every attempt goes; one for each platform.
         stop: ends a wait at once, and no attempt begins after it; the last error is raised.
         attempts: most calls before the error is passed on.
         first: seconds before the second one, about; then twice as long each time.
@@ -56,12 +59,14 @@ class Retrying:
         platform: Platform,
         stop: threading.Event,
         *,
+        circuit: Circuit | None = None,
         attempts: int = 4,
         first: float = _FIRST_WAIT,
         ceiling: float = 300.0,
     ) -> None:
         self._platform = platform
         self._stop = stop
+        self._circuit = circuit or Circuit(f"The platform {platform.describe().name}")
         self._attempts = attempts
         self._ceiling = ceiling
         self._backoff = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
@@ -94,6 +99,14 @@ class Retrying:
         """Repeated."""
         return self._call("find", partial(self._platform.find, shipment))
 
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """Repeated."""
+        return self._call("copies", partial(self._platform.copies, shipment))
+
+    def count(self, dataset: DatasetRef) -> int | None:
+        """Repeated."""
+        return self._call("count", partial(self._platform.count, dataset))
+
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Repeated: setting twice is setting once."""
         self._call("relabel", partial(self._platform.relabel, dataset, remote_id, category))
@@ -123,9 +136,9 @@ class Retrying:
         """Repeated only when the request was not sent or was turned away."""
         return self._call("start_training", partial(self._platform.start_training, plan))
 
-    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
+    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
         """Repeated."""
-        return self._call("find_training", partial(self._platform.find_training, dataset, name))
+        return self._call("find_trainings", partial(self._platform.find_trainings, dataset, name))
 
     def progress(self, task_id: str) -> Progress:
         """Repeated."""
@@ -140,7 +153,7 @@ class Retrying:
         return self._call("model_of", partial(self._platform.model_of, task_id))
 
     def deploy(self, model: Model) -> None:
-        """Repeated: deploying what is deployed is harmless."""
+        """Repeated: each try looks first."""
         self._call("deploy", partial(self._platform.deploy, model))
 
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
@@ -180,7 +193,7 @@ class Retrying:
                 error=getattr(error, "what", ""),
             )
 
-        return tenacity.Retrying(
+        done: T = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._worth_it),
             stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self._stop),
             wait=self._wait,
@@ -188,9 +201,16 @@ class Retrying:
             before=stopped,
             before_sleep=tell,
             reraise=True,
-        )(call)
+        )(self._attempt, call)
+        return done
+
+    def _attempt(self, call: Callable[[], T]) -> T:
+        with self._circuit.call():
+            return call()
 
     def _worth_it(self, error: BaseException) -> bool:
+        if isinstance(error, Resting):
+            return False
         return isinstance(error, Transient) and (error.retry_after or 0.0) <= self._ceiling
 
     def _wait(self, state: tenacity.RetryCallState) -> float:

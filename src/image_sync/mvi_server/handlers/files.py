@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from image_sync.mvi_server import uploads
+from image_sync.mvi_server import mishaps, uploads
 from image_sync.mvi_server.answers import Failure, counted, rendered, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.handlers.datasets import UNLABELED
@@ -17,20 +17,32 @@ from image_sync.mvi_server.records import categories, datasets, files, labels
 
 def upload(call: Call) -> Response:
     """``POST``: every picture that is sound is stored, the others are named with the reason."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    fields = call.form.fields
+    datasets.find(call.store, call.path["ds"])
     if not call.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
+    names = [uploads.shown_name(part.filename, call.site.limits.name) for part in call.form.files]
+    if (later := mishaps.postponed(call, call.path["ds"], _store)) is None:
+        return _store(call)
+    entries = [{"result": "success", "file_name": name, "dataset_id": call.path["ds"]} for name in names]
+    response = rendered(success(dataset_id=call.path["ds"], resultList=entries))
+    response.background = later
+    return response
+
+
+def _store(call: Call) -> Response:
+    dataset = datasets.find(call.store, call.path["ds"])
+    fields = call.form.fields
     metadata = _metadata(call, fields.get("user-metadata", ""))
     entries = _label_entries(call, fields.get("labels", ""))
     category_id = _category(call, dataset["id"])
     received = uploads.receive(call.form.files, call.store, call.site.limits)
-    received = uploads.labelled(received, category_id, metadata)
+    received = mishaps.refused(call, dataset["id"], uploads.labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
         _check_single(entries, good)
         with call.store.transaction():
             files.add(call.store, dataset["id"], call.user, good)
+            mishaps.lag(call, dataset["id"], [file.id for file in good])
             if entries:
                 labels.replace_all(call.store, dataset["id"], good[0].id, entries)
     except BaseException:

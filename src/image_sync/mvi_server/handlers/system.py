@@ -8,9 +8,9 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from image_sync.mvi_server import kinds
 from image_sync.mvi_server.answers import Failure, success
 from image_sync.mvi_server.call import Call
-from image_sync.mvi_server.faults import Fault
 
 _SPOKEN = "8.7.0"
 """The version of MVI whose words this server uses."""
@@ -88,25 +88,31 @@ def _only_here(call: Call) -> None:
 
 
 def show_faults(call: Call) -> dict[str, Any]:
-    """``GET /_faults``."""
+    """``GET /_faults``: what is on, and how often each kind has struck."""
     _only_here(call)
-    return success(faults=call.site.faults.as_json())
+    return _told(call)
 
 
 def add_faults(call: Call) -> dict[str, Any]:
-    """``POST /_faults``: one fault or a list of them."""
+    """``POST /_faults``: one fault or a list of them; ``kinds.from_json`` says in which form."""
     _only_here(call)
     raw = call.body if isinstance(call.body, list) else [call.body]
     try:
-        faults = [Fault.from_json(one) for one in raw]
+        faults = [fault for one in raw for fault in kinds.from_json(one)]
     except ValueError as error:
         raise Failure(400, f"The fault is not understood: {error}.") from error
     call.site.faults.add(*faults)
-    return success(faults=call.site.faults.as_json())
+    return _told(call)
 
 
 def clear_faults(call: Call) -> dict[str, Any]:
-    """``DELETE /_faults``."""
+    """``DELETE /_faults``: all off and counted anew; the answer has the counts until now."""
     _only_here(call)
     call.site.faults.clear()
-    return success(faults=[])
+    answer = _told(call)
+    call.site.faults.forget()
+    return answer
+
+
+def _told(call: Call) -> dict[str, Any]:
+    return success(faults=call.site.faults.as_json(), struck=dict(call.site.faults.struck))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from image_sync.mvi_server import mishaps
 from image_sync.mvi_server.answers import Failure, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered, page
@@ -92,6 +93,8 @@ def show(call: Call) -> dict[str, Any]:
 def status(call: Call) -> dict[str, Any]:
     """``GET /dltasks/{id}/status``: with the curve once there is one."""
     shown = _shown(call, tasks.find(call.store, call.path["task"]))
+    if shown["status"] not in tasks.ACTIVE:
+        mishaps.stumble(call, shown["_id"])
     answer = success(status=shown["status"])
     if shown["status_data"]:
         answer["data"] = shown["status_data"]

@@ -8,7 +8,11 @@ from typing import Any
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.store import Store, new_id, now_ms
 
-_SELECT = "SELECT d.*, (SELECT count(*) FROM files f WHERE f.dataset_id = d.id) AS total FROM datasets d"
+_SELECT = (
+    "SELECT d.*, (SELECT count(*) FROM files f WHERE f.dataset_id = d.id)"
+    " - (SELECT count(*) FROM lagging l JOIN files f ON f.id = l.id"
+    " WHERE l.dataset_id = d.id AND l.until > monotonic()) AS total FROM datasets d"
+)
 
 
 def create(

@@ -18,6 +18,8 @@ from image_sync.mvi_server.store import Store, new_id, now_ms
 
 _SELECT = "SELECT f.*, c.name AS category_name FROM files f LEFT JOIN categories c ON c.id = f.category_id"
 
+_SHOWN = "f.id NOT IN (SELECT id FROM lagging WHERE until > monotonic())"
+
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
@@ -108,7 +110,7 @@ def listing(
 ) -> list[dict[str, Any]]:
     """Files that meet a condition made by :mod:`image_sync.mvi_server.query`."""
     rows = store.rows(
-        f"{_SELECT} WHERE f.dataset_id = ? AND {condition} ORDER BY {order} LIMIT ? OFFSET ?",
+        f"{_SELECT} WHERE f.dataset_id = ? AND {condition} AND {_SHOWN} ORDER BY {order} LIMIT ? OFFSET ?",
         dataset_id, *values, limit, skip,
     )  # fmt: skip
     tags = labels.tag_lists(store, dataset_id)

@@ -21,7 +21,7 @@ from image_sync.logs import get_logger, hide
 from image_sync.platforms.http.answer import MAX_ANSWER, Answer, printable, read_answer
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
-from image_sync.platforms.http.outcomes import in_doubt, lost_connection, no_connection, refusal
+from image_sync.platforms.http.outcomes import DOUBT, Denied, in_doubt, lost_connection, no_connection, refusal
 
 _log = get_logger(__name__)
 
@@ -174,7 +174,7 @@ class Client:
             return body
         if repeatable:
             raise Refused(f"{what}: {printable(fault)}")
-        raise in_doubt(what, f"the server reports a failure: {printable(fault)}", repeatable=False)
+        raise Denied(f"{what}: the server reports a failure: {printable(fault)}", hint=DOUBT)
 
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)

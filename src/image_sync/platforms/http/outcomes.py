@@ -5,7 +5,8 @@ outcome                                     repeatable       not repeatable
 =========================================== ================ ==================
 no connection (refused, DNS, TLS)           ``Transient``    ``Transient``
 timeout, reset, end of file after that      ``Transient``    ``Ambiguous``
-5xx, 408, 409                               ``Transient``    ``Ambiguous``
+502, 503, 504                               ``Transient``    ``Ambiguous``
+any other 5xx, 408, 409                     ``Transient``    ``Ambiguous``
 2xx, body cut, unreadable or of wrong shape ``Transient``    ``Ambiguous``
 2xx, but the body says that it failed       ``Refused``      ``Ambiguous``
 423, 425, 429                               ``Transient`` with ``retry_after``
@@ -14,6 +15,8 @@ timeout, reset, end of file after that      ``Transient``    ``Ambiguous``
 3xx (never followed), 405, 407              ``Permanent``
 any other 4xx                               ``Refused``
 =========================================== ================ ==================
+
+The ``Transient`` of the first three rows is ``Unanswered``: nobody was there, or only a router that says so.
 """
 
 from __future__ import annotations
@@ -25,14 +28,22 @@ import time
 from urllib.parse import urlsplit
 
 from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
+from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http.answer import Answer, printable, retry_after
 
+DOUBT = "It may have been carried out; the platform will be asked before a repeat"
+_NOBODY_BEHIND = {502, 503, 504}
 
-def in_doubt(what: str, why: str, *, repeatable: bool) -> PlatformError:
+
+class Denied(Ambiguous):
+    """A success by its status, a failure by its body: believed by whoever can look whether it was done."""
+
+
+def in_doubt(what: str, why: str, *, repeatable: bool, kind: type[Transient] = Transient) -> PlatformError:
     """The error for a call whose answer does not tell whether it was carried out."""
     if repeatable:
-        return Transient(f"{what}: {why}")
-    return Ambiguous(f"{what}: {why}", hint="It may have been carried out; the platform will be asked before a repeat")
+        return kind(f"{what}: {why}")
+    return Ambiguous(f"{what}: {why}", hint=DOUBT)
 
 
 def _host_of(location: str) -> str:
@@ -46,7 +57,7 @@ def _host_of(location: str) -> str:
     return printable(f"{parts.scheme or 'http'}://{host}{f':{port}' if port else ''}", 120)
 
 
-def no_connection(what: str, host: str, cause: BaseException) -> Transient:
+def no_connection(what: str, host: str, cause: BaseException) -> Unanswered:
     """The error for a request that never left: whatever was wrong, the server has not got a byte of it."""
     match cause:
         case socket.gaierror():
@@ -63,14 +74,15 @@ def no_connection(what: str, host: str, cause: BaseException) -> Transient:
             why, hint = f"{host} did not answer in time", "Check the address, the network, and credentials.proxy"
         case _:
             why, hint = f"no connection to {host}: {printable(cause)}", "Check credentials.endpoint and the network"
-    return Transient(f"{what}: {why}", hint=hint)
+    return Unanswered(f"{what}: {why}", hint=hint)
 
 
 def lost_connection(what: str, host: str, cause: BaseException, seconds: float, *, repeatable: bool) -> PlatformError:
     """The error for a connection that stood and then broke, or gave no answer within ``seconds``."""
+    why = f"the connection to {host} broke: {printable(cause)}"
     if isinstance(cause, TimeoutError):
-        return in_doubt(what, f"{host} did not finish its answer in time ({seconds:g} s)", repeatable=repeatable)
-    return in_doubt(what, f"the connection to {host} broke: {printable(cause)}", repeatable=repeatable)
+        why = f"{host} did not finish its answer in time ({seconds:g} s)"
+    return in_doubt(what, why, repeatable=repeatable, kind=Unanswered)
 
 
 def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatable: bool) -> PlatformError:
@@ -103,7 +115,8 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
             hint = "If that is the right place, name it in credentials.endpoint; the key is never sent along by itself"
             return Permanent(f"{what}: {host} sends us on to {target}", hint=hint)
         case _ if status >= 500 or status in {408, 409}:  # noqa: PLR2004 - the 5xx statuses
-            error = in_doubt(what, words, repeatable=repeatable)
+            kind = Unanswered if status in _NOBODY_BEHIND else Transient
+            error = in_doubt(what, words, repeatable=repeatable, kind=kind)
             if isinstance(error, Transient):
                 error.retry_after = wait
             return error

@@ -47,6 +47,10 @@ class Api:
         """``GET /datasets``."""
         return self._call(list[wire.Dataset], "GET", "/datasets", "Listing the datasets", limit=_LISTING_LIMIT)
 
+    def dataset(self, dataset: str) -> wire.Dataset:
+        """``GET /datasets/{id}``."""
+        return self._call(wire.Dataset, "GET", f"/datasets/{dataset}", f"Asking for the dataset {dataset}")
+
     def create_dataset(self, name: str) -> wire.CreatedDataset:
         """``POST /datasets``. Not repeatable: names need not be unique."""
         what = f"Creating the dataset {name}"
@@ -155,9 +159,9 @@ class Api:
         self._client.check(answer, what=what, repeatable=True)
 
     def create_webapi(self, model: str, name: str, usage: str) -> None:
-        """``POST /webapis``: deploy. The deployed model has the model's id, so twice is like once."""
+        """``POST /webapis``: deploy. Not repeatable: each may take a GPU, of which there are few."""
         body = {"trained_model_id": model, "name": name, "usage": usage}
-        self._do("POST", "/webapis", f"Deploying the model {name}", body=body)
+        self._do("POST", "/webapis", f"Deploying the model {name}", repeatable=False, body=body)
 
     def webapi(self, model: str) -> wire.WebApi:
         """``GET /webapis/{id}``."""
@@ -171,9 +175,9 @@ class Api:
 
     # how every call is made
 
-    def _do(self, method: str, path: str, what: str, **request: Any) -> None:
-        answer = self._send(method, path, what=what, repeatable=True, **request)
-        self._client.check(answer, what=what, repeatable=True)
+    def _do(self, method: str, path: str, what: str, *, repeatable: bool = True, **request: Any) -> None:
+        answer = self._send(method, path, what=what, repeatable=repeatable, **request)
+        self._client.check(answer, what=what, repeatable=repeatable)
 
     def _call(self, kind: type[T], method: str, path: str, what: str, *, repeatable: bool = True, **request: Any) -> T:
         answer = self._send(method, path, what=what, repeatable=repeatable, **request)

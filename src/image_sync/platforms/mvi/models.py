@@ -15,9 +15,11 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, Refused, Transient
 from image_sync.logs import show_path
 from image_sync.platforms.base import Model, Prediction
+from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import printable
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
+from image_sync.platforms.mvi.making import Making
 
 _READY = "ready"
 _BROKEN = {"failed", "error", "aborted"}
@@ -35,8 +37,11 @@ class Models:
         poll: seconds between two looks at it.
     """
 
-    def __init__(self, api: Api, stop: threading.Event, *, deploy_timeout: float = 900.0, poll: float = 1.0) -> None:
+    def __init__(
+        self, api: Api, making: Making, stop: threading.Event, *, deploy_timeout: float = 900.0, poll: float = 1.0
+    ) -> None:
         self._api = api
+        self._making = making
         self._stop = stop
         self._deploy_timeout = deploy_timeout
         self._poll = poll
@@ -51,6 +56,8 @@ class Models:
         wire.checked(task_id, "training")
         try:
             return _model(self._api.trained_model(task_id))
+        except Unanswered:
+            raise
         except (NotFound, Refused, Transient):
             # Some releases answer an unknown id with an internal error: the lists decide.
             models = self._api.trained_models()
@@ -58,15 +65,9 @@ class Models:
         return next((_model(model) for model in models if model.id == task_id or model.name in names), None)
 
     def deploy(self, model: Model) -> None:
-        """Deploy it and wait until it is ready."""
-        if self._is_deployed(model):
-            return
-        usage = self._api.trained_model(wire.checked(model.id, "model")).usage
-        try:
-            self._api.create_webapi(model.id, model.name, usage or "cic")
-        except Refused:
-            if self._webapi(model) is None:
-                raise
+        """Deploy it, unless it is deployed or becoming so, and wait until it is ready."""
+        if self._webapi(model) is None:
+            self._making.made(lambda: self._deployed(model), lambda: self._webapi(model) is not None or None)
         give_up = time.monotonic() + self._deploy_timeout
         while not self._is_deployed(model):
             if time.monotonic() > give_up:
@@ -114,6 +115,11 @@ class Models:
             self._api.delete_trained_model(wire.checked(model.id, "model"))
         except NotFound:
             return
+
+    def _deployed(self, model: Model) -> bool:
+        usage = self._api.trained_model(wire.checked(model.id, "model")).usage
+        self._api.create_webapi(model.id, model.name, usage or "cic")
+        return True
 
     def _webapi(self, model: Model) -> wire.WebApi | None:
         try:

@@ -82,10 +82,40 @@ class Pictures:
                     break
         return wanted.found
 
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """Key -> all that lies there under it, in any category and of any batch, oldest first.
+
+        A few are asked for one by one; many, or those of a server that does not answer such questions, are picked
+        out of the list of the whole dataset. The list of one category would not do: people sort pictures anew.
+        """
+        wanted = _Wanted(shipment)
+        dataset = shipment.dataset
+        files = self._named(dataset, [item.key for item in shipment.items])
+        if files is None:
+            files = list(self._files(dataset.id))
+        found: dict[str, list[RemotePicture]] = {}
+        # Lists come newest first; where times are equal or missing, that order is all there is.
+        ours = [(key, file) for file in reversed(files) if (key := wanted.key_of(file)) is not None]
+        for (key, _), picture in zip(ours, self._remote(dataset, [file for _, file in ours]), strict=True):
+            found.setdefault(key, []).append(picture)
+        for pictures in found.values():
+            pictures.sort(key=lambda picture: picture.uploaded_at or 0.0)
+        return found
+
+    def count(self, dataset: DatasetRef) -> int | None:
+        """How many it holds; None when this release does not tell. Some tell it only in the list of datasets."""
+        told = self._api.dataset(wire.checked(dataset.id, "dataset")).total_file_count
+        if told is not None:
+            return told
+        return next((one.total_file_count for one in self._api.datasets() if one.id == dataset.id), None)
+
     def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
         """Every picture, newest first."""
+        return self._remote(dataset, self._files(dataset.id))
+
+    def _remote(self, dataset: DatasetRef, files: Iterable[wire.File]) -> Iterator[RemotePicture]:
         names: dict[str, str] = {}
-        for file in self._files(dataset.id):
+        for file in files:
             if file.category_id and not file.category_name and file.category_id not in names:
                 names = {category.id: category.name for category in self._api.categories(dataset.id)}
                 names.setdefault(file.category_id, "")
@@ -98,6 +128,25 @@ class Pictures:
                 batch_id=batch if isinstance(batch, str) else "",
                 uploaded_at=_seconds(file.uploaded_at),
             )
+
+    def _named(self, dataset: DatasetRef, keys: list[str]) -> list[wire.File] | None:
+        """All files of these names, newest first, asked for one by one.
+
+        None when that is no use: a name cannot be asked for, reading the list takes fewer requests, or nothing proves
+        that this server understands the question. Proof is an answer of the right files and no others; nothing but
+        empty answers prove nothing.
+        """
+        if not all(_QUOTABLE.fullmatch(key) for key in keys):
+            return None
+        if len(keys) > _FEW and len(keys) > (self.count(dataset) or 0) / _PAGE:
+            return None
+        found: dict[str, wire.File] = {}
+        for key in keys:
+            answer = self._query(dataset.id, f'original_file_name == "{key}"', _PAGE)
+            if len(answer) >= _PAGE or any(file.original_file_name != key for file in answer):
+                return None
+            found.update((file.id, file) for file in answer)
+        return list(found.values()) or None
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Another category for one picture."""
@@ -166,13 +215,18 @@ class _Wanted:
     def take(self, files: Iterable[wire.File]) -> None:
         """Keep those that are wanted: servers answer queries that they do not understand with other files."""
         for file in files:
-            item = self._items.get(_normal(file.original_file_name))
-            if item is None or not self._ours(item, file):
+            key = self.key_of(file)
+            if key is None:
                 continue
             age = file.uploaded_at or 0.0
             # Of several copies the oldest counts: it is the one that a clean-up of duplicates leaves.
-            if item.key not in self.found or age < self._ages[item.key]:
-                self.found[item.key], self._ages[item.key] = file.id, age
+            if key not in self.found or age <= self._ages[key]:
+                self.found[key], self._ages[key] = file.id, age
+
+    def key_of(self, file: wire.File) -> str | None:
+        """The key of the picture that this file is, or None when it is none of them."""
+        item = self._items.get(_normal(file.original_file_name))
+        return item.key if item is not None and self._ours(item, file) else None
 
     def _ours(self, item: Item, file: wire.File) -> bool:
         if f".{item.sha256[:16]}" in item.key:

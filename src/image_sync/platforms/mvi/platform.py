@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, ConfigError, Refused, Transient
+from image_sync.errors import ConfigError
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -25,11 +24,10 @@ from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.auth import Anonymous, ApiKey, Auth, Password, log_in
+from image_sync.platforms.mvi.making import Making
 from image_sync.platforms.mvi.models import Models
 from image_sync.platforms.mvi.pictures import Pictures
 from image_sync.platforms.mvi.trainings import Trainings
-
-T = TypeVar("T")
 
 
 class MviPlatform:
@@ -76,7 +74,8 @@ class MviPlatform:
             self._auth = Password(lambda: log_in(client, username, password))
         self._api = Api(client, self._auth, timeouts)
         self._pictures = Pictures(self._api, self.ensure_category, self._forget)
-        self._models = Models(self._api, stop)
+        self._making = Making(stop)
+        self._models = Models(self._api, self._making, stop)
         self._trainings = Trainings(self._api, self._models)
         self._categories: dict[str, dict[str, str]] = {}
         self._lock = threading.Lock()
@@ -109,7 +108,7 @@ class MviPlatform:
     def ensure_dataset(self, name: str) -> DatasetRef:
         """The dataset of this name, made if there is none."""
         with self._lock:
-            return self.find_dataset(name) or _made(
+            return self.find_dataset(name) or self._making.made(
                 lambda: DatasetRef(self._api.create_dataset(name).dataset_id, name), lambda: self.find_dataset(name)
             )
 
@@ -127,6 +126,14 @@ class MviPlatform:
         """What of it lies there now."""
         return self._pictures.find(shipment)
 
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """Every stored picture of its keys."""
+        return self._pictures.copies(shipment)
+
+    def count(self, dataset: DatasetRef) -> int | None:
+        """What the dataset says of itself."""
+        return self._pictures.count(dataset)
+
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Another category for a stored picture."""
         self._pictures.relabel(dataset, remote_id, category)
@@ -143,8 +150,8 @@ class MviPlatform:
         """One ``POST /dltasks``."""
         return self._trainings.start(plan)
 
-    def find_training(self, dataset: DatasetRef, name: str) -> str | None:
-        """The task of this name."""
+    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+        """The tasks and models of this name."""
         return self._trainings.find(dataset, name)
 
     def progress(self, task_id: str) -> Progress:
@@ -185,7 +192,7 @@ class MviPlatform:
         return found.get(_normal(name))
 
     def _make_category(self, dataset: DatasetRef, name: str) -> str:
-        identity = _made(
+        identity = self._making.made(
             lambda: self._api.create_category(dataset.id, name).category_id, lambda: self._find_category(dataset, name)
         )
         self._categories.setdefault(dataset.id, {})[_normal(name)] = identity
@@ -194,20 +201,6 @@ class MviPlatform:
     def _forget(self, dataset_id: str) -> None:
         with self._lock:
             self._categories.pop(dataset_id, None)
-
-
-def _made(make: Callable[[], T], find: Callable[[], T | None]) -> T:
-    """What ``make`` makes. If that fails, another client may have been quicker, or the answer got lost: look again."""
-    try:
-        return make()
-    except (Ambiguous, Refused) as error:
-        found = find()
-        if found is not None:
-            return found
-        if isinstance(error, Ambiguous):
-            # Safe to repeat: the next try looks first, and a second one of the same name does no harm.
-            raise Transient(error.what) from error
-        raise
 
 
 def base_uri(endpoint: str, port: int | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, PlatformError, Refused, Transient
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
+from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.models import Models
@@ -46,13 +47,17 @@ class Trainings:
             task["pretrained_model"] = plan.base
         return self._api.create_task(task).task_id
 
-    def find(self, dataset: DatasetRef, name: str) -> str | None:
-        """The task of this name, running or ended; a model's id is its task's."""
-        for listed in (self._api.tasks, self._api.trained_models):
-            for found in listed():
-                if (found.name, found.dataset_id) == (name, dataset.id):
-                    return found.id
-        return None
+    def find(self, dataset: DatasetRef, name: str) -> list[str]:
+        """The ids of all trainings of this name, running or ended, oldest first.
+
+        A model has its task's id, so one training counts once. Both lists are read: a person may have cleaned up one.
+        """
+        began: dict[str, float] = {}
+        listed: list[wire.Task | wire.TrainedModel] = [*reversed(self._api.tasks())]
+        for found in (*listed, *reversed(self._api.trained_models())):
+            if (found.name, found.dataset_id) == (name, dataset.id):
+                began.setdefault(found.id, found.created_at or 0.0)
+        return sorted(began, key=lambda task_id: began[task_id])
 
     def progress(self, task_id: str) -> Progress:
         """How far it is.
@@ -63,6 +68,8 @@ class Trainings:
         wire.checked(task_id, "training")
         try:
             status = self._api.task_status(task_id)
+        except Unanswered:
+            raise  # the others would not be answered either
         except (NotFound, Refused, Transient) as error:
             status = wire.TaskStatus(status=self._cross_checked(task_id, error))
         phase = _PHASES.get(status.status.lower(), Phase.RUNNING)

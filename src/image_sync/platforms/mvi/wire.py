@@ -97,6 +97,7 @@ class Dataset(Wire):
     id: Id = _OWN_ID
     name: Text = ""
     created_at: Number = None
+    total_file_count: Whole = None
 
 
 class CreatedCategory(Wire):

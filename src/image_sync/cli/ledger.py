@@ -1,0 +1,66 @@
+"""``image-sync ledger``: look after the ledger itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from image_sync.cli import options
+from image_sync.cli.session import ledger_of, settings_of
+from image_sync.config import Settings
+from image_sync.errors import UsageError
+from image_sync.ledger import exists
+from image_sync.ledger.database import FILE
+from image_sync.ledger.lock import Lock
+
+app = typer.Typer(help="Look after the ledger: check it, or set a damaged one aside.", no_args_is_help=True)
+
+
+@app.command()
+def check(config: options.Config = options.CONFIG) -> None:
+    """Read the whole ledger and tell whether it is sound."""
+    settings = settings_of(config)
+    if not exists(settings.state):
+        typer.echo("There is no ledger yet: the daemon has not run with this configuration.")
+        return
+    with ledger_of(settings) as ledger:
+        ledger.prove()
+        census = ledger.census()
+        typer.echo(f"{ledger.where} is sound: {census.total.found} files, {census.total.confirmed} pictures uploaded.")
+
+
+@app.command()
+def rebuild(config: options.Config = options.CONFIG) -> None:
+    """Set the ledger aside. The next start makes a new one from the folders and from what the platform lists."""
+    settings = settings_of(config)
+    folder = _folder(settings)
+    with Lock(folder):
+        aside = _set_aside(folder)
+    typer.echo(f"The old ledger is kept as {aside}.")
+    typer.echo(
+        "Start the daemon (image-sync run): it looks at all pictures anew, reads what the platform has, and sends"
+    )
+    typer.echo("only what is not there. Refused pictures and trainings of the old ledger are forgotten.")
+
+
+def _folder(settings: Settings) -> Path:
+    if not isinstance(settings.state, Path):
+        raise UsageError(
+            "the ledger is a PostgreSQL database",
+            hint="Restore it from a backup, or point `state` at an empty database; the platform is asked what it has.",
+        )
+    if not exists(settings.state):
+        raise UsageError("there is no ledger to rebuild", hint="Start the daemon: image-sync run")
+    return settings.state
+
+
+def _set_aside(folder: Path) -> Path:
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    aside = folder / f"{FILE}.set-aside-{stamp}"
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        part = folder / f"{FILE}{suffix}"
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside

@@ -1,0 +1,238 @@
+"""The reconciler: what is in doubt, what came twice or late, and what lay there before."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import Ambiguous, Refused, Transient
+from image_sync.ledger.batches import HOPELESS
+from image_sync.platforms.base import Item, RemotePicture, Shipment
+from support.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    made = World(tmp_path)
+    made.stage(upload=1, grace=40)
+    yield made
+    made.ledger.close()
+
+
+def dataset(world: World) -> DatasetRef:
+    return world.platform.ensure_dataset("parts")
+
+
+def sent_by_somebody(world: World, batch_id: str, *keys: str, category: str = "good") -> None:
+    """Put pictures there as if a request with this batch id had been carried out."""
+    items = tuple(Item(key, 10, "", lambda: b"good/1.jpg") for key in keys)
+    world.platform.upload(Shipment(batch_id, dataset(world), category, items))
+
+
+def rows(world: World) -> list[RemotePicture]:
+    return list(world.platform.listing(dataset(world)))
+
+
+def test_absence_is_believed_on_the_monotonic_clock_only(world: World) -> None:
+    """A wall clock that jumps a day ahead ends no grace time; so nothing is sent twice because of it."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"))
+    world.work()
+    world.unix += 86_400
+    world.now += 15
+    world.work(1)
+    assert world.platform.calls["upload"] == 1
+    world.work(40)
+    world.work(1)
+
+    assert world.platform.calls["upload"] == 2
+
+
+def test_absence_is_believed_when_two_looks_agree(world: World) -> None:
+    """A picture that appears between two looks, after the grace time, is not sent again."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"))
+    world.work()
+    ((batch, _),) = world.ledger.batches.doubtful()
+    world.pass_time(39)
+    sent_by_somebody(world, batch.id, batch.pictures[0].key)
+    world.work(30)
+    world.work()
+
+    assert world.platform.calls["upload"] == 2  # ours, and the one made up above
+    assert world.ledger.tally().confirmed == 1
+    assert len(rows(world)) == 1
+
+
+def test_a_request_carried_out_after_the_grace_time_leaves_one_copy(world: World) -> None:
+    """The picture was sent again and then the first request arrived: the sweep removes the second copy."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"))
+    world.work()
+    ((batch, _),) = world.ledger.batches.doubtful()
+    world.work(60)
+    world.work()
+    assert world.ledger.tally().confirmed == 1
+    sent_by_somebody(world, batch.id, batch.pictures[0].key)
+    assert len(rows(world)) == 2
+    world.work(100)
+    world.work()
+
+    (kept,) = rows(world)
+    found = world.ledger.history.of(os.fsencode(world.root / "good/1.jpg"))
+    assert found is not None
+    assert found.remote_id == kept.remote_id
+
+
+def test_a_late_arrival_is_confirmed_instead_of_sent(world: World) -> None:
+    """Released, then parked by a refusal, then the first request arrives: the sweep confirms it."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"))
+    world.work()
+    ((batch, _),) = world.ledger.batches.doubtful()
+    world.platform.fail_next("upload", Refused("not today"))
+    world.work(60)
+    world.work()
+    assert world.state_of("good/1.jpg") == "refused"
+    sent_by_somebody(world, batch.id, batch.pictures[0].key)
+    world.work(100)
+    world.work()
+
+    assert world.state_of("good/1.jpg") == "confirmed"
+
+
+def test_a_copy_that_somebody_else_made_is_left_alone(world: World) -> None:
+    """Only what this ledger sent is removed: a copy with a foreign batch id stays."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
+    world.work()
+    key = rows(world)[0].key
+    sent_by_somebody(world, "somebody-else", key)
+    world.work(100)
+    world.work()
+
+    assert len(rows(world)) == 2
+
+
+def test_a_request_that_a_proxy_doubled_is_found_by_counting(world: World) -> None:
+    """The answer was fine, yet two copies lie there: when all is quiet the counts disagree, and one is removed."""
+    world.put("good/1.jpg")
+    world.work()
+    (first,) = rows(world)
+    sent_by_somebody(world, first.batch_id, first.key)
+    for _ in range(5):
+        world.work(50)
+
+    assert [one.remote_id for one in rows(world)] == [first.remote_id]
+
+
+def test_the_second_sweep_comes_a_day_later(world: World) -> None:
+    """Once after twice the grace time, once after a day, then never again."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
+    world.work()
+    world.work(100)
+    looks = world.platform.calls["copies"]
+    assert looks == 1
+    world.work(1000)
+    assert world.platform.calls["copies"] == looks
+    world.work(86_400)
+    assert world.platform.calls["copies"] == looks + 1
+    world.work(10 * 86_400)
+
+    assert world.platform.calls["copies"] == looks + 1
+
+
+def test_nothing_is_sent_before_the_platform_was_asked_what_it_has(tmp_path: Path) -> None:
+    """A new ledger on a dataset that holds our pictures already: they are adopted, not sent."""
+    first = World(tmp_path / "first")
+    first.put("good/1.jpg", "good/2.jpg")
+    first.work()
+    second = World(tmp_path / "second")
+    second.ledger.inventory.checked = False
+    second.platform = first.platform
+    second.stage(upload=1)
+    second.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
+    assert second.uploader.step(second.now) > 0
+    assert second.ledger.tally().cleared == 0
+    second.work()
+
+    assert first.platform.calls["upload"] == 2
+    assert len(second.stored()) == 3
+    assert second.ledger.tally().confirmed == 3
+    first.ledger.close()
+    second.ledger.close()
+
+
+def test_what_lies_there_is_remembered_until_its_file_is_found(tmp_path: Path) -> None:
+    """The listing was read before the folders were: a file that turns up later is known to be there."""
+    first = World(tmp_path / "first")
+    first.put("good/1.jpg", "good/2.jpg")
+    first.work()
+    second = World(tmp_path / "second")
+    second.ledger.inventory.checked = False
+    second.platform = first.platform
+    second.stage(upload=1)
+    second.work()
+    second.put("good/1.jpg")
+    second.work()
+
+    assert second.state_of("good/1.jpg") == "confirmed"
+    assert first.platform.calls["upload"] == 1
+    first.ledger.close()
+    second.ledger.close()
+
+
+def test_an_unreachable_platform_holds_uploads_back_until_it_was_asked(world: World) -> None:
+    """Not knowing what lies there is a reason to wait, and `status` tells why."""
+    world.ledger.inventory.checked = False
+    dataset(world)
+    world.platform.fail_next("find_dataset", Transient("no answer"))
+    world.put("good/1.jpg")
+    world.work(1)
+    assert world.platform.calls["upload"] == 0
+    assert [trouble.stage for trouble in world.ledger.troubles()] == ["reconcile"]
+    world.work(10)
+    world.work(15)
+
+    assert world.platform.calls["upload"] == 1
+    assert world.ledger.troubles() == []
+
+
+def test_a_picture_that_breaks_every_request_travels_alone_and_is_parked(world: World) -> None:
+    """Its company arrives; after enough attempts it is parked with the reason, and `retry` gives it another chance."""
+    names = [f"good/{number}.jpg" for number in range(6)]
+    world.put(*names)
+    upload = world.platform.upload
+
+    def poisoned(shipment):
+        if any(item.key.startswith("3.") for item in shipment.items):
+            raise Ambiguous("the server broke down")
+        return upload(shipment)
+
+    world.platform.upload = poisoned  # type: ignore[method-assign]
+    for _ in range(4 * HOPELESS):
+        world.work(30)
+
+    assert len(rows(world)) == 5
+    found = world.ledger.history.of(os.fsencode(world.root / "good/3.jpg"))
+    assert found is not None
+    assert found.state == "refused"
+    assert "given up after 8 attempts" in found.reason
+    world.platform.upload = upload  # type: ignore[method-assign]
+    world.ledger.chores.requeue_refused()
+    world.work()
+    assert len(rows(world)) == 6
+
+
+def test_a_dead_server_uses_up_no_attempts(world: World) -> None:
+    """Nothing was sent, so nothing counts against the picture."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Transient("no answer"), times=3 * HOPELESS)
+    for _ in range(4 * HOPELESS):
+        world.work(300)
+
+    assert world.state_of("good/1.jpg") == "confirmed"
