@@ -27,6 +27,17 @@ class PlaceState(StrEnum):
     UNCATEGORISED = "uncategorised"
 
 
+class PlaceRole(StrEnum):
+    """What a file is to the picture of its content."""
+
+    OWNER = "owner"
+    """The file that is sent."""
+    DUPLICATE = "duplicate"
+    """Another file in the same category."""
+    CONFLICT = "conflict"
+    """Another file in another category."""
+
+
 class PictureState(StrEnum):
     """Where one picture (its content) stands on its way to the platform."""
 

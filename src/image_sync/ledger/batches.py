@@ -6,12 +6,11 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState
+from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole
 from image_sync.ledger import moves
 from image_sync.ledger.book import Book
-from image_sync.ledger.places import OWNER
 from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
 
 SUSPECT = 2
@@ -172,12 +171,16 @@ class Batches:
     def _settle(self, tx: Connection, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str]) -> None:
         now = self._book.clock()
         claimed = (picture.c.batch_id == batch_id) & (picture.c.state == PictureState.CLAIMED)
-        for picture_id, remote_id in stored.items():
-            values = {"state": PictureState.CONFIRMED, "remote_id": remote_id, "reason": "", "confirmed_at": now}
-            tx.execute(update(picture).where(claimed, picture.c.id == picture_id).values(**values))
-        for picture_id, reason in refused.items():
-            values = {"state": PictureState.REFUSED, "reason": reason}
-            tx.execute(update(picture).where(claimed, picture.c.id == picture_id).values(**values))
+        one = claimed & (picture.c.id == bindparam("the_id"))
+        confirmed = (
+            update(picture)
+            .where(one)
+            .values(state=PictureState.CONFIRMED, remote_id=bindparam("the_text"), reason="", confirmed_at=now)
+        )
+        turned_away = update(picture).where(one).values(state=PictureState.REFUSED, reason=bindparam("the_text"))
+        for statement, outcomes in ((confirmed, stored), (turned_away, refused)):
+            if outcomes:
+                tx.execute(statement, [{"the_id": key, "the_text": text} for key, text in outcomes.items()])
         owners = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
         tx.execute(delete(picture).where(claimed, ~owners))  # its file went while it was on its way
         hopeless = claimed & (picture.c.attempts >= HOPELESS)
@@ -204,7 +207,7 @@ def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
 
 
 def _claimable(*, outer: bool = False) -> Any:
-    owner = (place.c.picture_id == picture.c.id) & (place.c.role == OWNER)
+    owner = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.OWNER)
     columns = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256, folder.c.path, place.c.name)
     lies = picture.join(place, owner, isouter=outer).join(folder, folder.c.id == place.c.folder_id, isouter=outer)
     return select(*columns).select_from(lies)

@@ -7,9 +7,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from image_sync.domain import PictureState, PlaceState
+from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
-from image_sync.ledger.places import CONFLICT, DUPLICATE, OWNER
 from image_sync.ledger.schema import batch, folder, picture, place, run
 
 
@@ -67,7 +66,7 @@ class History:
             owner = tx.execute(
                 select(folder.c.path, place.c.name)
                 .join(folder, folder.c.id == place.c.folder_id)
-                .where(place.c.picture_id == here.picture_id, place.c.role == OWNER)
+                .where(place.c.picture_id == here.picture_id, place.c.role == PlaceRole.OWNER)
             ).first()
         return _history(path, here, content, owner)
 
@@ -81,8 +80,8 @@ class History:
                 .outerjoin(picture, picture.c.id == place.c.picture_id)
                 .where(
                     (place.c.state != PlaceState.SOUND)
-                    | (place.c.role == CONFLICT)
-                    | ((place.c.role == OWNER) & (picture.c.state == PictureState.REFUSED))
+                    | (place.c.role == PlaceRole.CONFLICT)
+                    | ((place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.REFUSED))
                 )
                 .order_by(place.c.seen_at.desc())
                 .limit(limit)
@@ -100,7 +99,7 @@ class History:
 def _state(here: Any, picture_state: str | None) -> str:
     if here.state != PlaceState.SOUND:
         return str(here.state)
-    if here.role in {DUPLICATE, CONFLICT}:
+    if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
         return str(here.role)
     return picture_state or str(PictureState.READY)
 
@@ -117,7 +116,7 @@ def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> 
     }
     if content is None:
         return PictureHistory(**basics)
-    if here.role in {DUPLICATE, CONFLICT}:
+    if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
         sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
         return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
     return PictureHistory(

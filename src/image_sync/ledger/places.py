@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
-from image_sync.domain import PictureState, PlaceState, RootReport, Sighting, Stamp
+from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, Sighting, Stamp
 from image_sync.ledger.book import Book
 from image_sync.ledger.inventory import BEFORE, waiting_for
 from image_sync.ledger.names import LONGEST, key_of, plain_key
+from image_sync.ledger.newcomers import columns_of, write_down
 from image_sync.ledger.schema import folder, note, picture, place, root
 
-OWNER, DUPLICATE, CONFLICT = "owner", "duplicate", "conflict"
 RESCAN = "rescan"
 
 
@@ -54,10 +54,11 @@ class Places:
     def record(self, root_path: bytes, sightings: Sequence[Sighting]) -> None:
         """Write down what was seen: each sighting replaces what was recorded of its path."""
         with self._book.db.writing() as tx:
-            ids: dict[bytes, int] = {}
-            for seen in sightings:
-                if seen.folder not in ids:
-                    ids[seen.folder] = self._folder(tx, root_path, seen)
+            ids = {
+                seen.folder: self._folder(tx, root_path, seen)
+                for seen in {one.folder: one for one in sightings}.values()
+            }
+            for seen in write_down(tx, self._book, ids, sightings):
                 self._place(tx, ids[seen.folder], seen)
         self._book.changed()
 
@@ -76,7 +77,7 @@ class Places:
                 elif row.state == PlaceState.UNCATEGORISED:
                     # Such files are recorded unread: forgotten, they are looked at like new ones.
                     tx.execute(delete(place).where(_at(row)))
-                elif row.role == OWNER:
+                elif row.role == PlaceRole.OWNER:
                     tx.execute(update(picture).where(picture.c.id == row.picture_id).values(category=category))
             for picture_id in {row.picture_id for row in rows if row.role}:
                 _roles(tx, picture_id)
@@ -141,17 +142,7 @@ class Places:
     def _place(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
         was = tx.execute(_files(and_(place.c.folder_id == folder_id, place.c.name == seen.name))).first()
         state = _state(seen.category, seen.fault)
-        values: dict[str, Any] = {
-            "size": seen.stamp.size,
-            "mtime_ns": seen.stamp.mtime_ns,
-            "ctime_ns": seen.stamp.ctime_ns,
-            "inode": str(seen.stamp.inode),
-            "state": state,
-            "reason": seen.fault,
-            "sha256": seen.sha256,
-            "suffix": seen.suffix,
-            "seen_at": self._book.clock(),
-        }
+        values: dict[str, Any] = {**columns_of(seen, self._book.clock()), "state": state}
         same = (
             was is not None and (was.sha256, was.state) == (seen.sha256, str(state)) and was.category == seen.category
         )
@@ -173,7 +164,11 @@ class Places:
         target = self._book.target.id
         here = and_(place.c.folder_id == folder_id, place.c.name == name)
         file = tx.execute(select(place.c.sha256, place.c.suffix, place.c.size).where(here)).one()
-        owned = select(place.c.picture_id).where(place.c.picture_id == picture.c.id, place.c.role == OWNER).exists()
+        owned = (
+            select(place.c.picture_id)
+            .where(place.c.picture_id == picture.c.id, place.c.role == PlaceRole.OWNER)
+            .exists()
+        )
         candidates = tx.execute(
             select(picture.c.id, picture.c.category, picture.c.copy, owned.label("owned"))
             .where(picture.c.target_id == target, picture.c.sha256 == file.sha256)
@@ -181,13 +176,16 @@ class Places:
         ).all()
         orphans = [row for row in candidates if not row.owned]
         if orphans:
-            chosen, role = orphans[0].id, OWNER
+            chosen, role = orphans[0].id, PlaceRole.OWNER
             tx.execute(update(picture).where(picture.c.id == chosen).values(category=category, orphaned_at=None))
         elif candidates and self._book.skip_duplicates:
-            chosen, role = candidates[0].id, DUPLICATE if candidates[0].category == category else CONFLICT
+            chosen, role = (
+                candidates[0].id,
+                PlaceRole.DUPLICATE if candidates[0].category == category else PlaceRole.CONFLICT,
+            )
         else:
             copy = 1 + max((row.copy for row in candidates), default=-1)
-            chosen, role = self._new_picture(tx, target, name, category, file, copy), OWNER
+            chosen, role = self._new_picture(tx, target, name, category, file, copy), PlaceRole.OWNER
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
 
     def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, file: Any, copy: int) -> int:
@@ -259,18 +257,18 @@ class Places:
 
     def _inherit(self, tx: Connection, was: Any, *, deleted: bool) -> None:
         """The file ``was`` no longer stands for its picture: let the next in line do so, if there is one."""
-        if was.role != OWNER:
+        if was.role != PlaceRole.OWNER:
             return
         this = picture.c.id == was.picture_id
         heir = tx.execute(
             select(place.c.folder_id, place.c.name, folder.c.category)
             .join(folder, folder.c.id == place.c.folder_id)
-            .where(place.c.picture_id == was.picture_id, place.c.role != OWNER)
-            .order_by(place.c.role != DUPLICATE, place.c.seen_at, place.c.name)
+            .where(place.c.picture_id == was.picture_id, place.c.role != PlaceRole.OWNER)
+            .order_by(place.c.role != PlaceRole.DUPLICATE, place.c.seen_at, place.c.name)
             .limit(1)
         ).first()
         if heir is not None:
-            tx.execute(update(place).where(_at(heir)).values(role=OWNER))
+            tx.execute(update(place).where(_at(heir)).values(role=PlaceRole.OWNER))
             tx.execute(update(picture).where(this).values(category=heir.category))
             _roles(tx, was.picture_id)
             return
@@ -284,11 +282,11 @@ class Places:
 def _roles(tx: Connection, picture_id: int) -> None:
     """Say of every other file of the picture whether it repeats or contradicts the owner's category."""
     category = select(picture.c.category).where(picture.c.id == picture_id).scalar_subquery()
-    for role, same in ((DUPLICATE, True), (CONFLICT, False)):
+    for role, same in ((PlaceRole.DUPLICATE, True), (PlaceRole.CONFLICT, False)):
         inside = select(folder.c.id).where((folder.c.category == category) == same)
         tx.execute(
             update(place)
-            .where(place.c.picture_id == picture_id, place.c.role != OWNER, place.c.folder_id.in_(inside))
+            .where(place.c.picture_id == picture_id, place.c.role != PlaceRole.OWNER, place.c.folder_id.in_(inside))
             .values(role=role)
         )
 

@@ -7,9 +7,8 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection, func, select
 
-from image_sync.domain import BatchState, Census, Counts, PictureState, PlaceState, RunState, Tally
+from image_sync.domain import BatchState, Census, Counts, PictureState, PlaceRole, PlaceState, RunState, Tally
 from image_sync.ledger.book import Book
-from image_sync.ledger.places import CONFLICT, DUPLICATE
 from image_sync.ledger.runs import TRAIN, Runs
 from image_sync.ledger.schema import batch, folder, note, picture, place, root, run, target
 
@@ -103,9 +102,9 @@ class Counter:
                     add(category, "quarantined", row.files)
                 elif row.state == PlaceState.UNCATEGORISED:
                     uncategorised += row.files
-                elif row.role == CONFLICT:
+                elif row.role == PlaceRole.CONFLICT:
                     add(category, "conflicts", row.files)
-                elif row.role == DUPLICATE:
+                elif row.role == PlaceRole.DUPLICATE:
                     add(category, "duplicates", row.files)
             if self._book.target is not None:
                 pictures = tx.execute(
