@@ -32,6 +32,7 @@ from image_sync.tracker import Quiet, Thresholds, upload_verdict
 
 STAGE = "upload"
 _IDLE = 5.0
+_ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -86,6 +87,7 @@ class Uploader:
         self._open = False
         self._in_flight: set[str] = set()
         self._stranded = False
+        self._turned_away = 0
         self._said = ""
         self.setback = Setback(STAGE, ledger)
 
@@ -181,24 +183,26 @@ class Uploader:
         shipment = _shipment(batch, present, spoiled)
         try:
             outcomes = self._platform.upload(shipment) if present else []
-            ids = {outcome.key: outcome.remote_id for outcome in outcomes if not outcome.refused}
-            if not all(ids.values()):  # the platform does not say under which ids it stored them
-                ids |= self._platform.find(shipment)
         except (PictureError, Ambiguous) as error:
             # The server may have stored part of what it got: ask before sending any of it again.
             self._doubt(batch, spoiled, error)
             return True
         except Refused as error:
-            return self._refused(batch, error)
+            return self._refused(batch, error, now)
         except ImageSyncError as error:
             self._ledger.batches.release(batch.id)
             self._fail(error, now)
             return False
         self._forget(spoiled)
+        ids = {outcome.key: outcome.remote_id for outcome in outcomes if not outcome.refused}
+        if not all(ids.values()):  # stored, but the platform does not say under which ids: the reconciler will ask
+            self._doubt(batch, [], Ambiguous("the platform did not say under which ids it stored them"))
+            return True
         refused = {outcome.key: outcome.refused for outcome in outcomes if outcome.refused}
         self._confirm(batch, ids, refused)
         with self._lock:
             self._files = min(self._most_files, self._files * 2)
+            self._turned_away = 0
         self.setback.over()
         return True
 
@@ -216,8 +220,11 @@ class Uploader:
         self._forget(spoiled)
         log.warning("batch.doubtful", batch=batch.id, pictures=len(batch.pictures), error=error.what)
 
-    def _refused(self, batch: Batch, error: Refused) -> bool:
-        """The whole request was refused: find the picture that is to blame by sending fewer at a time."""
+    def _refused(self, batch: Batch, error: Refused, now: float) -> bool:
+        """The whole request was refused: find the picture that is to blame by sending fewer at a time.
+
+        When several in a row are refused alone, it is not the pictures: the others are spared, and a person is told.
+        """
         if len(batch.pictures) > 1:
             with self._lock:
                 self._files = max(1, len(batch.pictures) // 2)
@@ -225,6 +232,11 @@ class Uploader:
             log.warning("batch.refused", batch=batch.id, pictures=len(batch.pictures), error=error.what)
         else:
             self._confirm(batch, {}, {item.key: error.what for item in batch.pictures})
+            with self._lock:
+                self._turned_away += 1
+            if self._turned_away % _ENOUGH == 0:
+                self._fail(error, now)
+                return False
         return True
 
     def _still_there(self, item: Claimed, spoiled: list[Claimed]) -> bool:

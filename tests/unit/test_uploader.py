@@ -10,6 +10,7 @@ import pytest
 
 from image_sync.domain import PictureState
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unreadable
+from image_sync.platforms.base import Outcome
 from image_sync.uploader import read_verified
 from support.world import World
 
@@ -93,6 +94,35 @@ def test_one_bad_picture_does_not_block_the_others(world: World) -> None:
 
     assert world.state_of("good/5.jpg") == "refused"
     assert len(world.stored()) == 7
+
+
+def test_a_server_that_refuses_everything_does_not_condemn_every_picture(world: World) -> None:
+    """After five single refusals in a row the rest is spared, and `status` tells what the server says."""
+    world.stage(upload=1, batch_files=1)
+    world.put(*(f"good/{number:02}.jpg" for number in range(12)))
+    world.platform.fail_next("upload", Refused("the dataset is locked"), times=100)
+    world.work()
+    world.work()
+
+    assert world.ledger.tally().refused == 5
+    assert world.ledger.tally().cleared == 7
+    assert world.ledger.troubles()[0].what == "the dataset is locked"
+
+
+def test_pictures_stored_without_ids_are_asked_for(world: World) -> None:
+    """A platform that only says "done" is asked under which ids; nothing is sent again."""
+    upload = world.platform.upload
+    world.platform.upload = lambda shipment: [  # type: ignore[method-assign]
+        Outcome(outcome.key) for outcome in upload(shipment)
+    ]
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+
+    assert world.ledger.tally().confirmed == 2
+    assert world.platform.calls["upload"] == 1
+    found = world.ledger.history.of(os.fsencode(world.root / "good/1.jpg"))
+    assert found is not None
+    assert found.remote_id
 
 
 def test_a_dead_server_is_waited_for_and_nothing_is_lost(world: World) -> None:
