@@ -14,6 +14,7 @@ from image_sync.config.problems import Mistake, password_in, printable
 from image_sync.config.texts import is_placeholder, refuse_unprintable
 
 _SYSTEM = tuple(map(Path, ("/etc", "/proc", "/sys", "/dev", "/boot", "/private/etc")))
+_MEMORY = Path("/dev/shm")  # noqa: S108 - cameras that write to memory write here
 _TOO_MUCH = tuple(map(Path, ("/", "/home", "/Users", "/usr", "/var")))
 _LARGEST_CERTIFICATES = 16 * 1024 * 1024
 _LEDGER_SCHEMES = frozenset({"postgresql", "postgresql+psycopg", "postgres"})
@@ -91,7 +92,7 @@ def _refuse_dangerous(real: Path, context: Context) -> None:
     if real == Path(os.path.realpath(context.home)):
         raise Mistake(f"is your home folder, where every picture would be uploaded; {remedy}")
     for system in _SYSTEM:
-        if real == system or system in real.parents:
+        if (real == system or system in real.parents) and _MEMORY not in real.parents:
             raise Mistake(f"belongs to the operating system; {remedy}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from pathlib import Path
@@ -158,7 +159,15 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._faults.stopping.set()
+        # Before uvicorn would break the requests off, which it reports with tracebacks.
+        last_call = asyncio.get_running_loop().call_later(_GRACE * 0.8, self._hang_up)
         await super().shutdown(sockets)
+        last_call.cancel()
+
+    def _hang_up(self) -> None:
+        """End the connections of those that are in the middle of a request and do not go on."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def _listener(host: str, port: int) -> socket.socket:

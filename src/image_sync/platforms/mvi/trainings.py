@@ -68,9 +68,9 @@ class Trainings:
         wire.checked(task_id, "training")
         try:
             status = self._api.task_status(task_id)
-        except Unanswered:
-            raise  # the others would not be answered either
         except (NotFound, Refused, Transient) as error:
+            if isinstance(error, Unanswered) or (isinstance(error, Transient) and error.retry_after is not None):
+                raise  # nobody is there, or wants to be left alone
             status = wire.TaskStatus(status=self._cross_checked(task_id, error))
         phase = _PHASES.get(status.status.lower(), Phase.RUNNING)
         steps = [entry for entry in status.data if entry.iter is not None]
