@@ -19,6 +19,8 @@ from image_sync.trainer import Recipe, Trainer
 from image_sync.uploader import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 
+_NO_HURRY = 0.3  # these stages count everything at each step; during an upload there is news all the time
+
 
 @dataclass(frozen=True, slots=True)
 class Crew:
@@ -81,7 +83,10 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     senders += [
         Worker(f"uploader-{number}", uploader.help, stop, failed) for number in range(2, settings.upload.parallel + 1)
     ]
-    others = [Worker("reconciler", reconciler.step, stop, failed), Worker("trainer", trainer.step, stop, failed)]
+    others = [
+        Worker("reconciler", reconciler.step, stop, failed, gap=_NO_HURRY),
+        Worker("trainer", trainer.step, stop, failed, gap=_NO_HURRY),
+    ]
     for worker in (*senders, *others):
         ledger.listen(worker.wake)
     return Crew(

@@ -23,6 +23,7 @@ class Worker:
             again (0: at once).
         stop: set when all is to end.
         failed: called with what ``step`` raised: the stage cannot go on.
+        gap: seconds between two steps at least, however much news there is.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class Worker:
         step: Callable[[float], float],
         stop: threading.Event,
         failed: Callable[[BaseException], None],
+        *,
+        gap: float = 0.0,
     ) -> None:
         self.name = name
         self._step = step
         self._stop = stop
         self._failed = failed
+        self._gap = gap
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.seen_at = time.monotonic()
@@ -67,6 +71,7 @@ class Worker:
                 self.seen_at = time.monotonic()
                 self.resting_until = self.seen_at + pause
                 if pause > 0 and self._wake.wait(pause):
+                    self._stop.wait(max(0.0, self._gap - (time.monotonic() - self.seen_at)))
                     self._wake.clear()
         except ImageSyncError as error:
             self._failed(error)
