@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from image_sync.domain import Batch, DatasetRef, PictureState
-from image_sync.errors import Changed, ImageSyncError, NotFound, Unauthorised
+from image_sync.errors import Changed, ImageSyncError, NotFound, Transient, Unauthorised
 from image_sync.ledger import Ledger, Remote
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
@@ -26,6 +26,7 @@ _LOOK_AGAIN = 15.0
 _CHORES = 100
 _SWEEPS = 5
 _FIRST_PAGE = 200
+_FAILURES = 3  # questions in a row that nobody answered: then it is not the batches
 _DAY = 86_400.0
 _SKEW = 60.0  # seconds by which the platform's clock may be behind ours
 
@@ -34,11 +35,11 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The last look at a batch in doubt: monotonic time, and what was there."""
+    """The first and the last look at a batch in doubt (monotonic times), and what was there; None: nobody answered."""
 
     first_at: float
     at: float
-    found: frozenset[str]
+    found: frozenset[str] | None
 
 
 class Reconciler:
@@ -172,25 +173,40 @@ class Reconciler:
     # -- what is in doubt
 
     def _settle(self, now: float) -> float:
-        """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question."""
+        """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question.
+
+        A question that fails holds up its own batch only, unless several in a row do.
+        """
         doubtful = self._ledger.batches.doubtful()
+        failures = 0
         for batch, _ in doubtful:
+            look = self._looks.get(batch.id)
             if self._stop.is_set():
                 break
-            look = self._looks.get(batch.id)
             if look is not None and now < look.at + self._between:
                 continue
-            found = self._platform.find(_shipment(batch))
-            ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
-            there = frozenset(found)
-            first_at = now if look is None else look.first_at
-            believed = look is not None and look.found == there and now - first_at >= self._grace
-            self._looks[batch.id] = Look(first_at, now, there)
-            if believed or len(ours) == len(batch.pictures):
-                del self._looks[batch.id]
-                log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
-                self._ledger.batches.confirm(batch.id, ours, {}, sweep_at=self._clock() + 2 * self._grace)
+            try:
+                self._ask(batch, look, now)
+            except Transient:
+                failures += 1
+                if failures >= _FAILURES:
+                    raise
+                self._looks[batch.id] = Look(now, now, None) if look is None else replace(look, at=now)
+            else:
+                failures = 0
         return min(_IDLE, self._between) if doubtful else _IDLE
+
+    def _ask(self, batch: Batch, look: Look | None, now: float) -> None:
+        found = self._platform.find(_shipment(batch))
+        ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
+        there = frozenset(found)
+        first_at = now if look is None else look.first_at
+        believed = look is not None and look.found == there and now - first_at >= self._grace
+        self._looks[batch.id] = Look(first_at, now, there)
+        if believed or len(ours) == len(batch.pictures):
+            del self._looks[batch.id]
+            log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
+            self._ledger.batches.confirm(batch.id, ours, {}, sweep_at=self._clock() + 2 * self._grace)
 
     def _sweep(self) -> None:
         """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient
@@ -27,6 +28,13 @@ from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retrying import Retrying
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Log lines go nowhere: commands that other tests call leave a stream behind that is closed by now."""
+    with capture_logs():
+        yield
 
 
 @dataclass
@@ -244,6 +252,61 @@ def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
     assert rig.platform.find(many_absent) == {}
 
 
+def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -> None:
+    """What was sent twice is told twice, also after someone moved a copy; what is absent is left out."""
+    items = pictures("red", 3, seed=4)
+    first, second = shipment(dataset, "red", items), shipment(dataset, "red", items[:2])
+    rig.platform.upload(shipment(dataset, "red", pictures("red", 4, seed=5)))
+    ids = [[outcome.remote_id for outcome in rig.platform.upload(sent)] for sent in (first, second)]
+    rig.platform.relabel(dataset, ids[1][0], "moved")
+    absent = pictures("red", 1, seed=6)
+
+    copies = rig.platform.copies(shipment(dataset, "red", [*items, *absent]))
+
+    a, b, c = (item.key for item in items)
+    assert {key: [one.remote_id for one in found] for key, found in copies.items()} == {
+        a: [ids[0][0], ids[1][0]],
+        b: [ids[0][1], ids[1][1]],
+        c: [ids[0][2]],
+    }
+    assert [(one.key, one.category, one.batch_id) for one in copies[a]] == [
+        (a, "red", first.batch_id),
+        (a, "moved", second.batch_id),
+    ]
+    for one in copies[a]:
+        assert one.size == items[0].size
+        assert one.uploaded_at is not None
+        assert abs(one.uploaded_at - time.time()) < 60
+
+
+def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
+    """A large batch is told whole; a batch of which nothing arrived has no copies; a dataset must exist."""
+    items = pictures("blue", 30, seed=7)
+    assert rig.platform.copies(shipment(dataset, "blue", items)) == {}
+    assert rig.platform.copies(shipment(dataset, "blue", items[:2])) == {}
+    rig.platform.upload(shipment(dataset, "blue", items))
+    rig.platform.upload(shipment(dataset, "blue", items[10:20]))
+
+    copies = rig.platform.copies(shipment(dataset, "blue", items))
+
+    assert [len(copies[item.key]) for item in items] == [1] * 10 + [2] * 10 + [1] * 10
+    with pytest.raises(NotFound):
+        rig.platform.copies(shipment(DatasetRef("00000000-0000-0000-0000-000000000000", "nobody"), "blue", items))
+
+
+def test_count(rig: Rig, dataset: DatasetRef) -> None:
+    """The count follows what is stored, copies included; a dataset that is not there is not found."""
+    assert rig.platform.count(dataset) == 0
+    sent = shipment(dataset, "red", pictures("red", 3, seed=8))
+    outcomes = rig.platform.upload(sent)
+    rig.platform.upload(sent)
+    assert rig.platform.count(dataset) == 6
+    rig.platform.remove(dataset, outcomes[0].remote_id)
+    assert rig.platform.count(dataset) == 5
+    with pytest.raises(NotFound):
+        rig.platform.count(DatasetRef("00000000-0000-0000-0000-000000000000", "nobody"))
+
+
 def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
     """A lost answer raises Ambiguous, is not repeated, and find shows what arrived."""
     sent = shipment(dataset, "red", pictures("red", 5))
@@ -326,7 +389,7 @@ def test_listing_of_an_empty_dataset(rig: Rig, dataset: DatasetRef) -> None:
     """Nothing stored, nothing listed, no models."""
     assert list(rig.platform.listing(dataset)) == []
     assert rig.platform.models(dataset) == []
-    assert rig.platform.find_training(dataset, "none") is None
+    assert rig.platform.find_trainings(dataset, "none") == []
 
 
 def test_unknown_ids_are_not_found(rig: Rig) -> None:
@@ -347,7 +410,7 @@ def test_too_small_a_training_is_refused(rig: Rig, dataset: DatasetRef) -> None:
     with pytest.raises(Permanent):
         rig.platform.start_training(TrainingPlan("small", dataset))
 
-    assert rig.platform.find_training(dataset, "small") is None
+    assert rig.platform.find_trainings(dataset, "small") == []
 
 
 def _filled(rig: Rig, dataset: DatasetRef) -> None:
@@ -368,7 +431,7 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
     plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8})
 
     task = rig.platform.start_training(plan)
-    assert rig.platform.find_training(dataset, "m-1") == task
+    assert rig.platform.find_trainings(dataset, "m-1") == [task]
     _finish(rig, task)
     progress = rig.platform.progress(task)
     model = rig.platform.model_of(task)
@@ -394,6 +457,11 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
         rig.platform.delete_model(model)
     second = rig.platform.start_training(TrainingPlan("m-2", dataset, base=model.id, strategy={"max_iter": 100}))
     _finish(rig, second)
+    third = rig.platform.start_training(TrainingPlan("m-1", dataset, strategy={"max_iter": 100}))
+    assert rig.platform.find_trainings(dataset, "m-1") == [task, third]
+    _finish(rig, third)
+    assert rig.platform.find_trainings(dataset, "m-1") == [task, third]
+    rig.platform.delete_model(rig.platform.model_of(third))  # type: ignore[arg-type]
     newest, *older = rig.platform.models(dataset)
     assert (newest.name, newest.id) == ("m-2", rig.platform.model_of(second).id)  # type: ignore[union-attr]
     assert [one.name for one in older] == ["m-1"]
@@ -417,7 +485,6 @@ def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) ->
     with pytest.raises(Ambiguous):
         rig.platform.start_training(plan)
 
-    task = rig.platform.find_training(dataset, "doubtful")
-    assert task is not None
+    (task,) = rig.platform.find_trainings(dataset, "doubtful")
     _finish(rig, task)
     assert len(rig.platform.models(dataset)) == 1

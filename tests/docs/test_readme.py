@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from image_sync import errors
 from image_sync.cli.main import app
+from image_sync.mvi_server.kinds import KINDS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 MEANINGS = {
@@ -59,6 +60,19 @@ def exit_codes_table() -> str:
     codes = sorted((getattr(errors, name), name) for name in dir(errors) if name.startswith("EXIT_"))
     lines += [f"| {code} | {MEANINGS[name]} |" for code, name in codes]
     return "\n".join(lines)
+
+
+def faults_table() -> str:
+    lines = ["| kind | what happens | where | SECONDS |", "| --- | --- | --- | --- |"]
+    for name, kind in KINDS.items():
+        seconds = "" if kind.seconds is None else f"{kind.seconds:g}"
+        lines.append(f"| `{name}` | {kind.text} | {kind.where} | {seconds} |")
+    return "\n".join(lines)
+
+
+def test_the_fault_switches_are_documented() -> None:
+    """Every kind of fault that the embedded server can rehearse stands in README."""
+    assert block("faults") == faults_table()
 
 
 def test_the_commands_are_documented() -> None:

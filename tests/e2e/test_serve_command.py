@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from image_sync.mvi_server.kinds import KINDS
 from support.mvi_server import Caller
 
 SERVE = [sys.executable, "-m", "image_sync", "serve"]
@@ -127,6 +128,40 @@ def test_faults_are_switched_from_the_start(tmp_path):
         assert [Caller(url).call("GET", "/datasets").status_code for _ in range(2)] == [503, 200]
 
 
+def test_named_faults_are_switched_from_the_start_and_while_it_runs(tmp_path):
+    """--fault KIND=RATE strikes at once, /_faults counts and changes it, and the end says what struck how often."""
+    words = ["--fault", "429=1:7", "--fault", "html=0%", "--fault-seed", "3"]
+    with served("--data", str(tmp_path), *words) as (process, url):
+        caller = Caller(url)
+        answer = caller.call("GET", "/datasets")
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+        shown = caller.session.get(f"{url}/_faults").json()
+        assert [(fault["kind"], fault["probability"]) for fault in shown["faults"]] == [("429", 1.0)]
+        assert shown["struck"] == {"429": 1}
+        caller.session.post(f"{url}/_faults", json=[{"kind": "429", "rate": 0}, {"kind": "500-after"}])
+        assert caller.call("POST", "/datasets", json={"name": "parts"}).status_code == 500
+        assert caller.session.delete(f"{url}/_faults").json()["faults"] == []
+        assert [one["name"] for one in caller.get("/datasets")] == ["parts"]
+        assert caller.call("POST", "/datasets", json={"name": "more"}).status_code == 200
+        assert ended(process, signal.SIGTERM) == (0, "", "")
+    with served("--data", str(tmp_path), "--fault", "soft-fail=1", "--fault", "all=0.5") as (process, url):
+        faults = Caller(url).session.get(f"{url}/_faults").json()["faults"]
+        assert {fault["probability"] for fault in faults} == {0.5}
+        Caller(url).session.post(f"{url}/_faults", json=[{"kind": "all", "rate": 0}, {"kind": "html"}])
+        assert Caller(url).call("GET", "/datasets").status_code == 502
+        code, out, err = ended(process, signal.SIGINT)
+        assert (code, out, err) == (0, "", "image-sync: so often did faults strike: html 1\n")
+
+
+def test_help_lists_the_kinds():
+    """`serve --help` names every kind with what it does."""
+    shown = subprocess.run(
+        [*SERVE, "--help"], capture_output=True, text=True, env=environment(COLUMNS="250"), timeout=30, check=True
+    ).stdout
+    missing = [name for name, kind in KINDS.items() if f"{name}: {kind.text.replace('`', '')}" not in shown]
+    assert missing == []
+
+
 def test_what_cannot_work_is_told_in_two_lines_with_its_exit_code(tmp_path):
     """Port in use, folder in use or unusable, no credentials, half credentials, bad faults: each with a remedy."""
     data = ["--data", str(tmp_path / "d")]
@@ -143,6 +178,7 @@ def test_what_cannot_work_is_told_in_two_lines_with_its_exit_code(tmp_path):
             (2, "--host", ["--host", "no.such.host.invalid", "--port", "0", *data]),
             (2, "--password-file", ["--user", "ann", *data]),
             (2, "--faults", ["--faults", "{", *data]),
+            (2, "--fault 429=5%", ["--fault", "418=1", *data]),
             (2, "one of", ["--password", "x", "--password-file", str(blocker), "--user", "ann", *data]),
             (78, "path and rights", ["--password-file", str(tmp_path / "none"), "--user", "ann", *data]),
         ]

@@ -20,10 +20,11 @@ from urllib.parse import parse_qsl, urlsplit
 class Reply:
     """One answer, and how it goes wrong.
 
-    ``trouble``: "" none; "reset_early" before anything is read; "reset_in_body" after the headers and a part of the
-    body; "reset" after the whole request; "close" the same, but politely; "cut" in the middle of the answer's body;
-    "cut_headers" in the middle of its headers; "hang" no answer until the server stops. ``drip``: seconds between
-    two bytes. ``pause``: seconds before the answer. ``last``: close the connection afterwards, unannounced.
+    ``trouble``: "" none; "reset_early" before anything is read; "reset_headers" after the headers; "reset_in_body"
+    after these and a part of the body; "reset" after the whole request; "close" the same, but politely; "cut" in the
+    middle of the answer's body; "cut_headers" in the middle of its headers; "hang" no answer until the server stops.
+    ``drip``: seconds between two bytes. ``pause``: seconds before the answer. ``last``: close the connection
+    afterwards, unannounced.
     """
 
     status: int = 200
@@ -94,6 +95,7 @@ def answer(status: int, body: Any, **more: Any) -> Reply:
 
 
 Script = Callable[[Request], Reply]
+_EARLY = {"reset_headers", "reset_in_body"}
 
 
 @dataclass
@@ -102,12 +104,17 @@ class FakeHttp:
 
     Args:
         tls: serve https with it.
+        early: for a method and path, the trouble that strikes before the body is read: "reset_headers" or
+            "reset_in_body".
+        dropping: take new connections and reset them at once.
     """
 
     script: Script = field(default=lambda _request: ok())
     tls: ssl.SSLContext | None = None
     queue: list[Reply] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    early: Callable[[str, str], str] = field(default=lambda _method, _path: "")
+    dropping: bool = False
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
@@ -126,6 +133,8 @@ class FakeHttp:
 
     def __exit__(self, *_exc: object) -> None:
         self._stop.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         with self._lock:
             open_sockets, self._open = self._open, set()
         for connection in open_sockets:
@@ -155,7 +164,12 @@ class FakeHttp:
                 connection, _ = self._listener.accept()
             except TimeoutError:
                 continue
+            except OSError:
+                return
             self._connections += 1
+            if self.dropping:
+                _reset(connection)
+                continue
             self._start(self._serve, connection, self._connections)
 
     def _serve(self, raw: socket.socket, number: int) -> None:
@@ -179,42 +193,46 @@ class FakeHttp:
             return self.queue.pop(0) if self.queue else None
 
     def _one(self, connection: socket.socket, reader: Any, number: int) -> bool:
-        planned = self.queue[0] if self.queue else None
-        if planned is not None and planned.trouble == "reset_early":
+        planned = self.queue[0].trouble if self.queue else ""
+        if planned == "reset_early":
             self._next()
             connection.recv(1)
             _reset(connection)
             return False
-        request = self._read(reader, number, half=planned is not None and planned.trouble == "reset_in_body")
+        request, early = self._read(reader, number, planned)
         if request is None:
             return False
         with self._lock:
             self.requests.append(request)
-        if not request.complete and (planned is None or planned.trouble != "reset_in_body"):
+        if early:
+            if early == planned:
+                self._next()
+            _reset(connection)
             return False
-        reply = self._next() or self.script(request)
-        return self._answer(connection, reply)
+        return request.complete and self._answer(connection, self._next() or self.script(request))
 
-    def _read(self, reader: Any, number: int, *, half: bool) -> Request | None:
+    def _read(self, reader: Any, number: int, planned: str) -> tuple[Request | None, str]:
+        """The request, and the trouble that strikes before its body is read whole."""
         line = reader.readline().decode("latin-1").split()
         if len(line) < 2:
-            return None
+            return None, ""
         headers = {}
         while (raw := reader.readline()).strip():
             name, _, value = raw.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         length = int(headers.get("content-length", 0))
-        wanted = length // 2 if half else length
+        early = planned if planned in _EARLY else self.early(line[0], urlsplit(line[1]).path)
+        wanted = {"reset_headers": 0, "reset_in_body": length // 2}.get(early, length)
         body = b""
         try:
             while len(body) < wanted and (chunk := reader.read1(wanted - len(body))):
                 body += chunk
         except OSError:
             pass
-        return Request(line[0], line[1], headers, body, len(body) == length, number)
+        return Request(line[0], line[1], headers, body, len(body) == length, number), early
 
     def _answer(self, connection: socket.socket, reply: Reply) -> bool:
-        if reply.trouble in {"reset", "reset_in_body"}:
+        if reply.trouble == "reset":
             _reset(connection)
             return False
         if reply.trouble in {"hang", "close"}:

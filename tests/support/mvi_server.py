@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import threading
@@ -10,17 +11,65 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 from PIL import Image, ImageDraw
 
 from image_sync.mvi_server.server import MviServer
+from image_sync.mvi_server.store import Store
 
 QUICK = {"max_iter": 60, "test_interval": 20, "learning_rate": 0.01}
 """A strategy that ends within a second."""
 ENDLESS = {"max_iter": 100_000, "test_interval": 1000}
 """A strategy that does not end while a test looks."""
+
+
+class Stored(NamedTuple):
+    """A picture as it lies at the server."""
+
+    dataset: str
+    category: str
+    """Empty without one."""
+    name: str
+    """As the client called it."""
+    sha256: str
+    """Of the stored bytes, in hex."""
+
+
+def contents(where: MviServer | Path) -> list[Stored]:
+    """Every picture that a server holds, oldest first, read past its API: no fault, lag or limit hides one.
+
+    Args:
+        where: a server that may be at work, or the data folder of one that has ended.
+    """
+    if isinstance(where, Path):
+        store = Store(where)
+        try:
+            return _contents(store)
+        finally:
+            store.close()
+    return _contents(where._store)
+
+
+def _contents(store: Store) -> list[Stored]:
+    rows = store.rows(
+        "SELECT f.dataset_id, f.file_name, f.original_file_name, d.name AS dataset, IFNULL(c.name, '') AS category"
+        " FROM files f JOIN datasets d ON d.id = f.dataset_id LEFT JOIN categories c ON c.id = f.category_id"
+        " ORDER BY f.seq"
+    )
+    found = []
+    for row in rows:
+        try:
+            raw = store.picture(row["dataset_id"], row["file_name"]).read_bytes()
+        except FileNotFoundError:
+            # Its row goes first when a picture is deleted; a row that stays has lost its bytes.
+            left = store.row("SELECT 1 FROM files WHERE file_name = ?", row["file_name"])
+            assert left is None, f"{row['original_file_name']} has a row and no bytes"
+            continue
+        sha256 = hashlib.sha256(raw).hexdigest()
+        found.append(Stored(row["dataset"], row["category"], row["original_file_name"], sha256))
+    return found
 
 
 @contextmanager

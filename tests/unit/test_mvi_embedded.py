@@ -6,7 +6,8 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import pytest
 from PIL import Image
@@ -17,9 +18,11 @@ from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.server import MviServer
-from image_sync.platforms.base import Item, Phase, Shipment, TrainingPlan
-from image_sync.platforms.http import Timeouts
+from image_sync.platforms.base import Item, Model, Phase, Shipment, TrainingPlan
+from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
+from image_sync.platforms.retrying import Retrying
+from support.mvi_server import Caller, until
 
 KEY = "AbC1-d2E3-fG4h-5IjK"
 
@@ -68,6 +71,31 @@ def shipment(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) 
     return Shipment(f"{time.time_ns():032x}", dataset, "grey", tuple(items), time.time())
 
 
+@pytest.fixture(scope="module")
+def model(server: MviServer) -> Model:
+    """A trained model."""
+    platform = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
+    made = platform.ensure_dataset("for a model")
+    for category in ("grey", "other"):
+        sent = shipment(made, 6)
+        platform.upload(Shipment(sent.batch_id, made, category, sent.items, sent.claimed_at))
+    task = platform.start_training(TrainingPlan("a model", made, strategy={"max_iter": 60}))
+    give_up = time.monotonic() + 60
+    while (found := platform.model_of(task)) is None:
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.05)
+    platform.close()
+    return found
+
+
+@pytest.fixture
+def patient(mvi: MviPlatform) -> Retrying:
+    """The platform with the wrapper that repeats; a hurried one."""
+    mvi._models._poll = mvi._making.poll = 0.05
+    mvi._api._client._timeouts = Timeouts(1, 0.7, 0.7)
+    return Retrying(mvi, threading.Event(), first=0.01)
+
+
 def upload_fault(action: Action, **more: object) -> Fault:
     """A fault of the next upload."""
     return Fault(action, method="POST", path="/files$", **more)  # type: ignore[arg-type]
@@ -80,7 +108,7 @@ def upload_fault(action: Action, **more: object) -> Fault:
         (upload_fault(Action.STATUS, status=400), Refused, 0),
         (upload_fault(Action.STATUS, status=429, retry_after=3), Transient, 0),
         (upload_fault(Action.HTML, status=502), Ambiguous, 0),
-        (upload_fault(Action.SOFT_FAILURE), Ambiguous, 0),
+        (upload_fault(Action.SOFT_FAILURE), Denied, 0),
         (upload_fault(Action.RESET), Ambiguous, 0),
         (upload_fault(Action.LOSE_ANSWER), Ambiguous, 3),
         (upload_fault(Action.CUT_ANSWER), Ambiguous, 3),
@@ -180,3 +208,103 @@ def test_status_call_that_fails_at_the_end_of_a_training(
         phases.append(mvi.progress(task).phase)
 
     assert mvi.progress(task).accuracy is not None
+
+
+CARRIED_OUT = [
+    Fault(Action.LOSE_ANSWER),
+    Fault(Action.CUT_ANSWER),
+    Fault(Action.TRUNCATE),
+    Fault(Action.EMPTY),
+    Fault(Action.TRICKLE, seconds=1.5),
+    Fault(Action.STATUS_AFTER, status=500),
+    Fault(Action.STATUS_AFTER, status=503),
+    Fault(Action.SOFT_FAILURE_AFTER),
+    Fault(Action.LATE, seconds=0.3),
+]
+NOT_CARRIED_OUT = [
+    Fault(Action.STATUS, status=429, retry_after=0.1),
+    Fault(Action.RESET),
+    Fault(Action.RESET_BODY),
+    Fault(Action.HTML, status=502),
+    Fault(Action.STATUS, status=500),
+]
+
+
+@dataclass(frozen=True)
+class Making:
+    """Something that must be there once: how it is asked for, the request that makes it, and how to count it."""
+
+    path: str
+    make: Callable[[Retrying], object]
+    count: Callable[[Caller], int]
+    clear: Callable[[Caller], object] = lambda _caller: None
+
+
+@pytest.fixture(params=["dataset", "category", "deployment"])
+def making(request: pytest.FixtureRequest, dataset: DatasetRef, model: Model) -> Making:
+    """A dataset, a category and a deployment, each new."""
+    name = f"new {time.time_ns()}"
+    if request.param == "dataset":
+        return Making(
+            "/datasets",
+            lambda platform: platform.ensure_dataset(name),
+            lambda caller: sum(one["name"] == name for one in caller.get("/datasets")),
+        )
+    if request.param == "category":
+        path = f"/datasets/{dataset.id}/categories"
+        return Making(
+            path,
+            lambda platform: platform.ensure_category(dataset, name),
+            lambda caller: sum(one["name"] == name for one in caller.get(path)),
+        )
+    return Making(
+        "/webapis",
+        lambda platform: platform.deploy(model),
+        lambda caller: sum(one["_id"] == model.id for one in caller.get("/webapis")),
+        lambda caller: caller.call("DELETE", f"/webapis/{model.id}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "carried_out"), [*((one, True) for one in CARRIED_OUT), *((one, False) for one in NOT_CARRIED_OUT)]
+)
+def test_what_must_be_there_once_is_there_once(
+    server: MviServer, mvi: MviPlatform, patient: Retrying, making: Making, fault: Fault, carried_out: bool
+) -> None:
+    """A lost, broken, late or false answer to making something ends with one of it; asking again makes no second."""
+    caller = Caller(server.url, KEY)
+    making.clear(caller)
+    mvi._making.patience = 5.0 if carried_out else 0.1
+    before = len(server.requests.matching("POST", making.path))
+    server.faults.add(replace(fault, method="POST", path=f"{making.path}$"))
+
+    first = making.make(patient)
+    again = making.make(patient)
+
+    assert first == again
+    assert making.count(caller) == 1
+    expected = before + (1 if carried_out else 2)
+    until(lambda: len(server.requests.matching("POST", making.path)) >= expected)  # a slow one is noted at its end
+    assert len(server.requests.matching("POST", making.path)) == expected
+    caller.session.close()
+
+
+def test_two_that_make_the_same_at_once(server: MviServer, making: Making) -> None:
+    """Eight threads on one platform that ask for something new at once get the same one thing."""
+    caller = Caller(server.url, KEY)
+    making.clear(caller)
+    mvi = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
+    mvi._models._poll = 0.05
+    patient = Retrying(mvi, threading.Event(), first=0.01)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(making.make(patient))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    mvi.close()
+
+    assert len(found) == 8
+    assert all(one == found[0] for one in found)
+    assert making.count(caller) == 1
+    caller.session.close()

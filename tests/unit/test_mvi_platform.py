@@ -18,7 +18,7 @@ import pytest
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, ConfigError, ImageSyncError, NotFound, Permanent, Refused, Transient
 from image_sync.platforms.base import Item, Model, Outcome, Phase, Prediction, Shipment, TrainingPlan
-from image_sync.platforms.http import Timeouts
+from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform, base_uri
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
 
@@ -84,7 +84,8 @@ def server(release: Release) -> Iterator[FakeHttp]:
 def mvi(server: FakeHttp) -> Iterator[MviPlatform]:
     """The platform."""
     platform = MviPlatform(server.url, stop=threading.Event(), timeouts=Timeouts(2, 2, 5))
-    platform._models._poll = 0.01
+    platform._models._poll = platform._making.poll = 0.01
+    platform._making.patience = 0.1
     yield platform
     platform.close()
 
@@ -229,7 +230,7 @@ def test_single_picture_of_an_old_release(mvi: MviPlatform, release: Release) ->
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        (answer(200, FAIL), Ambiguous),
+        (answer(200, FAIL), Denied),
         (answer(500, {"resultList": [{"result": "success"}] * 3}), Ambiguous),
         (answer(502, FAIL), Ambiguous),
         (answer(413, FAIL), Refused),
@@ -582,9 +583,151 @@ def test_model_is_found_by_name_when_its_id_differs(mvi: MviPlatform, release: R
 
     assert found == Model("m-8", "pump-1", "ds-1", 0.5, ("good",), 4.0, deployed=True)
     assert [model.id for model in mvi.models(DATASET)] == ["m-9", "m-8"]
-    assert mvi.find_training(DATASET, "pump-1") == "t-1"
-    assert mvi.find_training(DATASET, "other") == "m-9"
-    assert mvi.find_training(DatasetRef("ds-2", "x"), "pump-1") is None
+    assert mvi.find_trainings(DATASET, "other") == ["m-9"]
+
+
+def test_all_trainings_of_a_name(mvi: MviPlatform, release: Release) -> None:
+    """Tasks and models of the name and dataset count once by id, oldest first, whatever the order of the lists."""
+    release.table["GET /dltasks/"] = ok(
+        [
+            {"_id": "t-3", "name": "m", "dataset_id": "ds-1", "created_at": 3000},
+            {"_id": "t-9", "name": "m", "dataset_id": "ds-2", "created_at": 1},
+            {"_id": "t-2", "name": "m", "dataset_id": "ds-1", "created_at": "2000"},
+        ]
+    )
+    release.table["GET /trained-models/"] = ok(
+        [
+            {"_id": "t-2", "name": "m", "dataset_id": "ds-1", "created_at": 9000},
+            {"_id": "t-1", "name": "m", "dataset_id": "ds-1", "created_at": 1000},
+            {"_id": "t-0", "name": "other", "dataset_id": "ds-1", "created_at": 500},
+        ]
+    )
+
+    assert mvi.find_trainings(DATASET, "m") == ["t-1", "t-2", "t-3"]
+    assert mvi.find_trainings(DatasetRef("ds-2", "x"), "m") == ["t-9"]
+    assert mvi.find_trainings(DATASET, "none") == []
+
+
+@pytest.mark.parametrize(
+    ("knows", "requests"),
+    [
+        ({}, 3),
+        ({"knows_query": False}, 3),
+        ({"knows_query": False, "knows_limit": False, "knows_skip": False}, 4),
+        ({"knows_query": False, "page_cap": 3}, 6),
+    ],
+)
+def test_copies_of_a_few(
+    mvi: MviPlatform, server: FakeHttp, release: Release, knows: dict[str, Any], requests: int
+) -> None:
+    """A few names are asked for one by one where that works; other releases are read whole; all say the same."""
+    for name, value in knows.items():
+        setattr(release, name, value)
+    sent = shipment(3)
+    a, b, _ = (item.key for item in sent.items)
+    release.files = [
+        row(9, "stranger.jpg"),
+        row(4, a, uploaded_at=5000, category_id="c-2", category_name="bad"),
+        row(3, b),
+        row(2, b, size="17", user_metadata={"batch": "x" * 32}),
+        row(1, a, uploaded_at="4000.0"),
+        *[row(number, f"{number}.jpg") for number in range(20, 23)],
+    ]
+
+    copies = mvi.copies(sent)
+
+    assert {key: [one.remote_id for one in found] for key, found in copies.items()} == {
+        a: ["f-1", "f-4"],
+        b: ["f-2", "f-3"],
+    }
+    assert [(one.category, one.uploaded_at) for one in copies[a]] == [("good", 4.0), ("bad", 5.0)]
+    assert (copies[b][0].size, copies[b][0].batch_id, copies[b][1].uploaded_at) == (17, "x" * 32, None)
+    assert len(server.requests) == requests, server.paths()
+
+
+@pytest.mark.parametrize(("total", "by_name"), [(1000, False), (50_000, True), (None, False)])
+def test_copies_of_many(mvi: MviPlatform, server: FakeHttp, release: Release, total: int | None, by_name: bool) -> None:
+    """Many names are picked out of the list, unless the dataset is so large that asking for each takes less."""
+    release.table["GET /datasets/ds-1"] = ok({"_id": "ds-1", "name": "parts", "total_file_count": total})
+    release.table["GET /datasets"] = ok([{"_id": "ds-1", "name": "parts"}])
+    sent = shipment(20)
+    release.files = [row(number, item.key) for number, item in enumerate(sent.items)]
+
+    copies = mvi.copies(sent)
+
+    assert set(copies) == {item.key for item in sent.items}
+    assert any("query" in request.query for request in server.requests) is by_name
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.mark.parametrize("deleted", [1, 3, 4, 9])
+def test_files_deleted_meanwhile_hide_no_other(
+    mvi: MviPlatform, server: FakeHttp, release: Release, after: int, deleted: int
+) -> None:
+    """When files are deleted while the list is read page by page, those that moved up are not overlooked."""
+    release.files = [row(number, f"{number}.jpg") for number in range(20)]
+    release.page_cap = 4
+    pages = 0
+
+    def script(request: Request) -> Reply:
+        nonlocal pages
+        pages += 1
+        reply = release(request)
+        if pages == after:
+            del release.files[:deleted]
+        return reply
+
+    server.script = script
+
+    listed = [one.remote_id for one in mvi.listing(DATASET)]
+
+    assert len(listed) == len(set(listed))
+    assert {file["_id"] for file in release.files} <= set(listed)
+
+
+def test_server_that_skips_to_nowhere(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
+    """A server that answers nothing to every skip is asked for everything at once in the end."""
+    release.files = [row(number, f"{number}.jpg") for number in range(5)]
+    script = server.script
+    server.script = lambda request: ok([]) if request.query.get("skip", "0") != "0" else script(request)
+
+    assert len(list(mvi.listing(DATASET))) == 5
+    assert len(server.requests) < 30
+
+
+def test_copies_without_any_is_read_from_the_list(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
+    """Nothing but empty answers could mean that the question was not understood: the list decides."""
+    release.files = [row(number, f"{number}.jpg") for number in range(3)]
+
+    assert mvi.copies(shipment(2)) == {}
+    assert "query" not in server.requests[-1].query
+
+
+def test_copies_of_plain_names(mvi: MviPlatform, release: Release) -> None:
+    """Without a hash in its name, a file of another size, category or time is somebody else's, and no copy."""
+    sent = shipment(1, hashed=False)
+    (item,) = sent.items
+    release.files = [
+        row(1, item.key, size=item.size, uploaded_at=1_700_000_001_000),
+        row(2, item.key, size=item.size + 1, uploaded_at=1_700_000_001_000),
+        row(3, item.key, size=item.size, category_name="bad", uploaded_at=1_700_000_001_000),
+        row(4, item.key, size=item.size, uploaded_at=1_600_000_000_000),
+    ]
+
+    assert [one.remote_id for one in mvi.copies(sent)[item.key]] == ["f-1"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "listed", "expected"), [("12", None, 12), (7.0, None, 7), (None, 5, 5), (None, None, None)]
+)
+def test_count_where_a_release_tells_it(
+    mvi: MviPlatform, release: Release, shown: object, listed: object, expected: int | None
+) -> None:
+    """The number comes from the dataset, else from the list of datasets, else it is unknown."""
+    release.table["GET /datasets/ds-1"] = ok({"_id": "ds-1", "name": "parts", "total_file_count": shown})
+    release.table["GET /datasets"] = ok([{"_id": "ds-0"}, {"_id": "ds-1", "total_file_count": listed}])
+
+    assert mvi.count(DATASET) == expected
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,20 @@ def test_absence_is_believed_when_two_looks_agree(world: World) -> None:
     assert len(rows(world)) == 1
 
 
+def test_a_question_that_fails_holds_up_its_own_batch_only(world: World) -> None:
+    """Of two batches in doubt one cannot be asked about: the other is settled all the same."""
+    world.stage(upload=1, grace=40, batch_files=1)
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, times=2)
+    world.platform.fail_next("find", Transient("no answer"))
+    world.work()
+
+    assert world.ledger.tally().confirmed == 1
+    assert world.ledger.tally().doubtful == 1
+    world.work()
+    assert world.ledger.tally().confirmed == 2
+
+
 def test_a_request_carried_out_after_the_grace_time_leaves_one_copy(world: World) -> None:
     """The picture was sent again and then the first request arrived: the sweep removes the second copy."""
     world.put("good/1.jpg")

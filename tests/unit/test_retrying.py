@@ -16,6 +16,13 @@ from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.retrying import Retrying
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Log lines go nowhere: commands that other tests call leave a stream behind that is closed by now."""
+    with capture_logs():
+        yield
+
+
 def quick(platform: Platform, stop: threading.Event | None = None, **more: float) -> Retrying:
     """The wrapper, hardly waiting."""
     return Retrying(platform, stop or threading.Event(), first=0.001, **more)  # type: ignore[arg-type]

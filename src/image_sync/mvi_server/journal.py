@@ -26,7 +26,7 @@ class Entry:
     """None when the connection ended without an answer."""
     seconds: float
     fault: str = ""
-    """The action of the fault switch that hit it."""
+    """The kind, or else the action, of the fault switch that hit it when it came in."""
 
 
 class Journal:

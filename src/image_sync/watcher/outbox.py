@@ -12,7 +12,7 @@ OLDEST = 1.0
 """Seconds that a sighting may wait for company."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # two looks at one folder are two, however alike
 class OpenLook:
     """A look at one folder that is going on, possibly over several steps.
 

@@ -14,6 +14,7 @@ from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 
 _PAGE = 1000
+_MOST_BACKS = 10
 _FEW = 10
 """So many pictures are asked for one by one; for more of them the list is quicker."""
 _SKEW = 86_400.0
@@ -182,20 +183,28 @@ class Pictures:
             return []  # this release knows no such query
 
     def _files(self, dataset: str, **query: str) -> Iterator[wire.File]:
-        """All files, page by page, whether or not the server knows ``limit`` and ``skip``."""
+        """All files, page by page, whether or not the server knows ``limit`` and ``skip``.
+
+        Each page begins with the last file of the one before. If it does not, files were deleted meanwhile and the
+        rest has moved up: the listing steps back, because a file that is overlooked would be sent a second time.
+        """
         seen: set[str] = set()
-        skip = 0
-        while True:
+        before: list[str] = []
+        skip = backs = 0
+        while backs <= _MOST_BACKS:
             page = self._api.files(dataset, limit=str(_PAGE), skip=str(skip), **query)
+            ids = [file.id for file in page]
+            if skip and ids == before:
+                break  # the same page again: this server cannot skip
+            moved = skip > 0 and (not ids or ids[0] not in seen)
             fresh = [file for file in page if file.id not in seen]
-            seen.update(file.id for file in fresh)
+            seen.update(ids)
             yield from fresh
-            if not page or len(page) > _PAGE:
+            if len(ids) > _PAGE or (len(ids) <= 1 and not moved):
                 return
-            if not fresh:
-                break
-            skip += len(page)
-        # The same page again: this server cannot skip, so ask for everything at once.
+            before = ids
+            backs += moved
+            skip = max(0, skip - _PAGE) if moved else skip + len(ids) - 1
         yield from (file for file in self._api.files(dataset, **query) if file.id not in seen)
 
 

@@ -1,4 +1,4 @@
-"""A platform in memory: real bookkeeping, no network. For tests, for rehearsals, and to look before leaping."""
+"""The platform itself: datasets, pictures and trainings that last as long as the process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import ImageSyncError, NotFound, Refused
+from image_sync.errors import NotFound, Refused
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -26,13 +25,7 @@ from image_sync.platforms.base import (
     TrainingPlan,
     Traits,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    error: ImageSyncError
-    after: bool
-    applied: int | None
+from image_sync.platforms.memory.mischief import Mischief
 
 
 @dataclass(slots=True)
@@ -56,7 +49,7 @@ class _Training:
     looks: int = 0
 
 
-class MemoryPlatform:
+class MemoryPlatform(Mischief):
     """Keeps datasets, pictures and trainings as long as it lives.
 
     A training advances by one of ``steps`` iterations with each look at it. A model knows the pictures that it was
@@ -77,18 +70,13 @@ class MemoryPlatform:
         batch_bytes: int = 64 * 2**20,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._stop = stop or threading.Event()
+        super().__init__(stop or threading.Event())
         self._steps = steps
         self._clock = clock
-        self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._datasets: dict[str, _Dataset] = {}
         self._trainings: dict[str, _Training] = {}
         self._deployed: set[str] = set()
-        self._faults: dict[str, list[_Fault]] = {}
-        self._delays: dict[str, float] = {}
-        self.calls: Counter[str] = Counter()
-        """How often each method was called."""
         self._traits = Traits(
             name="memory",
             batch_files=batch_files,
@@ -99,26 +87,6 @@ class MemoryPlatform:
             idempotent_uploads=False,
             warm_start=True,
         )
-
-    def fail_next(
-        self, method: str, error: ImageSyncError, *, after: bool = False, applied: int | None = None, times: int = 1
-    ) -> None:
-        """Let the next calls of a method fail.
-
-        Args:
-            after: do it first, then fail: the answer gets lost.
-            applied: of an upload that fails ``after``, only so many pictures are stored.
-            times: so many calls.
-        """
-        if not hasattr(self, method):
-            raise ValueError(f"there is no method {method}")
-        with self._lock:
-            self._faults.setdefault(method, []).extend([_Fault(error, after, applied)] * times)
-
-    def delay(self, method: str, seconds: float) -> None:
-        """Let every call of a method take so long; 0 ends that."""
-        with self._lock:
-            self._delays[method] = seconds
 
     def describe(self) -> Traits:
         """Much like MVI."""
@@ -297,23 +265,6 @@ class MemoryPlatform:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    @contextmanager
-    def _at(self, method: str) -> Iterator[_Fault | None]:
-        """One call: delayed, made to fail before or after it, one at a time."""
-        with self._lock:
-            seconds = self._delays.get(method, 0.0)
-        if seconds:
-            self._stop.wait(seconds)
-        with self._lock:
-            self.calls[method] += 1
-            faults = self._faults.get(method)
-            fault = faults.pop(0) if faults else None
-            if fault is not None and not fault.after:
-                raise fault.error
-            yield fault
-            if fault is not None:
-                raise fault.error
 
     def _id(self, noun: str) -> str:
         return f"{noun}-{next(self._ids)}"

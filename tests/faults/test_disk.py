@@ -1,0 +1,175 @@
+"""Disks that are full or fail: never an acknowledged step lost, never a damaged ledger, nothing sent unwritten."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from image_sync.errors import EXIT_LEDGER
+from image_sync.ledger.database import FILE
+from image_sync.mvi_server.faults import Action, Fault
+from image_sync.mvi_server.server import MviServer
+from support import diary, strace
+from support.daemon import Plant, stored
+from support.mvi_server import picture, serving
+from support.resources import LONG, fill, small_disk
+
+STEPS = len(diary.CYCLE)
+CALLS = {"pwrite64": 490, "fdatasync": 60, "ftruncate": 15}
+"""How many of each there are when the writer does its steps on a ledger that is there."""
+SPREAD = [
+    *(("pwrite64", error, number) for error in ("EIO", "ENOSPC") for number in (1, 4, 33, 60)),
+    *(("fdatasync", error, number) for error in ("EIO", "ENOSPC") for number in (2, 3, 16)),
+    ("ftruncate", "EIO", 2),
+    ("fdatasync", "EROFS", 5),
+]
+EVERY = [(call, error, at + 1) for call, most in CALLS.items() for error in ("EIO", "ENOSPC") for at in range(most)]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MviServer]:
+    with serving(tmp_path / "server") as running:
+        yield running
+
+
+def put(plant: Plant, numbers: range) -> None:
+    for number in numbers:
+        plant.put(f"{('dark', 'light')[number % 2]}/{number}.jpg", picture("dark", number))
+
+
+def sent(server: MviServer) -> int:
+    return len([entry for entry in server.requests if entry.method == "POST" and entry.path.endswith("/files")])
+
+
+@pytest.mark.parametrize(("call", "error", "number"), EVERY if LONG else SPREAD)
+def test_a_failing_disk_loses_no_acknowledged_step(tmp_path: Path, call: str, error: str, number: int) -> None:
+    """The n-th write or sync of the ledger fails: a LedgerError in words, the ledger is whole, and it goes on."""
+    strace.needed()
+    state, said = tmp_path / "state", tmp_path / "said"
+    writer = diary.Writer(state)
+    for step in range(STEPS):
+        writer.do(diary.Step(step))
+    with said.open("wb") as output:
+        done = strace.python(
+            *("-m", "support.diary", str(state), str(STEPS), str(2 * STEPS)),
+            under=strace.injecting(state, f"{call}:error={error}:when={number}"),
+            stdout=output.fileno(),
+        )
+    acknowledged = diary.said(said, STEPS)
+
+    assert done.returncode == (0 if acknowledged == 2 * STEPS else EXIT_LEDGER), done.stderr
+    assert "Traceback" not in done.stderr
+    assert (f"the ledger {state / FILE} cannot be used" in done.stderr) == (done.returncode != 0)
+    if not LONG:
+        assert done.returncode == EXIT_LEDGER, "no such call was made: the test shows nothing"
+    there = diary.settled(state, acknowledged)
+    again = diary.Writer(state)
+    for step in range(there, 2 * STEPS):
+        again.do(diary.Step(step))
+    assert diary.found(state) == diary.after(2 * STEPS)
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+def test_a_failing_disk_ends_the_daemon_and_the_next_start_goes_on(
+    tmp_path: Path, server: MviServer, call: str
+) -> None:
+    """EIO under the ledger from some moment on: exit code 74 with the cause in words; afterwards nothing is doubled."""
+    strace.needed()
+    plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2, "parallel": 1, "grace": 0.5})
+    put(plant, range(12))
+    state = plant.folder / "state"
+    done = strace.python(
+        *("-m", "image_sync", "run", "-c", str(plant.config)),
+        under=strace.injecting(state, f"{call}:error=EIO:when=40+"),
+        environ=plant.environ,
+    )
+
+    assert done.returncode == EXIT_LEDGER, done.stderr
+    assert f"the ledger {state / FILE} cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert plant.call("run", "--once").returncode == 0
+    files = stored(server)
+    assert len(files) == len(set(files)) == 12
+
+
+def test_a_full_disk_under_the_ledger_pauses_everything_until_there_is_room(tmp_path: Path, server: MviServer) -> None:
+    """No room under the ledger: nothing is sent, the cause is told; with room it goes on by itself, nothing doubled."""
+    with small_disk(tmp_path / "plant/state", 2 << 20) as disk:
+        plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 5, "grace": 1})
+        server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.05))
+        with plant.running() as daemon:
+            put(plant, range(40))
+            plant.wait(lambda p: len(stored(server)) > 10)
+            ballast = fill(disk)
+            put(plant, range(40, 80))
+            plant.wait(lambda p: "disk is full" in p.log())
+            time.sleep(0.5)  # what was under way when the disk became full
+            before = sent(server)
+            time.sleep(1.5)
+            assert sent(server) == before
+            assert daemon.process.poll() is None, plant.log()
+            ballast.unlink()
+            plant.wait(lambda p: p.tally().confirmed == 80)
+            assert daemon.stop() == 0
+
+        assert "Traceback" not in plant.log()
+        files = stored(server)
+        assert len(files) == len(set(files)) == 80
+        diary.found(disk)
+
+
+def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> None:
+    """Where not even an empty ledger fits, the program says so in words with exit code 74, and sends nothing."""
+    with small_disk(tmp_path / "plant/state", 64 << 10):
+        plant = Plant(tmp_path / "plant", server.url)
+        put(plant, range(3))
+        done = plant.call("run", "--once")
+
+    assert done.returncode == EXIT_LEDGER, done.stderr
+    assert "disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sent(server) == 0
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_pictures_on_a_full_or_read_only_disk_are_uploaded(tmp_path: Path, server: MviServer, how: str) -> None:
+    """Nothing is ever written beside the pictures, so their disk may be full or read-only."""
+    plant = Plant(tmp_path / "plant", server.url)
+    with small_disk(tmp_path / "pictures", 1 << 20) as disk:
+        plant.root = disk
+        plant.configure(folders=[str(disk)])
+        put(plant, range(6))
+        if how == "full":
+            fill(disk)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        done = plant.call("run", "--once")
+
+        assert done.returncode == 0, done.stderr
+        assert len(stored(server)) == 6
+
+
+def test_a_ledger_that_somebody_reads_for_a_while_is_waited_for(tmp_path: Path, server: MviServer) -> None:
+    """Another program holds the ledger for seconds, as a backup does: the daemon waits and loses nothing."""
+    import sqlite3
+
+    plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2})
+    put(plant, range(4))
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().confirmed == 4)
+        holder = sqlite3.connect(plant.folder / "state" / FILE, isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        put(plant, range(4, 8))
+        time.sleep(2)
+        assert len(stored(server)) == 4
+        holder.execute("ROLLBACK")
+        holder.close()
+        plant.wait(lambda p: p.tally().confirmed == 8)
+        assert daemon.stop() == 0
+
+    assert len(stored(server)) == 8
+    assert "Traceback" not in plant.log()

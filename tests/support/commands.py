@@ -1,0 +1,51 @@
+"""Many commands in the time of one: a process imports the program once and forks for each call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from support.daemon import Plant
+
+_DRIVER = """
+import json, os, sys
+sys.argv[0] = "image-sync"
+from image_sync.cli import main
+import image_sync.daemon.daemon, image_sync.platforms.mvi.platform, image_sync.cli.snapshot
+folder, calls = sys.argv[1], json.loads(sys.stdin.read())
+for number, call in enumerate(calls):
+    child = os.fork()
+    if not child:
+        for descriptor in (1, 2):
+            os.dup2(os.open(f"{folder}/{number}.{descriptor}", os.O_CREAT | os.O_WRONLY), descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv[1:] = call
+        main.run()
+        sys.exit(0)
+    with open(f"{folder}/{number}.code", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+
+
+def one_by_one(plant: Plant, *calls: Sequence[str]) -> list[subprocess.CompletedProcess[str]]:
+    """What each command says, each in a process of its own; ``-c`` is added."""
+    return forked([[*call, "-c", str(plant.config)] for call in calls], plant.environ)
+
+
+def forked(calls: Sequence[Sequence[str]], environ: Mapping[str, str]) -> list[subprocess.CompletedProcess[str]]:
+    """What each command line says."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", _DRIVER, folder]
+        subprocess.run(command, input=json.dumps(calls).encode(), timeout=90, check=True, env=environ)
+        return [
+            subprocess.CompletedProcess(
+                call,
+                int(Path(folder, f"{number}.code").read_text()),
+                *(Path(folder, f"{number}.{one}").read_text(errors="backslashreplace") for one in (1, 2)),
+            )
+            for number, call in enumerate(calls)
+        ]
