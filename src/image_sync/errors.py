@@ -12,6 +12,8 @@
     |  '- Unreadable                    it cannot be read now: look at it again
     '- PlatformError                69
        |- Transient                     nothing was done there: try again later (``retry_after``)
+       |  |- Unanswered                 nobody answered: counted by the circuit (platforms/circuit.py)
+       |  '- Resting                    the circuit is open: it was not even tried
        |- Ambiguous                     it may or may not have been done there: ask before doing it again
        '- Permanent                     it was refused: do not repeat it unchanged
           |- Unauthorised           77  the platform does not accept who we are

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from support.commands import forked
@@ -66,6 +69,11 @@ def test_the_program_refuses_what_is_no_configuration(tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+def len_of_events(name: str, number: int, plant: Plant) -> bool:
+    """Whether so many events of this name were logged."""
+    return len(plant.events(name)) >= number
+
+
 def test_a_running_daemon_outlives_every_change_of_its_file(tmp_path):
     """Emptied, half-written, gone, a pipe, open to all: each is refused and told, work goes on, a valid one counts."""
     with serving(tmp_path / "server") as server:
@@ -78,7 +86,7 @@ def test_a_running_daemon_outlives_every_change_of_its_file(tmp_path):
             draft.chmod(mode)
             draft.replace(path)
 
-        changes = {
+        changes: dict[str, Callable[[], object]] = {
             "emptied": lambda: plant.config.write_bytes(b""),
             "half": lambda: plant.config.write_bytes(good[: len(good) // 2]),
             "gone": plant.config.unlink,
@@ -90,7 +98,9 @@ def test_a_running_daemon_outlives_every_change_of_its_file(tmp_path):
             plant.wait(lambda _: bool(plant.events("daemon.started")))
             for number, change in enumerate(changes.values(), 1):
                 change()
-                plant.wait(lambda _, number=number: len(plant.events("configuration.refused")) >= number)
+                daemon.signal(signal.SIGHUP)
+                refused = partial(len_of_events, "configuration.refused", number)
+                plant.wait(refused)
             plant.put("dark/a.jpg", picture("dark", 1))
             plant.configure(threshold={"training": 7})
             plant.wait(lambda _: bool(plant.events("configuration.changed")) and plant.tally().confirmed == 1)

@@ -83,6 +83,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, seed: int) -> None:
     """
     state, acknowledged = cut(tmp_path / "disk", seed)
     there = diary.settled(state, acknowledged)
+    print(f"{acknowledged} acknowledged, {there} there")
 
     writer = diary.Writer(state)
     for number in range(there, there + len(diary.CYCLE)):

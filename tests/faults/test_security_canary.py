@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trustme
@@ -26,12 +27,9 @@ from support.secrets import KEY, PASSWORD, leaking_files, leaks
 
 COMMANDS = (
     ["check"],
-    ["check", "--json"],
     ["status"],
-    ["status", "--json"],
     ["models"],
     ["train"],
-    ["retry"],
     ["run", "--once", "--log-level", "debug", "--log-format", "text"],
 )
 TROUBLES = (
@@ -98,7 +96,7 @@ def test_a_secret_shows_up_nowhere_while_everything_goes_wrong(kind, tmp_path, m
         said = one_by_one(
             plant, *COMMANDS, ["show", str(plant.root / "dark/0.jpg")], ["predict", str(plant.root / "dark/0.jpg")]
         )
-        assert [done.returncode for done in said[:4]] == [0] * 4, said[0]
+        assert [done.returncode for done in said[:2]] == [0] * 2, said[0]
     assert any(message.startswith(b"READY=1") for message in heard)
     assert b"http.call" in plant.log().encode()  # it did talk
     for done in said:
@@ -109,15 +107,13 @@ def test_a_secret_shows_up_nowhere_while_everything_goes_wrong(kind, tmp_path, m
 
 def echo(request: Request) -> Reply:
     """A server that repeats whatever it was told, as debugging proxies do."""
-    words = f"{request.target} {request.headers} {request.body.decode('utf-8', 'replace')}"
-    if request.path.endswith("/tokens"):
-        return answer(403, {"result": "fail", "fault": words})
-    return Reply(418, f"<html>{words}</html>".encode(), (("X-Echo", request.headers.get("x-auth-token", "")),))
+    told = request.json()["password"] if request.path.endswith("/tokens") else request.headers.get("x-auth-token", "")
+    return answer(403, {"result": "fail", "fault": f"{told} and {told!r} and {json.dumps(told)} are not welcome"})
 
 
 def redirecting(request: Request) -> Reply:
-    """A server that sends everybody on, with the token in the address."""
-    return Reply(307, b"", (("Location", f"http://127.0.0.1:1/?token={request.headers.get('x-auth-token', '')}"),))
+    """A server that sends everybody on to a place made of what it was told."""
+    return Reply(307, b"", (("Location", f"/{quote(request.headers.get('x-auth-token', ''))}"),))
 
 
 def nonsense(request: Request) -> Reply:
@@ -146,7 +142,8 @@ def test_a_server_cannot_make_a_secret_show_up(tmp_path: Path):
             for kind, sign_in in KINDS.items():
                 plant = Plant(tmp_path / f"{name}-{kind}", endpoint, credentials=sign_in)
                 plant.put("dark/a.jpg", picture("dark", 1))
-                once = [["run", "--once", "--log-level", "debug"]] if name in {"echo", "redirecting"} else []
+                runs = (name, kind) in {("echo", "password"), ("redirecting", "key")}
+                once = [["run", "--once", "--log-level", "debug"]] if runs else []
                 wanted = [["check"], *([["models"]] if name == "nonsense" else []), *once]
                 wanted += [["status"]] if once else []
                 calls += [[*call, "-c", str(plant.config)] for call in wanted]

@@ -176,6 +176,9 @@ class FakeHttp:
         raw.settimeout(20)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
+            if self._stop.is_set():  # too late to be shut down by whoever stops
+                raw.close()
+                return
             self._open.add(raw)
         try:
             with self.tls.wrap_socket(raw, server_side=True) if self.tls else raw as connection:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = str(Path(__file__).with_name("powercut_disk.py"))
+TESTS = Path(__file__).parents[1]
 DEVICE = "/dev/fuse"
 
 
@@ -44,15 +44,9 @@ def disk(folder: Path, *, torn: int | None = None) -> Iterator[tuple[Path, Path]
     mount, durable = folder / "mount", folder / "durable"
     for path in (mount, durable, folder / "back"):
         path.mkdir(parents=True)
-    command = [
-        sys.executable,
-        __file__,
-        str(folder / "back"),
-        str(durable),
-        str(mount),
-        "" if torn is None else str(torn),
-    ]
-    with subprocess.Popen(command) as process:
+    program = [sys.executable, "-m", "support.powercut_disk"]
+    command = [*program, str(folder / "back"), str(durable), str(mount), "" if torn is None else str(torn)]
+    with subprocess.Popen(command, cwd=TESTS) as process:
         try:
             until = time.monotonic() + 10
             while not os.path.ismount(mount):

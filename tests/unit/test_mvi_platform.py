@@ -176,6 +176,30 @@ def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) 
     ]
 
 
+def test_name_that_the_server_changed(mvi: MviPlatform, release: Release) -> None:
+    """The entry that is left over belongs to the one picture that is: it is neither in doubt nor sent again."""
+    a, b, c = (item.key for item in shipment().items)
+    entries = [{"result": "success", "id": f"f-{n}", "original_file_name": name} for n, name in enumerate((c, "?", a))]
+    release.table[UPLOAD] = ok({"resultList": entries})
+    assert mvi.upload(shipment()) == [Outcome(a, "f-2"), Outcome(b, "f-1"), Outcome(c, "f-0")]
+    release.table[UPLOAD] = ok({"resultList": entries[1:2]})
+
+    assert mvi.upload(shipment(1)) == [Outcome(a, "f-1")]
+
+
+def test_name_that_is_told_twice(mvi: MviPlatform, release: Release) -> None:
+    """An entry that repeats a name says nothing about the picture that no entry names: the dataset is asked."""
+    a, b, c = (item.key for item in shipment().items)
+    entries = [{"result": "success", "id": f"f-{n}", "name": name} for n, name in enumerate((a, b, a))]
+    release.table[UPLOAD] = ok({"resultList": entries})
+    release.files = [row(7, c)]
+    assert mvi.upload(shipment())[2] == Outcome(c, "f-7")
+    release.files = []
+
+    with pytest.raises(Ambiguous, match="lists 1 of them"):
+        mvi.upload(shipment())
+
+
 def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release: Release) -> None:
     """Names that the server made from its own ids are no names: then the position counts."""
     entries = [{"result": "success", "id": f"f-{n}", "file_name": f"f-{n}.jpg"} for n in range(3)]

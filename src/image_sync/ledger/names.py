@@ -41,7 +41,7 @@ def plain_key(name: bytes) -> str | None:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         return None
-    fits = len(text) <= LONGEST and text.isprintable() and not set(text) & set('"\\/')
+    fits = len(text) <= LONGEST and text.isprintable() and text == text.strip() and not set(text) & set('"\\/')
     return text if fits else None
 
 

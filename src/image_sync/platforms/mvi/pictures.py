@@ -249,7 +249,10 @@ class _Wanted:
 
 
 def _outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
-    """What the answer says: by name where it has names, by position only if it has none and the lengths match."""
+    """What the answer says: by name where it has names, by position only if it has none and the lengths match.
+
+    One entry that is left over is about the one picture that is: some servers change a name that they do not like.
+    """
     entries = uploaded.result_list or []
     if not entries and uploaded.id and len(items) == 1:
         return {items[0].key: Outcome(items[0].key, uploaded.id)}
@@ -262,6 +265,11 @@ def _outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Out
                 break
     if not named and len(entries) == len(items) and not any(_is_foreign(entry) for entry in entries):
         named = {item.key: entry for item, entry in zip(items, entries, strict=True)}
+    elif len(entries) == len(items) == len(named) + 1:
+        (key,) = {item.key for item in items} - named.keys()
+        spare = [entry for entry in entries if keys.keys().isdisjoint(map(_normal, entry.names))]
+        if spare:
+            named[key] = spare[0]
     return {key: _outcome(key, entry) for key, entry in named.items()}
 
 
