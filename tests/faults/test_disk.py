@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,10 +23,13 @@ STEPS = len(diary.CYCLE)
 CALLS = {"pwrite64": 490, "fdatasync": 60, "ftruncate": 15}
 """How many of each there are when the writer does its steps on a ledger that is there."""
 SPREAD = [
-    *(("pwrite64", error, number) for error in ("EIO", "ENOSPC") for number in (1, 4, 33, 60)),
-    *(("fdatasync", error, number) for error in ("EIO", "ENOSPC") for number in (2, 3, 16)),
+    ("pwrite64", "EIO", 1),
+    ("pwrite64", "EIO", 61),
+    ("pwrite64", "ENOSPC", 33),
+    ("fdatasync", "EIO", 2),
+    ("fdatasync", "EIO", 3),
+    ("fdatasync", "ENOSPC", 16),
     ("ftruncate", "EIO", 2),
-    ("fdatasync", "EROFS", 5),
 ]
 EVERY = [(call, error, at + 1) for call, most in CALLS.items() for error in ("EIO", "ENOSPC") for at in range(most)]
 
@@ -73,7 +77,7 @@ def test_a_failing_disk_loses_no_acknowledged_step(tmp_path: Path, call: str, er
     assert diary.found(state) == diary.after(2 * STEPS)
 
 
-@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"] if LONG else ["fdatasync"])
 def test_a_failing_disk_ends_the_daemon_and_the_next_start_goes_on(
     tmp_path: Path, server: MviServer, call: str
 ) -> None:
@@ -109,7 +113,7 @@ def test_a_full_disk_under_the_ledger_pauses_everything_until_there_is_room(tmp_
             plant.wait(lambda p: "disk is full" in p.log())
             time.sleep(0.5)  # what was under way when the disk became full
             before = sent(server)
-            time.sleep(1.5)
+            time.sleep(1)
             assert sent(server) == before
             assert daemon.process.poll() is None, plant.log()
             ballast.unlink()
@@ -135,18 +139,15 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> 
     assert sent(server) == 0
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
-def test_pictures_on_a_full_or_read_only_disk_are_uploaded(tmp_path: Path, server: MviServer, how: str) -> None:
-    """Nothing is ever written beside the pictures, so their disk may be full or read-only."""
+def test_pictures_on_a_full_and_read_only_disk_are_uploaded(tmp_path: Path, server: MviServer) -> None:
+    """Nothing is ever written beside the pictures, so their disk may be full, and read-only."""
     plant = Plant(tmp_path / "plant", server.url)
     with small_disk(tmp_path / "pictures", 1 << 20) as disk:
         plant.root = disk
         plant.configure(folders=[str(disk)])
         put(plant, range(6))
-        if how == "full":
-            fill(disk)
-        else:
-            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        fill(disk)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = plant.call("run", "--once")
 
         assert done.returncode == 0, done.stderr
@@ -155,8 +156,6 @@ def test_pictures_on_a_full_or_read_only_disk_are_uploaded(tmp_path: Path, serve
 
 def test_a_ledger_that_somebody_reads_for_a_while_is_waited_for(tmp_path: Path, server: MviServer) -> None:
     """Another program holds the ledger for seconds, as a backup does: the daemon waits and loses nothing."""
-    import sqlite3
-
     plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2})
     put(plant, range(4))
     with plant.running() as daemon:
@@ -164,7 +163,7 @@ def test_a_ledger_that_somebody_reads_for_a_while_is_waited_for(tmp_path: Path, 
         holder = sqlite3.connect(plant.folder / "state" / FILE, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
         put(plant, range(4, 8))
-        time.sleep(2)
+        time.sleep(1)
         assert len(stored(server)) == 4
         holder.execute("ROLLBACK")
         holder.close()

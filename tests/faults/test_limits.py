@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +46,7 @@ def each_once(plant: Plant, server: MviServer, number: int) -> None:
 
 def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> None:
     """The process may open nothing more for some seconds: it stays, sends nothing by halves, and goes on afterwards."""
-    plant.configure(watch={"rescan": 1})
+    plant.configure(watch={"rescan": 0.5})
     with plant.running() as daemon:
         put(plant, range(4))
         plant.wait(lambda p: p.tally().confirmed == 4)
@@ -56,7 +55,7 @@ def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> 
         # the lowest number that is free decides: nothing above the third descriptor can be opened
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
         put(plant, range(4, 12))
-        time.sleep(3)
+        time.sleep(1)
         assert daemon.process.poll() is None, plant.log()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         plant.wait(lambda p: p.tally().confirmed == 12)
@@ -66,7 +65,7 @@ def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> 
     each_once(plant, server, 12)
 
 
-@pytest.mark.parametrize("number", [8, 14, 20, 32])
+@pytest.mark.parametrize("number", [*range(8, 33)] if LONG else [10, 32])
 def test_with_few_descriptors_it_works_or_says_why(plant: Plant, server: MviServer, number: int) -> None:
     """`ulimit -n 32` is enough; below that it gets through or ends in words. With more it goes on."""
     put(plant, range(6))
@@ -74,29 +73,29 @@ def test_with_few_descriptors_it_works_or_says_why(plant: Plant, server: MviServ
     command = ["prlimit", f"--nofile={number}", *PROGRAM, "run", "--once", "-c", str(plant.config)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=plant.environ, timeout=60)
 
-    assert (done.returncode == 0) or number < 32, done.stderr
-    if number > 8:  # below, Python itself does not come up
-        assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0 or number < 32, done.stderr
+    assert done.returncode != 0 or len(stored(server)) == 6
+    assert "Traceback" not in done.stderr, done.stderr
     assert plant.call("run", "--once").returncode == 0
     each_once(plant, server, 6)
 
 
 def test_more_folders_than_watches_are_polled(plant: Plant, server: MviServer) -> None:
-    """The system grants five watches for thirty folders: `status` says so, and everything is found all the same."""
+    """The system grants five watches for a dozen folders: `status` says so, and everything is found all the same."""
     limited = ["unshare", "-Ur", "sh", "-c", 'echo 5 > /proc/sys/user/max_inotify_watches && exec "$@"', "sh"]
     if shutil.which("unshare") is None or subprocess.run([*limited, "true"], check=False).returncode:
         pytest.skip("a limit of watches needs unshare and the right to make a user namespace")
-    plant.configure(watch={"poll": 0.5, "rescan": 3600})
-    for number in range(30):
+    plant.configure(watch={"poll": 0.3, "rescan": 3600})
+    for number in range(12):
         plant.put(f"kind{number}/first.jpg", picture("dark", number))
     command = [*limited, *PROGRAM, "run", "-c", str(plant.config)]
     with (plant.folder / "daemon.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=plant.environ)
     try:
-        plant.wait(lambda p: p.tally().confirmed == 30)
-        for number in range(30):
+        plant.wait(lambda p: p.tally().confirmed == 12)
+        for number in range(12):
             plant.put(f"kind{number}/second.jpg", picture("light", number))
-        plant.wait(lambda p: p.tally().confirmed == 60)
+        plant.wait(lambda p: p.tally().confirmed == 24)
         (folder,) = plant.status()["folders"]
         process.terminate()
         assert process.wait(20) == 0
@@ -106,7 +105,7 @@ def test_more_folders_than_watches_are_polled(plant: Plant, server: MviServer) -
 
     assert folder["mode"] == "polling"
     assert "watch" in folder["reason"]
-    each_once(plant, server, 60)
+    each_once(plant, server, 24)
 
 
 def after_all(plant: Plant, number: int) -> dict[str, Any]:
@@ -125,15 +124,15 @@ def after_all(plant: Plant, number: int) -> dict[str, Any]:
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(plant: Plant, server: MviServer) -> None:
-    """3,000 pictures: at most 250 MB in memory, at any moment."""
-    content = picture("dark", 1, size=16)
-    for number in range(3000):
+    """Thousands of pictures: at most 250 MB in memory, at any moment."""
+    content, count = picture("dark", 1, size=16), 3000 if LONG else 1000
+    for number in range(count):
         plant.put(f"c{number % 5}/{number}.jpg", content + b"%06d" % number)
-    figures = after_all(plant, 3000)
+    figures = after_all(plant, count)
 
     assert figures["memory"] < MOST_MEMORY
     assert figures["descriptors"] < 64
-    each_once(plant, server, 3000)
+    each_once(plant, server, count)
 
 
 def test_memory_does_not_grow_with_the_size_of_pictures(plant: Plant, server: MviServer) -> None:
@@ -153,13 +152,11 @@ def test_out_of_memory_it_ends_and_the_next_start_goes_on(plant: Plant, server: 
     put(plant, range(10))
     plant.configure(upload={"batch_files": 2})
     codes = []
-    for megabytes in (90, 140, 200, 300):
+    for megabytes in range(60, 400, 20) if LONG else (90, 200):
         command = ["prlimit", f"--as={megabytes * MIB}", *PROGRAM, "run", "--once", "-c", str(plant.config)]
         codes.append(
             subprocess.run(command, check=False, capture_output=True, env=plant.environ, timeout=60).returncode
         )
-    print(codes, sys.platform)
     assert codes[0] != 0
-
     assert plant.call("run", "--once").returncode == 0
     each_once(plant, server, 10)

@@ -15,9 +15,10 @@ from image_sync.ledger.database import FILE
 from support import diary, powercut
 from support.daemon import Plant, stored
 from support.mvi_server import picture, serving
+from support.resources import LONG
 
-CUTS = int(os.environ.get("IMAGE_SYNC_CUTS", "6"))
-"""How often the power is cut; a longer run is for ``IMAGE_SYNC_CUTS=50``."""
+CUTS, NIGHTS = (50, 10) if LONG else (6, 1)
+"""How often the power is cut under a writer, and under the daemon."""
 WEAK = """
 import sys
 from image_sync.ledger import database
@@ -35,15 +36,13 @@ def cut(folder: Path, seed: int, *program: str) -> tuple[Path, int]:
     """The state folder after the power was cut under a writer, and how many steps it had acknowledged."""
     chance = random.Random(seed)
     with powercut.disk(folder, torn=seed if seed % 2 else None) as (mount, durable):
-        (mount / "state").mkdir()
-        powercut.sync(mount)
         with (folder / "said").open("wb") as said:
             writer = subprocess.Popen(
                 [sys.executable, *(program or ("-m", "support.diary")), str(mount / "state"), "0", "1000000"],
                 stdout=said,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
             )
-            time.sleep(chance.uniform(0.3, 1.2))
+            time.sleep(chance.uniform(0.4, 0.9))
             writer.kill()
             writer.wait()
     return durable / "state", diary.said(folder / "said")
@@ -75,6 +74,15 @@ def test_a_ledger_that_does_not_sync_is_found_out(tmp_path: Path) -> None:
     assert size == 0 or diary.found(state) != diary.after(acknowledged)
 
 
+def test_the_first_start_survives_a_power_cut(tmp_path: Path) -> None:
+    """Folders that were made for the ledger are on the disk before anything in it is relied on."""
+    with powercut.disk(tmp_path / "disk") as (mount, durable):
+        diary.Writer(mount / "deep/state")._ledger.close()
+
+    assert diary.settled(durable / "deep/state", 0) == 0
+    assert (durable / "deep/state" / FILE).exists()
+
+
 @pytest.mark.parametrize("seed", range(CUTS))
 def test_nothing_acknowledged_is_lost(tmp_path: Path, seed: int) -> None:
     """Every step whose call returned is in the ledger, the one under way is there whole or not at all, and it goes on.
@@ -92,14 +100,14 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, seed: int) -> None:
 
 
 def test_the_daemon_goes_on_after_power_cuts(tmp_path: Path) -> None:
-    """The power fails twice in the middle of uploads: at the end every picture is at the server once."""
-    number, state = 60, tmp_path / "plant/state"
+    """The power fails in the middle of uploads: at the end every picture is at the server once."""
+    number, state = 20 + 20 * NIGHTS, tmp_path / "plant/state"
     with serving(tmp_path / "server") as server:
         plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2, "parallel": 2, "grace": 0.5})
         state.mkdir()
         for seed in range(number):
             plant.put(f"{('dark', 'light')[seed % 2]}/{seed}.jpg", picture("dark", seed))
-        for turn in range(2):
+        for turn in range(NIGHTS):
             with powercut.disk(tmp_path / f"disk-{turn}", torn=turn or None) as (mount, durable):
                 for file in state.iterdir():
                     (mount / file.name).write_bytes(file.read_bytes())

@@ -37,12 +37,10 @@ KILLS = [
     ("uploader", "connect", 1),
     ("uploader", "sendto", 2),
     ("uploader", "recvfrom", 4),
-    ("uploader", "fdatasync", 9),
     ("uploader", "sendto", 5),
     ("uploader", "pwrite64", 45),
     ("trainer", "sendto", 1),
     ("trainer", "recvfrom", 1),
-    ("trainer", "ftruncate", 2),
 ]
 """Thread, system call, its number: in the order of the work, so that each is reached although one follows another."""
 CALLS = ("pwrite64", "fdatasync", "ftruncate", "connect", "sendto", "recvfrom")
@@ -119,7 +117,7 @@ def program(plant: Plant, script: str, *words: str, **environ: str) -> subproces
 
 
 def test_killed_at_system_calls_of_every_thread_it_ends_well(plant: Plant, server: MviServer) -> None:
-    """SIGKILL before a dozen different system calls, one run after the other: each picture once, one training."""
+    """SIGKILL before different system calls of each thread, one run after the other: each picture once, one training."""
     strace.needed()
     plant.configure(threshold={"training": 16}, upload={"batch_files": 2, "parallel": 1})
     put(plant, range(16))
@@ -188,14 +186,14 @@ def test_sigterm_at_any_moment_ends_it_in_order(tmp_path: Path, server: MviServe
 
 
 def test_paused_in_the_middle_of_an_upload_it_goes_on(plant: Plant, server: MviServer) -> None:
-    """SIGSTOP for three seconds while requests are on their way, as when a virtual machine is moved, then SIGCONT."""
+    """SIGSTOP for seconds while requests are on their way, as when a virtual machine is moved, then SIGCONT."""
     plant.configure(upload={"batch_files": 2})
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.2))
     put(plant, range(20))
     with plant.running() as daemon:
         plant.wait(lambda p: 0 < p.tally().confirmed < 20 and p.tally().sending > 0)
         daemon.signal(signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(3 if not LONG else 60)
         daemon.signal(signal.SIGCONT)
         plant.wait(lambda p: p.tally().confirmed == 20)
         assert daemon.stop() == 0
@@ -239,7 +237,7 @@ def test_a_mistake_of_ours_in_a_worker_ends_the_process(plant: Plant, module: st
     assert "a mistake of ours" in told
 
 
-@pytest.mark.parametrize("hangs", [True, False])
+@pytest.mark.parametrize("hangs", [True, False] if LONG else [True])
 def test_systemd_hears_no_more_of_a_daemon_whose_worker_hangs(
     tmp_path: Path, plant: Plant, server: MviServer, hangs: bool
 ) -> None:
@@ -306,7 +304,7 @@ def shape(state: Path) -> tuple[str, dict[str, set[str]]]:
     ("call", "number"),
     [(call, number) for call in ("pwrite64", "fdatasync") for number in range(1, 60)]
     if LONG
-    else [("pwrite64", 1), ("pwrite64", 12), ("pwrite64", 24), ("fdatasync", 1), ("fdatasync", 3), ("fdatasync", 4)],
+    else [("pwrite64", 24), ("fdatasync", 2), ("fdatasync", 4)],
 )
 def test_an_upgrade_of_the_ledger_is_whole_or_not_at_all(tmp_path: Path, call: str, number: int) -> None:
     """SIGKILL in the middle of a migration: the old schema or the new one, with all rows; the next start goes on."""
