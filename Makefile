@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit format images clean
+.PHONY: help demo test lint types imports unit soak audit format images clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,13 @@ imports: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest -n $(WORKERS) tests
+
+soak: $(VENV)/.installed  ## hours of bad luck in minutes: make soak SOAK='--seed 7'
+	$(BIN)/python tests/faults/soak.py $(SOAK)
+
+audit: $(VENV)/.installed  ## known faults of the packages we use; needs the public advisory service
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python tests/faults/audit.py
 
 format: $(VENV)/.installed  ## let ruff format and fix
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ from itertools import islice
 
 from image_sync.domain import Batch, DatasetRef, PictureState
 from image_sync.errors import Changed, ImageSyncError, NotFound, Transient, Unauthorised
-from image_sync.ledger import Ledger, Remote
+from image_sync.ledger import Ledger, Remote, Standing
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
 from image_sync.setback import Setback
@@ -153,6 +153,16 @@ class Reconciler:
         )
         for start in range(0, len(seen.doubles), _CHORES):
             self._tidy(self._ledger.chores.of_pictures(seen.doubles[start : start + _CHORES]))
+        for picture_id, remote in seen.strays:
+            self._take_or_remove(dataset, picture_id, remote)
+
+    def _take_or_remove(self, dataset: DatasetRef, picture_id: int, stray: Remote) -> None:
+        """A picture of ours under an old name of its file: needless if the content is there, welcome if it is not."""
+        if self._platform.copies(_shipment(self._ledger.chores.of_pictures([picture_id]))):
+            self._platform.remove(dataset, stray.remote_id)
+            log.warning("picture.double_removed", key=stray.key, remote_id=stray.remote_id)
+        else:
+            self._ledger.chores.arrived(picture_id, stray.remote_id, stray.category)
 
     def _interruptible(self, rows: Iterable[Remote]) -> Iterable[Remote]:
         for row in rows:
@@ -222,7 +232,6 @@ class Reconciler:
             return
         copies = self._platform.copies(_shipment(batch))
         standing = self._ledger.chores.standing([item.picture_id for item in batch.pictures])
-        mine = self._ledger.chores.ours({copy.batch_id for stored in copies.values() for copy in stored})
         for item in batch.pictures:
             stored, here = copies.get(item.key, []), standing.get(item.picture_id)
             if not stored or here is None or here.state is PictureState.CLAIMED:
@@ -231,9 +240,8 @@ class Reconciler:
             if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
                 self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
                 log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
-            for copy in stored:
-                proved = copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at)
-                if copy.remote_id != kept.remote_id and proved:
+            for copy in self._proved(stored, here) if len(stored) > 1 else ():
+                if copy.remote_id != kept.remote_id:
                     self._platform.remove(batch.dataset, copy.remote_id)
                     log.warning("picture.double_removed", key=item.key, remote_id=copy.remote_id)
 
@@ -252,16 +260,30 @@ class Reconciler:
             log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
 
     def _remove(self) -> None:
-        if self._remove_after is None:
+        """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go."""
+        dataset = self._dataset()
+        if self._remove_after is None or dataset is None:
             return
-        before = self._clock() - self._remove_after
-        for picture_id, remote_id in self._ledger.chores.removals(orphaned_before=before, limit=_CHORES):
-            dataset = self._dataset()
-            if self._stop.is_set() or dataset is None:
+        orphans = self._ledger.chores.orphans(before=self._clock() - self._remove_after, limit=_CHORES)
+        if orphans.pictures:
+            copies = self._platform.copies(_shipment(orphans))
+            standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
+            for item in orphans.pictures:
+                here = standing[item.picture_id]
+                stored = {copy.remote_id for copy in self._proved(copies.get(item.key, []), here)}
+                self._ledger.chores.forget(item.picture_id, stored | {here.remote_id})
+        for remote_id in self._ledger.chores.removals(_CHORES):
+            if self._stop.is_set():
                 return
             self._platform.remove(dataset, remote_id)
-            self._ledger.chores.removed(picture_id)
+            self._ledger.chores.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
+
+    def _proved(self, stored: Iterable[RemotePicture], here: Standing) -> list[RemotePicture]:
+        """Those that only this ledger can have sent."""
+        found = list(stored)
+        mine = self._ledger.chores.ours({copy.batch_id for copy in found})
+        return [copy for copy in found if (copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at))]
 
 
 def _shipment(batch: Batch) -> Shipment:
@@ -274,7 +296,7 @@ def _unread() -> bytes:
 
 
 def _remote(stored: RemotePicture) -> Remote:
-    return Remote(stored.remote_id, stored.key, stored.category, stored.size, stored.uploaded_at)
+    return Remote(stored.remote_id, stored.key, stored.category, stored.size, stored.uploaded_at, stored.batch_id)
 
 
 def _since(copy: RemotePicture, ready_at: float) -> bool:

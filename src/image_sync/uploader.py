@@ -251,7 +251,7 @@ class Uploader:
 
     def _forget(self, spoiled: Iterable[Claimed]) -> None:
         for item in spoiled:
-            self._ledger.places.look_again(item.path)
+            self._ledger.places.look_again(item.path, item.sha256)
             log.info("picture.changed", path=item.path)
 
     def _fail(self, error: ImageSyncError, now: float) -> None:

@@ -299,11 +299,71 @@ def test_a_deletion_after_the_upload_is_remembered_for_removal(ledger: Ledger) -
     gone(ledger, "good/1.jpg")
 
     assert ledger.tally().confirmed == 1
-    assert ledger.chores.removals(orphaned_before=0.0, limit=10) == []
-    ((picture_id, remote_id),) = ledger.chores.removals(orphaned_before=float("inf"), limit=10)
-    assert remote_id == "r-1.6100000000000000.jpg"
-    ledger.chores.removed(picture_id)
+    assert ledger.chores.orphans(before=0.0, limit=10).pictures == ()
+    (orphan,) = ledger.chores.orphans(before=float("inf"), limit=10).pictures
+    ledger.chores.forget(orphan.picture_id, {"r-1.6100000000000000.jpg", "another-copy"})
     assert ledger.tally().confirmed == 0
+    assert sorted(ledger.chores.removals(10)) == ["another-copy", "r-1.6100000000000000.jpg"]
+    ledger.chores.removed("another-copy")
+    assert ledger.chores.removals(10) == ["r-1.6100000000000000.jpg"]
+
+
+def test_an_orphan_whose_file_came_back_is_not_forgotten(ledger: Ledger) -> None:
+    """Between the question and the answer the file may be there again: nothing is removed then."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    gone(ledger, "good/1.jpg")
+    (orphan,) = ledger.chores.orphans(before=float("inf"), limit=10).pictures
+    record(ledger, ("good/again.jpg", "a"))
+    ledger.chores.forget(orphan.picture_id, {"r-1.6100000000000000.jpg"})
+
+    assert ledger.chores.removals(10) == []
+    assert ledger.tally().confirmed == 1
+
+
+def test_a_refused_picture_whose_file_went_on_the_way_is_let_go(ledger: Ledger) -> None:
+    """There is nothing to retry, and no empty batch is ever claimed."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+    ledger.batches.clear()
+    batch = ledger.batches.claim(DATASET, 1, MIB)
+    assert batch is not None
+    gone(ledger, "good/1.jpg")
+    ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no"})
+    assert ledger.chores.requeue_refused() == 0
+    rest = ledger.batches.claim(DATASET, 10, MIB)
+
+    assert rest is not None
+    assert [item.path for item in rest.pictures] == [ROOT + b"/good/2.jpg"]
+
+
+def test_files_deleted_while_another_dataset_was_in_use_are_not_sent(ledger: Ledger) -> None:
+    """Going back to a dataset finds what is there, not what is gone."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+    ledger.aim("mvi", "http://server", "other", "append", "other")
+    gone(ledger, "good/1.jpg")
+    ledger.aim("mvi", "http://server", "parts", "append", "parts")
+
+    assert send_everything(ledger) == ["good/2.6200000000000000.jpg"]
+
+
+def test_equal_files_in_a_folder_that_loses_its_category_are_left_alone(ledger: Ledger) -> None:
+    """Neither inherits from the other."""
+    record(ledger, ("good/1.jpg", "a"), ("good/copy.jpg", "a"))
+    ledger.places.recategorise(ROOT + b"/good", None)
+
+    assert state_of(ledger, "good/1.jpg") == state_of(ledger, "good/copy.jpg") == "uncategorised"
+    assert ledger.tally().ready == 0
+
+
+def test_a_newer_look_is_not_forgotten_for_an_older_content(ledger: Ledger) -> None:
+    """The uploader found the old content gone; the watcher has recorded the new one already: it stands."""
+    record(ledger, ("good/1.jpg", "a"))
+    record(ledger, ("good/1.jpg", "b"), version=2)
+    ledger.places.look_again(ROOT + b"/good/1.jpg", b"a".hex().ljust(64, "0"))
+    assert state_of(ledger, "good/1.jpg") == "ready"
+    ledger.places.look_again(ROOT + b"/good/1.jpg", b"b".hex().ljust(64, "0"))
+
+    assert state_of(ledger, "good/1.jpg") == "unknown"
 
 
 def test_files_of_a_folder_that_is_no_longer_watched_are_not_removed(ledger: Ledger) -> None:
@@ -313,7 +373,7 @@ def test_files_of_a_folder_that_is_no_longer_watched_are_not_removed(ledger: Led
     record(ledger, ("good/2.jpg", "b"))
     ledger.places.keep_roots([b"/another"])
 
-    assert ledger.chores.removals(orphaned_before=float("inf"), limit=10) == []
+    assert ledger.chores.orphans(before=float("inf"), limit=10).pictures == ()
     assert (ledger.tally().confirmed, ledger.tally().ready) == (1, 0)
 
 

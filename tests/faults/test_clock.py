@@ -18,7 +18,7 @@ from image_sync.mvi_server.server import MviServer
 from support import diary
 from support.daemon import PROGRAM, Daemon, Plant, stored
 from support.mvi_server import picture, serving
-from support.resources import processor_seconds
+from support.resources import LONG, processor_seconds
 
 SHORT = {"max_iter": 20, "test_interval": 20, "learning_rate": 0.01}
 LIBRARIES = "/usr/lib/*/faketime/libfaketime.so.1"

@@ -16,7 +16,7 @@ from image_sync.mvi_server.server import MviServer
 from support import diary
 from support.daemon import PROGRAM, Plant, stored
 from support.mvi_server import picture, serving
-from support.resources import large_jpeg, open_files, peak_memory
+from support.resources import LONG, large_jpeg, open_files, peak_memory
 
 MIB = 1 << 20
 MOST_MEMORY = 250 * MIB
@@ -46,7 +46,7 @@ def each_once(plant: Plant, server: MviServer, number: int) -> None:
 
 def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> None:
     """The process may open nothing more for some seconds: it stays, sends nothing by halves, and goes on afterwards."""
-    plant.configure(watch={"rescan": 0.5})
+    plant.configure(watch={"rescan": 1})
     with plant.running() as daemon:
         put(plant, range(4))
         plant.wait(lambda p: p.tally().confirmed == 4)

@@ -36,15 +36,11 @@ def cut(folder: Path, seed: int, *program: str) -> tuple[Path, int]:
     """The state folder after the power was cut under a writer, and how many steps it had acknowledged."""
     chance = random.Random(seed)
     with powercut.disk(folder, torn=seed if seed % 2 else None) as (mount, durable):
-        with (folder / "said").open("wb") as said:
-            writer = subprocess.Popen(
-                [sys.executable, *(program or ("-m", "support.diary")), str(mount / "state"), "0", "1000000"],
-                stdout=said,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            )
+        command = [*(program or ("-m", "support.diary")), str(mount / "state"), "0", "1000000"]
+        said = (folder / "said").open("wb")
+        with said, subprocess.Popen([sys.executable, *command], stdout=said, cwd=powercut.TESTS) as writer:
             time.sleep(chance.uniform(0.4, 0.9))
             writer.kill()
-            writer.wait()
     return durable / "state", diary.said(folder / "said")
 
 
@@ -79,8 +75,8 @@ def test_the_first_start_survives_a_power_cut(tmp_path: Path) -> None:
     with powercut.disk(tmp_path / "disk") as (mount, durable):
         diary.Writer(mount / "deep/state")._ledger.close()
 
-    assert diary.settled(durable / "deep/state", 0) == 0
     assert (durable / "deep/state" / FILE).exists()
+    assert diary.settled(durable / "deep/state", 0) == 0
 
 
 @pytest.mark.parametrize("seed", range(CUTS))

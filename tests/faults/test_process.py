@@ -117,7 +117,7 @@ def program(plant: Plant, script: str, *words: str, **environ: str) -> subproces
 
 
 def test_killed_at_system_calls_of_every_thread_it_ends_well(plant: Plant, server: MviServer) -> None:
-    """SIGKILL before different system calls of each thread, one run after the other: each picture once, one training."""
+    """SIGKILL before system calls of each thread, one run after the other: each picture once, one training."""
     strace.needed()
     plant.configure(threshold={"training": 16}, upload={"batch_files": 2, "parallel": 1})
     put(plant, range(16))

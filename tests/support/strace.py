@@ -19,7 +19,7 @@ import pytest
 from image_sync.ledger.database import FILE
 from support.daemon import Plant
 
-TESTS = str(Path(__file__).parents[1])
+TESTS = Path(__file__).parents[1]
 WAITING = """
 import os, sys, threading, time
 from pathlib import Path
@@ -80,7 +80,8 @@ def python(
         text=True,
         check=False,
         timeout=60,
-        env={**(os.environ if environ is None else environ), "PYTHONPATH": TESTS},
+        env=os.environ if environ is None else environ,
+        cwd=TESTS,
     )
 
 

@@ -250,3 +250,47 @@ def test_a_dead_server_uses_up_no_attempts(world: World) -> None:
         world.work(300)
 
     assert world.state_of("good/1.jpg") == "confirmed"
+
+
+def test_every_copy_of_a_deleted_file_is_removed(world: World) -> None:
+    """With `deletions: "remove"`: the picture and the second copy that a proxy made of it."""
+    world.stage(upload=1, remove_after=5)
+    world.put("good/1.jpg")
+    world.work()
+    (first,) = rows(world)
+    sent_by_somebody(world, first.batch_id, first.key)
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.work()
+    world.work()
+
+    assert rows(world) == []
+
+
+def test_a_removal_that_a_crash_interrupts_is_not_mistaken_for_a_stored_picture(world: World) -> None:
+    """It was removed, then the process died: the same content, put again, is uploaded again."""
+    world.stage(upload=1, remove_after=5)
+    world.put("good/1.jpg")
+    world.work()
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.platform.fail_next("remove", Transient("the connection broke"), after=True)
+    world.work(6)
+    assert rows(world) == []
+    world.put("good/1.jpg")
+    world.work(30)
+    world.work(30)
+
+    assert world.state_of("good/1.jpg") == "confirmed"
+    assert len(rows(world)) == 1
+
+
+def test_our_own_copy_under_an_old_name_is_removed(world: World) -> None:
+    """A request arrived late for a file that was renamed meanwhile: one picture of the content stays."""
+    world.put("good/1.jpg")
+    world.work()
+    (first,) = rows(world)
+    digest = first.key.split(".")[1]
+    sent_by_somebody(world, first.batch_id, f"old-name.{digest}.jpg")
+    for _ in range(5):
+        world.work(50)
+
+    assert [one.remote_id for one in rows(world)] == [first.remote_id]

@@ -22,7 +22,7 @@ from image_sync.cli.show import show
 from image_sync.cli.status import status
 from image_sync.cli.train import train
 from image_sync.errors import ImageSyncError
-from image_sync.logs import masked
+from image_sync.logs import masked, show_text
 
 app = typer.Typer(
     name="image-sync",
@@ -75,6 +75,7 @@ def run() -> None:
 
 def tell(error: ImageSyncError) -> None:
     """Print what happened and what to do next, without secrets."""
-    typer.echo(f"image-sync: {masked(error.what)}", err=True)
+    first, *more = (show_text(line) for line in masked(error.what).split("\n"))
+    typer.echo("\n".join([f"image-sync: {first}", *more]), err=True)
     if error.hint:
-        typer.echo(f"  {masked(error.hint)}", err=True)
+        typer.echo(f"  {show_text(masked(error.hint))}", err=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+
 import typer
 
 from image_sync import logs
@@ -16,9 +19,16 @@ def run(
     log_format: options.LogFormat = "auto",
 ) -> None:
     """Watch the folders, upload, train. Runs until Ctrl-C or SIGTERM; SIGHUP reads the configuration again."""
+    _private()
     logs.configure(log_level, log_format=log_format)
     settings = settings_of(config)
     from image_sync.daemon.daemon import Daemon
 
     code = Daemon(settings, config, once=once).run()
     raise typer.Exit(code)
+
+
+def _private() -> None:
+    """Whatever this process leaves behind is for its user only, and a crash leaves no memory image with secrets."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -10,8 +10,9 @@ Written down before acting, confirmed after::
                '-> doubtful -> running | refused
 """
 
+from image_sync.ledger.chores import Standing
 from image_sync.ledger.history import PictureHistory
 from image_sync.ledger.inventory import Remote
 from image_sync.ledger.ledger import Ledger, exists, open_ledger
 
-__all__ = ["Ledger", "PictureHistory", "Remote", "exists", "open_ledger"]
+__all__ = ["Ledger", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]

@@ -50,8 +50,7 @@ class Batches:
             (picture.c.target_id == self._target) & (picture.c.state == PictureState.READY) & (picture.c.id <= cleared)
         )
         with self._book.db.writing() as tx:
-            oldest = select(picture.c.category, picture.c.attempts).where(waiting).order_by(picture.c.id).limit(1)
-            first = tx.execute(oldest).first()
+            first = tx.execute(_claimable().where(waiting).order_by(picture.c.id).limit(1)).first()
             if first is None:
                 return None
             # A picture whose requests went wrong before travels alone: it must not take others with it again.
@@ -182,7 +181,9 @@ class Batches:
             if outcomes:
                 tx.execute(statement, [{"the_id": key, "the_text": text} for key, text in outcomes.items()])
         owners = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        tx.execute(delete(picture).where(claimed, ~owners))  # its file went while it was on its way
+        unsent = picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)])
+        # Its file went while it was on its way: without one there is nothing left of it.
+        tx.execute(delete(picture).where(picture.c.batch_id == batch_id, unsent, ~owners))
         hopeless = claimed & (picture.c.attempts >= HOPELESS)
         tx.execute(update(picture).where(hopeless).values(state=PictureState.REFUSED, reason=_GIVEN_UP))
         tx.execute(update(picture).where(claimed).values(state=PictureState.READY, batch_id=""))
@@ -208,7 +209,8 @@ def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
 
 def _claimable(*, outer: bool = False) -> Any:
     owner = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.OWNER)
-    columns = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256, folder.c.path, place.c.name)
+    content = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256)
+    columns = (*content, picture.c.category, picture.c.attempts, folder.c.path, place.c.name)
     lies = picture.join(place, owner, isouter=outer).join(folder, folder.c.id == place.c.folder_id, isouter=outer)
     return select(*columns).select_from(lies)
 

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from image_sync.domain import Batch, PictureState
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import batch, doubt, picture, place
+from image_sync.ledger.schema import batch, doubt, picture, place, removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +58,38 @@ class Chores:
         with self._book.db.writing() as tx:
             tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
 
-    def removals(self, *, orphaned_before: float, limit: int) -> list[tuple[int, str]]:
-        """(picture id, remote id) of stored pictures whose last file was deleted before that Unix time."""
+    def orphans(self, *, before: float, limit: int) -> Batch:
+        """Stored pictures whose last file was deleted before that Unix time, as if they were a batch."""
         files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        orphaned = (
+            (picture.c.target_id == self._target)
+            & (picture.c.state == PictureState.CONFIRMED)
+            & (picture.c.orphaned_at < before)
+            & ~files
+        )
+        chosen = select(picture.c.id).where(orphaned).order_by(picture.c.id).limit(limit)
         with self._book.db.reading() as tx:
-            rows = tx.execute(
-                select(picture.c.id, picture.c.remote_id)
-                .where(
-                    picture.c.target_id == self._target,
-                    picture.c.state == PictureState.CONFIRMED,
-                    picture.c.orphaned_at < orphaned_before,
-                    ~files,
-                )
-                .order_by(picture.c.id)
-                .limit(limit)
-            )
-            return [(row.id, row.remote_id) for row in rows]
+            return Batch("", dataset_of(tx, self._target), "", held_by(tx, picture.c.id.in_(chosen)))
 
-    def removed(self, picture_id: int) -> None:
-        """The platform no longer has the picture."""
+    def forget(self, picture_id: int, remote_ids: Collection[str]) -> None:
+        """Forget an orphan and write down what is to be removed for it. If a file came back meanwhile: nothing."""
+        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
         with self._book.db.writing() as tx:
-            tx.execute(delete(picture).where(picture.c.id == picture_id))
+            if tx.execute(delete(picture).where(picture.c.id == picture_id, ~files)).rowcount:
+                statement = self._book.db.insert(removal).on_conflict_do_nothing()
+                for remote_id in remote_ids:
+                    tx.execute(statement.values(target_id=self._target, remote_id=remote_id))
+
+    def removals(self, limit: int) -> list[str]:
+        """Remote ids that are still to be removed."""
+        with self._book.db.reading() as tx:
+            mine = select(removal.c.remote_id).where(removal.c.target_id == self._target)
+            return list(tx.execute(mine.limit(limit)).scalars())
+
+    def removed(self, remote_id: str) -> None:
+        """The platform no longer has it."""
+        with self._book.db.writing() as tx:
+            tx.execute(delete(removal).where(removal.c.target_id == self._target, removal.c.remote_id == remote_id))
 
     def requeue_refused(self) -> int:
         """Refused pictures go back in line (``image-sync retry``). Returns how many."""

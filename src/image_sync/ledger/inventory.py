@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from image_sync.domain import PictureState
 from image_sync.ledger.book import Book
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import inventory, picture, target
+from image_sync.ledger.schema import batch, inventory, picture, target
 
 _CHUNK = 500
 BEFORE = 0
@@ -29,6 +29,7 @@ class Remote:
     size: int | None
     uploaded_at: float | None
     """Unix time."""
+    batch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class Adoption:
     strangers: int
     """Files that are none of ours."""
     doubles: tuple[int, ...]
-    """Pictures (ids) of which there seems to be more than one copy."""
+    """Pictures (ids) of which there seems to be more than one copy under one name."""
+    strays: tuple[tuple[int, Remote], ...]
+    """Pictures (ids) that this ledger sent under another name as well, before their file got its present one."""
 
 
 class Inventory:
@@ -96,6 +99,7 @@ class Inventory:
         aim = self._book.aimed().id
         listed = adopted = strangers = 0
         doubles: set[int] = set()
+        strays: list[tuple[int, Remote]] = []
         with self._book.db.writing() as tx:
             tx.execute(delete(inventory).where(inventory.c.target_id == aim))
         for chunk in _chunks(rows):
@@ -118,13 +122,15 @@ class Inventory:
                         self._take(tx, mine.id, row, counted=counted)
                     elif mine.key == row.key:
                         doubles.add(mine.id)
+                    elif row.batch_id in known.batches and mine.state == PictureState.CONFIRMED:
+                        strays.append((mine.id, row))
                     else:
                         strangers += 1  # the same content under another name: somebody else's
         with self._book.db.writing() as tx:
             tx.execute(update(target).where(target.c.id == aim).values(strangers=strangers))
             remembered = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
         self._book.changed()
-        return Adoption(listed, adopted, int(remembered), strangers, tuple(sorted(doubles)))
+        return Adoption(listed, adopted, int(remembered), strangers, tuple(sorted(doubles)), tuple(strays))
 
     def _remember(self, tx: Connection, aim: int, row: Remote, *, counted: bool) -> None:
         tx.execute(
@@ -189,6 +195,8 @@ class _Known:
         keys = [row.key for row in rows]
         digests = sorted({digest for row in rows if (digest := digest_of(row.key))})
         ids = [row.remote_id for row in rows]
+        sent = select(batch.c.id).where(batch.c.id.in_([row.batch_id for row in rows if row.batch_id]))
+        self.batches = set(tx.execute(sent).scalars())
         self.by_remote = {row.remote_id for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
         self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys)))}
         halves = func.substr(picture.c.sha256, 1, 16)

@@ -42,7 +42,8 @@ def plain_key(name: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     fits = len(text) <= LONGEST and text.isprintable() and text == text.strip() and not set(text) & set('"\\/')
-    return text if fits else None
+    # A name that looks like a key of ours would be taken for one when the platform's listing is read.
+    return text if fits and not digest_of(text) else None
 
 
 def _ascii(stem: str) -> str:

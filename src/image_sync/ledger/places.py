@@ -71,10 +71,10 @@ class Places:
         with self._book.db.writing() as tx:
             rows = tx.execute(_files(folder.c.path == path)).all()
             tx.execute(update(folder).where(folder.c.path == path).values(category=category))
-            for row in rows:
-                if category is None:
-                    self._uncategorise(tx, row)
-                elif row.state == PlaceState.UNCATEGORISED:
+            if category is None:
+                self._uncategorise(tx, rows)
+            for row in rows if category is not None else ():
+                if row.state == PlaceState.UNCATEGORISED:
                     # Such files are recorded unread: forgotten, they are looked at like new ones.
                     tx.execute(delete(place).where(_at(row)))
                 elif row.role == PlaceRole.OWNER:
@@ -113,10 +113,13 @@ class Places:
             tx.execute(delete(root).where(root.c.path.not_in(roots)))
         self._forget(folder.c.root.not_in(roots), deleted=False)
 
-    def look_again(self, path: bytes) -> None:
-        """The file did not hold what was recorded: forget it, so that the next look starts from nothing."""
+    def look_again(self, path: bytes, sha256: str) -> None:
+        """The file did not hold this content, which was recorded of it: forget it, so that it is looked at anew.
+
+        A newer look at it, which found something else, stands.
+        """
         head, _, name = path.rpartition(b"/")
-        self._forget(place.c.name == name, folder.c.path == head, deleted=False)
+        self._forget(place.c.name == name, folder.c.path == head, place.c.sha256 == sha256, deleted=False)
 
     def attach_all(self, tx: Connection) -> None:
         """After the target changed: give every sound file its picture there."""
@@ -129,6 +132,9 @@ class Places:
         ).all()
         for row in rows:
             self._attach(tx, row.folder_id, row.name, row.category)
+        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        mine = picture.c.target_id == self._book.aimed().id
+        tx.execute(delete(picture).where(mine, _unsent(), ~files))  # its file went while another target was in use
 
     def _folder(self, tx: Connection, root_path: bytes, seen: Sighting) -> int:
         statement = self._book.db.insert(folder).values(path=seen.folder, root=root_path, category=seen.category)
@@ -249,10 +255,12 @@ class Places:
         if rows:
             self._book.changed()
 
-    def _uncategorise(self, tx: Connection, row: Any) -> None:
-        if row.state == PlaceState.SOUND:
-            values = {"state": PlaceState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
+    def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:
+        sound = [row for row in rows if row.state == PlaceState.SOUND]
+        values = {"state": PlaceState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
+        for row in sound:  # all of them first: none of them may inherit from another
             tx.execute(update(place).where(_at(row)).values(**values))
+        for row in sound:
             self._inherit(tx, row, deleted=False)
 
     def _inherit(self, tx: Connection, was: Any, *, deleted: bool) -> None:
@@ -273,8 +281,7 @@ class Places:
             _roles(tx, was.picture_id)
             return
         # Not at the platform and not on its way there: without a file there is nothing left of it.
-        unsent = or_(picture.c.state == PictureState.READY, picture.c.state == PictureState.REFUSED)
-        tx.execute(delete(picture).where(this, unsent))
+        tx.execute(delete(picture).where(this, _unsent()))
         if deleted:
             tx.execute(update(picture).where(this).values(orphaned_at=self._book.clock()))
 
@@ -295,6 +302,10 @@ def _state(category: str | None, fault: str) -> PlaceState:
     if fault:
         return PlaceState.QUARANTINED
     return PlaceState.UNCATEGORISED if category is None else PlaceState.SOUND
+
+
+def _unsent() -> Any:
+    return or_(picture.c.state == PictureState.READY, picture.c.state == PictureState.REFUSED)
 
 
 def _files(which: Any) -> Any:

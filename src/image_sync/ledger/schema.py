@@ -163,6 +163,14 @@ doubt = Table(
     Column("picture_id", _Id, primary_key=True),
 )
 
+# Stored pictures that are to be removed: written down before, because their picture is forgotten in the same stroke.
+removal = Table(
+    "removal",
+    metadata,
+    Column("target_id", _Id, ForeignKey("target.id"), primary_key=True),
+    Column("remote_id", String(128), primary_key=True),
+)
+
 # Pictures that lay at the platform before this ledger knew of them, until a file with their content is found.
 inventory = Table(
     "inventory",

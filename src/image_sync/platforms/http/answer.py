@@ -49,7 +49,8 @@ class Answer:
 
 def printable(text: object, limit: int = _LONGEST_TEXT) -> str:
     """A server's words as they may be shown: one line, no control characters, no secret, not too long."""
-    line = masked(" ".join(str(text)[: limit * 4].split()))
+    # Masked before blanks are folded, too: a password may hold two in a row.
+    line = masked(" ".join(masked(str(text)[: limit * 4]).split()))
     line = "".join(char if char.isprintable() else "?" for char in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

@@ -26,6 +26,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("batch_id", "picture_id"),
     )
     op.create_table(
+        "removal",
+        sa.Column("target_id", _ID, nullable=False),
+        sa.Column("remote_id", sa.String(length=128), nullable=False),
+        sa.ForeignKeyConstraint(["target_id"], ["target.id"]),
+        sa.PrimaryKeyConstraint("target_id", "remote_id"),
+    )
+    op.create_table(
         "inventory",
         sa.Column("target_id", _ID, nullable=False),
         sa.Column("remote_id", sa.String(length=128), nullable=False),
