@@ -24,9 +24,8 @@ def main() -> int:
         for fault in package.get("vulns", []):
             fixes = ", ".join(fault.get("fix_versions", []))
             mendable = mendable or bool(fixes)
-            print(
-                f"{package['name']} {package['version']}: {fault['id']}, {f'fixed in {fixes}' if fixes else 'no fix yet'}"
-            )
+            remedy = f"fixed in {fixes}" if fixes else "no fix yet"
+            print(f"{package['name']} {package['version']}: {fault['id']}, {remedy}")
     print(f"{len(found)} packages looked at; {'some have' if mendable else 'none has'} a fault that an update mends.")
     return int(mendable)
 
