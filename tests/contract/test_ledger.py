@@ -420,6 +420,18 @@ def test_a_rescan_is_asked_for_once(ledger: Ledger) -> None:
     assert not ledger.places.rescan_requested()
 
 
+def test_two_contents_that_share_the_first_digits_get_two_names(ledger: Ledger) -> None:
+    """By bad luck or bad intent 16 digits may be equal: the second content is sent under all 64."""
+    same = "ab" * 8
+    sightings = [
+        Sighting(ROOT + b"/good/" + folder, b"1.jpg", Stamp(9, 1, 1, 1), "good", same + tail * 48, "jpg")
+        for folder, tail in ((b"a", "1"), (b"b", "2"))
+    ]
+    ledger.places.record(ROOT, sightings)
+
+    assert sorted(send_everything(ledger)) == [f"good/1.{same}.jpg", f"good/1.{same}{'2' * 48}.jpg"]
+
+
 # -- batches
 
 

@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 
 LONGEST = 100
 _DIGEST = 16
-_KEY = re.compile(r"\.([0-9a-f]{16})(?:-\d+)?\.(?:jpg|jpeg|png)$")
+_KEY = re.compile(r"\.([0-9a-f]{16})(?:[0-9a-f]{48})?(?:-\d+)?\.(?:jpg|jpeg|png)$")
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0) -> str:
+def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0, *, whole: bool = False) -> str:
     """A key of at most 100 ASCII characters, unique to the content: ``<stem>.<16 hex of the SHA-256>.<suffix>``.
 
     >>> key_of("Blech 7 (geprüft).JPG".encode(), "ab" * 32, "jpg")
@@ -23,8 +23,9 @@ def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0) -> str:
         sha256: 64 hex digits of the content.
         suffix: without the dot.
         copy: above 0 where the same content is wanted more than once in a dataset.
+        whole: take all 64 digits: for the one case in 2^64, or the one with bad intent, where 16 are taken.
     """
-    tail = f".{sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
+    tail = f".{sha256 if whole else sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
     stem = _ascii(PurePosixPath(name.decode("utf-8", "replace")).stem)
     return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
 

@@ -31,6 +31,7 @@ def write_down(
     fresh = [seen for seen in alone if (folders[seen.folder], seen.name) not in known]
     known_contents = _known_contents(tx, aim, [seen.sha256 for seen in fresh])
     fresh = [seen for seen in fresh if seen.sha256 not in known_contents and seen.sha256[:16] not in known_contents]
+    fresh = _with_free_keys(tx, aim, fresh)
     if not fresh:
         return sightings
     now = book.clock()
@@ -40,6 +41,14 @@ def write_down(
     tx.execute(insert(place), places)
     done = {id(seen) for seen in fresh}
     return [seen for seen in sightings if id(seen) not in done]
+
+
+def _with_free_keys(tx: Connection, aim: int, sightings: Sequence[Sighting]) -> list[Sighting]:
+    """Those whose names at the platform nobody has; two contents may share the digits that a name holds."""
+    keys = [key_of(seen.name, seen.sha256, seen.suffix) for seen in sightings]
+    times = Counter(keys)
+    taken = set(tx.execute(select(picture.c.key).where(picture.c.target_id == aim, picture.c.key.in_(keys))).scalars())
+    return [seen for seen, key in zip(sightings, keys, strict=True) if key not in taken and times[key] == 1]
 
 
 def columns_of(seen: Sighting, now: float) -> dict[str, Any]:

@@ -198,13 +198,14 @@ class Places:
         there = waiting_for(tx, target, file.sha256, file.size)
         if there is not None:
             return self._adopted(tx, target, category, file, copy, there)
-        key = key_of(name, file.sha256, file.suffix, copy)
+        keys = [key_of(name, file.sha256, file.suffix, copy), key_of(name, file.sha256, file.suffix, copy, whole=True)]
         plain = plain_key(name) if self._book.plain_names else None
         if plain is not None:
-            taken = tx.execute(
-                select(picture.c.id).where(picture.c.target_id == target, picture.c.key == plain)
-            ).first()
-            key = key if taken else plain
+            keys.insert(0, plain)
+        taken = set(
+            tx.execute(select(picture.c.key).where(picture.c.target_id == target, picture.c.key.in_(keys))).scalars()
+        )
+        key = next(one for one in keys if one not in taken)
         made = tx.execute(
             insert(picture)
             .values(
