@@ -65,7 +65,7 @@ def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> 
     each_once(plant, server, 12)
 
 
-@pytest.mark.parametrize("number", [*range(8, 33)] if LONG else [10, 32])
+@pytest.mark.parametrize("number", [8, 10, 20, 24, 28, 32] if LONG else [10, 32])
 def test_with_few_descriptors_it_works_or_says_why(plant: Plant, server: MviServer, number: int) -> None:
     """`ulimit -n 32` is enough; below that it gets through or ends in words. With more it goes on."""
     put(plant, range(6))

@@ -36,6 +36,8 @@ def cut(folder: Path, seed: int, *program: str) -> tuple[Path, int]:
     """The state folder after the power was cut under a writer, and how many steps it had acknowledged."""
     chance = random.Random(seed)
     with powercut.disk(folder, torn=seed if seed % 2 else None) as (mount, durable):
+        (mount / "state").mkdir()
+        powercut.sync(mount)
         command = [*(program or ("-m", "support.diary")), str(mount / "state"), "0", "1000000"]
         said = (folder / "said").open("wb")
         with said, subprocess.Popen([sys.executable, *command], stdout=said, cwd=powercut.TESTS) as writer:

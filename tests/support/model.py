@@ -62,18 +62,24 @@ class Fuse:
 
     def __init__(self) -> None:
         self.left: int | None = None
+        """Steps until the process ends; None: it does not."""
+        self.at = ""
+        """Or the step at which it ends, such as ``after upload``."""
         self.steps: list[str] = []
         """Every step that was come by, for tests that crash at each of them."""
 
     def burn(self, step: str) -> None:
         """One step; raises Crash at the chosen one."""
         self.steps.append(step)
-        if self.left is None:
-            return
-        self.left -= 1
-        if self.left <= 0:
-            self.left = None
+        if self.left is not None:
+            self.left -= 1
+        if step == self.at or self.left == 0:
+            self.defuse()
             raise Crash(step)
+
+    def defuse(self) -> None:
+        """The process lives on."""
+        self.left, self.at = None, ""
 
 
 @dataclass
@@ -424,6 +430,7 @@ class World:
     def work(self) -> None:
         """Everything that the process would do by itself within a few seconds."""
         self.look()
+        self.send()
         self.pass_time(6.0)
         self.send()
         self.train()
@@ -456,7 +463,7 @@ class World:
     def crash(self) -> None:
         """The process is gone, and a new one is started; the machine may have been booted, too."""
         self.crashes += 1
-        self.fuse.left = None
+        self.fuse.defuse()
         self.meanwhile.clear()
         self.process.leave()
         self.process = self._born()
@@ -519,7 +526,7 @@ class World:
 
     def settle(self) -> None:
         """No more faults; time goes by until nothing can change any more."""
-        self.fuse.left = None
+        self.fuse.defuse()
         self.meanwhile.clear()
         self.remote.calm()
         ladder = (5.0, UPLOAD_GRACE + 10, 350.0)

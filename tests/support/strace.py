@@ -88,18 +88,30 @@ def python(
 def killed_at(plant: Plant, thread: str, call: str, number: int, *words: str) -> bool:
     """Run the program on a plant with SIGKILL before the n-th such system call of one of its threads.
 
-    Args:
-        thread: a worker's name, or ``MainThread``.
-        call: the system call.
-        words: the command, such as ``run --once``.
-
     Returns:
         Whether it was killed; False: it came to its end.
     """
+    return injected(plant, thread, f"{call}:signal=KILL:when={number}", *words) == -signal.SIGKILL
+
+
+def injected(plant: Plant, thread: str, injection: str, *words: str, path: Path | None = None) -> int:
+    """Run the program on a plant with a fault at system calls of one of its threads.
+
+    Args:
+        thread: a worker's name, or ``MainThread``.
+        injection: in the words of strace, such as ``openat:error=EIO:when=1``.
+        words: the command, such as ``run --once``.
+        path: count only calls on this file.
+
+    Returns:
+        Its exit code, negative after a signal.
+    """
     told = plant.folder / "thread"
     told.unlink(missing_ok=True)
-    kill = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
-    before = kill if thread == "MainThread" else []
+    call = injection.partition(":")[0]
+    fault = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={injection}"]
+    fault += [] if path is None else ["-P", str(path)]
+    before = fault if thread == "MainThread" else []
     command = [*before, sys.executable, "-c", WAITING, thread, str(told), *words, "-c", str(plant.config)]
     with (
         (plant.folder / "daemon.log").open("ab") as log,
@@ -112,8 +124,8 @@ def killed_at(plant: Plant, thread: str, call: str, number: int, *words: str) ->
                 assert time.monotonic() < until, plant.log()
                 time.sleep(0.005)
             if told.exists():
-                tracer = subprocess.Popen([*kill, "-p", told.read_text()])
-            return program.wait(max(1.0, until - time.monotonic())) == -signal.SIGKILL
+                tracer = subprocess.Popen([*fault, "-p", told.read_text()])
+            return program.wait(max(1.0, until - time.monotonic()))
         finally:
             program.kill()
             if tracer is not None:
