@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -214,9 +214,15 @@ class Reconciler:
         believed = look is not None and look.found == there and now - first_at >= self._grace
         self._looks[batch.id] = Look(first_at, now, there)
         if believed or len(ours) == len(batch.pictures):
+            copies = self._platform.copies(_shipment(batch)) if ours else {}
             del self._looks[batch.id]
             log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
             self._ledger.batches.confirm(batch.id, ours, {}, sweep_at=self._clock() + 2 * self._grace)
+            for item in batch.pictures:
+                # A name proves the content, not the category: an earlier request may have left it under another one.
+                kept = _preferred(copies.get(item.key, []), batch.id)
+                if kept is not None and (kept.category, kept.remote_id) != (batch.category, ours.get(item.picture_id)):
+                    self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
 
     def _sweep(self) -> None:
         """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""
@@ -238,8 +244,9 @@ class Reconciler:
                 continue
             kept = next((copy for copy in stored if copy.remote_id == here.remote_id), stored[0])
             if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
-                self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
                 log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
+            if (here.state, here.remote_id, here.category) != (PictureState.CONFIRMED, kept.remote_id, kept.category):
+                self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
             for copy in self._proved(stored, here) if len(stored) > 1 else ():
                 if copy.remote_id != kept.remote_id:
                     self._platform.remove(batch.dataset, copy.remote_id)
@@ -293,6 +300,12 @@ def _shipment(batch: Batch) -> Shipment:
 
 def _unread() -> bytes:
     raise Changed("a question needs no bytes")
+
+
+def _preferred(copies: Sequence[RemotePicture], batch_id: str) -> RemotePicture | None:
+    """The copy that this batch brought, else the oldest."""
+    own = [copy for copy in copies if copy.batch_id == batch_id]
+    return next(iter(own or copies), None)
 
 
 def _remote(stored: RemotePicture) -> Remote:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from image_sync.domain import DatasetRef, PictureState, RunState, Sighting, Stamp
-from image_sync.errors import Ambiguous, Transient
+from image_sync.domain import DatasetRef, Sighting, Stamp
+from image_sync.errors import Ambiguous, NotFound, Transient
 from image_sync.ledger import Ledger, open_ledger
+from support.daemon import Plant, stored
 from support.model import MODEL_GRACE, UPLOAD_GRACE, World, digest
+from support.mvi_server import Caller, picture, serving
+from support.soak import UPLOADS, Plan, Soak
+from support.soak_crasher import EXIT
 
+DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 LOST = Ambiguous("the answer got lost")
 DATASET = DatasetRef("d-1", "parts")
 
@@ -158,7 +167,7 @@ def test_a_request_that_arrives_after_its_file_was_renamed_leaves_no_second_copy
 
 def test_a_stray_of_another_category_is_not_taken_for_the_answer(world: World) -> None:
     """A request that was given up arrived under the old category; the next one's answer is lost: the new one counts."""
-    world.remote.trick_next("late", 1.5 * UPLOAD_GRACE)
+    world.remote.trick_next("late", 1.3 * UPLOAD_GRACE)
     world.put("cat/1.jpg", 1)
     world.work()
     world.delete("cat/1.jpg")
@@ -167,7 +176,7 @@ def test_a_stray_of_another_category_is_not_taken_for_the_answer(world: World) -
     world.pass_time(UPLOAD_GRACE + 1)
     world.send()
     assert (world.pictures(), world.remote.stored) == ([], [])  # given up
-    world.pass_time(UPLOAD_GRACE)
+    world.pass_time(UPLOAD_GRACE / 3)
     assert len(world.remote.stored) == 1
     world.remote.fail_next("upload", LOST, after=True)
     world.put("owl/1.jpg", 1)
@@ -175,3 +184,245 @@ def test_a_stray_of_another_category_is_not_taken_for_the_answer(world: World) -
     world.finish()
 
     assert [(category, sha) for category, sha, _ in world.remote.stored] == [("owl", digest(1))]
+
+
+# -- the real program
+
+
+def test_six_kills_among_faults_lose_and_double_nothing(tmp_path: Path) -> None:
+    """`make soak` in small: SIGKILL at random moments, every fifth upload struck, somebody at work in the folders."""
+    kinds = tuple(kind for kind in UPLOADS if kind != "partial")
+    plan = Plan(
+        seed=5,
+        pictures=150,
+        categories=3,
+        faults=0.2,
+        kills=6,
+        threshold=40,
+        short=(0.4, 1.2),
+        long=(1.5, 2.5),
+        grace=1.0,
+        rescan=1.0,
+        kinds=kinds,
+    )
+    with serving(tmp_path / "server") as server:
+        soak = Soak(plan, tmp_path / "plant", server.url)
+        outcome = soak.run()
+
+    assert outcome.good, f"{outcome.table(plan)}\n{soak.plant.log()[-5000:]}"
+    assert outcome.kills == 6
+    assert outcome.started >= 1
+
+
+def test_the_program_ends_at_chosen_steps_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    """The process exits at the n-th transaction or call, with new pictures each time; then it may live, and is right."""
+    with serving(tmp_path / "server") as server:
+        plant = Plant(tmp_path / "plant", server.url, threshold={"upload": 1, "training": 30}, upload={"grace": 1})
+        plant.configure(model={"grace": 1})
+        ends = range(8, 88, 4) if DEEP else (9, 17, 26, 31, 36, 41, 47, 60)
+        for number, crash_at in enumerate(ends):
+            for kind in ("dark", "light"):
+                for copy in range(2):
+                    plant.put(f"{kind}/{number}-{copy}.jpg", picture(kind, 10 * number + copy))
+            assert _crashed(plant, crash_at) in {EXIT, 0}
+        plant.call("run", "--once")
+        plant.call("run", "--once")
+
+        files = stored(server)
+        trainings = Caller(server.url).get("/dltasks/")
+    assert len(files) == len(set(files)) == 4 * len(ends)
+    assert Counter(category for category, _ in files) == {"dark": 2 * len(ends), "light": 2 * len(ends)}
+    assert len({task["name"] for task in trainings}) == len(trainings) == len(plant.runs())
+    assert len(trainings) == len(files) // 30 or DEEP
+
+
+def _crashed(plant: Plant, crash_at: int) -> int:
+    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
+    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+
+
+# -- every step of one life
+
+
+def a_life(world: World) -> None:
+    """Uploads under two categories, a training, a move, a deletion, a lost answer, another training."""
+    for number in range(4):
+        world.put(f"{'cat' if number % 2 else 'dog'}/{number}.jpg", number)
+    world.work()
+    world.rename("cat/1.jpg", "owl/1.jpg")
+    world.delete("dog/2.jpg")
+    world.remote.fail_next("upload", LOST, after=True, applied=1)
+    for number in range(5, 8):
+        world.put(f"cat/{number}.jpg", number)
+    world.work()
+    world.pass_time(UPLOAD_GRACE + 1)
+    world.work()
+
+
+def lived(crash_at: int, deletions: str) -> None:
+    """Live, end at that step, live on, and hold platform and folders against each other."""
+    world = World(deletions=deletions)
+    try:
+        world.fuse.left = crash_at
+        a_life(world)
+        assert world.crashes == 1
+        world.finish()
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("deletions", ["keep", "remove"])
+@pytest.mark.timeout(1200 if DEEP else 120)
+def test_a_life_may_end_at_any_step(deletions: str) -> None:
+    """Before, inside and after every transaction, before and after every call: the next life sets everything right."""
+    world = World(deletions=deletions)
+    world.fuse.steps.clear()
+    a_life(world)
+    steps = len(world.fuse.steps)
+    world.close()
+    assert steps > 80
+    for crash_at in range(1, steps, 1 if DEEP else 17):
+        lived(crash_at, deletions)
+
+
+# -- trainings
+
+
+def ready_to_train(world: World, count: int = 3, first: int = 0) -> None:
+    for number in range(first, first + count):
+        world.put(f"{'cat' if number % 2 else 'dog'}/{number}.jpg", number)
+
+
+def test_a_threshold_that_is_jumped_over_makes_one_training_of_all(world: World) -> None:
+    """Ten pictures at a threshold of three: one training that contains and counts them all, the next after three more."""
+    ready_to_train(world, 10)
+    world.work()
+    world.settle()
+    assert [(run["pictures"], run["state"]) for run in world.runs()] == [(10, "trained")]
+    assert world.tally.untrained == 0
+    ready_to_train(world, 2, first=20)
+    world.settle()
+    assert len(world.remote.plans) == 1
+    ready_to_train(world, 1, first=30)
+    world.finish()
+
+    assert [run["pictures"] for run in world.runs()] == [10, 13]
+
+
+def around_the_start() -> list[tuple[int, str]]:
+    """The steps from the count to what follows the start of a training, as their numbers and names."""
+    world = World()
+    ready_to_train(world)
+    world.look()
+    world.send()
+    world.pass_time(6)
+    world.send()
+    world.fuse.steps.clear()
+    world.train()
+    steps = list(enumerate(world.fuse.steps, 1))
+    world.close()
+    start = world.fuse.steps.index("before start_training")
+    return steps[: start + 9]
+
+
+def test_a_training_starts_once_wherever_the_program_ends() -> None:
+    """Between the count and the row, the row and the request, the request and its answer: one training, of one name."""
+    moments = around_the_start()
+    names = [name for _, name in moments]
+    assert "before start_training" in names
+    assert "after start_training" in names
+    for number, name in moments:
+        world = World()
+        try:
+            ready_to_train(world)
+            world.look()
+            world.send()
+            world.pass_time(6)
+            world.send()
+            world.fuse.left = number
+            world.train()
+            assert world.crashes == 1, name
+            world.finish()
+            assert len(world.remote.plans) == 1, name
+        finally:
+            world.close()
+
+
+@pytest.mark.parametrize("seconds", [5.0, MODEL_GRACE / 2, MODEL_GRACE - 5])
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_start_that_hangs_and_happens_later_is_not_repeated(world: World, seconds: float, crash: bool) -> None:
+    """The answer does not come, the training does, within `model.grace`: it is found by its name, even by a new life."""
+    ready_to_train(world)
+    world.remote.late_start_next(seconds)
+    world.work()
+    if crash:
+        world.crash()
+    world.finish()
+
+    assert len(world.remote.plans) == 1
+    assert [run["state"] for run in world.runs()] == ["trained"]
+
+
+def test_a_training_that_disappears_is_not_repeated(world: World) -> None:
+    """Somebody deleted it at the platform: recorded as failed, and the next one waits for new pictures."""
+    ready_to_train(world)
+    world.remote.fail_next("progress", NotFound("no such task"))
+    world.work()
+    world.settle()
+    assert [run["state"] for run in world.runs()] == ["failed"]
+    ready_to_train(world, 3, first=10)
+    world.finish()
+
+    assert [run["state"] for run in world.runs()] == ["failed", "trained"]
+
+
+# -- requests that are carried out late, twice, or cannot be seen yet
+
+
+def copies_over_time(world: World) -> int:
+    """Most copies of one picture that the platform ever had while time went by; everything settled afterwards."""
+    most = 0
+    for _ in range(60):
+        world.pass_time(5)
+        world.look(times=1)
+        world.send()
+        most = max([most, *Counter(sha for _, sha, _ in world.remote.stored).values()])
+    world.finish()
+    return most
+
+
+def late(world: World) -> None:
+    world.remote.trick_next("late", UPLOAD_GRACE - 8)
+
+
+def very_late(world: World) -> None:
+    world.remote.trick_next("late", UPLOAD_GRACE + 30)
+
+
+def twice(world: World) -> None:
+    world.remote.trick_next("twice")
+
+
+def hidden(world: World) -> None:
+    world.remote.lag = 20.0
+    world.remote.fail_next("upload", LOST, after=True)
+
+
+@pytest.mark.parametrize(
+    ("happens", "most"),
+    [(late, 1), (very_late, 2), (twice, 2), (hidden, 1)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+@pytest.mark.parametrize("crash", [False, True])
+def test_no_second_copy_stays(world: World, happens: Callable[[World], None], most: int, crash: bool) -> None:
+    """Late within the grace time, or listed late: never doubled. Later, or doubled by a proxy: one is removed again."""
+    for number in range(3):
+        world.put(f"cat/{number}.jpg", number)
+    happens(world)
+    world.work()
+    if crash:
+        world.crash()
+
+    assert copies_over_time(world) <= most
+    assert len(world.remote.stored) == 3

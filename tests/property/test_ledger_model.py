@@ -102,7 +102,9 @@ class LedgerModel(RuleBasedStateMachine):
         return {row["id"]: row for row in self.rows(f"SELECT * FROM picture WHERE target_id = {aim} ORDER BY id")}
 
     def places(self) -> dict[tuple[bytes, bytes], dict[str, Any]]:
-        found = self.rows("SELECT place.*, folder.path, folder.category FROM place JOIN folder ON folder.id = place.folder_id")
+        found = self.rows(
+            "SELECT place.*, folder.path, folder.category FROM place JOIN folder ON folder.id = place.folder_id"
+        )
         return {(row["path"], row["name"]): row for row in found}
 
     # -- files

@@ -130,6 +130,11 @@ class Remote(MemoryPlatform):
         self.cursed.clear()
         self.lag = 0.0
 
+    @property
+    def next_delivery(self) -> float | None:
+        """When (Unix time) the next late request is carried out."""
+        return min((late.due for late in self._late), default=None)
+
     def deliver(self) -> None:
         """Carry out what is due by now."""
         now = self._clock()
@@ -411,10 +416,16 @@ class World:
     # The process.
 
     def pass_time(self, seconds: float) -> None:
-        """Both clocks go on; what was late arrives."""
+        """Both clocks go on; what was late arrives when it is due."""
+        end = self.unix + seconds
+        while (due := self.remote.next_delivery) is not None and due <= end:
+            self._advance(max(due - self.unix, 0.0))
+            self.remote.deliver()
+        self._advance(end - self.unix)
+
+    def _advance(self, seconds: float) -> None:
         self.now += seconds
         self.unix += seconds
-        self.remote.deliver()
 
     def look(self, times: int = 3) -> None:
         """The watcher takes note of everything that is there, and, the second time, of what is gone."""
@@ -455,10 +466,9 @@ class World:
 
     def look_meanwhile(self) -> None:
         """The watcher's thread takes a look."""
-        self.now += 1.1
-        self._watch()
-        self.now += 1.1
-        self._watch()
+        for _ in range(2):
+            self.now += 1.1
+            self._watch()
 
     def crash(self) -> None:
         """The process is gone, and a new one is started; the machine may have been booted, too."""

@@ -27,8 +27,6 @@ from support.mvi_server import Caller
 from support.pictures import jpeg
 from support.stored import stored_contents
 
-GRACE = 2.0
-RESCAN = 3.0
 STRATEGY = {"max_iter": 20, "test_interval": 10, "learning_rate": 0.01}
 UPLOADS = (
     *("500-before", "500-after", "lost-answer", "reset-body", "reset-answer", "429", "html", "truncated-json"),
@@ -47,6 +45,7 @@ class Plan:
         faults: share of the uploads that meet a fault.
         threshold: pictures until a training is due.
         short, long: seconds that the daemon lives; long lives are a share of ``lasting``.
+        grace: seconds after which an answer that got lost is no longer waited for; rescan: between two looks.
     """
 
     seed: int
@@ -58,6 +57,9 @@ class Plan:
     short: tuple[float, float] = (0.3, 1.6)
     long: tuple[float, float] = (3.5, 6.0)
     lasting: float = 0.25
+    grace: float = 2.0
+    rescan: float = 3.0
+    kinds: tuple[str, ...] = UPLOADS
 
 
 @dataclass
@@ -203,9 +205,9 @@ class Soak:
             folder,
             url,
             threshold={"upload": 1, "training": plan.threshold},
-            model={"name": "soak", "strategy": STRATEGY, "grace": GRACE, "poll": 0.2},
-            upload={"grace": GRACE, "batch_files": 5, "parallel": 4},
-            watch={"settle": 0.2, "rescan": RESCAN},
+            model={"name": "soak", "strategy": STRATEGY, "grace": plan.grace, "poll": 0.2},
+            upload={"grace": plan.grace, "batch_files": 5, "parallel": 4},
+            watch={"settle": 0.2, "rescan": plan.rescan},
         )
         self._hands = Hands(self.plant.root, plan, self._luck)
         self._outcome = Outcome()
@@ -228,10 +230,10 @@ class Soak:
         return outcome
 
     def _switch_on(self) -> None:
-        rate = self._plan.faults / len(UPLOADS)
+        kinds = self._plan.kinds
+        rate = self._plan.faults / len(kinds)
         faults = [
-            {"kind": kind, "rate": rate, **({"seconds": _SECONDS[kind]} if kind in _SECONDS else {})}
-            for kind in UPLOADS
+            {"kind": kind, "rate": rate, **({"seconds": _SECONDS[kind]} if kind in _SECONDS else {})} for kind in kinds
         ]
         # its own kind: slow, but within the time that the daemon allows
         faults.append({"action": "slow", "probability": rate, "count": None, "seconds": 0.5})
@@ -279,7 +281,7 @@ class Soak:
 
     def _wait_until_quiet(self, daemon: Daemon) -> None:
         """Until nothing has moved for longer than anything may take: graces, sweeps, looks at the folders."""
-        calm = 2 * GRACE + RESCAN + 2.0
+        calm = 2 * self._plan.grace + self._plan.rescan + 1.0
         deadline = time.monotonic() + 240
         since: float | None = None
         last: object = None

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from image_sync.domain import Batch, PictureState
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import batch, doubt, picture, place, removal
+from image_sync.ledger.schema import batch, doubt, inventory, picture, place, removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Standing:
     remote_id: str
     ready_at: float
     """Unix time: nothing of it can have been sent earlier."""
+    category: str
+    """As the platform is believed to have it."""
 
 
 class Chores:
@@ -90,6 +92,8 @@ class Chores:
         """The platform no longer has it."""
         with self._book.db.writing() as tx:
             tx.execute(delete(removal).where(removal.c.target_id == self._target, removal.c.remote_id == remote_id))
+            this = (inventory.c.target_id == self._target) & (inventory.c.remote_id == remote_id)
+            tx.execute(delete(inventory).where(this))
 
     def requeue_refused(self) -> int:
         """Refused pictures go back in line (``image-sync retry``). Returns how many."""
@@ -130,10 +134,19 @@ class Chores:
 
     def standing(self, picture_ids: Collection[int]) -> dict[int, Standing]:
         """Where each of these pictures stands."""
-        columns = (picture.c.id, picture.c.state, picture.c.remote_id, picture.c.ready_at)
+        columns = (
+            picture.c.id,
+            picture.c.state,
+            picture.c.remote_id,
+            picture.c.ready_at,
+            picture.c.sent_category,
+        )
         with self._book.db.reading() as tx:
             rows = tx.execute(select(*columns).where(picture.c.id.in_(picture_ids)))
-            return {row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at) for row in rows}
+            return {
+                row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at, row.sent_category)
+                for row in rows
+            }
 
     def ours(self, batch_ids: Collection[str]) -> set[str]:
         """Those of the batch ids that this ledger gave out."""

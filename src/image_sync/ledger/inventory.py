@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from image_sync.domain import PictureState
 from image_sync.ledger.book import Book
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import batch, inventory, picture, target
+from image_sync.ledger.schema import batch, inventory, picture, removal, target
 
 _CHUNK = 500
 BEFORE = 0
@@ -72,8 +72,9 @@ class Inventory:
                 select(func.count()).where(picture.c.target_id == aim, picture.c.state.in_(there))
             ).scalar_one()
             waiting = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
+            leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
             strangers = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0
-        return int(mine + waiting + strangers)
+        return int(mine + waiting + leaving + strangers)
 
     def recognises(self, rows: Iterable[Remote]) -> bool:
         """Whether every one of these pictures that carries our kind of name is one that the ledger sent or knows."""
@@ -107,7 +108,7 @@ class Inventory:
             with self._book.db.writing() as tx:
                 known = _Known(tx, aim, chunk)
                 for row in chunk:
-                    if row.remote_id in known.by_remote:
+                    if row.remote_id in known.by_remote or row.remote_id in known.leaving:
                         continue
                     mine = known.of(row)
                     counted = trained_until is not None and (row.uploaded_at or 0.0) <= trained_until
@@ -197,6 +198,8 @@ class _Known:
         ids = [row.remote_id for row in rows]
         sent = select(batch.c.id).where(batch.c.id.in_([row.batch_id for row in rows if row.batch_id]))
         self.batches = set(tx.execute(sent).scalars())
+        gone = select(removal.c.remote_id).where(removal.c.target_id == aim, removal.c.remote_id.in_(ids))
+        self.leaving = set(tx.execute(gone).scalars())
         self.by_remote = {row.remote_id for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
         self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys)))}
         halves = func.substr(picture.c.sha256, 1, 16)
