@@ -19,7 +19,7 @@ from pathlib import Path
 _TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(_TESTS))
 
-from support.soak import Plan, Soak, clear
+from support.soak import Plan, Soak, clear  # noqa: E402 - found through the path set above
 
 
 def main() -> int:

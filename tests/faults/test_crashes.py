@@ -1,11 +1,10 @@
-"""The program ends where it hurts: every picture is at the platform once all the same, and every due training started."""
+"""The program ends where it hurts: all the same every picture arrives once, and every due training starts once."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,7 +214,7 @@ def test_six_kills_among_faults_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 def test_the_program_ends_at_chosen_steps_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
-    """The process exits at the n-th transaction or call, with new pictures each time; then it may live, and is right."""
+    """The process exits at the n-th transaction or call, with new pictures each time; then it lives, and is right."""
     with serving(tmp_path / "server") as server:
         plant = Plant(tmp_path / "plant", server.url, threshold={"upload": 1, "training": 30}, upload={"grace": 1})
         plant.configure(model={"grace": 1})
@@ -295,7 +294,7 @@ def ready_to_train(world: World, count: int = 3, first: int = 0) -> None:
 
 
 def test_a_threshold_that_is_jumped_over_makes_one_training_of_all(world: World) -> None:
-    """Ten pictures at a threshold of three: one training that contains and counts them all, the next after three more."""
+    """Ten pictures at a threshold of three: one training that counts them all, and the next after three more."""
     ready_to_train(world, 10)
     world.work()
     world.settle()
@@ -352,7 +351,7 @@ def test_a_training_starts_once_wherever_the_program_ends() -> None:
 @pytest.mark.parametrize("seconds", [5.0, MODEL_GRACE / 2, MODEL_GRACE - 5])
 @pytest.mark.parametrize("crash", [False, True])
 def test_a_start_that_hangs_and_happens_later_is_not_repeated(world: World, seconds: float, crash: bool) -> None:
-    """The answer does not come, the training does, within `model.grace`: it is found by its name, even by a new life."""
+    """No answer, but the training, within `model.grace`: it is found by its name, even after a restart."""
     ready_to_train(world)
     world.remote.late_start_next(seconds)
     world.work()

@@ -341,7 +341,10 @@ class LedgerModel(RuleBasedStateMachine):
         if how in {"trained", "failed"}:
             if not self.run_started:
                 return
-            (runs.trained if how == "trained" else runs.failed)(self.run, None if how == "trained" else "no")  # type: ignore[operator]
+            if how == "trained":
+                runs.trained(self.run, None)
+            else:
+                runs.failed(self.run, "no")
             self.run = None
         elif self.run_started:
             return

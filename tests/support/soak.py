@@ -1,4 +1,4 @@
-"""Kills the daemon again and again among faults and file actions, and compares what lies at the server with the folders.
+"""Kills the daemon again and again among faults and file actions, and compares the server with the folders.
 
 The daemon and the server are only ever touched as a person could: signals, files, HTTP. The judge does not believe the
 ledger: it reads the folders, downloads every picture from the server, and counts.
@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import RunState
 from image_sync.ledger import exists
@@ -35,6 +37,8 @@ UPLOADS = (
 """Kinds of faults that an upload may meet; most of them hit other requests, too."""
 _SECONDS = {"late": 0.5, "listing-lag": 0.7, "429": 0.5}
 _MOST = 10_000
+_BREATH = 8  # lives; the last of them is a long one
+_PATIENCE = 20.0  # seconds that it lasts at most
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Plan:
     """How much of everything.
 
     Attributes:
-        faults: share of the uploads that meet a fault.
-        threshold: pictures until a training is due.
+        faults: share of the uploads that meet each kind of fault.
+        threshold: pictures until a training is due; after each so many the folders rest until one has started.
         short, long: seconds that the daemon lives; long lives are a share of ``lasting``.
         grace: seconds after which an answer that got lost is no longer waited for; rescan: between two looks.
     """
@@ -55,8 +59,8 @@ class Plan:
     kills: int = 200
     threshold: int = 400
     short: tuple[float, float] = (0.3, 1.6)
-    long: tuple[float, float] = (3.5, 6.0)
-    lasting: float = 0.25
+    long: tuple[float, float] = (3.0, 5.0)
+    lasting: float = 0.15
     grace: float = 2.0
     rescan: float = 3.0
     kinds: tuple[str, ...] = UPLOADS
@@ -136,7 +140,7 @@ class Hands:
         """So many actions, most of them new pictures."""
         for _ in range(actions):
             drawn = self._luck.random()
-            if drawn < 0.9 or len(self._files) < 10:  # noqa: PLR2004 - mostly new ones
+            if drawn < 0.9 or len(self._files) < 10:
                 if self.made < self._plan.pictures:
                     self.put()
                 continue
@@ -213,14 +217,20 @@ class Soak:
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Kill, wait until it is quiet, compare."""
+        """Kill, rest, kill, rest; then wait until it is quiet, and compare."""
         began = time.monotonic()
+        plan, outcome = self._plan, self._outcome
         self._switch_on()
-        for number in range(self._plan.kills):
-            self._live_and_die()
-            if number % 20 == 19:  # noqa: PLR2004 - now and then a word
-                self._say(f"{number + 1} kills, {self._hands.made} pictures, {time.monotonic() - began:.0f} s")
-        outcome = self._outcome
+        rounds = max(1, plan.pictures // (plan.threshold + plan.threshold // 10))
+        for number in range(rounds):
+            kills = (number + 1) * plan.kills // rounds - outcome.kills
+            for life in range(kills):
+                # the last ones of a round find nothing new in the folders: that is when trainings start
+                self._live_and_die(0 if life >= kills - 2 else plan.pictures // rounds // max(1, kills - 2) + 1)
+            self._rest(number)
+            if number % 5 == 4:
+                words = f"{outcome.kills} kills, {self._hands.made} pictures, {len(self._tasks())} trainings"
+                self._say(f"{words}, {time.monotonic() - began:.0f} s")
         outcome.struck = self._caller.call("DELETE", "/_faults").json()["struck"]
         self._end_well()
         outcome.made, outcome.acts = self._hands.made, self._hands.acts
@@ -229,9 +239,37 @@ class Soak:
         outcome.seconds = time.monotonic() - began
         return outcome
 
+    def _rest(self, number: int) -> None:
+        """Nobody works in the folders until a training has started that counts this round's pictures; then a kill."""
+        with self.plant.running() as daemon:
+            deadline = time.monotonic() + 60
+            while self._untrained() >= self._plan.threshold:
+                if time.monotonic() > deadline:
+                    self._outcome.training_faults.append(f"none started in 60 s after round {number + 1}")
+                    break
+                self._note_end(daemon)
+                self._pause.wait(0.1)
+            self._pause.wait(self._luck.random() / 2)
+            daemon.kill()
+            self._outcome.kills += 1
+
+    def _untrained(self) -> int:
+        """Pictures in the folders that no training has counted yet, as far as one can see from outside the ledger."""
+        with ledger_of(settings_of(self.plant.config)) as ledger:
+            tally = ledger.tally()
+        return tally.untrained + tally.sending + tally.cleared + tally.ready
+
+    def _tasks(self) -> list[dict[str, Any]]:
+        """The server's trainings, oldest first; asked again where a fault struck."""
+        while True:
+            with suppress(ValueError, KeyError, requests.RequestException):
+                answer = self._caller.call("GET", "/dltasks/")
+                if answer.status_code == 200:
+                    return sorted(answer.json(), key=lambda task: str(task["created_at"]))
+
     def _switch_on(self) -> None:
         kinds = self._plan.kinds
-        rate = self._plan.faults / len(kinds)
+        rate = self._plan.faults
         faults = [
             {"kind": kind, "rate": rate, **({"seconds": _SECONDS[kind]} if kind in _SECONDS else {})} for kind in kinds
         ]
@@ -239,20 +277,19 @@ class Soak:
         faults.append({"action": "slow", "probability": rate, "count": None, "seconds": 0.5})
         faults.append({"kind": "train-500", "rate": self._plan.faults})
         answer = self._caller.call("POST", "/_faults", json=faults)
-        assert answer.status_code == 200, answer.text  # noqa: PLR2004
+        assert answer.status_code == 200, answer.text
 
-    def _live_and_die(self) -> None:
+    def _live_and_die(self, pictures: int) -> None:
         plan = self._plan
-        per_life = max(1, round(plan.pictures / plan.kills / 0.88))
-        life = self._luck.uniform(*(plan.long if self._luck.random() < plan.lasting else plan.short))
-        if self._luck.random() < 0.3:  # noqa: PLR2004 - work goes on while the daemon is dead, too
-            self._hands.work(per_life // 3)
-            per_life -= per_life // 3
+        life = self._luck.uniform(*(plan.long if self._luck.random() < plan.lasting or not pictures else plan.short))
+        if self._luck.random() < 0.3:
+            self._hands.work(pictures // 3)
+            pictures -= pictures // 3
         with self.plant.running() as daemon:
             bursts = self._luck.randint(1, 4)
             for _ in range(bursts):
                 self._pause.wait(life / bursts * self._luck.random())
-                self._hands.work(per_life // bursts)
+                self._hands.work(pictures // bursts)
             self._pause.wait(life / 4 * self._luck.random())
             self._note_end(daemon)
             daemon.kill()
@@ -336,7 +373,7 @@ class Soak:
         which pictures each one counted; the server says, independently, how many it had when the training was made.
         """
         outcome, threshold = self._outcome, self._plan.threshold
-        tasks: list[dict[str, Any]] = sorted(self._caller.get("/dltasks/"), key=lambda task: task["created_at"])
+        tasks = self._tasks()
         with ledger_of(settings_of(self.plant.config)) as ledger:
             runs = [run for run in ledger.runs.history(_MOST) if run.state is not RunState.REFUSED]
             untrained = ledger.tally().untrained

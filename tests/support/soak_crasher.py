@@ -1,4 +1,4 @@
-"""The real program, which ends without a word at the n-th step that matters: ``CRASH_AT=n python -m support.soak_crasher``.
+"""The real program, which ends without a word at a chosen step: ``CRASH_AT=n python -m support.soak_crasher``.
 
 Steps are counted over all threads: before, inside and after a transaction of the ledger, before and after a call of the
 platform. Nothing else of the program is changed.
@@ -63,8 +63,8 @@ def main() -> None:
             countdown.step()
         countdown.step()
 
-    def made(settings: Settings, stop: threading.Event) -> Platform:
-        return cast("Platform", _Doorway(make(settings, stop), countdown))
+    def made(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Platform:
+        return cast("Platform", _Doorway(make(settings, stop, attempts=attempts), countdown))
 
     Database.writing = writing  # type: ignore[method-assign]
     registry.make = made

@@ -1,4 +1,4 @@
-"""``image-sync serve``, which remembers what it saw in a picture: a soak trains on the same thousands again and again."""
+"""``image-sync serve``, which remembers what it saw in a picture: a soak trains on the same ones again and again."""
 
 from __future__ import annotations
 
