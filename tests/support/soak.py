@@ -37,8 +37,6 @@ UPLOADS = (
 """Kinds of faults that an upload may meet; most of them hit other requests, too."""
 _SECONDS = {"late": 0.5, "listing-lag": 0.7, "429": 0.5}
 _MOST = 10_000
-_BREATH = 8  # lives; the last of them is a long one
-_PATIENCE = 20.0  # seconds that it lasts at most
 
 
 @dataclass(frozen=True)
@@ -223,10 +221,11 @@ class Soak:
         self._switch_on()
         rounds = max(1, plan.pictures // (plan.threshold + plan.threshold // 10))
         for number in range(rounds):
-            kills = (number + 1) * plan.kills // rounds - outcome.kills
-            for life in range(kills):
+            lives = (number + 1) * plan.kills // rounds - outcome.kills - 1
+            busy = max(1, lives - 2)
+            for life in range(lives):
                 # the last ones of a round find nothing new in the folders: that is when trainings start
-                self._live_and_die(0 if life >= kills - 2 else plan.pictures // rounds // max(1, kills - 2) + 1)
+                self._live_and_die(plan.pictures // rounds // busy + 1 if life < busy else 0)
             self._rest(number)
             if number % 5 == 4:
                 words = f"{outcome.kills} kills, {self._hands.made} pictures, {len(self._tasks())} trainings"
@@ -240,7 +239,8 @@ class Soak:
         return outcome
 
     def _rest(self, number: int) -> None:
-        """Nobody works in the folders until a training has started that counts this round's pictures; then a kill."""
+        """Nobody works in the folders, and nothing fails, until a training counts this round's pictures; then a kill."""
+        self._caller.call("DELETE", "/_faults")
         with self.plant.running() as daemon:
             deadline = time.monotonic() + 60
             while self._untrained() >= self._plan.threshold:
@@ -252,6 +252,7 @@ class Soak:
             self._pause.wait(self._luck.random() / 2)
             daemon.kill()
             self._outcome.kills += 1
+        self._switch_on()
 
     def _untrained(self) -> int:
         """Pictures in the folders that no training has counted yet, as far as one can see from outside the ledger."""
