@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from image_sync.domain import Batch, Claimed, DatasetRef, Verdict
@@ -33,6 +33,7 @@ from image_sync.tracker import Quiet, Thresholds, upload_verdict
 STAGE = "upload"
 _IDLE = 5.0
 _ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
+_PIECE = 1 << 20
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -103,7 +104,11 @@ class Uploader:
             return _IDLE  # what lies at the platform must be known before anything is sent there
         if self._stranded:
             self._stranded = False
-            self._ledger.batches.doubt_all(not_before=self._clock() + self._rules.grace, but=self._in_flight)
+            try:
+                self._ledger.batches.doubt_all(not_before=self._clock() + self._rules.grace, but=self._in_flight)
+            except LedgerError:
+                self._stranded = True
+                raise
         verdict = self._decide(now)
         if self._open and self.send(now):
             return 0.0
@@ -130,12 +135,16 @@ class Uploader:
             return False
         self._in_flight.add(batch.id)
         try:
-            return self._send(batch, now)
+            more = self._send(batch, now)
         except LedgerError:
-            self._stranded = True  # what was sent could not be written down: it is in doubt as soon as it can
+            # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first, or
+            # the step that doubts the stranded would pass it over.
+            self._in_flight.discard(batch.id)
+            self._stranded = True
             raise
         finally:
             self._in_flight.discard(batch.id)
+        return more
 
     def help(self, now: float) -> float:
         """What the pool's other threads do: send for as long as there is something. Returns seconds to wait."""
@@ -264,10 +273,10 @@ def _shipment(batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed])
     return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
 
 
-def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], bytes]:
-    def read() -> bytes:
+def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], Iterator[bytes]]:
+    def read() -> Iterator[bytes]:
         try:
-            return read_verified(item.path, item.size, item.sha256)
+            yield from read_verified(item.path, item.size, item.sha256)
         except PictureError:
             spoiled.append(item)
             raise
@@ -275,18 +284,31 @@ def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], bytes]:
     return read
 
 
-def read_verified(path: bytes, size: int, sha256: str) -> bytes:
-    """The file's bytes, proved to be the ones that were checked.
+def read_verified(path: bytes, size: int, sha256: str) -> Iterator[bytes]:
+    """The file's bytes, piece by piece; the last piece comes only if all are proved to be the ones that were checked.
 
     Raises:
         Changed: it holds something else now. Unreadable: it cannot be read.
     """
     shown = os.fsdecode(path)
-    try:
-        with open(os.open(path, _OPEN), "rb") as file:
-            content = file.read(size + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except OSError as error:
-        raise Unreadable(f"{shown!a} cannot be read: {error.strerror}") from error
-    if len(content) != size or hashlib.sha256(content).hexdigest() != sha256:
+    digest, at = hashlib.sha256(), 0
+    while True:
+        try:
+            piece = _piece(path, at, min(_PIECE, size - at + 1))
+        except OSError as error:
+            raise Unreadable(f"{shown!a} cannot be read: {error.strerror}") from error
+        at += len(piece)
+        digest.update(piece)
+        if at >= size or not piece:
+            break
+        yield piece
+    if at != size or digest.hexdigest() != sha256:
         raise Changed(f"{shown!a} changed after it was checked")
-    return content
+    yield piece
+
+
+def _piece(path: bytes, at: int, size: int) -> bytes:
+    # Opened for each piece: whoever gives up in the middle of a request leaves no open file behind.
+    with open(os.open(path, _OPEN), "rb", buffering=0) as file:
+        handle = file.fileno()
+        return os.pread(handle, size, at) if stat.S_ISREG(os.fstat(handle).st_mode) else b""

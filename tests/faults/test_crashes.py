@@ -195,7 +195,7 @@ def test_six_kills_among_faults_lose_and_double_nothing(tmp_path: Path) -> None:
         seed=5,
         pictures=150,
         categories=3,
-        faults=0.2,
+        faults=0.02,
         kills=6,
         threshold=40,
         short=(0.4, 1.2),

@@ -23,7 +23,7 @@ from support.model import MODEL_GRACE, UPLOAD_GRACE, World, digest
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 SEARCH = settings(
     max_examples=2000 if DEEP else 60,
-    stateful_step_count=40 if DEEP else 30,
+    stateful_step_count=40 if DEEP else 20,
     derandomize=not DEEP,
     database=None,
     deadline=None,

@@ -212,7 +212,8 @@ class Remote(MemoryPlatform):
         }
 
     def _buffered(self, item: Item) -> Item:
-        sent = item.read()
+        read = item.read()
+        sent = read if isinstance(read, bytes) else b"".join(read)
         digest = hashlib.sha256(sent).hexdigest()
         assert digest == item.sha256
         assert digest in self._on_disk(), "bytes were sent that lie in no file"
@@ -427,7 +428,7 @@ class World:
         self.now += seconds
         self.unix += seconds
 
-    def look(self, times: int = 3) -> None:
+    def look(self, times: int = 2) -> None:
         """The watcher takes note of everything that is there, and, the second time, of what is gone."""
         for _ in range(times):
             self.pass_time(1.1)
@@ -441,7 +442,7 @@ class World:
     def work(self) -> None:
         """Everything that the process would do by itself within a few seconds."""
         self.look()
-        self.send()
+        self.send()  # it begins to wait for quiet
         self.pass_time(6.0)
         self.send()
         self.train()
@@ -544,7 +545,7 @@ class World:
         for _ in range(200):
             before = self._standing()
             self.pass_time(ladder[rung])
-            self.look(times=1 if rung else 3)
+            self.look(times=1 if rung else 2)
             self.send()
             self.train()
             rung = rung + 1 if self._standing() == before else 0

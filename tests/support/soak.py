@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,8 @@ UPLOADS = (
     *("soft-fail", "soft-fail-after", "partial", "late", "listing-lag", "duplicate"),
 )
 """Kinds of faults that an upload may meet; most of them hit other requests, too."""
+STARTS = ("500-before", "500-after", "lost-answer", "reset-answer", "truncated-json", "late")
+"""Kinds of faults that the start of a training may meet."""
 _SECONDS = {"late": 0.5, "listing-lag": 0.7, "429": 0.5}
 _MOST = 10_000
 
@@ -83,7 +84,7 @@ class Outcome:
     """How the daemon ended when nobody killed it."""
     retried: int = 0
     """Pictures that the server refused on purpose, sent again at the end by `image-sync retry`."""
-    struck: Mapping[str, int] = field(default_factory=dict)
+    struck: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
@@ -230,7 +231,7 @@ class Soak:
             if number % 5 == 4:
                 words = f"{outcome.kills} kills, {self._hands.made} pictures, {len(self._tasks())} trainings"
                 self._say(f"{words}, {time.monotonic() - began:.0f} s")
-        outcome.struck = self._caller.call("DELETE", "/_faults").json()["struck"]
+        self._switch_off()
         self._end_well()
         outcome.made, outcome.acts = self._hands.made, self._hands.acts
         self._compare()
@@ -239,8 +240,9 @@ class Soak:
         return outcome
 
     def _rest(self, number: int) -> None:
-        """Nobody works in the folders, and nothing fails, until a training counts this round's pictures; then a kill."""
-        self._caller.call("DELETE", "/_faults")
+        """Nobody works in the folders, only starts of trainings fail, until one counts these pictures; then a kill."""
+        self._switch_off()
+        self._switch_on(starts=True)
         with self.plant.running() as daemon:
             deadline = time.monotonic() + 60
             while self._untrained() >= self._plan.threshold:
@@ -252,6 +254,7 @@ class Soak:
             self._pause.wait(self._luck.random() / 2)
             daemon.kill()
             self._outcome.kills += 1
+        self._switch_off()
         self._switch_on()
 
     def _untrained(self) -> int:
@@ -268,17 +271,24 @@ class Soak:
                 if answer.status_code == 200:
                     return sorted(answer.json(), key=lambda task: str(task["created_at"]))
 
-    def _switch_on(self) -> None:
-        kinds = self._plan.kinds
-        rate = self._plan.faults
-        faults = [
+    def _switch_on(self, *, starts: bool = False) -> None:
+        """Let things go wrong: everywhere, or where trainings are started, much more often."""
+        rate, kinds = (3 * self._plan.faults, STARTS) if starts else (self._plan.faults, self._plan.kinds)
+        faults: list[dict[str, Any]] = [
             {"kind": kind, "rate": rate, **({"seconds": _SECONDS[kind]} if kind in _SECONDS else {})} for kind in kinds
         ]
-        # its own kind: slow, but within the time that the daemon allows
-        faults.append({"action": "slow", "probability": rate, "count": None, "seconds": 0.5})
+        if starts:
+            faults = [{**fault, "path": "^/dltasks$"} for fault in faults]
+        else:
+            # slow, but within the time that the daemon allows
+            faults.append({"action": "slow", "probability": rate, "count": None, "seconds": 0.5})
         faults.append({"kind": "train-500", "rate": self._plan.faults})
         answer = self._caller.call("POST", "/_faults", json=faults)
         assert answer.status_code == 200, answer.text
+
+    def _switch_off(self) -> None:
+        """No more faults; those that struck are counted."""
+        self._outcome.struck.update(self._caller.call("DELETE", "/_faults").json()["struck"])
 
     def _live_and_die(self, pictures: int) -> None:
         plan = self._plan

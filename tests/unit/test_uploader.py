@@ -293,19 +293,19 @@ def test_read_verified_refuses_what_is_not_the_checked_file(tmp_path: Path) -> N
     picture = tmp_path / "1.jpg"
     picture.write_bytes(b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()
-    assert read_verified(os.fsencode(picture), 3, digest) == b"abc"
+    assert b"".join(read_verified(os.fsencode(picture), 3, digest)) == b"abc"
     (tmp_path / "link.jpg").symlink_to(picture)
     os.mkfifo(tmp_path / "pipe.jpg")
 
     with pytest.raises(Changed):
-        read_verified(os.fsencode(picture), 2, digest)
+        b"".join(read_verified(os.fsencode(picture), 2, digest))
     with pytest.raises(Changed):
-        read_verified(os.fsencode(picture), 3, "00" * 32)
+        b"".join(read_verified(os.fsencode(picture), 3, "00" * 32))
     with pytest.raises(Changed):
-        read_verified(os.fsencode(tmp_path / "pipe.jpg"), 3, digest)
+        b"".join(read_verified(os.fsencode(tmp_path / "pipe.jpg"), 3, digest))
     for absent in ("link.jpg", "none.jpg"):
         with pytest.raises(Unreadable):
-            read_verified(os.fsencode(tmp_path / absent), 3, digest)
+            b"".join(read_verified(os.fsencode(tmp_path / absent), 3, digest))
 
 
 def test_after_stop_nothing_new_is_begun(world: World) -> None:

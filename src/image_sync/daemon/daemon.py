@@ -155,10 +155,9 @@ class Daemon:
                 return stage.setback.error.exit_code
         census = crew.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
-        unseen = any(report.state == "unavailable" for report in crew.ledger.roots())
         last = crew.ledger.tally().last
         failed = last is not None and last.reason
-        return EXIT_SOME_FAILED if troubled or unseen or failed else EXIT_DONE
+        return EXIT_SOME_FAILED if troubled or failed or not crew.watcher.complete else EXIT_DONE
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
 from image_sync.errors import LedgerError
+from image_sync.ledger.folder import make_folder
 from image_sync.ledger.schema import HEAD
 from image_sync.logs import get_logger
 
@@ -129,7 +130,7 @@ def _engine(state: str | Path) -> Engine:
         return _postgresql(make_url(state))
     folder = Path(state)
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
         file = folder / FILE
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
@@ -179,8 +180,19 @@ def _remedy(said: str, *, lost: bool) -> tuple[str, bool]:
         return "Another program holds the ledger; close it.", True
     if "malformed" in words or "not a database" in words:
         return "The file is damaged. To begin anew from what the platform has: image-sync ledger rebuild", False
+    if "unable to open" in words and not _may_open():
+        return "Too many files are open in this process: raise the limit (ulimit -n, LimitNOFILE=).", True
     if "readonly" in words or "read-only" in words or "unable to open" in words:
         return "Make the state folder writable for the user that runs image-sync.", False
     if lost:
         return "The database server went away; it is tried again.", True
     return "Nothing was sent without being written down first; start again when the cause is gone.", False
+
+
+def _may_open() -> bool:
+    """Whether the process can open one more file: SQLite says the same of a missing right and a missing descriptor."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.engine import make_url
 
 from image_sync.errors import AlreadyRunning, LedgerError
+from image_sync.ledger.folder import make_folder
 
 FILE = "lock"
 _ADVISORY = 0x696D676C  # any constant, but another one than the writers'
@@ -45,7 +46,7 @@ class Lock:
 
     def _hold_folder(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(folder)
             handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise LedgerError(

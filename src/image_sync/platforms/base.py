@@ -51,15 +51,15 @@ class Item:
         key: its name at the platform.
         size: bytes that ``read`` will return.
         sha256: 64 hex digits of those bytes.
-        read: reads the file whole and proves that its SHA-256 is ``sha256``; raises
-            :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once per
-            attempt, when the bytes are about to be sent, so that one picture at a time is in memory.
+        read: reads the file, whole or in pieces, and proves before the last one that its SHA-256 is ``sha256``;
+            raises :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once per
+            attempt, when the bytes are about to be sent, so that a piece of one picture at a time is in memory.
     """
 
     key: str
     size: int
     sha256: str
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class Watcher:
         self._new_rules = rules
 
     @property
+    def complete(self) -> bool:
+        """Whether every root, folder and file could be looked at."""
+        return all(root.available and not root.troubles for root in self._roots.values())
+
+    @property
     def idle(self) -> bool:
         """Whether everything that can be seen now is reported: the first full look has ended, nothing waits."""
         return (

@@ -1,10 +1,9 @@
-"""A form as a stream: of known length, with one picture at a time in memory."""
+"""A form as a stream: of known length, with a piece of one picture at a time in memory."""
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from requests_toolbelt.multipart.encoder import MultipartEncoder
@@ -15,46 +14,50 @@ from image_sync.platforms.http.answer import printable
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a form. A callable content is called when its turn comes, and must return ``size`` bytes."""
+    """One part of a form. A callable content is called when its turn comes, and must give ``size``
+    bytes, whole or in pieces."""
 
     name: str
-    content: bytes | Callable[[], bytes]
+    content: bytes | Callable[[], bytes | Iterable[bytes]]
     filename: str | None = None
     content_type: str | None = None
     size: int = 0
 
 
 class _Content:
-    """The bytes of one part, fetched when the encoder comes to them and dropped when it has passed them."""
+    """The bytes of one part, fetched piece by piece when the encoder comes to them."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
         self._left = len(part.content) if isinstance(part.content, bytes) else part.size
-        self._bytes: io.BytesIO | None = None
+        self._pieces: Iterator[bytes] | None = None
+        self._piece = memoryview(b"")
 
     @property
     def len(self) -> int:
         return self._left
 
     def read(self, size: int = -1) -> bytes:
-        if self._bytes is None:
-            self._bytes = io.BytesIO(self._load())
-        chunk = self._bytes.read(size)
-        self._left -= len(chunk)
         if not self._left:
-            self._bytes = io.BytesIO()
-        return chunk
+            return b""
+        if not self._piece:
+            self._piece = self._next()
+        chunk = self._piece if size < 0 else self._piece[:size]
+        self._piece = self._piece[len(chunk) :]
+        self._left -= len(chunk)
+        return bytes(chunk)
 
-    def _load(self) -> bytes:
-        if isinstance(self._part.content, bytes):
-            return self._part.content
+    def _next(self) -> memoryview:
         try:
-            content = self._part.content()
+            if self._pieces is None:
+                content = self._part.content if isinstance(self._part.content, bytes) else self._part.content()
+                self._pieces = iter((content,) if isinstance(content, bytes) else content)
+            piece = next(self._pieces, b"")
         except OSError as error:
             raise Unreadable(f"{printable(self._part.filename)} cannot be read: {error.strerror or error}") from error
-        if len(content) != self._part.size:
-            raise Changed(f"{printable(self._part.filename)} has {len(content)} bytes instead of {self._part.size}")
-        return content
+        if not 0 < len(piece) <= self._left:
+            raise Changed(f"{printable(self._part.filename)} has not {self._part.size} bytes")
+        return memoryview(piece)
 
 
 class Form:

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,7 +120,7 @@ class MemoryPlatform(Mischief):
         """Stores what the items hold; a key that is there already is stored again, as at MVI."""
         with self._at("upload") as fault:
             dataset = self._dataset(shipment.dataset)
-            contents = [(item, item.read()) for item in shipment.items]
+            contents = [(item, _whole(item.read())) for item in shipment.items]
             self._category(dataset, shipment.category)
             outcomes = []
             for item, content in contents[: fault.applied if fault else None]:
@@ -287,3 +287,7 @@ class MemoryPlatform(Mischief):
 
     def _seen(self, training: _Training) -> Model:
         return replace(training.model, deployed=training.model.id in self._deployed)
+
+
+def _whole(read: bytes | Iterable[bytes]) -> bytes:
+    return read if isinstance(read, bytes) else b"".join(read)
