@@ -342,7 +342,8 @@ def test_picture_that_fails_aborts_the_request(
     call(client, repeatable=False)  # a new connection: the broken one is not used again
 
     assert type(error) is expected
-    assert sorted(request.complete for request in server.requests) == [False, True]
+    # The broken request may be cut before the server has read any of it: what counts is that it never was whole.
+    assert [request.complete for request in server.requests if request.complete] == [True]
 
 
 def test_picture_of_another_size_is_not_sent(client: Client, server: FakeHttp) -> None:
