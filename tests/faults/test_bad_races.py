@@ -262,8 +262,8 @@ def test_a_newer_version_that_was_found_meanwhile_is_not_forgotten(tmp_path, mon
 def test_two_looks_at_one_folder_end_each_by_itself():
     """A folder may be looked at because of an event while a full look is in it: both end, each hears what is new."""
     outbox = Outbox(MemoryCatalogue())
-    first, second = outbox.open(b"/root/cat"), outbox.open(b"/root/cat")
+    first, second = outbox.open(b"/pictures/cat"), outbox.open(b"/pictures/cat")
     outbox.close(second)
-    outbox.put(b"/root", Sighting(b"/root/cat", b"a.jpg", Stamp(1, 2, 3, 4), "cat", "0" * 64, "jpg"), now=0.0)
+    outbox.put(b"/pictures", Sighting(b"/pictures/cat", b"a.jpg", Stamp(1, 2, 3, 4), "cat", "0" * 64, "jpg"), now=0.0)
     assert (list(first.news), list(second.news)) == ([b"a.jpg"], [])
     outbox.close(first)
