@@ -88,6 +88,33 @@ class WatchMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """One labelled object in a picture: coordinates in pixels, from the picture's top left corner.
+
+    The box covers ``left <= x < right`` and ``top <= y < bottom``, so its width is ``right - left``.
+    """
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    polygon: tuple[tuple[float, float], ...] = ()
+    """Outline of the object as (x, y) corners; empty when only the box is known."""
+    difficult: bool = False
+    """Marked as hard to recognise by whoever drew it (Pascal VOC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Everything that is marked in one picture, which is ``width`` by ``height`` pixels large."""
+
+    width: int
+    height: int
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """One look at one finished file: the check's verdict and, if it is sound, its identity.
 

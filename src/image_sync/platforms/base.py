@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, Box, DatasetRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Traits:
     """Whether a training can continue from an earlier model."""
     parallel_trainings: bool = False
     """Whether two trainings of one dataset may run at once."""
+    min_labelled: int | None = None
+    """Fewest pictures that must carry each label before objects can be detected; None: it detects none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,14 @@ class Item:
         read: reads the file, whole or in pieces, and proves before the last one that its SHA-256 is ``sha256``;
             raises :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once per
             attempt, when the bytes are about to be sent, so that a piece of one picture at a time is in memory.
+        annotation: what is marked in it; None: nothing is known of that.
     """
 
     key: str
     size: int
     sha256: str
     read: Callable[[], bytes | Iterator[bytes]]
+    annotation: Annotation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class Outcome:
     key: str
     remote_id: str = ""
     refused: str = ""
+    annotated: bool = False
+    """Whether the annotation was stored with it; else :meth:`Platform.annotate` has to be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class RemotePicture:
     size: int | None = None
     batch_id: str = ""
     uploaded_at: float | None = None
+    annotation: Annotation | None = None
+    """What the ledger knows to be marked in it; listings leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +111,9 @@ class TrainingPlan:
     Attributes:
         name: of the model to be; unique, decided and written down before the call.
         base: model id to continue from, or empty: from the beginning.
+        detection: whether objects are to be found in pictures, rather than pictures told apart.
         strategy: hyper-parameters under the platform's own names, passed on whole.
-        categories: pictures per category that the training contains.
+        categories: pictures per category that the training contains; for a detection, pictures per label.
         contents: the pictures it contains, for platforms that want a list of them.
     """
 
@@ -112,6 +121,7 @@ class TrainingPlan:
     dataset: DatasetRef
     base: str = ""
     nn_arch: str = ""
+    detection: bool = False
     strategy: Mapping[str, object] = field(default_factory=dict)
     categories: Mapping[str, int] = field(default_factory=dict)
     contents: Callable[[], Iterable[RemotePicture]] = tuple
@@ -161,7 +171,10 @@ class Prediction:
     """One answer of a model for one picture; confidence 0 to 1."""
 
     category: str
+    """The category, or the label of a detected object."""
     confidence: float
+    box: Box | None = None
+    """Where a detected object is; None from a classification."""
 
 
 class Platform(Protocol):
@@ -210,6 +223,11 @@ class Platform(Protocol):
         """Give a stored picture another category, made if there is none. May be called twice."""
         ...
 
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """Mark these objects in a stored picture in place of what is marked there; labels are made if there are none.
+        May be called twice. Raises NotFound without the picture, Unsupported where no objects are detected."""
+        ...
+
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Delete a stored picture; one that is not there is no error. May be called twice."""
         ...
@@ -242,6 +260,10 @@ class Platform(Protocol):
         """Make the model answer predictions, and wait until it does. Harmless if it does already."""
         ...
 
+    def undeploy(self, model: Model) -> None:
+        """Take the model from service; one that is not deployed is no error. May be called twice."""
+        ...
+
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """What the deployed model says of one JPEG or PNG, best first; may be empty. Raises NotFound when the
         model is not deployed."""
@@ -249,6 +271,11 @@ class Platform(Protocol):
 
     def export(self, model: Model, to: Path) -> Path:
         """Write the model to ``to`` (a file, or a folder to put it in) and return the file's path."""
+        ...
+
+    def import_model(self, source: Path) -> Model:
+        """Bring a model that :meth:`export` wrote back to the platform. *Not repeatable*. Raises Refused when the
+        file holds no model, Unsupported where models cannot be brought in."""
         ...
 
     def delete_model(self, model: Model) -> None:
