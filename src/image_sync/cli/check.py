@@ -157,7 +157,7 @@ def _walk(root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> _F
 def _server(settings: Settings, platform: Platform) -> Iterator[Finding]:
     try:
         platform.sign_in()
-        yield Finding("server", f"{settings.credentials.endpoint} answers and accepts us")
+        yield Finding("server", f"{settings.address} answers and accepts us")
         dataset = platform.find_dataset(settings.dataset.name)
     except ImageSyncError as error:
         yield Finding("server", error.what, error.hint, error.exit_code)

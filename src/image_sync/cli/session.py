@@ -38,7 +38,7 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
         ledger = open_ledger(state)
         stack.callback(ledger.close)
         dataset = settings.dataset
-        ledger.take(settings.platform, settings.credentials.endpoint, dataset.name, dataset.action)
+        ledger.take(settings.platform, settings.address, dataset.name, dataset.action)
         yield ledger
 
 

@@ -28,7 +28,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     pid = holder_of(settings.state)
     return {
         "platform": settings.platform,
-        "endpoint": settings.credentials.endpoint,
+        "endpoint": settings.address,
         "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},

@@ -94,6 +94,8 @@ class Credentials(Section):
     @classmethod
     def _normalise(cls, value: object, info: ValidationInfo) -> str:
         context = context_of(info)
+        if value == "" and context.platform == "sagemaker":
+            return ""
         if value == "" and ("credentials", "endpoint") not in context.places:
             if context.platform == "memory":
                 return ""

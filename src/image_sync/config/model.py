@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from image_sync.config import strategy, texts
-from image_sync.config.problems import nearest
+from image_sync.config import hyperparameters, strategy, texts
+from image_sync.config.problems import Mistake, nearest, show_value
 from image_sync.config.section import Name, Scalar, Seconds, Section, context_of
 
 
@@ -67,6 +67,10 @@ class Model(Section):
         if value is None:
             return None
         value = texts.name(value)
+        if context_of(info).platform == "sagemaker":
+            if hyperparameters.network(value) is None:
+                raise Mistake(f"is no network of SageMaker; write one of {', '.join(hyperparameters.networks())}")
+            return value
         if value not in strategy.ARCHITECTURES:
             meant = nearest(value, strategy.ARCHITECTURES)
             context_of(info).warn(
@@ -84,6 +88,20 @@ class Model(Section):
     @field_validator("strategy", mode="after")
     @classmethod
     def _ranges(cls, value: Mapping[str, Scalar], info: ValidationInfo) -> Mapping[str, Scalar]:
+        if context_of(info).platform == "sagemaker":
+            return _of_sagemaker(value, info)
         for key, text in strategy.doubts(value, detection=strategy.is_detection(info.data.get("nn_arch"))):
             context_of(info).warn(("model", "strategy", key), text)
         return value
+
+
+def _of_sagemaker(value: Mapping[str, Scalar], info: ValidationInfo) -> Mapping[str, Scalar]:
+    """The same for SageMaker's own parameters: there a mistake would only show when the machine is paid for."""
+    nn_arch = info.data.get("nn_arch")
+    reading = hyperparameters.read(value, detection=strategy.is_detection(nn_arch), nn_arch=nn_arch)
+    for key, text in reading.notes:
+        context_of(info).warn(("model", "strategy", key), text)
+    if reading.mistakes:
+        told = "; ".join(f"{show_value((), key)} {text}" for key, text in reading.mistakes)
+        raise Mistake(f"cannot be used: {told}", bare=True)
+    return value

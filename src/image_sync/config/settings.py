@@ -11,10 +11,11 @@ from image_sync.config import texts
 from image_sync.config.credentials import Credentials
 from image_sync.config.model import Model
 from image_sync.config.problems import Mistake, printable
+from image_sync.config.sagemaker import SageMaker
 from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
 
 MIB = 1024 * 1024
-LATER_PLATFORMS = ("sagemaker", "mobius")
+LATER_PLATFORMS = ("mobius",)
 
 
 class Threshold(Section):
@@ -117,15 +118,20 @@ class Upload(Section):
 class Settings(Section):
     """Everything that a configuration file says."""
 
-    platform: Literal["mvi", "memory"] = Field(
+    platform: Literal["mvi", "sagemaker", "memory"] = Field(
         default="mvi",
-        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection.",
-        json_schema_extra={"enum": ["mvi"]},
+        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker.",
+        json_schema_extra={"enum": ["mvi", "sagemaker"]},
     )
     credentials: Credentials = Field(
         default_factory=dict,  # validated, so that the environment is looked at
         validate_default=True,
         description="The server, and who we are there.",
+    )
+    sagemaker: SageMaker = Field(
+        default_factory=dict,  # validated, so that it is told what is missing
+        validate_default=True,
+        description="Where pictures and trainings go at AWS; only with the platform `sagemaker`.",
     )
     threshold: Threshold = Field(default_factory=Threshold, description="How many pictures are enough.")
     skip_duplicates: Switch = Field(
@@ -185,13 +191,31 @@ class Settings(Section):
         """What a person should be told at each start, one line each, without secrets."""
         return self._warnings
 
+    @property
+    def address(self) -> str:
+        """Where the platform is: what a ledger is tied to, and what people are shown."""
+        return self.sagemaker.uri if self.platform == "sagemaker" else self.credentials.endpoint
+
     @field_validator("platform", mode="before")
     @classmethod
     def _runnable(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and value in LATER_PLATFORMS:
-            raise Mistake('comes with a later version; this one writes to "mvi"')
-        if value == "memory":
-            context_of(info).platform = "memory"
+            raise Mistake('comes with a later version; this one writes to "mvi" or "sagemaker"')
+        if value in {"memory", "sagemaker"}:
+            context_of(info).platform = str(value)
+        return value
+
+    @field_validator("credentials", "sagemaker", mode="before")
+    @classmethod
+    def _of_this_platform(cls, value: object, info: ValidationInfo) -> object:
+        context, name = context_of(info), info.field_name or ""
+        if (name,) not in context.places or (name == "sagemaker") == (context.platform == "sagemaker"):
+            return value
+        if name == "sagemaker":
+            raise Mistake('stands beside another platform; write "platform": "sagemaker", or remove it', bare=True)
+        if context.platform == "sagemaker":
+            context.warn((name,), "is not used: AWS's own chain says who we are (environment, profile or role)")
+            return {}
         return value
 
     @field_validator("model", mode="after")

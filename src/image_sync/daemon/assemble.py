@@ -118,7 +118,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
     name = dataset.name
     if dataset.action == "create":
         name = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    ledger.aim(settings.platform, settings.credentials.endpoint, dataset.name, dataset.action, name)
+    ledger.aim(settings.platform, settings.address, dataset.name, dataset.action, name)
     return ledger
 
 

@@ -86,7 +86,7 @@ class Daemon:
         log.info(
             "daemon.started",
             platform=self._settings.platform,
-            endpoint=self._settings.credentials.endpoint,
+            endpoint=self._settings.address,
             dataset=crew.ledger.target.dataset_name,
             folders=[str(folder) for folder in self._settings.folders],
             ledger=crew.ledger.where,

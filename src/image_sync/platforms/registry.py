@@ -29,8 +29,11 @@ def make(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Pla
         case "mvi":
             circuit = Circuit(f"MVI at {urlsplit(settings.credentials.endpoint).netloc}")
             return Retrying(_mvi(settings, stop), stop, circuit=circuit, attempts=attempts)
+        case "sagemaker":
+            circuit = Circuit(f"AWS in {settings.sagemaker.region}")
+            return Retrying(_sagemaker(settings, stop), stop, circuit=circuit, attempts=attempts)
         case other:
-            raise ConfigError(f"There is no platform {other}", hint="platform is mvi or memory")
+            raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker or memory")
 
 
 def _memory(settings: Settings, stop: threading.Event) -> Platform:
@@ -55,4 +58,17 @@ def _mvi(settings: Settings, stop: threading.Event) -> Platform:
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
         timeouts=Timeouts(connect=min(10.0, upload.timeout), read=upload.timeout, total=2 * upload.timeout),
+    )
+
+
+def _sagemaker(settings: Settings, stop: threading.Event) -> Platform:
+    from image_sync.platforms.sagemaker.platform import SageMakerPlatform
+
+    upload = settings.upload
+    return SageMakerPlatform(
+        settings.sagemaker,
+        stop=stop,
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeout=upload.timeout,
     )

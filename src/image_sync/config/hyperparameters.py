@@ -1,0 +1,319 @@
+"""The hyper-parameters of SageMaker's image classification and object detection: names, ranges and relations.
+
+After the algorithm pages of the SageMaker developer guide. The service itself only tells of a mistake when the
+container has been started and paid for, so all that can be checked is checked when the file is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from image_sync.config.problems import nearest, show_value
+from image_sync.config.strategy import Range
+
+_ABOVE_0 = Range(1, 10**9)
+_SHARE = Range(0, 1)
+_RATE = Range(0, 1, open_low=True)
+_OPEN = Range(0, 1, open_low=True, open_high=True)
+_SHAPE = re.compile(r"([0-9]{1,5}) *, *([0-9]{1,5}) *, *([0-9]{1,5})")
+_STEPS = re.compile(r"[0-9]{1,9}( *, *[0-9]{1,9})*")
+CHANNELS = 3
+"""Pictures are stored with three channels: the networks that were trained before know no others."""
+PRETRAINED_SIDE = 224
+DEEP_LAYERS = ("18", "34", "50", "101", "152", "200")
+SMALL_LAYERS = ("20", "32", "44", "56", "110")
+"""For pictures of about 28 pixels; none of them was trained before."""
+BASE_NETWORKS = ("vgg-16", "resnet-50")
+COMPUTED = ("num_classes", "num_training_samples")
+"""What is counted at the start of each training, whatever the file says."""
+
+
+class Whole(NamedTuple):
+    """A whole number in a range."""
+
+    range: Range = _ABOVE_0
+
+
+class Real(NamedTuple):
+    """A number in a range."""
+
+    range: Range
+
+
+class Choice(NamedTuple):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+
+class Pattern(NamedTuple):
+    """A text of a form; ``form`` is what a person should write."""
+
+    pattern: re.Pattern[str]
+    form: str
+
+
+Rule = Whole | Real | Choice | Pattern
+_SWITCH = Choice(("0", "1"))
+_EARLY: dict[str, Rule] = {
+    "early_stopping": Choice(("True", "False")),
+    "early_stopping_min_epochs": Whole(),
+    "early_stopping_patience": Whole(),
+    "early_stopping_tolerance": Real(_SHARE),
+}
+_COMMON: dict[str, Rule] = {
+    **dict.fromkeys(COMPUTED, Whole()),
+    "use_pretrained_model": _SWITCH,
+    "mini_batch_size": Whole(),
+    "epochs": Whole(),
+    "learning_rate": Real(_RATE),
+    "lr_scheduler_step": Pattern(_STEPS, 'the epochs as a text, such as "10,20"'),
+    "kv_store": Choice(("dist_sync", "dist_async")),
+    **_EARLY,
+}
+CLASSIFICATION: dict[str, Rule] = {
+    **_COMMON,
+    "num_layers": Choice((*DEEP_LAYERS, *SMALL_LAYERS)),
+    "image_shape": Pattern(_SHAPE, '"3,height,width", such as "3,224,224"'),
+    "resize": Whole(),
+    "lr_scheduler_factor": Real(_SHARE),
+    "optimizer": Choice(("sgd", "adam", "rmsprop", "nag")),
+    "momentum": Real(_SHARE),
+    "weight_decay": Real(_SHARE),
+    "beta_1": Real(_SHARE),
+    "beta_2": Real(_SHARE),
+    "eps": Real(_SHARE),
+    "gamma": Real(_SHARE),
+    "augmentation_type": Choice(("crop", "crop_color", "crop_color_transform")),
+    "top_k": Whole(Range(2, 10**9)),
+    "multi_label": _SWITCH,
+    "use_weighted_loss": _SWITCH,
+    "precision_dtype": Choice(("float32", "float16")),
+    "checkpoint_frequency": Whole(),
+}
+DETECTION: dict[str, Rule] = {
+    **_COMMON,
+    "base_network": Choice(BASE_NETWORKS),
+    "image_shape": Whole(Range(300, 10_000)),
+    "lr_scheduler_factor": Real(_OPEN),
+    "optimizer": Choice(("sgd", "adam", "rmsprop", "adadelta")),
+    "momentum": Real(_RATE),
+    "weight_decay": Real(_OPEN),
+    "overlap_threshold": Real(_RATE),
+    "nms_threshold": Real(_RATE),
+    "label_width": Whole(),
+    "freeze_layer_pattern": Pattern(re.compile(r".{1,2500}"), "a regular expression for the names of layers"),
+}
+_DROPPED = {
+    "test_iter": "SageMaker validates once in each epoch, with all validation pictures",
+    "test_interval": "SageMaker validates once in each epoch, with all validation pictures",
+    "ratio": "the share of pictures that is trained on is sagemaker.split",
+}
+_MOST_ITERATIONS = Range(1, 10**7)
+# What a parameter means nothing without: itself, the other one, and the values of that which give it a meaning.
+_NEEDS = (
+    ("early_stopping_min_epochs", "early_stopping", ("True",)),
+    ("early_stopping_patience", "early_stopping", ("True",)),
+    ("early_stopping_tolerance", "early_stopping", ("True",)),
+    ("beta_1", "optimizer", ("adam",)),
+    ("beta_2", "optimizer", ("adam",)),
+    ("eps", "optimizer", ("adam", "rmsprop")),
+    ("gamma", "optimizer", ("rmsprop",)),
+    ("momentum", "optimizer", ("", "sgd", "nag")),
+    ("weight_decay", "optimizer", ("", "sgd", "nag", "rmsprop")),
+)
+
+
+class Network(NamedTuple):
+    """What ``nn_arch`` asks for: ``size`` is the value of ``num_layers`` or ``base_network``, empty for the default."""
+
+    detection: bool
+    size: str
+
+
+def networks() -> dict[str, Network]:
+    """Every value of ``nn_arch`` that SageMaker has a network for."""
+    return {
+        **{f"resnet-{layers}": Network(detection=False, size=layers) for layers in (*DEEP_LAYERS, *SMALL_LAYERS)},
+        "ssd": Network(detection=True, size=""),
+        **{f"ssd-{base}": Network(detection=True, size=base) for base in BASE_NETWORKS},
+    }
+
+
+def network(nn_arch: str | None) -> Network | None:
+    """The network that this ``nn_arch`` means; none given: the default classifier; None: there is no such network."""
+    return networks().get(nn_arch.lower()) if nn_arch else Network(detection=False, size="")
+
+
+@dataclass(slots=True)
+class Reading:
+    """A ``model.strategy`` as SageMaker understands it.
+
+    Attributes:
+        values: SageMaker's names and the texts that are sent; what is computed is left out.
+        max_iter: MVI's measure of length, where ``epochs`` is not given: becomes epochs when the pictures are counted.
+        notes: what a person should know of one key although it can be used.
+        mistakes: of one key, what is wrong and what to write instead.
+    """
+
+    values: dict[str, str] = field(default_factory=dict)
+    max_iter: int | None = None
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    mistakes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(strategy: Mapping[str, object], *, detection: bool, nn_arch: str | None = None) -> Reading:
+    """What the strategy means for this kind of training."""
+    reading = Reading()
+    rules = DETECTION if detection else CLASSIFICATION
+    for key, value in strategy.items():
+        if key in rules:
+            _take(reading, key, rules[key], value)
+        elif key == "max_iter":
+            _max_iter(reading, value)
+        elif key in _DROPPED:
+            reading.notes.append((key, f"is not used: {_DROPPED[key]}"))
+        else:
+            reading.mistakes.append((key, _unknown(key, rules, detection=detection)))
+    found = network(nn_arch)
+    if found and found.size:
+        _agree(reading, "base_network" if found.detection else "num_layers", found.size, nn_arch or "")
+    if reading.max_iter is not None and "epochs" in reading.values:
+        reading.notes.append(("max_iter", "is not used, because epochs is given"))
+        reading.max_iter = None
+    for key, text in _relations(reading.values, detection=detection):
+        reading.mistakes.append((key, text))
+    return reading
+
+
+def epochs_of(max_iter: int, batch: int, samples: int) -> int:
+    """How often all pictures must be seen until ``max_iter`` batches were.
+
+    >>> epochs_of(1500, batch=32, samples=480)
+    100
+    """
+    return max(1, math.ceil(max_iter * batch / samples))
+
+
+def shape_of(text: str) -> tuple[int, int, int]:
+    """Channels, height and width of a classifier's ``image_shape``."""
+    found = _SHAPE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no shape")
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def _take(reading: Reading, key: str, rule: Rule, value: object) -> None:
+    text = _text(key, value)
+    fault = _fault(rule, text)
+    if fault:
+        reading.mistakes.append((key, f"{show_value((), value)} {fault}"))
+    elif key in COMPUTED:
+        reading.notes.append((key, "is counted when a training starts; the value here is not used"))
+    else:
+        reading.values[key] = "".join(text.split()) if key in {"image_shape", "lr_scheduler_step"} else text
+
+
+def _text(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(value) if key == "early_stopping" else str(int(value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() and abs(value) < 10**15 else f"{value:.12g}"
+    text = str(value).strip()
+    return text.capitalize() if key == "early_stopping" else text
+
+
+def _fault(rule: Rule, text: str) -> str:
+    match rule:
+        case Choice(words):
+            return "" if text in words else f"is not possible here; write {_or(words)}"
+        case Pattern(pattern, form):
+            return "" if pattern.fullmatch(text) else f"cannot be used; write {form}"
+        case Whole(allowed):
+            number = float(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else None
+            kind = "whole number"
+        case Real(allowed):
+            number, kind = _number(text), "number"
+    if number is None:
+        return f"is no {kind}; write {allowed}"
+    return "" if allowed.holds(number) else f"is out of range; write {allowed}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _max_iter(reading: Reading, value: object) -> None:
+    fault = _fault(Whole(_MOST_ITERATIONS), _text("max_iter", value))
+    if fault:
+        reading.mistakes.append(("max_iter", f"{show_value((), value)} {fault}"))
+        return
+    reading.max_iter = int(_text("max_iter", value))
+    reading.notes.append(
+        ("max_iter", "becomes epochs = max_iter x mini_batch_size / pictures trained on, counted at each start")
+    )
+
+
+def _agree(reading: Reading, key: str, size: str, nn_arch: str) -> None:
+    given = reading.values.setdefault(key, size)
+    if given != size:
+        reading.mistakes.append((key, f'"{given}" contradicts model.nn_arch "{nn_arch}"; keep one of the two'))
+
+
+def _relations(values: Mapping[str, str], *, detection: bool) -> Iterator[tuple[str, str]]:
+    for key, other, meanings in _NEEDS:
+        if key in values and values.get(other, "") not in meanings:
+            wanted = _or(tuple(word for word in meanings if word))
+            yield key, f"means nothing unless {other} is {wanted}; remove it or set that"
+    if "lr_scheduler_factor" in values and "lr_scheduler_step" not in values:
+        yield "lr_scheduler_factor", "means nothing without lr_scheduler_step; add that"
+    if not detection:
+        yield from _of_classifiers(values)
+
+
+def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if values.get("multi_label") == "1":
+        yield "multi_label", "is not possible: each picture lies in one folder and has one category; remove it"
+    if values.get("use_weighted_loss") == "1":
+        yield "use_weighted_loss", "means nothing without multi_label; remove it"
+    epochs = int(values.get("epochs", 30))
+    if int(values.get("checkpoint_frequency", 0)) > epochs:
+        yield "checkpoint_frequency", f"is more than the {epochs} epochs; write at most that"
+    pretrained = values.get("use_pretrained_model", "1") == "1"
+    if pretrained and values.get("num_layers") in SMALL_LAYERS:
+        yield (
+            "num_layers",
+            f'has no pretrained network; write one of {_or(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
+        )
+    channels, height, width = shape_of(values.get("image_shape", "3,224,224"))
+    if channels != CHANNELS:
+        yield "image_shape", f"has {channels} channels, but pictures are stored with {CHANNELS}; begin it with 3"
+    if min(height, width) < 1:
+        yield "image_shape", "has no size; write the height and width in pixels"
+    elif pretrained and (height, width) != (PRETRAINED_SIDE, PRETRAINED_SIDE):
+        wanted = f"3,{PRETRAINED_SIDE},{PRETRAINED_SIDE}"
+        yield "image_shape", f'must be "{wanted}" for a pretrained network; or add "use_pretrained_model": 0'
+    if "resize" in values and int(values["resize"]) < max(height, width):
+        yield "resize", f"is less than the {max(height, width)} pixels of image_shape; write at least that"
+
+
+def _unknown(key: str, rules: Mapping[str, Rule], *, detection: bool) -> str:
+    kind = "object detection" if detection else "image classification"
+    if meant := nearest(key, rules):
+        return f'is no hyper-parameter of {kind}; did you mean "{meant}"?'
+    other = CLASSIFICATION if detection else DETECTION
+    if key in other:
+        return f"belongs to {'image classification' if detection else 'object detection'}; remove it, or see nn_arch"
+    return f"is no hyper-parameter of {kind}; known are {', '.join(sorted(rules))}"
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,248 @@
+"""The section ``sagemaker``: where pictures and trainings go at AWS, and what they may cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
+
+from image_sync.config import endpoint as endpoints
+from image_sync.config import texts
+from image_sync.config.problems import Mistake
+from image_sync.config.section import Seconds, Section, Switch, context_of, text_of
+
+_REGION = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
+_BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_INSTANCE = re.compile(r"ml\.[a-z0-9-]{1,20}\.[a-z0-9]{1,20}")
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_TAG = re.compile(r"[\w\s.:/=+@-]*")
+_SUBNET, _GROUP = re.compile(r"subnet-[0-9a-zA-Z]{1,32}"), re.compile(r"sg-[0-9a-zA-Z]{1,32}")
+_LONGEST_PREFIX = 200
+_MOST_TAGS, _LONGEST_TAG_KEY, _LONGEST_TAG = 40, 128, 256
+_MONTH = 28 * 24 * 3600
+SERVICES = ("s3", "sagemaker", "runtime", "sts", "iam", "servicequotas")
+_DAY = 24 * 3600
+
+
+def _endpoints(value: object) -> Mapping[str, str]:
+    """Service -> address; a single text is meant for all of them."""
+    given = dict.fromkeys(SERVICES, value) if isinstance(value, str) else value
+    if not isinstance(given, Mapping):
+        raise Mistake('is neither a text nor an object; write {"s3": "https://..."}')
+    for name in given:
+        if name not in SERVICES:
+            raise Mistake(f'has the key "{name}"; known are {", ".join(SERVICES)}', bare=True)
+    return {name: endpoints.parse(text_of(url)).url for name, url in given.items()}
+
+
+def _tags(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise Mistake("is no object; write { ... } with keys in it")
+    if len(value) > _MOST_TAGS:
+        raise Mistake(f"has {len(value)} tags; write at most {_MOST_TAGS}", bare=True)
+    for key, text in value.items():
+        fits = isinstance(text, str) and len(key) <= _LONGEST_TAG_KEY and len(text) <= _LONGEST_TAG
+        if not fits or not key.strip() or key.lower().startswith("aws:") or not _TAG.fullmatch(f"{key}{text}"):
+            raise Mistake(f'has the tag "{key}", which AWS does not take; see its rules for tags', bare=True)
+    return dict(value)
+
+
+_Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class SageMaker(Section):
+    """AWS SageMaker: where pictures and trainings go, and what they may cost.
+
+    Who we are is told by AWS's own chain: environment, profile, or the role of the machine.
+    """
+
+    region: str = Field(
+        default="",
+        validate_default=True,
+        description="AWS region of bucket and trainings; `AWS_REGION` of the environment if it is left out.",
+        examples=["eu-central-1"],
+    )
+    role: str = Field(
+        default="",
+        validate_default=True,
+        description="ARN of the role that SageMaker works under: it reads and writes the bucket.",
+        examples=["arn:aws:iam::123456789012:role/image-sync-training"],
+    )
+    bucket: str = Field(
+        default="", validate_default=True, description="S3 bucket, in the same region.", examples=["acme-vision"]
+    )
+    prefix: str = Field(default="image-sync", description="Everything is stored below this prefix of the bucket.")
+    profile: str | None = Field(
+        default=None, description="Profile of AWS's own configuration files; left out: the usual chain."
+    )
+    split: float = Field(
+        default=0.8,
+        ge=0.01,
+        le=0.99,
+        description="Share of the pictures that is trained on; the rest validates. Fixed when a dataset is made.",
+    )
+    instance_types: _Texts = Field(
+        default=("ml.g4dn.xlarge",),
+        min_length=1,
+        description="Machines to train on, with a GPU; the next one is taken when AWS has none of the first.",
+        examples=[["ml.g4dn.xlarge", "ml.g5.xlarge"]],
+    )
+    instance_count: int = Field(default=1, ge=1, le=100, description="Machines for one training; above 1: distributed.")
+    volume_gb: int = Field(
+        default=50, ge=1, le=16384, description="Disk of each training machine, in GB; about three times the pictures."
+    )
+    max_runtime: Seconds = Field(
+        default=4 * 3600, ge=60, le=_MONTH, description="Seconds after which a training is stopped: caps what it costs."
+    )
+    spot: Switch = Field(default=False, description="Train on spare machines: cheaper, and may take longer.")
+    max_wait: Seconds | None = Field(
+        default=None,
+        ge=60,
+        le=_MONTH,
+        description="Seconds for a spot training with all its waiting; left out: `max_runtime` and a day.",
+    )
+    endpoint: str | None = Field(
+        default=None, description="Name of the endpoint that models are deployed to; left out: the dataset's."
+    )
+    endpoint_instance_type: str = Field(default="ml.m5.large", description="Machine that answers predictions.")
+    endpoint_instance_count: int = Field(default=1, ge=1, le=100, description="How many of them.")
+    kms_key: str | None = Field(
+        default=None, description="KMS key (id or ARN) for what is stored in S3; left out: the bucket's own rule."
+    )
+    volume_kms_key: str | None = Field(
+        default=None, description="KMS key for disks; machines with built-in disks (g4dn, g5) do not take one."
+    )
+    subnets: _Texts = Field(default=(), description="Subnets of your VPC to train and answer in.")
+    security_groups: _Texts = Field(
+        default=(), validate_default=True, description="Security groups of your VPC; needed with `subnets`."
+    )
+    tags: Annotated[
+        Mapping[str, str],
+        PlainValidator(_tags),
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+    ] = Field(default_factory=dict, description="Tags for trainings, models and endpoints.")
+    image_uri: str | None = Field(
+        default=None, description="Container of the algorithm, where it is not AWS's own for the region."
+    )
+    endpoint_url: Annotated[
+        Mapping[str, str],
+        PlainValidator(_endpoints),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {
+                        "type": "object",
+                        "properties": {name: {"type": "string"} for name in SERVICES},
+                        "additionalProperties": False,
+                    },
+                ]
+            }
+        ),
+    ] = Field(
+        default_factory=dict,
+        description=f"Other addresses of AWS's services, one for all or by name: {', '.join(SERVICES)}.",
+    )
+
+    @property
+    def uri(self) -> str:
+        """Where everything lies: ``s3://bucket/prefix``."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def longest_wait(self) -> int:
+        """Seconds that a spot training may take with all its waiting."""
+        return int(self.max_runtime + _DAY if self.max_wait is None else self.max_wait)
+
+    @field_validator("region", "role", "bucket", mode="before")
+    @classmethod
+    def _needed(cls, value: object, info: ValidationInfo) -> str:
+        context, name = context_of(info), info.field_name or ""
+        if value == "" and ("sagemaker", name) not in context.places:
+            if context.platform != "sagemaker":
+                return ""
+            if name == "region":
+                value = context.environ.get("AWS_REGION") or context.environ.get("AWS_DEFAULT_REGION") or ""
+            if not value:
+                example = (cls.model_fields[name].examples or [""])[0]
+                raise Mistake(f'is missing; write, for example, "{example}"', bare=True)
+        text = text_of(value)
+        pattern, form = {
+            "region": (_REGION, "an AWS region, such as eu-central-1"),
+            "role": (_ROLE, "the ARN of a role, such as arn:aws:iam::123456789012:role/name"),
+            "bucket": (_BUCKET, "the name of a bucket: small letters, digits, - and . only"),
+        }[name]
+        if texts.is_placeholder(text) or not pattern.fullmatch(text):
+            raise Mistake(f"cannot be used; write {form}")
+        return text
+
+    @field_validator("prefix", mode="after")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        value = value.strip("/")
+        if not _PREFIX.fullmatch(value) or len(value) > _LONGEST_PREFIX or {".", ".."} & set(value.split("/")):
+            raise Mistake("cannot be used; write letters, digits, . _ - and / between them")
+        return value
+
+    @field_validator("instance_types", "endpoint_instance_type", mode="after")
+    @classmethod
+    def _machines(cls, value: Any) -> Any:
+        for name in (value,) if isinstance(value, str) else value:
+            if not _INSTANCE.fullmatch(name):
+                raise Mistake(f'has "{name}", which is no machine; write, for example, "ml.g4dn.xlarge"', bare=True)
+        return value
+
+    @field_validator("endpoint", mode="after")
+    @classmethod
+    def _endpoint_name(cls, value: str | None) -> str | None:
+        if value is not None and not (_NAME.fullmatch(value) and len(value) <= 63):  # noqa: PLR2004 - AWS's limit
+            raise Mistake("cannot be used; write at most 63 letters, digits and - between them")
+        return value
+
+    @field_validator("kms_key", "volume_kms_key", "profile", "image_uri", mode="after")
+    @classmethod
+    def _filled(cls, value: str | None) -> str | None:
+        return None if value is None else texts.name(value)
+
+    @field_validator("subnets", mode="after")
+    @classmethod
+    def _subnets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _ids(value, _SUBNET, "subnet-0123456789abcdef0")
+
+    @field_validator("security_groups", mode="after")
+    @classmethod
+    def _groups(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if bool(value) != bool(info.data.get("subnets", value)):
+            raise Mistake("and subnets need each other; give both or none", bare=True)
+        return _ids(value, _GROUP, "sg-0123456789abcdef0")
+
+    @field_validator("security_groups", "instance_types", mode="after")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("max_wait", mode="after")
+    @classmethod
+    def _long_enough(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and value < info.data.get("max_runtime", 0):
+            raise Mistake(f"is less than max_runtime, {info.data['max_runtime']:g}; write at least that")
+        return value
+
+    @field_validator("volume_kms_key", mode="after")
+    @classmethod
+    def _disks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        built_in = [name for name in info.data.get("instance_types", ()) if name.split(".")[1] in {"g4dn", "g5"}]
+        if value is not None and built_in:
+            raise Mistake(f"is not possible with {built_in[0]}, whose disk is built in; remove it", bare=True)
+        return value
+
+
+def _ids(value: tuple[str, ...], pattern: re.Pattern[str], example: str) -> tuple[str, ...]:
+    for one in value:
+        if not pattern.fullmatch(one):
+            raise Mistake(f'has "{one}"; write, for example, "{example}"', bare=True)
+    return value

@@ -1,0 +1,202 @@
+"""The endpoint of a dataset: one, which serves one model, and goes on serving it until the next one is ready."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from image_sync.config.sagemaker import SageMaker
+from image_sync.errors import NotFound, PlatformError, Refused, Transient
+from image_sync.logs import get_logger
+from image_sync.platforms.sagemaker.api import Api
+from image_sync.platforms.sagemaker.containers import image_of
+from image_sync.platforms.sagemaker.datasets import Place
+from image_sync.platforms.sagemaker.job import tags, vpc
+from image_sync.platforms.sagemaker.keys import digest_of
+from image_sync.platforms.sagemaker.outcomes import Taken, printable
+from image_sync.platforms.sagemaker.snapshot import Snapshot
+from image_sync.platforms.sagemaker.wire import Endpoint, TrainingJob
+
+_log = get_logger(__name__)
+
+_SERVING = {"InService", "Updating", "SystemUpdating", "RollingBack"}
+_BROKEN = {"Failed", "OutOfService", "UpdateRollbackFailed"}
+_VARIANT = "AllTraffic"
+_POLL = 15.0
+_TIMEOUT = 3600.0
+_SETTINGS = 6
+
+
+class Endpoints:
+    """Makes, changes and removes them.
+
+    Args:
+        stop: ends every wait.
+        poll: seconds between two looks.
+        timeout: seconds after which a change is no longer waited for.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        setup: SageMaker,
+        stop: threading.Event,
+        *,
+        poll: float = _POLL,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self._api = api
+        self._setup = setup
+        self._stop = stop
+        self.poll = poll
+        self._timeout = timeout
+
+    def name(self, place: Place) -> str:
+        """The endpoint's name."""
+        return self._setup.endpoint or place.endpoint
+
+    def serving(self, place: Place) -> str:
+        """The id of the model that answers now; empty when none does."""
+        found = self._find(self.name(place))
+        return _model_of(found) if found is not None and found.EndpointStatus in _SERVING else ""
+
+    def deploy(self, place: Place, root: str, job: TrainingJob, snapshot: Snapshot) -> None:
+        """Let this model answer, and wait until it does. Another one answers until then.
+
+        Raises:
+            Refused: AWS could not bring it into service. Transient: not yet, or the wait was ended.
+        """
+        name, config = self.name(place), self._config_name(root)
+        self._make_model(root, job, snapshot)
+        self._make_config(config, root, snapshot)
+        give_up = time.monotonic() + self._timeout
+        asked = False
+        while True:
+            found = self._find(name)
+            status = "" if found is None else found.EndpointStatus
+            if found is not None and (status, found.EndpointConfigName) == ("InService", config):
+                break
+            if found is not None and asked and status in _BROKEN | {"InService"}:
+                why = printable(found.FailureReason) or f"the endpoint is {status}"
+                raise Refused(f"The model {snapshot.name} could not be brought into service: {why}")
+            if found is None:
+                self._quietly_taken(lambda: self._api.create_endpoint(name, config, self._tags(snapshot)))
+                asked = True
+                _log.info("endpoint.made", endpoint=name, model=snapshot.name)
+            elif status in _BROKEN:
+                self._gone(name)
+                continue
+            elif status == "InService":
+                self._api.update_endpoint(name, config)
+                asked = True
+                _log.info("endpoint.updating", endpoint=name, model=snapshot.name, until_then=_model_of(found))
+            self._wait(give_up, f"The endpoint {name} is not in service with the model {snapshot.name} yet")
+        self._tidy(place, config)
+
+    def undeploy(self, place: Place, root: str) -> None:
+        """Take the model from service, and remove the endpoint with everything that was made for it."""
+        name = self.name(place)
+        found = self._find(name)
+        if found is not None and _model_of(found) == root:
+            give_up = time.monotonic() + self._timeout
+            while found is not None and found.EndpointStatus in {"Creating", "Updating", "SystemUpdating"}:
+                self._wait(give_up, f"The endpoint {name} is being changed and cannot be deleted yet")
+                found = self._find(name)
+            self._gone(name)
+            _log.info("endpoint.removed", endpoint=name, model=root)
+        self.sweep(root)
+
+    def sweep(self, root: str) -> None:
+        """Remove SageMaker's model and endpoint configurations of a model that does not answer."""
+        for config in self._api.endpoint_configs(root):
+            if _model_in(config) == root:
+                self._quietly_gone(lambda config=config: self._api.delete_endpoint_config(config))
+        self._quietly_gone(lambda: self._api.delete_model(root))
+
+    def _make_model(self, root: str, job: TrainingJob, snapshot: Snapshot) -> None:
+        image = self._setup.image_uri or image_of(self._setup.region, detection=snapshot.detection)
+        body = {
+            "ModelName": root,
+            "PrimaryContainer": {"Image": image, "ModelDataUrl": job.ModelArtifacts.S3ModelArtifacts},
+            "ExecutionRoleArn": self._setup.role,
+            "Tags": self._tags(snapshot),
+            **vpc(self._setup),
+        }
+        self._quietly_taken(lambda: self._api.create_model(body))
+
+    def _make_config(self, config: str, root: str, snapshot: Snapshot) -> None:
+        variant = {
+            "VariantName": _VARIANT,
+            "ModelName": root,
+            "InstanceType": self._setup.endpoint_instance_type,
+            "InitialInstanceCount": self._setup.endpoint_instance_count,
+        }
+        body: dict[str, Any] = {
+            "EndpointConfigName": config,
+            "ProductionVariants": [variant],
+            "Tags": self._tags(snapshot),
+        }
+        if self._setup.volume_kms_key:
+            body["KmsKeyId"] = self._setup.volume_kms_key
+        self._quietly_taken(lambda: self._api.create_endpoint_config(body))
+
+    def _config_name(self, root: str) -> str:
+        setup = self._setup
+        settings = (setup.endpoint_instance_type, str(setup.endpoint_instance_count), setup.volume_kms_key or "")
+        return f"{root}-{digest_of(*settings, digits=_SETTINGS)}"
+
+    def _tags(self, snapshot: Snapshot) -> list[dict[str, str]]:
+        return tags(self._setup, snapshot.dataset, snapshot.name)
+
+    def _find(self, name: str) -> Endpoint | None:
+        try:
+            return self._api.endpoint(name)
+        except NotFound:
+            return None
+
+    def _gone(self, name: str) -> None:
+        """Delete the endpoint and wait until it is."""
+        give_up = time.monotonic() + self._timeout
+        self._quietly_gone(lambda: self._api.delete_endpoint(name))
+        while self._find(name) is not None:
+            self._wait(give_up, f"The endpoint {name} is not deleted yet")
+
+    def _wait(self, give_up: float, still: str) -> None:
+        if time.monotonic() > give_up:
+            raise Transient(f"{still} after {self._timeout:g} s", hint="Look at it in SageMaker's console")
+        if self._stop.wait(self.poll):
+            raise Transient(f"{still}; it goes on at AWS")
+
+    def _tidy(self, place: Place, config: str) -> None:
+        """Remove what earlier models of the dataset left; nothing depends on it, so that no failure matters."""
+        try:
+            for other in self._api.endpoint_configs(f"-{place.mark}-"):
+                if other != config:
+                    self._quietly_gone(lambda other=other: self._api.delete_endpoint_config(other))
+                    if _model_in(other) != _model_in(config):
+                        self._quietly_gone(lambda other=other: self._api.delete_model(_model_in(other)))
+        except PlatformError as error:
+            _log.warning("endpoint.not_tidied", endpoint=self.name(place), error=error.what)
+
+    @staticmethod
+    def _quietly_taken(make: Any) -> None:
+        try:
+            make()
+        except Taken:
+            return  # its name says what it is
+
+    @staticmethod
+    def _quietly_gone(remove: Any) -> None:
+        try:
+            remove()
+        except NotFound:
+            return
+
+
+def _model_in(config: str) -> str:
+    return config[: -_SETTINGS - 1]
+
+
+def _model_of(endpoint: Endpoint) -> str:
+    return _model_in(endpoint.EndpointConfigName)

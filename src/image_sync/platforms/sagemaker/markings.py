@@ -1,0 +1,66 @@
+"""Annotations as object detection reads them: one JSON file for each picture, whole pixels, classes as numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from image_sync.domain import Annotation, Box
+
+_DEPTH = 3
+_FIGURES = 5
+"""What each object adds to the width of a label, after a head of two."""
+_HEAD = 2
+USUAL_WIDTH = 350
+
+
+def usable(annotation: Annotation | None) -> tuple[Box, ...]:
+    """The boxes of which at least a pixel lies in the picture."""
+    if annotation is None:
+        return ()
+    return tuple(box for box in annotation.boxes if _pixels(box, annotation) is not None)
+
+
+def document(path: str, annotation: Annotation, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The content of the JSON file.
+
+    Args:
+        path: of the picture, below its channel.
+        numbers: label -> class number, from 0 without gaps.
+    """
+    return {
+        "file": path,
+        "image_size": [{"width": annotation.width, "height": annotation.height, "depth": _DEPTH}],
+        "annotations": [
+            {"class_id": numbers[box.label], **pixels}
+            for box in annotation.boxes
+            if (pixels := _pixels(box, annotation)) is not None
+        ],
+        "categories": [{"class_id": number, "name": label} for label, number in numbers.items()],
+    }
+
+
+def encoded(path: str, annotation: Annotation, numbers: Mapping[str, int]) -> bytes:
+    """The JSON file."""
+    return json.dumps(document(path, annotation, numbers), ensure_ascii=False).encode()
+
+
+def width_of(objects: int) -> int:
+    """The ``label_width`` for so many objects in one picture: too small a one ends the training.
+
+    >>> width_of(3), width_of(100)
+    (350, 502)
+    """
+    return max(USUAL_WIDTH, _FIGURES * objects + _HEAD)
+
+
+def _pixels(box: Box, annotation: Annotation) -> dict[str, int] | None:
+    left, right = sorted((box.left, box.right))
+    top, bottom = sorted((box.top, box.bottom))
+    left, top = max(0, math.floor(left)), max(0, math.floor(top))
+    right, bottom = min(annotation.width, math.ceil(right)), min(annotation.height, math.ceil(bottom))
+    if right <= left or bottom <= top:
+        return None
+    return {"left": left, "top": top, "width": right - left, "height": bottom - top}

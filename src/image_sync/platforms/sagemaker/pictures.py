@@ -1,0 +1,253 @@
+"""Pictures in the bucket: one object each, never moved, never stored twice."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import IO, Any, TypeVar
+from urllib.parse import quote
+
+from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.errors import NotFound, PictureError, Refused
+from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
+from image_sync.platforms.sagemaker import rgb, wire
+from image_sync.platforms.sagemaker.api import Api
+from image_sync.platforms.sagemaker.datasets import Datasets, Place
+from image_sync.platforms.sagemaker.keys import (
+    SIDES,
+    id_of,
+    is_converted,
+    is_of,
+    key_of,
+    parts_of,
+    side_of,
+    stored_name,
+)
+from image_sync.platforms.sagemaker.outcomes import Taken, printable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 16
+_IN_MEMORY = 8 * 2**20
+_LARGE = 64 * 2**20
+_PIECE = 16 * 2**20
+_FEW = 64
+"""Questions for single keys, above which reading the whole listing is quicker: it tells of 1000 at once."""
+_TWINS = 20
+_CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
+
+
+class Pictures:
+    """The picture part of the platform."""
+
+    def __init__(self, api: Api, datasets: Datasets) -> None:
+        self._api = api
+        self._datasets = datasets
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
+
+    def close(self) -> None:
+        """End the threads; what they are sending is finished by them or lost, which does no harm."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Every picture as an object of its own, several at a time; one that is there already is as good as sent."""
+        place = self._datasets.place(shipment.dataset)
+        place.classes.ensure([shipment.category])
+        return self._at_once(lambda item: self._store(place, shipment, item), shipment.items)
+
+    def find(self, shipment: Shipment) -> dict[str, str]:
+        """Key -> remote id of what lies under the shipment's category."""
+        place = self._datasets.place(shipment.dataset)
+        category = id_of(shipment.category)
+        found = self._at_once(lambda item: self._of(place, item, category), shipment.items)
+        return {item.key: objects[0][0] for item, objects in zip(shipment.items, found, strict=True) if objects}
+
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+        """Key -> all that lies there under it, in any category, oldest first."""
+        place = self._datasets.place(shipment.dataset)
+        categories = place.classes.all()
+        wanted = {item.key: item for item in shipment.items}
+        if len(wanted) * len(categories) <= _FEW:
+            pairs = [(item, category) for item in wanted.values() for category in categories]
+            found = [one for few in self._at_once(lambda pair: self._of(place, *pair), pairs) for one in few]
+        else:
+            everything = [one for side in SIDES for one in self._side(place, side)]
+            keyed = [(key_of(parts_of(remote_id)[2]), remote_id, stored) for remote_id, stored in everything]
+            found = [
+                (remote_id, stored)
+                for key, remote_id, stored in keyed
+                if key in wanted and is_of(parts_of(remote_id)[2], key, wanted[key].sha256)
+            ]
+        copies: dict[str, list[RemotePicture]] = {}
+        for picture in sorted(self._at_once(lambda one: self._told(place, *one), found), key=_age):
+            if picture is not None:
+                copies.setdefault(picture.key, []).append(picture)
+        return copies
+
+    def count(self, dataset: DatasetRef) -> int:
+        """How many there are: a listing tells of 1000 at once."""
+        place = self._datasets.place(dataset)
+        return sum(1 for side in SIDES for _ in self._side(place, side))
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        """Every picture, in the order of their keys. Batches are not told: that would take a question for each."""
+        place = self._datasets.place(dataset)
+        moved = self._moved(place)
+        for side in SIDES:
+            for remote_id, stored in self._side(place, side):
+                yield _picture(place, remote_id, stored, moved.get(remote_id))
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """A mark beside the picture says its category from now on. The object stays: a job may be reading it."""
+        place = self._datasets.place(dataset)
+        self._api.head(place.layout.picture(remote_id))
+        place.classes.ensure([category])
+        mark = f"{place.layout.moved(remote_id)}{id_of(category)}"
+        self._api.put(mark, b"")
+        self._api.delete(*(older for older in self._marks(place, remote_id) if older != mark))
+
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """What is marked in a stored picture, in place of what was."""
+        place = self._datasets.place(dataset)
+        self._api.head(place.layout.picture(remote_id))
+        self._mark(place, remote_id, annotation)
+
+    def annotation(self, place: Place, remote_id: str) -> Annotation | None:
+        """What is marked in a stored picture, as far as it was ever told."""
+        try:
+            raw, _ = self._api.get(place.layout.annotation(remote_id))
+        except NotFound:
+            return None
+        content = json.loads(raw)
+        boxes = tuple(
+            Box(**{**box, "polygon": tuple((x, y) for x, y in box.get("polygon", ()))}) for box in content["boxes"]
+        )
+        return Annotation(content["width"], content["height"], boxes)
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:
+        """The picture first, then what lies beside it: a crash in between leaves nothing that anybody sees."""
+        place = self._datasets.place(dataset)
+        try:
+            self._api.delete(place.layout.picture(remote_id))
+        except NotFound:  # no id of ours: there is nothing
+            return
+        self._api.delete(place.layout.annotation(remote_id), *self._marks(place, remote_id))
+
+    def at_once(self, work: Callable[[T], R], things: Iterable[T]) -> list[R]:
+        """The results of several calls, made at the same time; the first error is raised when all have ended."""
+        return self._at_once(work, list(things))
+
+    # how
+
+    def _store(self, place: Place, shipment: Shipment, item: Item) -> Outcome:
+        side = side_of(item.sha256, place.split)
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as plain:
+            _write(item, original)
+            try:
+                suffix, as_it_is = rgb.looked_at(original)
+                if not as_it_is:
+                    rgb.converted(original, plain)
+            except Refused as error:
+                return Outcome(item.key, refused=error.what)
+            name = stored_name(item.key, suffix, item.sha256, converted=not as_it_is)
+            remote_id = f"{side}/{id_of(shipment.category)}/{name}"
+            try:
+                self._put(place.layout.picture(remote_id), original if as_it_is else plain, shipment, item, suffix)
+            except Taken:  # an earlier request stored it: the key holds the content's hash
+                self._api.delete(*self._marks(place, remote_id))
+        if item.annotation is not None:
+            self._mark(place, remote_id, item.annotation)
+        return Outcome(item.key, remote_id, annotated=item.annotation is not None)
+
+    def _put(self, key: str, body: IO[bytes], shipment: Shipment, item: Item, suffix: str) -> None:
+        more: dict[str, Any] = {
+            "ContentType": _CONTENT_TYPES[suffix],
+            "Metadata": {
+                "sha256": item.sha256,
+                "key": quote(item.key, safe=" "),
+                "batch": shipment.batch_id,
+                "source": "image-sync",
+            },
+        }
+        size = body.seek(0, 2)
+        body.seek(0)
+        if size > _LARGE:
+            self._api.put_large(key, body, _PIECE, **more)
+        else:
+            self._api.put(key, body, unless_there=True, **more)
+
+    def _mark(self, place: Place, remote_id: str, annotation: Annotation) -> None:
+        place.labels.ensure(box.label for box in annotation.boxes)
+        content = json.dumps(asdict(annotation), ensure_ascii=False).encode()
+        self._api.put(place.layout.annotation(remote_id), content, ContentType="application/json")
+
+    def _of(self, place: Place, item: Item, category: str) -> list[tuple[str, wire.Object]]:
+        side = side_of(item.sha256, place.split)
+        begins = f"{place.layout.side(side)}{category}/{quote(item.key, safe='')}"
+        found = []
+        for stored in self._api.some(begins, _TWINS):
+            remote_id = place.layout.remote_id(stored.key)
+            if remote_id and is_of(parts_of(remote_id)[2], item.key, item.sha256):
+                found.append((remote_id, stored))
+        return found
+
+    def _side(self, place: Place, side: str) -> Iterator[tuple[str, wire.Object]]:
+        for stored in self._api.objects(place.layout.side(side)):
+            if remote_id := place.layout.remote_id(stored.key):
+                yield remote_id, stored
+
+    def _told(self, place: Place, remote_id: str, stored: wire.Object) -> RemotePicture | None:
+        """The same with its batch and its present category; None when it has gone meanwhile."""
+        try:
+            stored = self._api.head(stored.key)
+        except NotFound:
+            return None
+        marks = sorted(self._api.objects(place.layout.moved(remote_id)), key=lambda mark: mark.modified)
+        return _picture(place, remote_id, stored, marks[-1].key.rpartition("/")[2] if marks else None)
+
+    def _marks(self, place: Place, remote_id: str) -> list[str]:
+        return [mark.key for mark in self._api.objects(place.layout.moved(remote_id))]
+
+    def _moved(self, place: Place) -> dict[str, str]:
+        """Remote id -> the category that its newest mark names."""
+        newest: dict[str, tuple[float, str]] = {}
+        for mark in self._api.objects(place.layout.moves):
+            remote_id, _, category = mark.key.removeprefix(place.layout.moves).rpartition("/")
+            newest[remote_id] = max(newest.get(remote_id, (0.0, "")), (mark.modified, category))
+        return {remote_id: category for remote_id, (_, category) in newest.items()}
+
+    def _at_once(self, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
+        futures: list[Future[R]] = [self._pool.submit(work, thing) for thing in things]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        # A picture that changed comes through as it is; anything else would hide it until the next attempt.
+        for error in sorted(errors, key=lambda error: not isinstance(error, PictureError)):
+            raise error
+        return [future.result() for future in futures]
+
+
+def _write(item: Item, file: IO[bytes]) -> None:
+    pieces = item.read()
+    for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+        file.write(piece)
+    file.seek(0)
+
+
+def _picture(place: Place, remote_id: str, stored: wire.Object, moved_to: str | None) -> RemotePicture:
+    _, category, name = parts_of(remote_id)
+    category = moved_to or category
+    return RemotePicture(
+        remote_id=remote_id,
+        key=key_of(name),
+        category=place.classes.names([category]).get(category, ""),
+        size=None if is_converted(remote_id) else stored.size,
+        batch_id=printable(stored.metadata.get("batch", "")),
+        uploaded_at=stored.modified,
+    )
+
+
+def _age(picture: RemotePicture | None) -> float:
+    return 0.0 if picture is None else picture.uploaded_at or 0.0
