@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from image_sync.domain import Batch, DatasetRef, PictureState
 from image_sync.errors import Changed, ImageSyncError, NotFound, Transient, Unauthorised
 from image_sync.ledger import Ledger, Remote, Standing
+from image_sync.ledger.names import digest_of
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
 from image_sync.setback import Setback
@@ -24,7 +25,9 @@ STAGE = "reconcile"
 _IDLE = 5.0
 _LOOK_AGAIN = 15.0
 _CHORES = 100
-_SWEEPS = 5
+_SWEEPS = 100
+_SINGLY = 4  # so many batches are asked about one by one: by their ids, that takes no listing
+_TOGETHER = 10_000  # pictures in one question
 _FIRST_PAGE = 200
 _FAILURES = 3  # questions in a row that nobody answered: then it is not the batches
 _DAY = 86_400.0
@@ -185,36 +188,41 @@ class Reconciler:
     def _settle(self, now: float) -> float:
         """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question.
 
-        A question that fails holds up its own batch only, unless several in a row do.
+        A question that fails holds up its own batches only, unless several in a row do.
         """
-        doubtful = self._ledger.batches.doubtful()
+        doubtful = [batch for batch, _ in self._ledger.batches.doubtful()]
         failures = 0
-        for batch, _ in doubtful:
-            look = self._looks.get(batch.id)
+        for group in _groups(self._due(doubtful, now)):
             if self._stop.is_set():
                 break
-            if look is not None and now < look.at + self._between:
-                continue
             try:
-                self._ask(batch, look, now)
+                self._ask(group, now)
             except Transient:
-                failures += 1
+                failures += len(group)
                 if failures >= _FAILURES:
                     raise
-                self._looks[batch.id] = Look(now, now, None) if look is None else replace(look, at=now)
+                for batch in group:
+                    look = self._looks.get(batch.id)
+                    self._looks[batch.id] = Look(now, now, None) if look is None else replace(look, at=now)
             else:
                 failures = 0
         return min(_IDLE, self._between) if doubtful else _IDLE
 
-    def _ask(self, batch: Batch, look: Look | None, now: float) -> None:
-        found = self._platform.find(_shipment(batch))
-        ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
-        there = frozenset(found)
-        first_at = now if look is None else look.first_at
-        believed = look is not None and look.found == there and now - first_at >= self._grace
-        self._looks[batch.id] = Look(first_at, now, there)
-        if believed or len(ours) == len(batch.pictures):
-            copies = self._platform.copies(_shipment(batch)) if ours else {}
+    def _due(self, doubtful: Sequence[Batch], now: float) -> list[Batch]:
+        """Those that are to be asked about now, and with them those that soon will be: one question serves all."""
+        looks = self._looks
+        ages = {batch.id: now - looks[batch.id].at if batch.id in looks else self._between for batch in doubtful}
+        due = any(age >= self._between for age in ages.values())
+        return [batch for batch in doubtful if due and ages[batch.id] >= self._between / 2]
+
+    def _ask(self, batches: Sequence[Batch], now: float) -> None:
+        """One question about one batch or about several."""
+        found = self._platform.find(_shipment(_joined(batches)))
+        settled = [batch for batch in batches if self._is_settled(batch, found, now)]
+        arrived = [item for batch in settled for item in batch.pictures if item.key in found]
+        copies = self._platform.copies(_shipment(replace(_joined(settled), pictures=tuple(arrived)))) if arrived else {}
+        for batch in settled:
+            ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
             del self._looks[batch.id]
             log.info("batch.settled", batch=batch.id, arrived=len(ours), again=len(batch.pictures) - len(ours))
             self._ledger.batches.confirm(batch.id, ours, {}, sweep_at=self._clock() + 2 * self._grace)
@@ -224,13 +232,25 @@ class Reconciler:
                 if kept is not None and (kept.category, kept.remote_id) != (batch.category, ours.get(item.picture_id)):
                     self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
 
+    def _is_settled(self, batch: Batch, found: Collection[str], now: float) -> bool:
+        """Whether what was found is believed to be all that will come; else the look is written down."""
+        look = self._looks.get(batch.id)
+        there = frozenset(item.key for item in batch.pictures if item.key in found)
+        first_at = now if look is None else look.first_at
+        self._looks[batch.id] = Look(first_at, now, there)
+        believed = look is not None and look.found == there and now - first_at >= self._grace
+        return believed or len(there) == len(batch.pictures)
+
     def _sweep(self) -> None:
         """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""
-        for batch, sweeps in self._ledger.chores.sweeps(self._clock(), _SWEEPS):
+        due = self._ledger.chores.sweeps(self._clock(), _SWEEPS)
+        sweeps = {batch.id: count for batch, count in due}
+        for group in _groups([batch for batch, _ in due], singly=1):
             if self._stop.is_set():
                 return
-            self._tidy(batch)
-            self._ledger.chores.swept(batch.id, again_at=None if sweeps else self._clock() + _DAY)
+            self._tidy(_joined(group))
+            for batch in group:
+                self._ledger.chores.swept(batch.id, again_at=None if sweeps[batch.id] else self._clock() + _DAY)
 
     def _tidy(self, batch: Batch) -> None:
         """One copy of each picture stays; late arrivals are confirmed."""
@@ -291,6 +311,32 @@ class Reconciler:
         found = list(stored)
         mine = self._ledger.chores.ours({copy.batch_id for copy in found})
         return [copy for copy in found if (copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at))]
+
+
+def _groups(batches: Sequence[Batch], singly: int = _SINGLY) -> Iterator[list[Batch]]:
+    """Batches that one question can be about. A plain name says too little without its category and time."""
+    joinable = [batch for batch in batches if all(digest_of(item.key) for item in batch.pictures)]
+    if len(joinable) <= singly:
+        joinable = []
+    together = {batch.id for batch in joinable}
+    yield from ([batch] for batch in batches if batch.id not in together)
+    group: list[Batch] = []
+    for batch in joinable:
+        if group and sum(len(one.pictures) for one in group) + len(batch.pictures) > _TOGETHER:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one of no category and no id."""
+    if len(batches) == 1:
+        return batches[0]
+    pictures = {item.picture_id: item for batch in batches for item in batch.pictures}
+    since = min((batch.claimed_at for batch in batches), default=0.0)
+    return Batch("", batches[0].dataset, "", tuple(pictures.values()), since)
 
 
 def _shipment(batch: Batch) -> Shipment:
