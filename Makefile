@@ -44,9 +44,10 @@ audit: $(VENV)/.installed  ## known faults of the packages we use; needs the pub
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python tests/faults/audit.py
 
-format: $(VENV)/.installed  ## let ruff format and fix
+format: $(VENV)/.installed  ## let ruff format and fix, and fill README's tables
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tests/docs/test_readme.py
 
 images: $(VENV)/.installed  ## draw the pictures in images/ anew
 	$(BIN)/python images/make_images.py
