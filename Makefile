@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit soak audit format images clean
+.PHONY: help demo test lint types imports unit soak deep audit format images clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -37,13 +37,17 @@ unit: $(VENV)/.installed
 soak: $(VENV)/.installed  ## hours of bad luck in minutes: make soak SOAK='--seed 7'
 	$(BIN)/python tests/faults/soak.py $(SOAK)
 
+deep: $(VENV)/.installed  ## the long forms of the fault and property tests: thousands of examples, every system call
+	HYPOTHESIS_PROFILE=deep IMAGE_SYNC_SOAK=1 $(BIN)/pytest -n $(WORKERS) --timeout 7200 tests/property tests/faults
+
 audit: $(VENV)/.installed  ## known faults of the packages we use; needs the public advisory service
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python tests/faults/audit.py
 
-format: $(VENV)/.installed  ## let ruff format and fix
+format: $(VENV)/.installed  ## let ruff format and fix, and fill README's tables
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tests/docs/test_readme.py
 
 images: $(VENV)/.installed  ## draw the pictures in images/ anew
 	$(BIN)/python images/make_images.py

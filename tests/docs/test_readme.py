@@ -1,4 +1,4 @@
-"""README's tables say what the code does."""
+"""README's tables say what the code does. Run as a program, this file writes them anew: ``make format``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import typer
 from typer.testing import CliRunner
 
 from image_sync import errors
-from image_sync.cli.main import app
+from image_sync.cli.app import COMMANDS, app
+from image_sync.config import settings_table
 from image_sync.mvi_server.kinds import KINDS
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+FILE = Path(__file__).parents[2] / "README.md"
+README = FILE.read_text(encoding="utf-8")
 MEANINGS = {
     "EXIT_DONE": "done",
     "EXIT_SOME_FAILED": "some pictures failed (`run --once`), or what was asked for could not be done",
@@ -35,7 +37,8 @@ def block(name: str) -> str:
 
 
 def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
         if hasattr(command, "commands"):
             yield from every_command(command, f"{before}{name} ")
         else:
@@ -68,6 +71,24 @@ def faults_table() -> str:
         seconds = "" if kind.seconds is None else f"{kind.seconds:g}"
         lines.append(f"| `{name}` | {kind.text} | {kind.where} | {seconds} |")
     return "\n".join(lines)
+
+
+TABLES = {
+    "settings": settings_table,
+    "commands": commands_table,
+    "exit codes": exit_codes_table,
+    "faults": faults_table,
+}
+
+
+def test_the_list_of_commands_says_what_they_say() -> None:
+    """The list below `image-sync --help` is the first sentence of each command's own help."""
+    group = typer.main.get_command(app)
+    helps = {name: group.get_command(None, name).help for name in COMMANDS}  # type: ignore[attr-defined]
+
+    assert {name: f"{' '.join(text.split()).partition('. ')[0].rstrip('.')}." for name, text in helps.items()} == dict(
+        COMMANDS
+    )
 
 
 def test_the_fault_switches_are_documented() -> None:
@@ -103,3 +124,10 @@ def test_commands_named_in_the_readme_exist() -> None:
 
     assert named <= known
     assert {"run", "check", "status"} <= named
+
+
+if __name__ == "__main__":
+    for marker, table in TABLES.items():
+        filled = f"<!-- {marker} -->\n{table()}\n<!-- /{marker} -->"
+        README = README.replace(f"<!-- {marker} -->\n{block(marker)}\n<!-- /{marker} -->", filled)
+    FILE.write_text(README, encoding="utf-8")

@@ -18,12 +18,12 @@ from image_sync.uploader import Uploader, UploadRules
 class World:
     """A watched folder, a ledger, a platform and the stage between them, with clocks that a test turns."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, plain_names: bool = False) -> None:
         self.root = folder / "pictures"
         self.stop = threading.Event()
         self.now = 1000.0
         self.unix = 1_000_000.0
-        self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.unix)
+        self.ledger: Ledger = open_ledger(folder / "state", plain_names=plain_names, clock=lambda: self.unix)
         self.ledger.aim("memory", "", "parts", "append", "parts")
         self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
         self.stage()

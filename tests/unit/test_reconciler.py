@@ -81,6 +81,61 @@ def test_a_question_that_fails_holds_up_its_own_batch_only(world: World) -> None
     assert world.ledger.tally().confirmed == 2
 
 
+def test_many_batches_in_doubt_are_settled_by_one_question(world: World) -> None:
+    """Recovery after an outage reads the listing once, not once for each of twenty batches."""
+    world.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    world.put(*(f"good/{number}.jpg" for number in range(20)))
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, times=12)
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), times=8)
+    for _ in range(20):
+        world.uploader.step(world.now)
+    assert world.ledger.tally().doubtful == 20
+    world.reconciler.step(world.now)
+
+    assert world.ledger.tally().confirmed == 12
+    assert world.platform.calls["find"] == 1
+    assert world.platform.calls["copies"] == 1
+    world.pass_time(60)
+    for _ in range(10):
+        world.work(1)
+    assert world.ledger.tally().confirmed == 20
+    assert len(rows(world)) == 20
+    assert world.platform.calls["find"] == 2
+
+
+def test_batches_that_were_asked_about_lately_wait_for_company(world: World) -> None:
+    """A batch that falls into doubt between two looks does not make the others be asked about again at once."""
+    world.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    world.put(*(f"good/{number}.jpg" for number in range(6)))
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), times=7)
+    for _ in range(6):
+        world.uploader.step(world.now)
+    world.reconciler.step(world.now)
+    assert world.platform.calls["find"] == 1
+    world.put("good/late.jpg")
+    world.pass_time(1)
+    world.uploader.step(world.now)
+    world.reconciler.step(world.now)
+
+    assert world.platform.calls["find"] == 2
+    assert world.ledger.tally().doubtful == 7
+
+
+def test_plain_names_are_asked_about_batch_by_batch(tmp_path: Path) -> None:
+    """Without a fingerprint in the name, category and time have to say whose picture it is."""
+    plain = World(tmp_path, plain_names=True)
+    plain.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    plain.put(*(f"good/{number}.jpg" for number in range(6)))
+    plain.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, times=6)
+    for _ in range(6):
+        plain.uploader.step(plain.now)
+    plain.reconciler.step(plain.now)
+
+    assert plain.platform.calls["find"] == 6
+    assert plain.ledger.tally().confirmed == 6
+    plain.ledger.close()
+
+
 def test_a_request_carried_out_after_the_grace_time_leaves_one_copy(world: World) -> None:
     """The picture was sent again and then the first request arrived: the sweep removes the second copy."""
     world.put("good/1.jpg")

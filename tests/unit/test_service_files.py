@@ -67,11 +67,11 @@ def test_the_command_line_is_one_that_the_program_has():
     """`run` takes `-c`: the command's own help says so."""
     from typer.testing import CliRunner
 
-    from image_sync.cli.main import app
+    from image_sync.cli.app import app
 
     result = CliRunner().invoke(app, ["run", "--help"], env={"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0
-    assert re.search(r"--config\W+-c\b", result.output)
+    assert re.search(r"-c, --config\b", result.output)
 
 
 @pytest.mark.parametrize("name", UNITS)

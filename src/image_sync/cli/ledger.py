@@ -15,7 +15,12 @@ from image_sync.ledger import exists
 from image_sync.ledger.database import FILE
 from image_sync.ledger.lock import Lock
 
-app = typer.Typer(help="Look after the ledger: check it, or set a damaged one aside.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look after the ledger: check it, or set a damaged one aside.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
 
 
 @app.command()

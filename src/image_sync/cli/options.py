@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from image_sync import __version__
+
 CONFIG = Path("configuration.json")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.", metavar="FILE")]
@@ -22,3 +24,10 @@ LogFormat = Annotated[
     Literal["auto", "text", "json"],
     typer.Option("--log-format", help="auto: text on a terminal, JSON elsewhere."),
 ]
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, if that is what ``--version`` asks for."""
+    if wanted:
+        typer.echo(f"image-sync {__version__}")
+        raise typer.Exit

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker
@@ -19,6 +21,7 @@ from image_sync.trainer import Recipe, Trainer
 from image_sync.uploader import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 
+_PATIENCE = 60.0  # seconds that ``run --once`` waits for a ledger on a full disk; the daemon waits for ever
 _NO_HURRY = 0.3  # these stages count everything at each step; during an upload there is news all the time
 
 
@@ -78,14 +81,13 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         stop,
         wake,
     )
-    watch.append(Worker("watcher", watcher.step, stop, failed))
-    senders = [Worker("uploader", uploader.step, stop, failed)]
-    senders += [
-        Worker(f"uploader-{number}", uploader.help, stop, failed) for number in range(2, settings.upload.parallel + 1)
-    ]
+    hire = partial(Worker, stop=stop, failed=failed, patience=_PATIENCE if once else math.inf)
+    watch.append(hire("watcher", watcher.step))
+    senders = [hire("uploader", uploader.step)]
+    senders += [hire(f"uploader-{number}", uploader.help) for number in range(2, settings.upload.parallel + 1)]
     others = [
-        Worker("reconciler", reconciler.step, stop, failed, gap=_NO_HURRY),
-        Worker("trainer", trainer.step, stop, failed, gap=_NO_HURRY),
+        hire("reconciler", reconciler.step, gap=_NO_HURRY),
+        hire("trainer", trainer.step, gap=_NO_HURRY),
     ]
     for worker in (*senders, *others):
         ledger.listen(worker.wake)

@@ -163,7 +163,8 @@ class Daemon:
         """Whether nothing is left that can be worked off now."""
         if any(stage.setback.error is not None for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
-        if not crew.watcher.idle or not crew.ledger.inventory.checked:
+        # In this order: the watcher takes a wanted look up in the step that begins it.
+        if crew.ledger.places.rescan_wanted() or not crew.watcher.idle or not crew.ledger.inventory.checked:
             return False
         tally = crew.ledger.tally()
         upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))

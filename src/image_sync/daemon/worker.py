@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ class Worker:
         stop: set when all is to end.
         failed: called with what ``step`` raised: the stage cannot go on.
         gap: seconds between two steps at least, however much news there is.
+        patience: seconds for which a ledger that cannot be written at the moment is waited for.
     """
 
     def __init__(
@@ -34,12 +36,15 @@ class Worker:
         failed: Callable[[BaseException], None],
         *,
         gap: float = 0.0,
+        patience: float = math.inf,
     ) -> None:
         self.name = name
         self._step = step
         self._stop = stop
         self._failed = failed
         self._gap = gap
+        self._patience = patience
+        self._blocked_at: float | None = None
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.seen_at = time.monotonic()
@@ -81,9 +86,13 @@ class Worker:
 
     def _turn(self, now: float) -> float:
         try:
-            return self._step(now)
+            pause = self._step(now)
         except LedgerError as error:
-            if not error.passing:
+            if self._blocked_at is None:
+                self._blocked_at = now
+            if not error.passing or now - self._blocked_at > self._patience:
                 raise
             log.error("ledger.blocked", worker=self.name, error=error.what, hint=error.hint, seconds=_PASSING)
             return _PASSING
+        self._blocked_at = None
+        return pause

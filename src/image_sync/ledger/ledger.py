@@ -18,7 +18,7 @@ from image_sync.ledger.chores import Chores
 from image_sync.ledger.database import FILE, Database
 from image_sync.ledger.history import History
 from image_sync.ledger.inventory import Inventory
-from image_sync.ledger.places import RESCAN, Places
+from image_sync.ledger.places import Places
 from image_sync.ledger.runs import Runs
 from image_sync.ledger.schema import note, place, root, target, trouble
 from image_sync.ledger.tally import Counter
@@ -150,7 +150,7 @@ class Ledger:
         """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
         with self._book.db.writing() as tx:
             result = tx.execute(delete(place).where(place.c.state == PlaceState.QUARANTINED))
-            self._note(tx, RESCAN, str(self._book.clock()))
+            self.places.want_rescan(tx)
         return int(result.rowcount)
 
     def prove(self) -> None:

@@ -98,14 +98,23 @@ class Places:
 
     def rescan_requested(self) -> bool:
         """Whether somebody asked for a full look since the last call."""
-        with self._book.db.reading() as tx:
-            if tx.execute(select(note.c.name).where(note.c.name == RESCAN)).first() is None:
-                return False
+        if not self.rescan_wanted():
+            return False
         with self._book.db.writing() as tx:
             tx.execute(delete(note).where(note.c.name == RESCAN))
         return True
 
-    # -- below: for the rest of the ledger
+    # -- below: for the rest of the ledger, and for the other stages
+
+    def rescan_wanted(self) -> bool:
+        """Whether a full look was asked for and has not begun."""
+        with self._book.db.reading() as tx:
+            return tx.execute(select(note.c.name).where(note.c.name == RESCAN)).first() is not None
+
+    def want_rescan(self, tx: Connection) -> None:
+        """Ask for a full look."""
+        statement = self._book.db.insert(note).values(name=RESCAN, value=str(self._book.clock()))
+        tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
 
     def keep_roots(self, roots: Sequence[bytes]) -> None:
         """Forget files under roots that are no longer configured. Nothing is removed at the platform for it."""
@@ -119,7 +128,10 @@ class Places:
         A newer look at it, which found something else, stands.
         """
         head, _, name = path.rpartition(b"/")
-        self._forget(place.c.name == name, folder.c.path == head, place.c.sha256 == sha256, deleted=False)
+        with self._book.db.writing() as tx:
+            self._drop(tx, place.c.name == name, folder.c.path == head, place.c.sha256 == sha256, deleted=False)
+            self.want_rescan(tx)  # no event will name the file again
+        self._book.changed()
 
     def attach_all(self, tx: Connection) -> None:
         """After the target changed: give every sound file its picture there."""
@@ -247,14 +259,18 @@ class Places:
 
     def _forget(self, *which: Any, deleted: bool) -> None:
         with self._book.db.writing() as tx:
-            rows = tx.execute(_files(and_(*which))).all()
-            for row in rows:
-                tx.execute(delete(place).where(_at(row)))
-            for row in rows:
-                if row.role:
-                    self._inherit(tx, row, deleted=deleted)
-        if rows:
+            dropped = self._drop(tx, *which, deleted=deleted)
+        if dropped:
             self._book.changed()
+
+    def _drop(self, tx: Connection, *which: Any, deleted: bool) -> int:
+        rows = tx.execute(_files(and_(*which))).all()
+        for row in rows:
+            tx.execute(delete(place).where(_at(row)))
+        for row in rows:
+            if row.role:
+                self._inherit(tx, row, deleted=deleted)
+        return len(rows)
 
     def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:
         sound = [row for row in rows if row.state == PlaceState.SOUND]

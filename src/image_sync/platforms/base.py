@@ -207,7 +207,8 @@ class Platform(Protocol):
         ...
 
     def find(self, shipment: Shipment) -> dict[str, str]:
-        """Key -> remote id of those pictures of the shipment that lie at the platform now. ``read`` is not called."""
+        """Key -> remote id of those pictures of the shipment that lie at the platform now. ``read`` is not called.
+        A shipment without batch id and category asks about pictures of several ones."""
         ...
 
     def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:

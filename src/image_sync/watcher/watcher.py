@@ -28,6 +28,8 @@ _DUE_AT_ONCE = 50
 _ENTRIES_PER_SECOND = 50_000
 """A folder with so many entries is looked at once a second at most, however many events it has."""
 _BETWEEN_OVERFLOWS = 10.0
+_BETWEEN_REQUESTS = 5.0
+"""Seconds between two full looks that were asked for, so that a file nobody can read keeps nobody busy."""
 _AFTER_SETTLE = 0.5
 _LOSS_WAITS = 60.0
 """Seconds that losses wait, at most, for everything else to be reported first."""
@@ -64,6 +66,8 @@ class Watcher:
         self._hot: Iterator[None] | None = None
         self._rests: dict[bytes, float] = {}
         self._report_due: float | None = None
+        self._request_due = -NEVER
+        self._stepping = False
         self._base = 0.0
         self._base_counter = time.perf_counter()
         self._new_rules: Rules | None = None
@@ -89,6 +93,7 @@ class Watcher:
         """Whether everything that can be seen now is reported: the first full look has ended, nothing waits."""
         return (
             self._new_rules is None
+            and not self._stepping
             and not self._hints
             and not self._scanner.settling
             and not self._scanner.outbox
@@ -110,6 +115,7 @@ class Watcher:
             Seconds after which it wants to be called again if ``wake`` is not called before; 0 means at once.
         """
         self._set_clock(now)
+        self._stepping = True
         try:
             self._prepare()
             more = self._work()
@@ -120,6 +126,8 @@ class Watcher:
         except BaseException:
             self._start_over()
             raise
+        finally:
+            self._stepping = False
         return 0.0 if more else self._pause()
 
     def close(self) -> None:
@@ -145,7 +153,8 @@ class Watcher:
             self._rules = self._guard.rules = rules
             self._scanner.use(rules)
             self._look_at_everything(rearm=True)
-        if self._catalogue.rescan_requested():
+        if self._request_due <= self._now() and self._catalogue.rescan_requested():
+            self._request_due = self._now() + _BETWEEN_REQUESTS
             self._look_at_everything(rearm=False)
         floods, doubts, overflows = self._hints.take_roots()
         for path in floods:

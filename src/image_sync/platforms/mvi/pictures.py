@@ -66,18 +66,20 @@ class Pictures:
         """Key -> id of what lies there, asked three ways: by batch, by name, and by reading the category's list.
 
         The first two are shortcuts that old releases ignore or refuse. Only the list can prove that a picture is
-        not there, so it is read whenever one is missing.
+        not there, so it is read whenever one is missing. Without a category it is that of the whole dataset.
         """
         wanted = _Wanted(shipment)
         dataset = shipment.dataset.id
-        wanted.take(self._query(dataset, f'user_metadata.batch == "{shipment.batch_id}"', len(shipment.items)))
+        if shipment.batch_id:
+            wanted.take(self._query(dataset, f'user_metadata.batch == "{shipment.batch_id}"', len(shipment.items)))
         if 0 < len(wanted.missing) <= _FEW:
             for key in sorted(wanted.missing):
                 if _QUOTABLE.fullmatch(key):
                     wanted.take(self._query(dataset, f'original_file_name == "{key}"', _FEW))
         if wanted.missing:
-            category_id = self._category_of(shipment.dataset, shipment.category)
-            for file in self._files(dataset, category_id=category_id):
+            category = shipment.category
+            only = {"category_id": self._category_of(shipment.dataset, category)} if category else {}
+            for file in self._files(dataset, **only):
                 wanted.take([file])
                 if not wanted.missing:
                     break

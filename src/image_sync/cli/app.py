@@ -1,0 +1,91 @@
+"""The command ``image-sync``: which commands there are. Each is imported when it is called: none waits for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from image_sync.cli import options
+
+COMMANDS: Mapping[str, str] = {
+    "run": "Watch the folders, upload, train.",
+    "demo": "Show the whole job: pictures are found, counted, uploaded, trained on; the model judges unseen ones.",
+    "serve": "Run an MVI-compatible server that really trains, on this machine's processor.",
+    "check": "Prove that the configuration works: file, state, folders, server, login.",
+    "status": "Show counts, thresholds, the training and the watched folders.",
+    "show": "Show everything known of one picture: its state and why, when it was sent, its id at the platform.",
+    "retry": "Send refused pictures again, and check quarantined ones again.",
+    "train": "Start a training of everything that is uploaded, without waiting for the threshold.",
+    "models": "List the trained models of the dataset, newest first.",
+    "predict": "Classify pictures with a trained model.",
+    "init": "Write a configuration.json: by asking, or from options where nobody can be asked.",
+    "schema": "Print the JSON Schema of configuration.json, which lets an editor complete and check it.",
+    "ledger": "Look after the ledger: check it, or set a damaged one aside.",
+}
+"""Command to its first sentence. It lies in the module of its name: a function of that name, or a group ``app``."""
+
+
+class Commands(TyperGroup):
+    """A group whose commands are imported by name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # only read for "did you mean"
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click passes it
+        """All of them, in the order of a first day's use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click passes it
+        """The command, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"image_sync.cli.{cmd_name}")
+        app = getattr(module, "app", None)
+        if app is None:
+            app = typer.Typer(rich_markup_mode=None, add_completion=False)
+            app.command(cmd_name)(getattr(module, cmd_name))
+        command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click passes it
+        """The list below ``--help``, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    name="image-sync",
+    cls=Commands,
+    help="Turns folders of labelled pictures into trained vision models. Without a command: run.",
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the boxes around help would cost as much time as everything else in it
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def default(
+    context: typer.Context,
+    config: options.Config = options.CONFIG,
+    once: options.Once = False,
+    log_level: options.LogLevel = "info",
+    log_format: options.LogFormat = "auto",
+    _version: Annotated[
+        bool, typer.Option("--version", callback=options.print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turns folders of labelled pictures into trained vision models. Without a command: run."""
+    from image_sync import logs  # late: structlog alone takes as long as everything above
+
+    logs.configure("warning")
+    if context.invoked_subcommand is None:
+        from image_sync.cli.run import run
+
+        run(config=config, once=once, log_level=log_level, log_format=log_format)

@@ -1,0 +1,102 @@
+"""The stage itself: signs in, then does what is owed, in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import ImageSyncError, Unauthorised
+from image_sync.ledger import Ledger
+from image_sync.logs import get_logger
+from image_sync.platforms.base import Platform
+from image_sync.reconciler.adoption import Adoption
+from image_sync.reconciler.copies import Copies
+from image_sync.reconciler.doubts import Doubts
+from image_sync.reconciler.wishes import Wishes
+from image_sync.setback import Setback
+
+STAGE = "reconcile"
+
+log = get_logger(__name__)
+
+
+class Reconciler:
+    """The stage between ledger and platform. One thread calls :meth:`step`.
+
+    Args:
+        ledger: what is believed.
+        platform: what is so.
+        grace: seconds within which an unconfirmed request may still be carried out.
+        remove_after: deleted files are removed at the platform after so many seconds; None: never.
+        stop: set when the program is to end.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        platform: Platform,
+        stop: threading.Event,
+        *,
+        grace: float = 180.0,
+        remove_after: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._platform = platform
+        self._stop = stop
+        self._signed_in = False
+        self._doubts = Doubts(ledger, platform, grace, stop, clock)
+        self._copies = Copies(ledger, platform, stop, clock)
+        self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop)
+        self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, stop, clock)
+        self.setback = Setback(STAGE, ledger)
+
+    def step(self, now: float) -> float:
+        """Do what is owed. Returns seconds until it wants to be called again without news.
+
+        Args:
+            now: monotonic time in seconds.
+        """
+        if self._stop.is_set() or self.setback.left(now):
+            return self.setback.left(now)
+        try:
+            self._greet()
+            if not self._ledger.inventory.checked:
+                self._adoption.check(first=True)
+            rest = self._doubts.settle(now)
+            self._copies.sweep()
+            self._adoption.audit(now)
+            self._wishes.relabel()
+            self._wishes.remove()
+        except ImageSyncError as error:
+            return self._fail(error, now)
+        self.setback.over()
+        return rest
+
+    def _fail(self, error: ImageSyncError, now: float) -> float:
+        if self._stop.is_set():
+            return 0.0
+        pause = self.setback.hit(error, now)
+        if isinstance(error, Unauthorised) and not self._signed_in:
+            raise error  # nothing will work until a person changes the configuration
+        return pause
+
+    def _greet(self) -> None:
+        if not self._signed_in:
+            self._platform.sign_in()
+            self._signed_in = True
+
+    def _dataset(self) -> DatasetRef | None:
+        """The dataset, if there is one yet."""
+        target = self._ledger.target
+        if not target.dataset_id:
+            found = self._platform.find_dataset(target.dataset_name)
+            if found is None:
+                return None
+            self._ledger.dataset(found)
+            log.info("dataset.found", dataset=found.name, id=found.id)
+            return found
+        return DatasetRef(target.dataset_id, target.dataset_name)

@@ -1,0 +1,81 @@
+"""Carries over what the folders say: pictures that moved to another category, and files that were deleted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import NotFound
+from image_sync.ledger import Ledger
+from image_sync.logs import get_logger
+from image_sync.platforms.base import Platform
+from image_sync.reconciler.copies import Copies
+from image_sync.reconciler.question import shipment
+
+_CHORES = 100
+
+log = get_logger(__name__)
+
+
+class Wishes:
+    """What the folders want of the platform beside uploads.
+
+    Args:
+        dataset: the dataset, if there is one yet.
+        copies: knows which stored pictures are ours.
+        remove_after: deleted files are removed at the platform after so many seconds; None: never.
+        stop: set when the program is to end.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        platform: Platform,
+        dataset: Callable[[], DatasetRef | None],
+        copies: Copies,
+        remove_after: float | None,
+        stop: threading.Event,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._platform = platform
+        self._dataset = dataset
+        self._copies = copies
+        self._remove_after = remove_after
+        self._stop = stop
+        self._clock = clock
+
+    def relabel(self) -> None:
+        """Moved files: their pictures get the category of their new folder."""
+        for change in self._ledger.chores.relabels(_CHORES):
+            dataset = self._dataset()
+            if self._stop.is_set() or dataset is None:
+                return
+            try:
+                self._platform.relabel(dataset, change.remote_id, change.category)
+            except NotFound:
+                log.warning("picture.missing_at_platform", remote_id=change.remote_id)
+            self._ledger.chores.relabelled(change.picture_id, change.category)
+            log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
+
+    def remove(self) -> None:
+        """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go."""
+        dataset = self._dataset()
+        if self._remove_after is None or dataset is None:
+            return
+        orphans = self._ledger.chores.orphans(before=self._clock() - self._remove_after, limit=_CHORES)
+        if orphans.pictures:
+            copies = self._platform.copies(shipment(orphans))
+            standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
+            for item in orphans.pictures:
+                here = standing[item.picture_id]
+                stored = {copy.remote_id for copy in self._copies.proved(copies.get(item.key, []), here)}
+                self._ledger.chores.forget(item.picture_id, stored | {here.remote_id})
+        for remote_id in self._ledger.chores.removals(_CHORES):
+            if self._stop.is_set():
+                return
+            self._platform.remove(dataset, remote_id)
+            self._ledger.chores.removed(remote_id)
+            log.info("picture.removed", remote_id=remote_id)

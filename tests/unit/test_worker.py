@@ -1,0 +1,59 @@
+"""A worker's patience with a ledger that cannot be written at the moment."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+
+from image_sync.daemon.worker import Worker
+from image_sync.errors import LedgerError
+
+
+def worker(patience: float, *outcomes: LedgerError | None) -> Worker:
+    """One whose steps end like this, the last one again and again."""
+    left = list(outcomes)
+
+    def step(_now: float) -> float:
+        error = left.pop(0) if len(left) > 1 else left[0]
+        if error is not None:
+            raise error
+        return 1.0
+
+    return Worker("test", step, threading.Event(), lambda _error: None, patience=patience)
+
+
+FULL = LedgerError("the disk is full", passing=True)
+
+
+def test_a_daemon_waits_for_a_full_disk_for_ever() -> None:
+    """What passes is tried again after five seconds, however long it takes."""
+    patient = worker(math.inf, FULL)
+
+    assert [patient._turn(now) for now in (0.0, 60.0, 86_400.0)] == [5.0, 5.0, 5.0]
+
+
+def test_a_single_run_gives_up_after_its_patience() -> None:
+    """`run --once` must end: what does not pass within a minute is an error like any other."""
+    hasty = worker(60.0, FULL)
+    assert hasty._turn(0.0) == 5.0
+    assert hasty._turn(60.0) == 5.0
+
+    with pytest.raises(LedgerError, match="disk is full"):
+        hasty._turn(61.0)
+
+
+def test_patience_begins_anew_after_each_success() -> None:
+    """Two short troubles are not one long one."""
+    hasty = worker(60.0, FULL, None, FULL)
+    hasty._turn(0.0)
+
+    assert hasty._turn(50.0) == 1.0
+    assert hasty._turn(100.0) == 5.0
+
+
+def test_damage_is_never_waited_for() -> None:
+    """A ledger error that does not pass ends the stage at once."""
+    with pytest.raises(LedgerError, match="damaged"):
+        worker(math.inf, LedgerError("the ledger is damaged"))._turn(0.0)
