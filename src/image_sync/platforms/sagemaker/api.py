@@ -347,6 +347,7 @@ class Api:
     def _guarded(what: str, call: Callable[[], T], *, repeatable: bool = True) -> T:
         """The call's result, or the one of our errors that says what is proved."""
         from botocore import exceptions as boto
+        from botocore.parsers import ResponseParserError
 
         try:
             return call()
@@ -370,7 +371,7 @@ class Api:
             boto.SSLError,
         ) as error:
             raise unsent(what, error) from error
-        except (boto.HTTPClientError, boto.ResponseParserError, boto.ChecksumError) as error:
+        except (boto.HTTPClientError, ResponseParserError, boto.ChecksumError) as error:
             raise lost(what, error, repeatable=repeatable) from error
         except boto.BotoCoreError as error:  # the request could not be made: names, values, regions
             raise Refused(f"{what}: {printable(error)}") from error
