@@ -1,4 +1,4 @@
-"""AWS on a free port: moto's server for S3, STS and IAM, our own SageMaker where moto's is wrong, and switches for faults."""
+"""AWS on a free port: moto for S3, STS and IAM, a SageMaker of our own because moto's is wrong, switches for faults."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
 
 from image_sync.config.sagemaker import SageMaker
@@ -71,7 +72,7 @@ class Aws:
 
     @property
     def backend(self) -> Any:
-        """moto's S3."""
+        """Moto's S3."""
         return s3_backends[ACCOUNT]["aws"]
 
     def happen(self, kind: str, label: str, times: int = 1) -> None:
@@ -91,7 +92,7 @@ class Aws:
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys in the bucket that begin so."""
-        return sorted(key for key in self.backend.buckets[BUCKET].keys if key.startswith(prefix))  # noqa: SIM118
+        return sorted(key for key in self.backend.buckets[BUCKET].keys if key.startswith(prefix))
 
     def content(self, key: str) -> bytes:
         """What lies under a key."""
@@ -112,8 +113,13 @@ class Aws:
         platform.endpoints.poll = 0.01
         return platform
 
+    def make_role(self) -> None:
+        """Make the role, which SageMaker may take."""
+        trust = json.dumps({"Statement": [{"Principal": {"Service": "sagemaker.amazonaws.com"}}]})
+        iam_backends[ACCOUNT]["aws"].create_role(ROLE.rpartition("/")[2], trust, "/", None, "", [], "3600")
+
     def wsgi(self, method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[str, list[Any], bytes]:
-        """moto's answer."""
+        """Moto's answer."""
         parts = urlsplit(target)
         environ: dict[str, Any] = {
             "REQUEST_METHOD": method,
@@ -153,7 +159,9 @@ class Aws:
 
     def _keys(self, uri: str) -> list[str]:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        return sorted(f"s3://{bucket}/{key}" for key in list(self.backend.buckets[bucket].keys) if key.startswith(prefix))
+        return sorted(
+            f"s3://{bucket}/{key}" for key in list(self.backend.buckets[bucket].keys) if key.startswith(prefix)
+        )
 
 
 class _Server(ThreadingHTTPServer):
@@ -210,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._say(*answer)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815 - the names that the base class calls
 
     @staticmethod
     def _control(control: Control, operation: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:

@@ -201,14 +201,11 @@ class Control:
             return
         else:
             try:
-                if self.failing:
-                    raise Failed(self.failing.pop(0))
-                job.metrics = train(job.body, self.store)
+                job.reason = self.failing.pop(0) if self.failing else ""
+                job.metrics = {} if job.reason else train(job.body, self.store)
             except Failed as error:
-                job.status = job.secondary = "Failed"
                 job.reason = str(error)
-            else:
-                job.status = job.secondary = "Completed"
+            job.status = job.secondary = "Failed" if job.reason else "Completed"
         job.ended = time.time()
 
     # models and endpoints
@@ -340,7 +337,9 @@ def train(body: dict[str, Any], store: Store) -> dict[str, float]:
     return metrics
 
 
-def _classify(channels: dict[str, Any], values: dict[str, str], store: Store) -> tuple[dict[str, Any], dict[str, float]]:
+def _classify(
+    channels: dict[str, Any], values: dict[str, str], store: Store
+) -> tuple[dict[str, Any], dict[str, float]]:
     rows = {side: list(_listed(channels, side, store)) for side in ("train", "validation")}
     if len(rows["train"]) != int(values["num_training_samples"]):
         raise Failed("ClientError: num_training_samples is not the number of lines")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +20,7 @@ from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
-from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError
+from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, EXIT_UNAUTHORISED, ImageSyncError, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path, show_text
@@ -50,9 +51,18 @@ class _Found:
     unreadable: int = 0
 
 
-def check(config: options.Config = options.CONFIG, as_json: options.Json = False) -> None:
+def check(
+    config: options.Config = options.CONFIG,
+    as_json: options.Json = False,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Only print the rights that AWS has to give (platform sagemaker).")
+    ] = False,
+) -> None:
     """Prove that the configuration works: file, state, folders, server, login. Changes nothing anywhere."""
     settings = settings_of(config)
+    if policy:
+        typer.echo(json.dumps(_policies(settings), indent=2))
+        return
     findings = [Finding("configuration", f"{config} is valid")]
     findings += [Finding("configuration", warning, warning=True) for warning in settings.warnings]
     with ledger_of(settings) as ledger, platform_of(settings) as platform:
@@ -61,12 +71,16 @@ def check(config: options.Config = options.CONFIG, as_json: options.Json = False
         new: Counter[str] = Counter()
         for folder in settings.folders:
             findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
-        findings += _server(settings, platform)
+        proofs = list(_aws(settings)) if settings.platform == "sagemaker" else []
+        findings += proofs
+        if not any(finding.code for finding in proofs):
+            findings += _server(settings, platform)
         would = _would(ledger.tally(), new, thresholds_of(settings, platform.describe()))
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
     if as_json:
         rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
-        typer.echo(json.dumps({"ok": not code, "findings": rows, "would": would}, indent=2))
+        rights = {"policy": _policies(settings)} if settings.platform == "sagemaker" else {}
+        typer.echo(json.dumps({"ok": not code, "findings": rows, "would": would, **rights}, indent=2))
     else:
         console = Console(highlight=False)
         for finding in findings:
@@ -74,6 +88,9 @@ def check(config: options.Config = options.CONFIG, as_json: options.Json = False
             if finding.hint:
                 console.print(Text(f"{'':19}{show_text(finding.hint)}"), soft_wrap=True)
         console.print(Text(would), soft_wrap=True)
+        if code == EXIT_UNAUTHORISED and settings.platform == "sagemaker":
+            console.print("\nThese rights are needed:")
+            console.print_json(json.dumps(_policies(settings)))
     raise typer.Exit(code)
 
 
@@ -168,6 +185,26 @@ def _server(settings: Settings, platform: Platform) -> Iterator[Finding]:
         yield Finding("dataset", f"{settings.dataset.name!r} does not exist yet; the first upload makes it")
     else:
         yield Finding("dataset", f"{dataset.name!r} is there ({dataset.id})")
+
+
+def _aws(settings: Settings) -> Iterator[Finding]:
+    from image_sync.platforms.sagemaker.api import Api
+    from image_sync.platforms.sagemaker.proof import steps
+
+    api = Api(settings.sagemaker, timeout=settings.upload.timeout)
+    try:
+        for step in steps(settings.sagemaker, api):
+            yield Finding(step.subject, step.text, step.hint, step.code, step.warning)
+    finally:
+        api.close()
+
+
+def _policies(settings: Settings) -> dict[str, Any]:
+    if settings.platform != "sagemaker":
+        raise UsageError("--policy is for the platform sagemaker", hint=f"This one is {settings.platform}.")
+    from image_sync.platforms.sagemaker.policy import policies
+
+    return policies(settings.sagemaker)
 
 
 def _would(tally: Tally, new: Counter[str], thresholds: Thresholds) -> str:

@@ -364,14 +364,17 @@ class Api:
         ) as error:
             hint = "Log in at AWS, set sagemaker.profile, or give this machine a role"
             raise Unauthorised(f"{what}: {printable(error)}", hint=hint) from error
-        except (
-            boto.EndpointConnectionError,
-            boto.ConnectTimeoutError,
-            boto.ProxyConnectionError,
-            boto.SSLError,
-        ) as error:
+        except boto.SSLError as error:  # mostly a certificate, but it may have been the end of a connection that stood
+            raise (unsent(what, error) if repeatable else lost(what, error, repeatable=False)) from error
+        except (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError) as error:
             raise unsent(what, error) from error
-        except (boto.HTTPClientError, ResponseParserError, boto.ChecksumError) as error:
+        except (
+            boto.HTTPClientError,
+            boto.IncompleteReadError,
+            boto.ChecksumError,
+            boto.FlexibleChecksumError,
+            ResponseParserError,
+        ) as error:
             raise lost(what, error, repeatable=repeatable) from error
         except boto.BotoCoreError as error:  # the request could not be made: names, values, regions
             raise Refused(f"{what}: {printable(error)}") from error

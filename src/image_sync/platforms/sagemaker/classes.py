@@ -26,8 +26,8 @@ class Classes:
         """Id -> name, in order."""
 
     def ensure(self, names: Iterable[str]) -> dict[str, str]:
-        """Id -> name of all classes in their order, after these were added if need be."""
-        wanted = {id_of(name): name for name in names}
+        """Id -> name of all classes in their order, after these were added, several in the order of the alphabet."""
+        wanted = {id_of(name): name for name in sorted(set(names))}
         with self._lock:
             if not wanted.keys() <= self._known.keys():
                 self._known = _of(self._documents.change(self._key, lambda content: _grown(content, wanted)))

@@ -58,7 +58,7 @@ def hyperparameters(snapshot: Snapshot, instance_type: str, instance_count: int)
         values["label_width"] = str(max(int(values.get("label_width", 0)), width_of(snapshot.objects)))
     else:
         _resize(values)
-    if int(values.get("top_k", 2)) > len(snapshot.classes):
+    if int(values.get("top_k", 0)) > len(snapshot.classes):
         raise Refused(
             f"top_k is {values['top_k']}, but the training has only {len(snapshot.classes)} classes",
             hint="Lower it in model.strategy, or remove it",

@@ -1,0 +1,192 @@
+"""The real program against AWS as far as we need it: a folder becomes a model, which answers, and all of it is deleted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_sync.domain import RunState
+from image_sync.platforms.sagemaker.platform import SageMakerPlatform
+from support.daemon import Plant
+from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE, Aws
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "images"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with Aws() as running:
+        yield running
+
+
+def plant_on(aws: Aws, folder: Path, **changes: Any) -> Plant:
+    """A plant with the pictures of this repository, whose platform is SageMaker."""
+    plant = Plant(folder, "http://127.0.0.1:9")
+    plant.environ.update(CREDENTIALS)
+    del plant.document["credentials"]
+    plant.document["model"]["strategy"] = {"epochs": 3}
+    plant.configure(platform="sagemaker", sagemaker=aws.section(), threshold={"training": 40}, **changes)
+    for kind in ("good", "scratch", "spot"):
+        shutil.copytree(IMAGES / kind, plant.root / kind)
+    return plant
+
+
+def platform_on(aws: Aws) -> SageMakerPlatform:
+    return aws.platform(threading.Event())
+
+
+def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aws, tmp_path: Path) -> None:
+    """`run --once` uploads and trains to the end; `models` and `predict --deploy` work; then nothing is left but
+    pictures."""
+    plant = plant_on(aws, tmp_path / "plant")
+
+    done = plant.call("run", "--once")
+
+    assert done.returncode == 0, done.stderr
+    (run,) = plant.runs()
+    pictures = sum(1 for _ in IMAGES.glob("*/*.jpg"))
+    assert (run.state, run.pictures) == (RunState.TRAINED, pictures)
+    assert run.accuracy is not None
+    stored = [key for key in aws.keys() if "/train/" in key or "/validation/" in key]
+    assert len(stored) == pictures
+    (body,) = aws.control.made()
+    assert body["HyperParameters"]["num_classes"] == "3"
+    assert plant.call("run", "--once").returncode == 0
+    assert len(aws.control.made()) == 1  # nothing new, nothing done
+
+    listed = json.loads(plant.call("models", "--json").stdout)
+    assert [(one["name"], sorted(one["categories"]), one["deployed"]) for one in listed] == [
+        (run.name, ["good", "scratch", "spot"], False)
+    ]
+    platform = platform_on(aws)
+    model = platform.model_of(run.task_id)
+    assert model is not None
+    platform.deploy(model)
+    picture = next(iter(sorted((IMAGES / "good").glob("*.jpg"))))
+    said = plant.call("predict", str(picture), "--json")
+    (answer,) = json.loads(said.stdout)
+    assert answer["model"] == run.name
+    assert {one["category"] for one in answer["predictions"]} == {"good", "scratch", "spot"}
+    assert sum(one["confidence"] for one in answer["predictions"]) == pytest.approx(1)
+
+    platform.undeploy(model)
+    platform.delete_model(model)
+    platform.close()
+    control = aws.control
+    assert (control.jobs, control.models, control.configs, control.endpoints) == ({}, {}, {}, {})
+    left = {key for key in aws.keys() if key not in stored}
+    assert {key.rpartition("/")[2] for key in left} == {"dataset.json", "classes.json"}
+    assert json.loads(plant.call("models", "--json").stdout) == []
+
+
+def test_check_proves_access_step_by_step(aws: Aws, tmp_path: Path) -> None:
+    """Who we are, bucket, SageMaker, role and quotas are told in order; the rights can be printed; nothing is made."""
+    aws.make_role()
+    plant = plant_on(aws, tmp_path / "plant")
+
+    done = plant.call("check")
+
+    subjects = re.findall(r"^(?:ok|note|FAIL) +(\S+)", done.stdout, re.MULTILINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = ["aws", "bucket", "sagemaker", "container", "role", "quota", "server", "dataset"]
+    assert [one for one in subjects if one in wanted] == wanted
+    assert "max_iter" not in done.stdout
+    assert "then start a training" in done.stdout
+    assert aws.keys() == []
+    rights = json.loads(plant.call("check", "--policy").stdout)
+    assert set(rights) == {"caller", "role", "trust"}
+    assert f"arn:aws:s3:::{BUCKET}/image-sync/*" in json.dumps(rights)
+
+
+def test_check_tells_what_is_wrong_and_what_to_do(aws: Aws, tmp_path: Path) -> None:
+    """A role that is not there, a bucket that is not there or elsewhere, no credentials: each with its remedy."""
+    plant = plant_on(aws, tmp_path / "plant", model={"strategy": {"max_iter": 500, "test_iter": 20}})
+
+    no_role = plant.call("check")
+    assert no_role.returncode == 77
+    assert "there is no role image-sync-training" in no_role.stdout
+    assert "iam:PassRole" in no_role.stdout
+    assert "becomes epochs = max_iter x mini_batch_size" in no_role.stdout
+    assert "test_iter: is not used" in no_role.stdout
+    plant.configure(sagemaker={"bucket": "nobody-made-this"})
+    no_bucket = plant.call("check")
+    assert no_bucket.returncode != 0
+    assert "aws s3 mb s3://nobody-made-this" in no_bucket.stdout
+    plant.configure(sagemaker={"bucket": BUCKET, "region": "eu-central-1"})
+    elsewhere = plant.call("check")
+    assert elsewhere.returncode == 78
+    assert f"{BUCKET} lies in {REGION}" in elsewhere.stdout
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del plant.environ[name]
+    stranger = plant.call("check")
+    assert stranger.returncode == 77
+    assert "Unable to locate credentials" in stranger.stdout
+    daemon = plant.call("run", "--once")
+    assert daemon.returncode == 77
+    assert "Traceback" not in daemon.stderr
+
+
+def test_without_boto3_a_person_is_told_what_to_install(aws: Aws, tmp_path: Path) -> None:
+    """The extra is named; exit code 78; no traceback."""
+    plant = plant_on(aws, tmp_path / "plant")
+    code = "import sys; sys.modules['boto3'] = None\nfrom image_sync.cli.main import run\nrun()"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "--once", "-c", str(plant.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=plant.environ,
+        timeout=60,
+    )
+
+    assert done.returncode == 78
+    assert "pip install 'image-sync[sagemaker]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["import image_sync.platforms.registry", "import image_sync.daemon.daemon"])
+def test_boto3_is_loaded_only_when_it_is_asked_for(command: str) -> None:
+    """Neither the registry nor the daemon imports it."""
+    code = f"{command}; import sys; print([name for name in ('boto3', 'botocore') if name in sys.modules])"
+
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert told.stdout.strip() == "[]"
+
+
+def test_status_needs_neither_boto3_nor_aws(aws: Aws, tmp_path: Path) -> None:
+    """The counts are the ledger's: `status` works without a network, and loads nothing of Amazon's."""
+    plant = plant_on(aws, tmp_path / "plant")
+    code = (
+        "import sys\nfrom image_sync.cli.main import run\n"
+        "try:\n    run()\nfinally:\n    print('boto3' in sys.modules, file=sys.stderr)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, "status", "--json", "-c", str(plant.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=plant.environ,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["endpoint"] == f"s3://{BUCKET}/image-sync"
+    assert done.stderr.split()[-1] == "False"
+    assert aws.seen == []
+    assert ROLE.startswith("arn:aws:iam::")

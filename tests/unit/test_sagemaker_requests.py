@@ -1,0 +1,423 @@
+"""What is sent to SageMaker: the requests of the two notebooks that users come from, made by two configurations."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.response import StreamingBody
+from botocore.stub import ANY, Stubber
+
+from image_sync.config import Settings
+from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.errors import Ambiguous, NotFound, Refused, Transient, Unauthorised
+from image_sync.platforms.base import RemotePicture, TrainingPlan
+from image_sync.platforms.sagemaker.api import Api
+from image_sync.platforms.sagemaker.datasets import Datasets, Place
+from image_sync.platforms.sagemaker.documents import Documents
+from image_sync.platforms.sagemaker.job import request
+from image_sync.platforms.sagemaker.lists import Chosen, Lists
+from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken
+from image_sync.platforms.sagemaker.snapshot import Snapshot
+from image_sync.platforms.sagemaker.trainings import Trainings
+from support.configuration import settings
+from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE
+
+AWS = {"region": REGION, "role": ROLE, "bucket": BUCKET, "prefix": "ic-lstformat"}
+CALTECH = {
+    "platform": "sagemaker",
+    "credentials": ...,
+    "dataset": {"name": "caltech"},
+    "sagemaker": {
+        **AWS,
+        "instance_types": ["ml.p2.xlarge"],
+        "instance_count": 1,
+        "volume_gb": 50,
+        "max_runtime": 360000,
+        "endpoint_instance_type": "ml.m4.xlarge",
+    },
+    "model": {
+        "nn_arch": "resnet-18",
+        "strategy": {
+            "use_pretrained_model": 1,
+            "image_shape": "3,224,224",
+            "num_classes": 257,
+            "mini_batch_size": 128,
+            "epochs": 2,
+            "learning_rate": 0.01,
+            "top_k": 2,
+            "num_training_samples": 15420,
+            "resize": 256,
+            "precision_dtype": "float32",
+        },
+    },
+}
+ROADS = {
+    "platform": "sagemaker",
+    "credentials": ...,
+    "dataset": {"name": "roads"},
+    "sagemaker": {
+        **AWS,
+        "prefix": "roaddamagedetection",
+        "bucket": "deeplens-acme-roads",
+        "instance_types": ["ml.p3.16xlarge"],
+        "volume_gb": 50,
+        "max_runtime": 360000,
+    },
+    "model": {
+        "nn_arch": "ssd-resnet-50",
+        "strategy": {
+            "use_pretrained_model": 1,
+            "mini_batch_size": 8,
+            "epochs": 2,
+            "learning_rate": 0.004,
+            "lr_scheduler_step": "10",
+            "lr_scheduler_factor": 0.1,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "weight_decay": 0.0005,
+            "overlap_threshold": 0.5,
+            "nms_threshold": 0.45,
+            "image_shape": 600,
+            "label_width": 600,
+        },
+    },
+}
+DAMAGES = ("D00", "D01", "D10", "D11", "D20", "D40", "D43", "D44")
+
+
+class Shelf:
+    """Pictures that lie in the bucket, without a bucket."""
+
+    def __init__(self, pictures: list[RemotePicture]) -> None:
+        self.pictures = pictures
+
+    def listing(self, _dataset: DatasetRef) -> Iterator[RemotePicture]:
+        yield from self.pictures
+
+    def annotation(self, _place: Place, _remote_id: str) -> Annotation | None:
+        return None
+
+    def at_once(self, work: Any, things: Any) -> list[Any]:
+        return [work(thing) for thing in things]
+
+
+class Book:
+    """Documents that grow in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def read(self, key: str) -> Any:
+        if key not in self.kept:
+            raise NotFound(key)
+        return self.kept[key]
+
+    def make(self, key: str, content: Any) -> Any:
+        return self.kept.setdefault(key, content)
+
+    def change(self, key: str, change: Any) -> Any:
+        changed = change(self.kept.get(key, {}))
+        return self.kept.setdefault(key, {}) if changed is None else self.kept.__setitem__(key, changed) or changed
+
+
+def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen]:
+    """What a training of these pictures would be started with."""
+    setup = made.sagemaker
+    datasets = Datasets(Book(), setup.bucket, setup.prefix, setup.split)  # type: ignore[arg-type]
+    place = datasets.place(datasets.ensure(made.dataset.name))
+    plan = TrainingPlan(
+        "m-1",
+        place.ref,
+        nn_arch=made.model.nn_arch or "",
+        detection=made.model.is_detection,
+        strategy=made.model.strategy,
+        contents=lambda: pictures,
+    )
+    trainings = Trainings(Api(setup), setup, datasets, None, None)  # type: ignore[arg-type]
+    lists = Lists(Api(setup), Shelf(pictures))  # type: ignore[arg-type]
+    return place, lists.choose(place, plan, trainings._blank(place, plan))
+
+
+def body_of(made: Settings, place: Place, snapshot: Snapshot) -> dict[str, Any]:
+    """The request that starts it."""
+    folder = f"{place.layout.jobs}m-1/f/"
+    return request(made.sagemaker, place, snapshot, folder, "m-1", made.sagemaker.instance_types[0])
+
+
+def picture(side: str, category: str, number: int, annotation: Annotation | None = None) -> RemotePicture:
+    digest = hashlib.sha256(f"{side}{category}{number}".encode()).hexdigest()[:16]
+    return RemotePicture(
+        f"{side}/{category}/p.{digest}.jpg", f"p.{digest}.jpg", category, 1, "", 1.0, annotation=annotation
+    )
+
+
+def source(uri: str) -> dict[str, Any]:
+    """A channel's data as the notebooks' ``s3_input`` describes it."""
+    return {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}}
+
+
+def test_the_caltech_notebook(tmp_path: Path) -> None:
+    """The same hyper-parameters, channels, machine and limits as the image classification notebook's estimator."""
+    made = settings(tmp_path, **CALTECH)
+    classes = [f"{number:03}" for number in range(1, 258)]
+    pictures = [picture("train", name, number) for name in classes for number in range(60)]
+    pictures += [picture("validation", name, number) for name in classes for number in range(3)]
+
+    place, found = chosen(made, pictures)
+    body = body_of(made, place, found.snapshot)
+
+    root = f"s3://{BUCKET}/ic-lstformat/{place.ref.id}"
+    assert body["HyperParameters"] == {
+        "num_layers": "18",
+        "use_pretrained_model": "1",
+        "image_shape": "3,224,224",
+        "num_classes": "257",
+        "mini_batch_size": "128",
+        "epochs": "2",
+        "learning_rate": "0.01",
+        "top_k": "2",
+        "num_training_samples": "15420",
+        "resize": "256",
+        "precision_dtype": "float32",
+    }
+    assert body["AlgorithmSpecification"] == {
+        "TrainingImage": "811284229777.dkr.ecr.us-east-1.amazonaws.com/image-classification:1",
+        "TrainingInputMode": "File",
+    }
+    assert body["ResourceConfig"] == {"InstanceCount": 1, "InstanceType": "ml.p2.xlarge", "VolumeSizeInGB": 50}
+    assert body["StoppingCondition"] == {"MaxRuntimeInSeconds": 360000}
+    assert body["OutputDataConfig"] == {"S3OutputPath": f"{root}/output"}
+    assert body["RoleArn"] == ROLE
+    assert body["InputDataConfig"] == [
+        {"ChannelName": name, "DataSource": source(uri), "ContentType": "application/x-image"}
+        for name, uri in {
+            "train": f"{root}/train/",
+            "validation": f"{root}/validation/",
+            "train_lst": f"{root}/jobs/m-1/f/train_lst/",
+            "validation_lst": f"{root}/jobs/m-1/f/validation_lst/",
+        }.items()
+    ]
+    lists = dict(found.files)
+    first, *_, last = lists["train_lst/train.lst"].decode().splitlines()
+    assert first == f"0\t0\t{pictures[0].remote_id.removeprefix('train/')}"
+    assert last.split("\t")[:2] == ["15419", "256"]
+    assert len(lists["validation_lst/validation.lst"].splitlines()) == 257 * 3
+
+
+def test_the_road_damage_notebook(tmp_path: Path) -> None:
+    """The same hyper-parameters, channels, machine and limits as the object detection notebook's estimator; class
+    numbers run from 0, which the original's scripts did not do."""
+    made = settings(tmp_path, **ROADS)
+    marked = [
+        Annotation(600, 600, (Box(DAMAGES[number % 8], 10.0, 20.0, 110.0, 220.0),) * (1 + number % 3))
+        for number in range(48)
+    ]
+    pictures = [picture("train", "roads", number, marked[number % 48]) for number in range(6661)]
+    pictures += [picture("validation", "roads", number, marked[number % 48]) for number in range(1000)]
+
+    place, found = chosen(made, pictures)
+    body = body_of(made, place, found.snapshot)
+
+    root = f"s3://deeplens-acme-roads/roaddamagedetection/{place.ref.id}"
+    assert body["HyperParameters"] == {
+        "base_network": "resnet-50",
+        "use_pretrained_model": "1",
+        "num_classes": "8",
+        "mini_batch_size": "8",
+        "epochs": "2",
+        "learning_rate": "0.004",
+        "lr_scheduler_step": "10",
+        "lr_scheduler_factor": "0.1",
+        "optimizer": "sgd",
+        "momentum": "0.9",
+        "weight_decay": "0.0005",
+        "overlap_threshold": "0.5",
+        "nms_threshold": "0.45",
+        "image_shape": "600",
+        "label_width": "600",
+        "num_training_samples": "6661",
+    }
+    assert body["AlgorithmSpecification"]["TrainingImage"].endswith("/object-detection:1")
+    assert body["ResourceConfig"] == {"InstanceCount": 1, "InstanceType": "ml.p3.16xlarge", "VolumeSizeInGB": 50}
+    assert body["StoppingCondition"] == {"MaxRuntimeInSeconds": 360000}
+    assert body["InputDataConfig"] == [
+        {"ChannelName": name, "DataSource": source(uri), "ContentType": "image/jpeg"}
+        for name, uri in {
+            "train": f"{root}/train/",
+            "validation": f"{root}/validation/",
+            "train_annotation": f"{root}/jobs/m-1/f/train_annotation/",
+            "validation_annotation": f"{root}/jobs/m-1/f/validation_annotation/",
+        }.items()
+    ]
+    assert found.snapshot.classes == DAMAGES
+    assert len(found.files) == 7661
+
+
+def test_everything_that_can_be_set_reaches_the_request(tmp_path: Path) -> None:
+    """Distribution, spot, keys, network and tags stand in the request where AWS looks for them."""
+    section = {
+        **AWS,
+        "instance_types": ["ml.p3.8xlarge"],
+        "instance_count": 2,
+        "spot": True,
+        "max_runtime": 3600,
+        "kms_key": "k-1",
+        "volume_kms_key": "k-2",
+        "subnets": ["subnet-1"],
+        "security_groups": ["sg-1"],
+        "tags": {"team": "vision"},
+        "image_uri": "123456789012.dkr.ecr.us-east-1.amazonaws.com/mine:1",
+    }
+    strategy = {"kv_store": "dist_sync", "mini_batch_size": 30, "max_iter": 100}
+    made = settings(tmp_path, **{**CALTECH, "sagemaker": section, "model": {"strategy": strategy}})
+    pictures = [picture(side, name, n) for side in ("train", "validation") for name in ("a", "b") for n in range(40)]
+
+    place, found = chosen(made, pictures)
+    body = body_of(made, place, found.snapshot)
+
+    values = body["HyperParameters"]
+    assert (values["mini_batch_size"], values["kv_store"]) == ("28", "dist_sync")  # a multiple of four GPUs
+    assert values["epochs"] == "70"  # 100 batches of 28 on each of 2 machines, of 80 pictures
+    assert body["ResourceConfig"]["InstanceCount"] == 2
+    assert body["ResourceConfig"]["VolumeKmsKeyId"] == "k-2"
+    assert body["OutputDataConfig"]["KmsKeyId"] == "k-1"
+    assert body["EnableManagedSpotTraining"]
+    assert body["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 3600 + 86400}
+    assert body["CheckpointConfig"]["S3Uri"].startswith(f"s3://{BUCKET}/ic-lstformat/{place.ref.id}/checkpoints/")
+    assert body["VpcConfig"] == {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}
+    assert {"Key": "team", "Value": "vision"} in body["Tags"]
+    assert body["AlgorithmSpecification"]["TrainingImage"].endswith("/mine:1")
+
+
+# -- what answers prove, by botocore's own stub
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """Our API on boto3's clients, none of which is called yet."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    made = Api(settings(tmp_path, **CALTECH).sagemaker)
+    yield made
+    made.close()
+
+
+BODY = {
+    "TrainingJobName": "m-1",
+    "AlgorithmSpecification": {"TrainingInputMode": "File"},
+    "RoleArn": ROLE,
+    "OutputDataConfig": {"S3OutputPath": "s3://b/p"},
+    "ResourceConfig": {"InstanceType": "ml.p2.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "status", "kind"),
+    [
+        ("ResourceInUse", "a training job with this name already exists", 400, Taken),
+        ("ResourceLimitExceeded", "The account-level service limit is 0", 400, NoRoom),
+        ("ThrottlingException", "Rate exceeded", 400, Transient),
+        ("AccessDeniedException", "not authorized to perform: sagemaker:CreateTrainingJob", 400, Unauthorised),
+        ("ExpiredTokenException", "The security token included in the request is expired", 403, Unauthorised),
+        ("ValidationException", "No S3 objects found under S3 URL", 400, Refused),
+        ("ValidationException", "1 validation error detected", 400, Refused),
+        ("InternalFailure", "", 500, Ambiguous),
+        ("ServiceUnavailable", "", 503, Transient),
+    ],
+)
+def test_what_the_answer_to_a_start_proves(
+    api: Api, code: str, message: str, status: int, kind: type[Exception]
+) -> None:
+    """Each answer becomes the error that says whether the job may have been made."""
+    with Stubber(api.client("sagemaker")) as stub:
+        stub.add_client_error("create_training_job", code, message, status, expected_params=BODY)
+        with pytest.raises(kind) as caught:
+            api.create_training_job(BODY)
+        stub.assert_no_pending_responses()
+
+    assert type(caught.value) is kind
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["Requested resource not found.", 'Could not find endpoint "x".'])
+def test_what_is_not_there_is_not_found(api: Api, text: str) -> None:
+    """SageMaker says it as a validation error, whatever its model promises."""
+    with Stubber(api.client("sagemaker")) as stub:
+        stub.add_client_error("describe_training_job", "ValidationException", text, 400)
+        with pytest.raises(NotFound):
+            api.training_job("x")
+        stub.add_client_error("describe_endpoint", "ResourceNotFound", "gone", 400)
+        with pytest.raises(NotFound):
+            api.endpoint("x")
+
+
+def test_a_container_that_cannot_read_a_picture_refuses_it(api: Api) -> None:
+    """The container's own status decides: 400 is the picture's fault, 500 is passing."""
+    with Stubber(api.client("runtime")) as stub:
+        for own, kind in ((400, Refused), (500, Transient)):
+            fields = {"OriginalStatusCode": own, "OriginalMessage": "unable to decode"}
+            stub.add_client_error("invoke_endpoint", "ModelError", "Received client error", 424, modeled_fields=fields)
+            with pytest.raises(kind):
+                api.invoke("e", b"x", "application/x-image")
+
+
+def test_answers_of_both_shapes_are_read(api: Api) -> None:
+    """The bytes go out as they are, and JSON comes back."""
+    picture_bytes = b"\xff\xd8\x00\xff"
+    with Stubber(api.client("runtime")) as stub:
+        for answer in (b"[0.25, 0.75]", b'{"prediction": [0.25, 0.75]}'):
+            stub.add_response(
+                "invoke_endpoint",
+                {"Body": StreamingBody(io.BytesIO(answer), len(answer)), "ContentType": "application/json"},
+                {
+                    "EndpointName": "e",
+                    "Body": picture_bytes,
+                    "ContentType": "application/x-image",
+                    "Accept": "application/json",
+                },
+            )
+        assert api.invoke("e", picture_bytes, "application/x-image") == [0.25, 0.75]
+        assert api.invoke("e", picture_bytes, "application/x-image") == {"prediction": [0.25, 0.75]}
+
+
+def test_objects_are_stored_unless_they_are_there(api: Api) -> None:
+    """A condition goes along with each picture; a document is changed only if it is still the one that was read."""
+    with Stubber(api.client("s3")) as stub:
+        wanted = {"Bucket": BUCKET, "Key": "k", "Body": b"x", "IfNoneMatch": "*"}
+        stub.add_client_error("put_object", "PreconditionFailed", "", 412, expected_params=wanted)
+        with pytest.raises(Taken):
+            api.put("k", b"x", unless_there=True)
+        stub.add_client_error("put_object", "ConditionalRequestConflict", "", 409)
+        with pytest.raises(Transient):
+            api.put("k", b"x", unless_there=True)
+        stub.add_response("put_object", {"ETag": "2"}, {"Bucket": BUCKET, "Key": "k", "Body": ANY, "IfMatch": "1"})
+        assert api.put("k", b"x", match="1") == "2"
+
+
+def test_a_document_that_is_changed_by_two_keeps_both_changes(api: Api) -> None:
+    """The second machine reads again what the first one wrote meanwhile."""
+    documents = Documents(api, threading.Event())
+    documents._stop.set()  # no pause between two tries
+    bodies = [b'{"format": 1, "seen": ["a"]}', b'{"format": 1, "seen": ["a", "b"]}']
+    with Stubber(api.client("s3")) as stub:
+        for number, content in enumerate(bodies):
+            answer = {"Body": StreamingBody(io.BytesIO(content), len(content)), "ETag": f"{number}"}
+            stub.add_response("get_object", answer, {"Bucket": BUCKET, "Key": "k"})
+            if number == 0:
+                stub.add_client_error("put_object", "PreconditionFailed", "", 412)
+            else:
+                stub.add_response(
+                    "put_object",
+                    {"ETag": "2"},
+                    {"Bucket": BUCKET, "Key": "k", "Body": ANY, "IfMatch": "1", "ContentType": ANY},
+                )
+        changed = documents.change("k", lambda content: {"seen": [*content["seen"], "c"]})
+
+    assert changed == {"seen": ["a", "b", "c"]}
