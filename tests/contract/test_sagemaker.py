@@ -214,13 +214,13 @@ def test_a_moved_picture_stays_where_a_job_may_be_reading_it(
     for category in ("blue", "green"):
         platform.relabel(dataset, remote_id, category)
     assert [(row.remote_id, row.category) for row in platform.listing(dataset)] == [(remote_id, "green")]
-    assert len(aws.keys(f"image-sync/{dataset.id}/moved/")) == 1
+    assert len(aws.listed(f"image-sync/{dataset.id}/moved/")) == 1
 
     assert ship(platform, dataset, "red", [one]) == [remote_id]  # a ledger that was lost sends it anew
     assert [row.category for row in platform.listing(dataset)] == ["red"]
     platform.relabel(dataset, remote_id, "blue")
     platform.remove(dataset, remote_id)
-    assert [key for key in aws.keys(f"image-sync/{dataset.id}/") if remote_id in key] == []
+    assert [key for key in aws.listed(f"image-sync/{dataset.id}/") if remote_id in key] == []
 
 
 def test_a_dataset_keeps_its_split(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
@@ -275,7 +275,7 @@ def test_lists_are_frozen_and_know_only_what_the_ledger_knows(
     task = platform.start_training(plan(dataset, contents=lambda: [*known, gone]))
 
     (body,) = aws.control.made()
-    lists = {key.rpartition("/")[2]: aws.content(key) for key in aws.keys(f"image-sync/{dataset.id}/jobs/{task}/")}
+    lists = {key.rpartition("/")[2]: aws.content(key) for key in aws.listed(f"image-sync/{dataset.id}/jobs/{task}/")}
     rows = [line.split("\t") for line in (lists["train.lst"] + lists["validation.lst"]).decode().splitlines()]
     classes = json.loads(lists["snapshot.json"])["classes"]
     assert len(rows) == 24
@@ -343,7 +343,7 @@ def test_a_lost_answer_and_nobody_to_ask_is_in_doubt(
 ) -> None:
     """The job may be there: it must not be forgotten, so the start is neither done nor refused."""
     filled(platform, dataset)
-    control, create = aws.control, aws.control._create_training_job  # type: ignore[attr-defined]
+    control, create = aws.control, aws.control._create_training_job
 
     def created(body: dict[str, Any]) -> dict[str, Any]:
         aws.happen("drop", "DescribeTrainingJob")
@@ -536,7 +536,7 @@ def test_a_model_is_continued_from_where_that_is_possible(
         (first.id, "its classes are others (new green)")
     ]
     task = platform.find_trainings(dataset, "m-4")[0]
-    (snapshot,) = [key for key in aws.keys(f"image-sync/{dataset.id}/jobs/{task}/") if key.endswith("snapshot.json")]
+    (snapshot,) = [key for key in aws.listed(f"image-sync/{dataset.id}/jobs/{task}/") if key.endswith("snapshot.json")]
     assert "new green" in json.loads(aws.content(snapshot))["cold"]
 
 
@@ -745,7 +745,7 @@ def test_objects_are_detected(aws: Aws, platform: SageMakerPlatform, dataset: Da
     assert {channel["DataSource"]["S3DataSource"]["S3DataType"] for channel in body["InputDataConfig"]} == {"S3Prefix"}
     values = body["HyperParameters"]
     assert (values["base_network"], values["num_classes"], values["label_width"]) == ("vgg-16", "2", "350")
-    files = [key for key in aws.keys(f"image-sync/{dataset.id}/jobs/") if "/train_annotation/" in key]
+    files = [key for key in aws.listed(f"image-sync/{dataset.id}/jobs/") if "/train_annotation/" in key]
     document = json.loads(aws.content(files[0]))
     assert document["image_size"] == [{"width": 24, "height": 24, "depth": 3}]
     assert document["annotations"] == [
@@ -763,7 +763,7 @@ def test_objects_are_detected(aws: Aws, platform: SageMakerPlatform, dataset: Da
 
 
 def test_pictures_without_marks_are_left_out(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
-    """They lie beside the others, so a manifest names those that are meant; marks of the ledger go before stored ones."""
+    """They lie beside the others, so a manifest names those that are meant; the plan's marks go before stored ones."""
     ids = marked(platform, dataset, plain=6)
     platform.annotate(dataset, ids[0], Annotation(24, 24))
 
@@ -774,7 +774,7 @@ def test_pictures_without_marks_are_left_out(aws: Aws, platform: SageMakerPlatfo
     assert kinds["train"] == "ManifestFile"
     assert kinds["train_annotation"] == "S3Prefix"
     picked = [
-        json.loads(aws.content(key)) for key in aws.keys() if dataset.id in key and key.endswith("train.manifest")
+        json.loads(aws.content(key)) for key in aws.listed() if dataset.id in key and key.endswith("train.manifest")
     ]
     assert all(ids[0].partition("/")[2] not in one for one in picked)
     lone = [RemotePicture(one, one, "plates", annotation=Annotation(24, 24, (SCREW,))) for one in ids[:20]]

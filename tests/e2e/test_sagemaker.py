@@ -1,4 +1,4 @@
-"""The real program against AWS as far as we need it: a folder becomes a model, which answers, and all of it is deleted."""
+"""The real program against AWS as far as we need it: a folder becomes a model that answers, and all is deleted."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
     pictures = sum(1 for _ in IMAGES.glob("*/*.jpg"))
     assert (run.state, run.pictures) == (RunState.TRAINED, pictures)
     assert run.accuracy is not None
-    stored = [key for key in aws.keys() if "/train/" in key or "/validation/" in key]
+    stored = [key for key in aws.listed() if "/train/" in key or "/validation/" in key]
     assert len(stored) == pictures
     (body,) = aws.control.made()
     assert body["HyperParameters"]["num_classes"] == "3"
@@ -87,7 +87,7 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
     platform.close()
     control = aws.control
     assert (control.jobs, control.models, control.configs, control.endpoints) == ({}, {}, {}, {})
-    left = {key for key in aws.keys() if key not in stored}
+    left = {key for key in aws.listed() if key not in stored}
     assert {key.rpartition("/")[2] for key in left} == {"dataset.json", "classes.json"}
     assert json.loads(plant.call("models", "--json").stdout) == []
 
@@ -105,7 +105,7 @@ def test_check_proves_access_step_by_step(aws: Aws, tmp_path: Path) -> None:
     assert [one for one in subjects if one in wanted] == wanted
     assert "max_iter" not in done.stdout
     assert "then start a training" in done.stdout
-    assert aws.keys() == []
+    assert aws.listed() == []
     rights = json.loads(plant.call("check", "--policy").stdout)
     assert set(rights) == {"caller", "role", "trust"}
     assert f"arn:aws:s3:::{BUCKET}/image-sync/*" in json.dumps(rights)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
 
 from image_sync.config.sagemaker import SageMaker
@@ -41,7 +42,8 @@ class Mishap:
 
     label: re.Pattern[str]
     kind: str
-    """``lose``: it is carried out, and the connection ends. ``refuse``: try later. ``drop``: not even that."""
+    """``lose``: it is carried out, and the connection ends. ``refuse``: try later. ``drop``: not even that.
+    ``kill``: the program is killed before it is carried out; ``kill after``: afterwards, before it is answered."""
     times: int = 1
 
 
@@ -50,6 +52,10 @@ class Aws:
 
     def __init__(self) -> None:
         self.mishaps: list[Mishap] = []
+        self.weather: tuple[float, random.Random] | None = None
+        """How likely something goes wrong with any request, and the dice."""
+        self.kill: Callable[[], object] = lambda: None
+        """Kills the program."""
         self.seen: list[str] = []
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
@@ -88,9 +94,11 @@ class Aws:
                 if one.times and one.label.search(label):
                     one.times -= 1
                     return one.kind
+            if self.weather is not None and self.weather[1].random() < self.weather[0]:
+                return self.weather[1].choice(["lose", "refuse", "drop"])
         return ""
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def listed(self, prefix: str = "") -> list[str]:
         """The keys in the bucket that begin so."""
         return sorted(key for key in self.backend.buckets[BUCKET].keys if key.startswith(prefix))
 
@@ -144,7 +152,7 @@ class Aws:
             key = name.upper().replace("-", "_")
             environ[key if key in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{key}"] = value
         told: list[Any] = []
-        with contextlib.closing(self._moto(environ, lambda status, heads, _=None: told.extend([status, heads]))) as app:  # type: ignore[no-untyped-call]
+        with contextlib.closing(self._moto(environ, lambda status, heads, _=None: told.extend([status, heads]))) as app:
             answer = b"".join(app)
         return told[0], told[1], answer
 
@@ -196,7 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
         invoked = re.fullmatch(r"/endpoints/([^/]+)/invocations", self.path)
         label = operation or ("InvokeEndpoint" if invoked else f"{self.command} {unquote(self.path)}")
         kind = aws.mishap(label)
-        if kind == "drop":
+        if kind == "kill":
+            aws.kill()
+        if kind in {"drop", "kill"}:
             self._hang_up()
             return
         if kind == "refuse":
@@ -213,7 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             status, headers, content = aws.wsgi(self.command, self.path, dict(self.headers.items()), body)
             answer = int(status.split()[0]), content, {name: value for name, value in headers}  # noqa: C416
-        if kind == "lose":
+        if kind == "kill after":
+            aws.kill()
+        if kind in {"lose", "kill after"}:
             self._hang_up()
         else:
             self._say(*answer)

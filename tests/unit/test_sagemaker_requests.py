@@ -122,8 +122,8 @@ class Book:
         return self.kept.setdefault(key, content)
 
     def change(self, key: str, change: Any) -> Any:
-        changed = change(self.kept.get(key, {}))
-        return self.kept.setdefault(key, {}) if changed is None else self.kept.__setitem__(key, changed) or changed
+        self.kept[key] = change(self.kept.get(key, {})) or self.kept.get(key, {})
+        return self.kept[key]
 
 
 def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen]:

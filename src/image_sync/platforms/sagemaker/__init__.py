@@ -1,4 +1,4 @@
 """AWS SageMaker with its own image classification and object detection: ``api`` speaks AWS's words, ``platform`` ours.
 
-Only ``api`` imports boto3, and only when the first call is made.
+Only ``calls`` imports boto3, and only when the first call is made.
 """
