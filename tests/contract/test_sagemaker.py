@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import tarfile
 import threading
 import time
@@ -20,6 +21,7 @@ from structlog.testing import capture_logs
 from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Transient, Unauthorised, Unsupported
 from image_sync.platforms.base import Item, Model, Phase, Progress, RemotePicture, Shipment, TrainingPlan
+from image_sync.platforms.sagemaker import models as models_module
 from image_sync.platforms.sagemaker import pictures as pictures_module
 from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
@@ -189,9 +191,9 @@ def test_a_large_picture_goes_in_parts(
     """Above a size it is a multipart upload with the same condition; one that fails leaves nothing half done."""
     monkeypatch.setattr(pictures_module, "_LARGE", 1000)
     monkeypatch.setattr(pictures_module, "_PIECE", 5 * 2**20)
-    noise = Image.effect_noise((2600, 2600), 100).convert("RGB")
-    large = item(encoded(noise, "PNG"), "png")
-    assert large.size > 6 * 2**20
+    noise = Image.frombytes("RGB", (1400, 1400), random.Random(1).randbytes(1400 * 1400 * 3))
+    large = item(encoded(noise, "PNG", compress_level=0), "png")
+    assert large.size > 5 * 2**20
     aws.happen("refuse", "PUT .*partNumber=2")
 
     with pytest.raises(Transient):
@@ -682,17 +684,29 @@ def test_an_export_says_what_the_archive_does_not(
         platform.import_model(written)
 
 
-def test_predictions_of_odd_pictures(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+def test_predictions_of_odd_pictures(
+    platform: SageMakerPlatform, dataset: DatasetRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Grey and huge ones are made fit for the endpoint; what is no picture is refused before it is sent."""
     filled(platform, dataset)
     model = trained(platform, dataset)
     platform.deploy(model)
-    noise = encoded(Image.effect_noise((2600, 2600), 90).convert("RGB"), "PNG")
-    assert len(noise) > 6 * 2**20
+    noise = encoded(Image.effect_noise((400, 400), 90).convert("RGB"), "PNG")
+    sent: list[bytes] = []
+    ask = platform.api.invoke
+
+    def asked(name: str, content: bytes, kind: str) -> object:
+        sent.append(content)
+        return ask(name, content, kind)
+
+    monkeypatch.setattr(platform.api, "invoke", asked)
+    monkeypatch.setattr(models_module, "_LARGEST_PICTURE", 100_000)
+    assert len(noise) > 100_000
 
     assert platform.predict(model, drawn(COLOURS["red"], 1, "L", "PNG"))
     assert platform.predict(model, drawn(COLOURS["blue"], 1, "RGBA", "PNG"))[0].category == "blue"
     assert platform.predict(model, noise)
+    assert len(sent[-1]) < 100_000
     with pytest.raises(Refused):
         platform.predict(model, b"no picture")
     platform.undeploy(model)

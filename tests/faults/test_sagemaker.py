@@ -1,4 +1,4 @@
-"""SageMaker: the program dies where it hurts, answers are lost: each picture is there once, each training is one job."""
+"""SageMaker: the program dies where it hurts, answers are lost; each picture is there once, each training is one."""
 
 from __future__ import annotations
 

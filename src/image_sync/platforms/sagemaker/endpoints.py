@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
@@ -23,7 +24,7 @@ _log = get_logger(__name__)
 _SERVING = {"InService", "Updating", "SystemUpdating", "RollingBack"}
 _BROKEN = {"Failed", "OutOfService", "UpdateRollbackFailed"}
 _VARIANT = "AllTraffic"
-_POLL = 15.0
+_FIRST_POLL, _LONGEST_POLL = 1.0, 15.0
 _TIMEOUT = 3600.0
 _SETTINGS = 6
 
@@ -33,7 +34,7 @@ class Endpoints:
 
     Args:
         stop: ends every wait.
-        poll: seconds between two looks.
+        poll: seconds until the second look; then twice as long each time, up to a quarter of a minute.
         timeout: seconds after which a change is no longer waited for.
     """
 
@@ -43,7 +44,7 @@ class Endpoints:
         setup: SageMaker,
         stop: threading.Event,
         *,
-        poll: float = _POLL,
+        poll: float = _FIRST_POLL,
         timeout: float = _TIMEOUT,
     ) -> None:
         self._api = api
@@ -72,6 +73,7 @@ class Endpoints:
         self._make_config(config, root, snapshot)
         give_up = time.monotonic() + self._timeout
         asked = False
+        waiting = self._waiting()
         while True:
             found = self._find(name)
             status = "" if found is None else found.EndpointStatus
@@ -91,7 +93,8 @@ class Endpoints:
                 self._api.update_endpoint(name, config)
                 asked = True
                 _log.info("endpoint.updating", endpoint=name, model=snapshot.name, until_then=_model_of(found))
-            self._wait(give_up, f"The endpoint {name} is not in service with the model {snapshot.name} yet")
+            still = f"The endpoint {name} is not in service with the model {snapshot.name} yet"
+            self._wait(give_up, still, next(waiting))
         self._tidy(place, config)
 
     def undeploy(self, place: Place, root: str) -> None:
@@ -99,9 +102,9 @@ class Endpoints:
         name = self.name(place)
         found = self._find(name)
         if found is not None and _model_of(found) == root:
-            give_up = time.monotonic() + self._timeout
+            give_up, waiting = time.monotonic() + self._timeout, self._waiting()
             while found is not None and found.EndpointStatus in {"Creating", "Updating", "SystemUpdating"}:
-                self._wait(give_up, f"The endpoint {name} is being changed and cannot be deleted yet")
+                self._wait(give_up, f"The endpoint {name} is being changed and cannot be deleted yet", next(waiting))
                 found = self._find(name)
             self._gone(name)
             _log.info("endpoint.removed", endpoint=name, model=root)
@@ -157,15 +160,22 @@ class Endpoints:
 
     def _gone(self, name: str) -> None:
         """Delete the endpoint and wait until it is."""
-        give_up = time.monotonic() + self._timeout
+        give_up, waiting = time.monotonic() + self._timeout, self._waiting()
         self._quietly_gone(lambda: self._api.delete_endpoint(name))
         while self._find(name) is not None:
-            self._wait(give_up, f"The endpoint {name} is not deleted yet")
+            self._wait(give_up, f"The endpoint {name} is not deleted yet", next(waiting))
 
-    def _wait(self, give_up: float, still: str) -> None:
+    def _waiting(self) -> Iterator[float]:
+        """Seconds until the next look, again and again."""
+        pause = self.poll
+        while True:
+            yield pause
+            pause = min(2 * pause, _LONGEST_POLL)
+
+    def _wait(self, give_up: float, still: str, pause: float) -> None:
         if time.monotonic() > give_up:
             raise Transient(f"{still} after {self._timeout:g} s", hint="Look at it in SageMaker's console")
-        if self._stop.wait(self.poll):
+        if self._stop.wait(pause):
             raise Transient(f"{still}; it goes on at AWS")
 
     def _tidy(self, place: Place, config: str) -> None:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from image_sync.errors import Refused
 
 _QUALITY = 95
-_SMALLEST_SIDE = 2048
+_SIDES = (2048, 1024, 512, 256)
 _JPEG, _PNG = "JPEG", "PNG"
 _SUFFIXES = {_JPEG: "jpg", _PNG: "png"}
 _WHITE = (255, 255, 255)
@@ -57,9 +57,12 @@ def fitting(picture: bytes, limit: int) -> tuple[bytes, str]:
         return picture, "image/png" if suffix == "png" else "image/jpeg"
     try:
         image = ImageOps.exif_transpose(_flat(_opened(file)))
-        image.thumbnail((_SMALLEST_SIDE, _SMALLEST_SIDE))  # the endpoint makes it smaller in any case
-        target = io.BytesIO()
-        image.save(target, _JPEG, quality=_QUALITY)
+        for side in _SIDES:  # the endpoint makes it smaller in any case
+            image.thumbnail((side, side))
+            target = io.BytesIO()
+            image.save(target, _JPEG, quality=_QUALITY)
+            if target.tell() <= limit:
+                break
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise Refused(f"The picture cannot be decoded: {error}") from error
     return target.getvalue(), "image/jpeg"
