@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 
 from image_sync.domain import RunState
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
-from support.daemon import Plant
+from support.daemon import PROGRAM, Plant
 from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE, Aws
 
 ROOT = Path(__file__).parents[2]
@@ -190,3 +193,43 @@ def test_status_needs_neither_boto3_nor_aws(aws: Aws, tmp_path: Path) -> None:
     assert done.stderr.split()[-1] == "False"
     assert aws.seen == []
     assert ROLE.startswith("arn:aws:iam::")
+
+
+def block(name: str) -> str:
+    """What stands between the markers of this name in README, without indentation and fences."""
+    found = re.search(rf"<!-- {name} -->\n\s*```\w+\n(.*?)\n\s*```\n\s*<!-- /{name} -->", README, re.DOTALL)
+    assert found is not None, name
+    return textwrap.dedent(found[1])
+
+
+def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Path) -> None:
+    """The configuration and the commands of the chapter work as they stand; only AWS's address is added."""
+    aws.make_role()
+    shutil.copytree(IMAGES, tmp_path / "images")
+    document = json.loads(block("sagemaker configuration"))
+    document["sagemaker"]["endpoint_url"] = aws.url
+    document |= {"state": str(tmp_path / "state"), "watch": {"settle": 0.2}}
+    document["model"]["poll"] = 0.2
+    config = tmp_path / "configuration.json"
+    config.write_text(json.dumps(document))
+    config.chmod(0o600)
+    said = {}
+    for line in block("sagemaker commands").splitlines():
+        _, command, *words = shlex.split(line)
+        done = subprocess.run(
+            [*PROGRAM, command, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, **CREDENTIALS, "COLUMNS": "160"},
+            timeout=60,
+        )
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        said[command] = done.stdout
+
+    assert "then start a training" in said["check"]
+    assert {"good", "scratch", "spot"} <= set(re.findall(r"\w+", said["models"]))
+    assert re.search(r"plate-0009\.jpg +(good|scratch|spot) +0\.\d", said["predict"])
+    (body,) = aws.control.made()
+    assert body["HyperParameters"]["num_layers"] == "18"

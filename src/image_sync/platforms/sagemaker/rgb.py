@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import IO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from image_sync.errors import Refused
 
@@ -56,11 +56,12 @@ def fitting(picture: bytes, limit: int) -> tuple[bytes, str]:
     if plain and len(picture) <= limit:
         return picture, "image/png" if suffix == "png" else "image/jpeg"
     try:
-        image = ImageOps.exif_transpose(_flat(_opened(file)))
+        original = _opened(file)
+        image, exif = _flat(original), original.info.get("exif", b"")  # it may say which way is up
         for side in _SIDES:  # the endpoint makes it smaller in any case
             image.thumbnail((side, side))
             target = io.BytesIO()
-            image.save(target, _JPEG, quality=_QUALITY)
+            image.save(target, _JPEG, quality=_QUALITY, exif=exif)
             if target.tell() <= limit:
                 break
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

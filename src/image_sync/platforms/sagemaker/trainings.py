@@ -225,7 +225,10 @@ class Trainings:
             if origin is None or snapshot is None:
                 raise NotFound(f"What the training {root} was started with is no longer there")
             order = tuple(machines[(turn + step) % len(machines)] for step in range(len(machines)))
-            self._create(origin.place, snapshot, origin.folder, attempt_of(root, number), order)
+            try:
+                self._create(origin.place, snapshot, origin.folder, attempt_of(root, number), order)
+            except Ambiguous:
+                return Progress(Phase.WAITING)  # the next look finds it, or makes it: its name is the same
             _log.warning("training.again", job=attempt_of(root, number), machine=order[0], reason=job.FailureReason)
         return Progress(Phase.WAITING)
 
