@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 
 from image_sync.domain import RunState
-from image_sync.platforms.sagemaker.platform import SageMakerPlatform
 from support.daemon import PROGRAM, Plant
 from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE, Aws
 
@@ -47,10 +45,6 @@ def plant_on(aws: Aws, folder: Path, **changes: Any) -> Plant:
     return plant
 
 
-def platform_on(aws: Aws) -> SageMakerPlatform:
-    return aws.platform(threading.Event())
-
-
 def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aws, tmp_path: Path) -> None:
     """`run --once` uploads and trains to the end; `models` and `predict --deploy` work; then nothing is left but
     pictures."""
@@ -74,23 +68,22 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
     assert [(one["name"], sorted(one["categories"]), one["deployed"]) for one in listed] == [
         (run.name, ["good", "scratch", "spot"], False)
     ]
-    platform = platform_on(aws)
-    model = platform.model_of(run.task_id)
-    assert model is not None
-    platform.deploy(model)
     picture = next(iter(sorted((IMAGES / "good").glob("*.jpg"))))
-    said = plant.call("predict", str(picture), "--json")
+    said = plant.call("predict", str(picture), "--deploy", "--json")
     (answer,) = json.loads(said.stdout)
     assert answer["model"] == run.name
     assert {one["category"] for one in answer["predictions"]} == {"good", "scratch", "spot"}
     assert sum(one["confidence"] for one in answer["predictions"]) == pytest.approx(1)
 
-    platform.undeploy(model)
-    platform.delete_model(model)
-    platform.close()
+    exported = plant.call("models", "export", "latest", "--output", f"s3://{BUCKET}/devices/plates.tar.gz")
+    assert f"s3://{BUCKET}/devices/plates.tar.gz." in exported.stdout, exported.stderr
+    assert json.loads(aws.content("devices/plates.tar.gz.json"))["model"] == run.name
+    for words in (("undeploy", "latest"), ("delete", "latest", "--yes")):
+        done = plant.call("models", *words)
+        assert done.returncode == 0, done.stderr
     control = aws.control
     assert (control.jobs, control.models, control.configs, control.endpoints) == ({}, {}, {}, {})
-    left = {key for key in aws.listed() if key not in stored}
+    left = {key for key in aws.listed("image-sync/") if key not in stored}
     assert {key.rpartition("/")[2] for key in left} == {"dataset.json", "classes.json"}
     assert json.loads(plant.call("models", "--json").stdout) == []
 
@@ -215,9 +208,9 @@ def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Pat
     config.chmod(0o600)
     said = {}
     for line in block("sagemaker commands").splitlines():
-        _, command, *words = shlex.split(line)
+        _, *words = shlex.split(line)
         done = subprocess.run(
-            [*PROGRAM, command, *words],
+            [*PROGRAM, *words],
             capture_output=True,
             text=True,
             check=False,
@@ -226,10 +219,12 @@ def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Pat
             timeout=60,
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
-        said[command] = done.stdout
+        said.setdefault(words[0], done.stdout)
 
     assert "then start a training" in said["check"]
     assert {"good", "scratch", "spot"} <= set(re.findall(r"\w+", said["models"]))
     assert re.search(r"plate-0009\.jpg +(good|scratch|spot) +0\.\d", said["predict"])
     (body,) = aws.control.made()
     assert body["HyperParameters"]["num_layers"] == "18"
+    assert json.loads((tmp_path / "plates.tar.gz.json").read_text(encoding="utf-8"))["num_layers"] == "18"
+    assert aws.control.endpoints == {}

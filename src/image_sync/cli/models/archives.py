@@ -31,7 +31,9 @@ def export(
             dataset = dataset_of(ledger, platform)
         one = chosen(platform, platform.models(dataset), model, settings.model.name)
         written = platform.export(one, output)
-    typer.echo(f"Model {show_text(one.name)} is written to {show_path(str(written))} ({written.stat().st_size} bytes).")
+    # A place in S3 (s3://bucket/key, of which a path keeps one slash) has no size here.
+    where, size = str(written), f" ({written.stat().st_size} bytes)" if written.exists() else ""
+    typer.echo(f"Model {show_text(one.name)} is written to {show_path(where.replace('s3:/', 's3://', 1))}{size}.")
 
 
 def import_(
