@@ -27,7 +27,7 @@ from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retrying import Retrying
-from support.sagemaker import CREDENTIALS, Aws
+from support.sagemaker import Aws, somebody
 
 Marks = tuple[str, float, float, float, float]
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
@@ -148,9 +148,7 @@ def _sagemaker(aws: Aws) -> Rig:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
     """AWS, as far as we need it, and credentials for it."""
-    with pytest.MonkeyPatch.context() as patch, Aws() as running:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
+    with somebody(), Aws() as running:
         yield running
 
 

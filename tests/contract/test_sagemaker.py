@@ -26,16 +26,14 @@ from image_sync.platforms.sagemaker import pictures as pictures_module
 from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
 from support.pictures import encoded
-from support.sagemaker import BUCKET, CREDENTIALS, Aws
+from support.sagemaker import BUCKET, Aws, somebody
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 180, 30)}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Aws]:
-    with pytest.MonkeyPatch.context() as patch, Aws() as made:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
+    with somebody(), Aws() as made:
         yield made
 
 
@@ -411,11 +409,10 @@ def test_a_stopped_job_is_not_trained(aws: Aws, platform: SageMakerPlatform, dat
     """Stopped by hand or by the limit: failed, with the reason and the remedy; there is no model."""
     filled(platform, dataset)
     task = platform.start_training(plan(dataset))
-    platform.stop_training(task)
+    aws.control.call("StopTrainingJob", {"TrainingJobName": task})
 
     assert ended(platform, task).reason == "somebody stopped it"
     assert platform.model_of(task) is None
-    platform.stop_training(task)  # twice is once
     late = platform.start_training(plan(dataset, "m-2"))
     aws.control.jobs[late].status, aws.control.jobs[late].secondary = "Stopped", "MaxRuntimeExceeded"
     assert "sagemaker.max_runtime" in ended(platform, late).reason
@@ -638,6 +635,23 @@ def test_a_deployment_whose_answers_get_lost_is_simply_repeated(
 
     with pytest.raises(Transient):
         platform.deploy(model)
+    platform.deploy(model)
+
+    assert platform.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"
+    platform.undeploy(model)
+
+
+def test_a_configuration_that_is_not_seen_yet_is_waited_for(
+    aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef
+) -> None:
+    """SageMaker reads its own entries a little late: a few refusals are no refusal, many are one."""
+    filled(platform, dataset)
+    model = trained(platform, dataset)
+    aws.control.unseen = 99
+    with pytest.raises(NotFound):
+        platform.deploy(model)
+    aws.control.unseen = 2
+
     platform.deploy(model)
 
     assert platform.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"

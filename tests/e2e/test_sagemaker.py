@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from image_sync.domain import RunState
+from support.commands import one_by_one
 from support.daemon import PROGRAM, Plant
-from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE, Aws
+from support.sagemaker import BUCKET, REGION, ROLE, Aws, as_somebody, somebody
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "images"
@@ -26,17 +27,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with Aws() as running:
+def aws() -> Iterator[Aws]:
+    with somebody(), Aws() as running:
         yield running
 
 
 def plant_on(aws: Aws, folder: Path, **changes: Any) -> Plant:
     """A plant with the pictures of this repository, whose platform is SageMaker."""
     plant = Plant(folder, "http://127.0.0.1:9")
-    plant.environ.update(CREDENTIALS)
+    plant.environ = as_somebody(plant.environ)
     del plant.document["credentials"]
     plant.document["model"]["strategy"] = {"epochs": 3}
     plant.configure(platform="sagemaker", sagemaker=aws.section(), threshold={"training": 40}, **changes)
@@ -64,28 +63,31 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
     assert plant.call("run", "--once").returncode == 0
     assert len(aws.control.made()) == 1  # nothing new, nothing done
 
-    listed = json.loads(plant.call("models", "--json").stdout)
-    assert [(one["name"], sorted(one["categories"]), one["deployed"]) for one in listed] == [
+    picture = next(iter(sorted((IMAGES / "good").glob("*.jpg"))))
+    listing, said, exported, *removed = one_by_one(
+        plant,
+        ("models", "--json"),
+        ("predict", str(picture), "--deploy", "--json"),
+        ("models", "export", "latest", "--output", f"s3://{BUCKET}/devices/plates.tar.gz"),
+        ("models", "undeploy", "latest"),
+        ("models", "delete", "latest", "--yes"),
+        ("models", "--json"),
+    )
+    assert [(one["name"], sorted(one["categories"]), one["deployed"]) for one in json.loads(listing.stdout)] == [
         (run.name, ["good", "scratch", "spot"], False)
     ]
-    picture = next(iter(sorted((IMAGES / "good").glob("*.jpg"))))
-    said = plant.call("predict", str(picture), "--deploy", "--json")
     (answer,) = json.loads(said.stdout)
     assert answer["model"] == run.name
     assert {one["category"] for one in answer["predictions"]} == {"good", "scratch", "spot"}
     assert sum(one["confidence"] for one in answer["predictions"]) == pytest.approx(1)
-
-    exported = plant.call("models", "export", "latest", "--output", f"s3://{BUCKET}/devices/plates.tar.gz")
     assert f"s3://{BUCKET}/devices/plates.tar.gz." in exported.stdout, exported.stderr
     assert json.loads(aws.content("devices/plates.tar.gz.json"))["model"] == run.name
-    for words in (("undeploy", "latest"), ("delete", "latest", "--yes")):
-        done = plant.call("models", *words)
-        assert done.returncode == 0, done.stderr
+    assert [done.returncode for done in removed] == [0, 0, 0], [done.stderr for done in removed]
+    assert json.loads(removed[-1].stdout) == []
     control = aws.control
     assert (control.jobs, control.models, control.configs, control.endpoints) == ({}, {}, {}, {})
     left = {key for key in aws.listed("image-sync/") if key not in stored}
     assert {key.rpartition("/")[2] for key in left} == {"dataset.json", "classes.json"}
-    assert json.loads(plant.call("models", "--json").stdout) == []
 
 
 def test_check_proves_access_step_by_step(aws: Aws, tmp_path: Path) -> None:
@@ -206,7 +208,7 @@ def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Pat
     config = tmp_path / "configuration.json"
     config.write_text(json.dumps(document))
     config.chmod(0o600)
-    said = {}
+    said: dict[str, str] = {}
     for line in block("sagemaker commands").splitlines():
         _, *words = shlex.split(line)
         done = subprocess.run(
@@ -215,7 +217,7 @@ def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Pat
             text=True,
             check=False,
             cwd=tmp_path,
-            env={**os.environ, **CREDENTIALS, "COLUMNS": "160"},
+            env={**as_somebody(os.environ), "COLUMNS": "160"},
             timeout=60,
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)

@@ -12,7 +12,7 @@ import pytest
 from image_sync.domain import RunState
 from support.daemon import Plant
 from support.mvi_server import picture
-from support.sagemaker import CREDENTIALS, Aws
+from support.sagemaker import Aws, as_somebody, somebody
 
 KILLS = [
     ("PUT .*/dataset.json", "kill after"),
@@ -28,10 +28,8 @@ KILLS = [
 
 
 @pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with Aws() as running:
+def aws() -> Iterator[Aws]:
+    with somebody(), Aws() as running:
         yield running
 
 
@@ -39,7 +37,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 def plant(aws: Aws, tmp_path: Path) -> Plant:
     """Twelve pictures of two categories; a training of all of them is due."""
     made = Plant(tmp_path / "plant", "http://127.0.0.1:9")
-    made.environ.update(CREDENTIALS)
+    made.environ = as_somebody(made.environ)
     del made.document["credentials"]
     made.document["model"] |= {"strategy": {"epochs": 2}, "grace": 0.5}
     made.document["upload"] = {"grace": 0.5, "batch_files": 4, "parallel": 1}

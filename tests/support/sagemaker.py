@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
@@ -34,6 +36,22 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
 }
 _SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>"
+
+
+def as_somebody(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with these credentials, and nothing else of AWS's: no profile, region or address."""
+    return {**{name: value for name, value in environ.items() if not name.startswith("AWS_")}, **CREDENTIALS}
+
+
+@contextlib.contextmanager
+def somebody() -> Iterator[None]:
+    """The process has these credentials."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield
 
 
 @dataclass
@@ -270,10 +288,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-
-
-@contextlib.contextmanager
-def aws() -> Iterator[Aws]:
-    """It, running."""
-    with Aws() as running:
-        yield running

@@ -77,6 +77,7 @@ class Control:
         failing: reasons with which the next jobs end instead of being trained.
         quotas: instance type -> how many jobs it may train; without an entry any number.
         held: names of jobs that do not move.
+        unseen: how often an endpoint's configuration, just made, is not seen yet.
         requests: operation and body of every call, in order.
     """
 
@@ -91,6 +92,7 @@ class Control:
         self.failing_endpoints: list[str] = []
         self.quotas: dict[str, int] = {}
         self.held: set[str] = set()
+        self.unseen = 0
         self.requests: list[tuple[str, dict[str, Any]]] = []
 
     def call(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +246,9 @@ class Control:
 
     def _create_endpoint(self, body: dict[str, Any]) -> dict[str, Any]:
         self._new(self.endpoints, body["EndpointName"], "endpoint")
+        if self.unseen:
+            self.unseen -= 1
+            raise Fault("ValidationException", 'Could not find endpoint configuration "x".')
         self._there(self.configs, body["EndpointConfigName"], "endpoint configuration")
         self.endpoints[body["EndpointName"]] = Served(body["EndpointConfigName"])
         return {"EndpointArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:endpoint/{body['EndpointName']}"}

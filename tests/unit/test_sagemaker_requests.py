@@ -26,7 +26,7 @@ from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken
 from image_sync.platforms.sagemaker.snapshot import Snapshot
 from image_sync.platforms.sagemaker.trainings import Trainings
 from support.configuration import settings
-from support.sagemaker import BUCKET, CREDENTIALS, REGION, ROLE
+from support.sagemaker import BUCKET, REGION, ROLE, somebody
 
 AWS = {"region": REGION, "role": ROLE, "bucket": BUCKET, "prefix": "ic-lstformat"}
 CALTECH = {
@@ -299,13 +299,12 @@ def test_everything_that_can_be_set_reaches_the_request(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def api(tmp_path: Path) -> Iterator[Api]:
     """Our API on boto3's clients, none of which is called yet."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    made = Api(settings(tmp_path, **CALTECH).sagemaker)
-    yield made
-    made.close()
+    with somebody():
+        made = Api(settings(tmp_path, **CALTECH).sagemaker)
+        yield made
+        made.close()
 
 
 BODY = {

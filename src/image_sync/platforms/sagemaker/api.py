@@ -38,10 +38,6 @@ class Api(Objects):
             for entry in page.get("TrainingJobSummaries", ()):
                 yield str(entry["TrainingJobName"])
 
-    def stop_training_job(self, name: str) -> None:
-        """``StopTrainingJob``."""
-        self._call("sagemaker", "stop_training_job", f"Stopping the training job {name}", TrainingJobName=name)
-
     def delete_training_job(self, name: str) -> None:
         """``DeleteTrainingJob``, which older releases of boto3 do not have. Raises Permanent then."""
         if not hasattr(self.client("sagemaker"), "delete_training_job"):

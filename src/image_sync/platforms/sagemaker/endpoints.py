@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
@@ -27,6 +28,7 @@ _VARIANT = "AllTraffic"
 _FIRST_POLL, _LONGEST_POLL = 1.0, 15.0
 _TIMEOUT = 3600.0
 _SETTINGS = 6
+_LOOKS = 5
 
 
 class Endpoints:
@@ -72,27 +74,29 @@ class Endpoints:
         self._make_model(root, job, snapshot)
         self._make_config(config, root, snapshot)
         give_up = time.monotonic() + self._timeout
-        asked = False
+        asked = seen = False
         waiting = self._waiting()
         while True:
             found = self._find(name)
             status = "" if found is None else found.EndpointStatus
             if found is not None and (status, found.EndpointConfigName) == ("InService", config):
                 break
-            if found is not None and asked and status in _BROKEN | {"InService"}:
+            # An old state may still be told just after the change was asked for: only after another one it is the end.
+            if found is not None and asked and (status in _BROKEN or (seen and status == "InService")):
                 why = printable(found.FailureReason) or f"the endpoint is {status}"
                 raise Refused(f"The model {snapshot.name} could not be brought into service: {why}")
             if found is None:
-                self._quietly_taken(lambda: self._api.create_endpoint(name, config, self._tags(snapshot)))
+                self._made(partial(self._api.create_endpoint, name, config, self._tags(snapshot)))
                 asked = True
                 _log.info("endpoint.made", endpoint=name, model=snapshot.name)
             elif status in _BROKEN:
                 self._gone(name)
                 continue
-            elif status == "InService":
-                self._api.update_endpoint(name, config)
+            elif status == "InService" and not asked:
+                self._made(partial(self._api.update_endpoint, name, config))
                 asked = True
                 _log.info("endpoint.updating", endpoint=name, model=snapshot.name, until_then=_model_of(found))
+            seen = seen or status not in {"", "InService"}
             still = f"The endpoint {name} is not in service with the model {snapshot.name} yet"
             self._wait(give_up, still, next(waiting))
         self._tidy(place, config)
@@ -114,8 +118,8 @@ class Endpoints:
         """Remove SageMaker's model and endpoint configurations of a model that does not answer."""
         for config in self._api.endpoint_configs(root):
             if _model_in(config) == root:
-                self._quietly_gone(lambda config=config: self._api.delete_endpoint_config(config))
-        self._quietly_gone(lambda: self._api.delete_model(root))
+                self._quietly_gone(partial(self._api.delete_endpoint_config, config))
+        self._quietly_gone(partial(self._api.delete_model, root))
 
     def _make_model(self, root: str, job: TrainingJob, snapshot: Snapshot) -> None:
         image = self._setup.image_uri or image_of(self._setup.region, detection=snapshot.detection)
@@ -126,7 +130,7 @@ class Endpoints:
             "Tags": self._tags(snapshot),
             **vpc(self._setup),
         }
-        self._quietly_taken(lambda: self._api.create_model(body))
+        self._made(partial(self._api.create_model, body))
 
     def _make_config(self, config: str, root: str, snapshot: Snapshot) -> None:
         variant = {
@@ -142,7 +146,7 @@ class Endpoints:
         }
         if self._setup.volume_kms_key:
             body["KmsKeyId"] = self._setup.volume_kms_key
-        self._quietly_taken(lambda: self._api.create_endpoint_config(body))
+        self._made(partial(self._api.create_endpoint_config, body))
 
     def _config_name(self, root: str) -> str:
         setup = self._setup
@@ -161,7 +165,7 @@ class Endpoints:
     def _gone(self, name: str) -> None:
         """Delete the endpoint and wait until it is."""
         give_up, waiting = time.monotonic() + self._timeout, self._waiting()
-        self._quietly_gone(lambda: self._api.delete_endpoint(name))
+        self._quietly_gone(partial(self._api.delete_endpoint, name))
         while self._find(name) is not None:
             self._wait(give_up, f"The endpoint {name} is not deleted yet", next(waiting))
 
@@ -183,21 +187,30 @@ class Endpoints:
         try:
             for other in self._api.endpoint_configs(f"-{place.mark}-"):
                 if other != config:
-                    self._quietly_gone(lambda other=other: self._api.delete_endpoint_config(other))
+                    self._quietly_gone(partial(self._api.delete_endpoint_config, other))
                     if _model_in(other) != _model_in(config):
-                        self._quietly_gone(lambda other=other: self._api.delete_model(_model_in(other)))
+                        self._quietly_gone(partial(self._api.delete_model, _model_in(other)))
         except PlatformError as error:
             _log.warning("endpoint.not_tidied", endpoint=self.name(place), error=error.what)
 
-    @staticmethod
-    def _quietly_taken(make: Any) -> None:
-        try:
-            make()
-        except Taken:
-            return  # its name says what it is
+    def _made(self, make: Callable[[], None]) -> None:
+        """Make it, unless it is there: its name says what it is.
+
+        What it refers to was made a moment ago, and may not be seen everywhere yet.
+        """
+        for left in reversed(range(_LOOKS)):
+            try:
+                make()
+            except Taken:
+                return
+            except NotFound:
+                if not left or self._stop.wait(self.poll):
+                    raise
+            else:
+                return
 
     @staticmethod
-    def _quietly_gone(remove: Any) -> None:
+    def _quietly_gone(remove: Callable[[], None]) -> None:
         try:
             remove()
         except NotFound:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image_sync.config.sagemaker import SageMaker
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import Permanent, Unsupported
+from image_sync.errors import NotFound, Permanent, Unsupported
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -84,7 +84,11 @@ class SageMakerPlatform:
 
     def sign_in(self) -> None:
         """Look at the bucket: that needs a network, credentials, and the right region."""
-        region = self.api.bucket_region()
+        try:
+            region = self.api.bucket_region()
+        except NotFound as error:
+            hint = f"Make it: aws s3 mb s3://{self._setup.bucket} --region {self._setup.region}"
+            raise NotFound(f"There is no bucket {self._setup.bucket}", hint=hint) from error
         if region and region != self._setup.region:
             raise Permanent(
                 f"The bucket {self._setup.bucket} lies in {region}, but sagemaker.region is {self._setup.region}",
@@ -147,10 +151,6 @@ class SageMakerPlatform:
     def progress(self, task_id: str) -> Progress:
         """How far the job is."""
         return self._trainings.progress(task_id)
-
-    def stop_training(self, task_id: str) -> None:
-        """End a job now. No model comes of it."""
-        self._trainings.stop(task_id)
 
     def models(self, dataset: DatasetRef) -> list[Model]:
         """Those of one dataset, newest first."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
 
-_TRAINING = ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "DeleteTrainingJob")
+_TRAINING = ("CreateTrainingJob", "DescribeTrainingJob", "DeleteTrainingJob")
 _MODEL = ("CreateModel", "DeleteModel")
 _CONFIG = ("CreateEndpointConfig", "DeleteEndpointConfig")
 _ENDPOINT = ("CreateEndpoint", "UpdateEndpoint", "DescribeEndpoint", "DeleteEndpoint", "InvokeEndpoint")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -54,7 +53,3 @@ class Snapshot:
             return cls(**{**known, "classes": tuple(known["classes"]), "manifests": tuple(known.get("manifests", ()))})
         except (KeyError, TypeError) as error:
             raise Refused(f"A snapshot of a training is not what image-sync wrote: {error}") from error
-
-    def to_json(self) -> bytes:
-        """For people and other programs."""
-        return json.dumps(self.encoded(), ensure_ascii=False, indent=1).encode()

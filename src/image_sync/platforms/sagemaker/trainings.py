@@ -123,12 +123,6 @@ class Trainings:
             reason=_reason(job) if phase is Phase.FAILED else "",
         )
 
-    def stop(self, task_id: str) -> None:
-        """End it now; one that has ended is no error."""
-        job = self._jobs.last(task_id).job
-        if job.TrainingJobStatus == "InProgress":
-            self._api.stop_training_job(job.TrainingJobName)
-
     def _blank(self, place: Place, plan: TrainingPlan) -> Snapshot:
         detection = plan.detection or is_detection(plan.nn_arch)
         nn_arch = plan.nn_arch or None
