@@ -93,14 +93,17 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
 def test_check_proves_access_step_by_step(aws: Aws, tmp_path: Path) -> None:
     """Who we are, bucket, SageMaker, role and quotas are told in order; the rights can be printed; nothing is made."""
     aws.make_role()
+    aws.quotas = {"ml.g4dn.xlarge for training job usage": 0.0, "ml.m5.large for endpoint usage": 4.0}
     plant = plant_on(aws, tmp_path / "plant")
 
     done = plant.call("check")
 
     subjects = re.findall(r"^(?:ok|note|FAIL) +(\S+)", done.stdout, re.MULTILINE)
     assert done.returncode == 0, done.stdout + done.stderr
-    wanted = ["aws", "bucket", "sagemaker", "container", "role", "quota", "server", "dataset"]
+    wanted = ["aws", "bucket", "sagemaker", "container", "role", "quota", "quota", "server", "dataset"]
     assert [one for one in subjects if one in wanted] == wanted
+    assert "ml.g4dn.xlarge for training job usage: 0, but 1 needed" in done.stdout
+    assert "ml.m5.large for endpoint usage: 4" in done.stdout
     assert "max_iter" not in done.stdout
     assert "then start a training" in done.stdout
     assert aws.listed() == []
@@ -230,3 +233,16 @@ def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Pat
     assert body["HyperParameters"]["num_layers"] == "18"
     assert json.loads((tmp_path / "plates.tar.gz.json").read_text(encoding="utf-8"))["num_layers"] == "18"
     assert aws.control.endpoints == {}
+
+
+def test_no_token_reaches_the_log(aws: Aws, tmp_path: Path) -> None:
+    """Not even at the level debug, at which boto3 tells every header it sends."""
+    plant = plant_on(aws, tmp_path / "plant")
+    plant.environ["AWS_SESSION_TOKEN"] = "FwoGZXIvYXdzEXAMPLETOKEN"
+
+    done = plant.call("run", "--once", "--log-level", "debug")
+
+    assert done.returncode == 0
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        assert plant.environ[name] not in done.stdout + done.stderr
+    assert "Authorization" not in done.stderr

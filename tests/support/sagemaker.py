@@ -72,6 +72,8 @@ class Aws:
         self.mishaps: list[Mishap] = []
         self.weather: tuple[float, random.Random] | None = None
         """How likely something goes wrong with any request, and the dice."""
+        self.quotas: dict[str, float] = {}
+        """What Service Quotas tells: name and value."""
         self.kill: Callable[[], object] = lambda: None
         """Kills the program."""
         self.seen: list[str] = []
@@ -234,7 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._say(503, _SLOW_DOWN, wait)
             return
-        if operation and not operation.startswith("ServiceQuotas"):
+        if operation.startswith("ServiceQuotas"):
+            rows = [{"QuotaName": name, "Value": value} for name, value in aws.quotas.items()]
+            answer = 200, json.dumps({"Quotas": rows}).encode(), {"Content-Type": "application/x-amz-json-1.1"}
+        elif operation:
             answer = self._control(aws.control, operation, body)
         elif invoked:
             answer = self._runtime(aws.control, invoked[1], body)

@@ -6,6 +6,7 @@ boto3's own retries are off: it would repeat a request whose answer was lost, an
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -67,7 +68,10 @@ class Calls:
             return self._clients[service]
 
     def _made(self, service: str) -> Any:
-        import boto3  # an extra, and slow to import: only when it is used
+        # boto3 is an extra, and slow to import: only when it is used.
+        for name in ("boto3", "botocore"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # below that they tell every header, tokens included
+        import boto3
         import botocore.exceptions
         from botocore.config import Config
 
