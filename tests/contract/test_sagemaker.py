@@ -827,6 +827,21 @@ def test_a_detector_is_continued_only_with_the_same_labels(
     assert "one detects objects" in logs[0]["reason"]
 
 
+def test_spellings_of_a_name_are_one_class(platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """A category or label in Unicode's decomposed form is the composed one; the same picture twice counts once."""
+    both = Annotation(24, 24, (HOLE, replace(SCREW, label="gru\u0308n"), replace(SCREW, label="gr\u00fcn")))
+    items = [item(drawn(COLOURS["red"], seed), annotation=both) for seed in range(20)]
+    ids = ship(platform, dataset, "gr\u00fcn", items)
+    ship(platform, dataset, "gru\u0308n", [item(drawn(COLOURS["green"], seed), annotation=both) for seed in range(20)])
+    ship(platform, dataset, "rot", items)
+    classifier = trained(platform, dataset)
+    detector = trained(platform, dataset, "m-2", nn_arch="ssd")
+
+    assert classifier.categories == ("gr\u00fcn", "rot")
+    assert set(detector.categories) == {"hole", "gr\u00fcn"}
+    assert len(ids) == 20
+
+
 def test_nothing_marked_is_told(platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """A detection without annotations is refused with what to do; marks beside the picture are found by listing."""
     (remote_id,) = ship(platform, dataset, "plates", [item(drawn(COLOURS["red"], 1))])

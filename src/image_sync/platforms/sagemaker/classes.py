@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ class Classes:
 
     def ensure(self, names: Iterable[str]) -> dict[str, str]:
         """Id -> name of all classes in their order, after these were added, several in the order of the alphabet."""
-        wanted = {id_of(name): name for name in sorted(set(names))}
+        wanted = {id_of(name): unicodedata.normalize("NFC", name) for name in sorted(set(names))}
         with self._lock:
             if not wanted.keys() <= self._known.keys():
                 self._known = _of(self._documents.change(self._key, lambda content: _grown(content, wanted)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from image_sync.domain import Annotation
@@ -80,14 +80,13 @@ class Lists:
 
     def _classification(self, place: Place, blank: Snapshot, chosen: Sequence[RemotePicture]) -> Chosen:
         known = place.classes.ensure({picture.category for picture in chosen if picture.category})
-        used = {id_of(picture.category) for picture in chosen if picture.category}
-        classes = [name for class_id, name in known.items() if class_id in used]
+        used = {picture.category: id_of(picture.category) for picture in chosen if picture.category}
+        classes, numbers = _numbered(known, used)
         if len(classes) < MIN_CATEGORIES:
             raise Refused(
                 f"The dataset {place.ref.name} has pictures of {len(classes)} categories, but a classifier needs "
                 f"{MIN_CATEGORIES}"
             )
-        numbers = {name: number for number, name in enumerate(classes)}
         entries = [(picture, numbers[picture.category]) for picture in chosen if picture.category]
         sides = {side: [one for one in entries if parts_of(one[0].remote_id)[0] == side] for side in SIDES}
         _enough(place, classes, {number for _, number in sides["train"]}, len(sides["validation"]), "picture")
@@ -103,15 +102,14 @@ class Lists:
     def _detection(
         self, place: Place, blank: Snapshot, chosen: Sequence[RemotePicture], there: Sequence[RemotePicture]
     ) -> Chosen:
-        marked = [(picture, one) for picture, one in self._annotated(place, chosen) if markings.usable(one)]
-        used = {box.label for _, one in marked for box in markings.usable(one)}
-        classes = [name for class_id, name in place.labels.ensure(used).items() if class_id in set(map(id_of, used))]
+        marked = _once((picture, one) for picture, one in self._annotated(place, chosen) if markings.usable(one))
+        used = {label: id_of(label) for label in {box.label for _, one in marked for box in markings.usable(one)}}
+        classes, numbers = _numbered(place.labels.ensure(used), used)
         if not classes:
             raise Refused(
                 f"No picture of the dataset {place.ref.name} has anything marked in it",
                 hint="Object detection learns from annotations: put them beside the pictures",
             )
-        numbers = {label: number for number, label in enumerate(classes)}
         sides = {side: [one for one in marked if parts_of(one[0].remote_id)[0] == side] for side in SIDES}
         trained = {numbers[box.label] for _, one in sides["train"] for box in markings.usable(one)}
         _enough(place, classes, trained, len(sides["validation"]), "annotated picture")
@@ -156,8 +154,25 @@ def _planned(wanted: Sequence[RemotePicture], there: Sequence[RemotePicture]) ->
     return found
 
 
+def _numbered(known: Mapping[str, str], used: Mapping[str, str]) -> tuple[list[str], dict[str, int]]:
+    """The classes in their order, and the number of each spelling of them, without gaps.
+
+    Args:
+        known: id -> name of every class that there ever was, in order.
+        used: spelling -> id of those that are trained.
+    """
+    ids = [class_id for class_id in known if class_id in set(used.values())]
+    return [known[class_id] for class_id in ids], {spelling: ids.index(class_id) for spelling, class_id in used.items()}
+
+
+def _once(marked: Iterable[tuple[RemotePicture, Annotation]]) -> list[tuple[RemotePicture, Annotation]]:
+    """Those whose names differ, whatever folder they lie in: the annotations of all lie in one."""
+    return list({parts_of(picture.remote_id)[2]: (picture, one) for picture, one in marked}.values())
+
+
 def _enough(place: Place, classes: Sequence[str], trained: Iterable[int], validating: int, noun: str) -> None:
-    lacking = [name for number, name in enumerate(classes) if number not in set(trained)]
+    there = set(trained)
+    lacking = [name for number, name in enumerate(classes) if number not in there]
     hint = f"Add pictures; {place.split:g} of them are trained on, by their content, and the others validate"
     if lacking:
         raise Refused(f"No {noun} of {', '.join(lacking[:_SHOWN])} falls to the training side", hint=hint)

@@ -38,7 +38,7 @@ def document(path: str, annotation: Annotation, numbers: Mapping[str, int]) -> d
             for box in annotation.boxes
             if (pixels := _pixels(box, annotation)) is not None
         ],
-        "categories": [{"class_id": number, "name": label} for label, number in numbers.items()],
+        "categories": [{"class_id": number, "name": label} for label, number in sorted(numbers.items(), key=_second)],
     }
 
 
@@ -54,6 +54,10 @@ def width_of(objects: int) -> int:
     (350, 502)
     """
     return max(USUAL_WIDTH, _FIGURES * objects + _HEAD)
+
+
+def _second(pair: tuple[str, int]) -> int:
+    return pair[1]
 
 
 def _pixels(box: Box, annotation: Annotation) -> dict[str, int] | None:

@@ -36,7 +36,9 @@ _IN_MEMORY = 8 * 2**20
 _LARGE = 64 * 2**20
 _PIECE = 16 * 2**20
 _FEW = 64
-"""Questions for single keys, above which reading the whole listing is quicker: it tells of 1000 at once."""
+"""So many questions for single keys are always quicker than reading the whole listing."""
+_PAGE = 1000
+"""Objects that one answer of a listing tells."""
 _TWINS = 20
 _CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
@@ -47,6 +49,7 @@ class Pictures:
     def __init__(self, api: Api, datasets: Datasets) -> None:
         self._api = api
         self._datasets = datasets
+        self._counts: dict[str, int] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
 
     def close(self) -> None:
@@ -71,7 +74,8 @@ class Pictures:
         place = self._datasets.place(shipment.dataset)
         categories = place.classes.all()
         wanted = {item.key: item for item in shipment.items}
-        if len(wanted) * len(categories) <= _FEW:
+        pages = self._counts.get(place.ref.id, 0) // _PAGE
+        if len(wanted) * len(categories) <= max(_FEW, _THREADS * pages):
             pairs = [(item, category) for item in wanted.values() for category in categories]
             found = [one for few in self._at_once(lambda pair: self._of(place, *pair), pairs) for one in few]
         else:
@@ -91,7 +95,8 @@ class Pictures:
     def count(self, dataset: DatasetRef) -> int:
         """How many there are: a listing tells of 1000 at once."""
         place = self._datasets.place(dataset)
-        return sum(1 for side in SIDES for _ in self._side(place, side))
+        self._counts[place.ref.id] = found = sum(1 for side in SIDES for _ in self._side(place, side))
+        return found
 
     def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
         """Every picture, in the order of their keys. Batches are not told: that would take a question for each."""
