@@ -59,6 +59,8 @@ class Rig:
     """What the name of the second file that an export writes ends in, if there is one."""
     annotates_batches: bool = False
     """Whether each of several pictures takes its objects along; else only one that travels alone does."""
+    detector: str = "frcnn"
+    """An architecture that detects objects."""
     imports: bool = True
     """Whether a model that was exported can be brought back."""
 
@@ -142,6 +144,7 @@ def _sagemaker(aws: Aws) -> Rig:
         sidecar=".json",
         annotates_batches=True,
         imports=False,
+        detector="ssd",
     )
 
 
@@ -702,7 +705,7 @@ def test_objects_are_learnt_and_found(rig: Rig, dataset: DatasetRef) -> None:
     """Without labels a detection is refused at once; with them it is trained, deployed, and tells where objects are."""
     plates = [plate(seed) for seed in range(16)]
     items = [item(content, suffix="png") for content, _ in plates]
-    plan = TrainingPlan("boxes", dataset, nn_arch="frcnn", detection=True, strategy={"max_iter": 200})
+    plan = TrainingPlan("boxes", dataset, nn_arch=rig.detector, detection=True, strategy={"max_iter": 200})
     stored = {one.key: one.remote_id for one in rig.platform.upload(shipment(dataset, "plates", items))}
     with pytest.raises(Permanent):
         rig.platform.start_training(plan)
