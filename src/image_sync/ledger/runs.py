@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -98,14 +98,21 @@ class Runs:
                 raise moves.IllegalMove(f"training {run_id} was started and cannot be abandoned")
         self._book.changed()
 
-    def progress(self, run_id: int, **figures: float | None) -> None:
+    def progress(
+        self, run_id: int, *, curve: Sequence[tuple[int, float | None, float | None]] = (), **figures: float | None
+    ) -> None:
         """What the platform says of a running training: ``iteration``, ``iterations``, ``loss``, ``accuracy``,
-        ``remaining``. Unknown figures (None) leave the earlier ones."""
+        ``remaining``. Unknown figures (None) leave the earlier ones.
+
+        Args:
+            curve: (iteration, loss, accuracy) of what went before, oldest first.
+        """
         known = {name: value for name, value in figures.items() if value is not None}
         if not known:
             return
         with self._book.db.writing() as tx:
             this = run.c.id == run_id
+            series.extend(tx, run_id, [Point(self._book.clock(), *figure) for figure in curve])
             before = tx.execute(select(run).where(this)).one()
             tx.execute(update(run).where(this).values(**known))
             now = tx.execute(select(run).where(this)).one()
