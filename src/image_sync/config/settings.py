@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from image_sync.config import texts
+from image_sync.config import mobius, texts
 from image_sync.config.credentials import Credentials
+from image_sync.config.mobius import Mobius
 from image_sync.config.model import Model
 from image_sync.config.problems import Mistake, printable
 from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
 
 MIB = 1024 * 1024
-LATER_PLATFORMS = ("sagemaker", "mobius")
+LATER_PLATFORMS = ("sagemaker",)
 
 
 class Threshold(Section):
@@ -117,10 +118,10 @@ class Upload(Section):
 class Settings(Section):
     """Everything that a configuration file says."""
 
-    platform: Literal["mvi", "memory"] = Field(
+    platform: Literal["mvi", "mobius", "memory"] = Field(
         default="mvi",
-        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection.",
-        json_schema_extra={"enum": ["mvi"]},
+        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `mobius` a Mobius Vision SDK.",
+        json_schema_extra={"enum": ["mvi", "mobius"]},
     )
     credentials: Credentials = Field(
         default_factory=dict,  # validated, so that the environment is looked at
@@ -164,6 +165,9 @@ class Settings(Section):
     )
     watch: Watch = Field(default_factory=Watch, description="How pictures are found.")
     upload: Upload = Field(default_factory=Upload, description="How pictures are sent.")
+    mobius: Mobius = Field(
+        default_factory=Mobius, description='How a Mobius Vision SDK is used; only with `platform` "mobius".'
+    )
     state: State = Field(
         default=None,
         validate_default=True,
@@ -189,9 +193,16 @@ class Settings(Section):
     @classmethod
     def _runnable(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and value in LATER_PLATFORMS:
-            raise Mistake('comes with a later version; this one writes to "mvi"')
-        if value == "memory":
-            context_of(info).platform = "memory"
+            raise Mistake('comes with a later version; this one writes to "mvi" and "mobius"')
+        if value in {"memory", mobius.PLATFORM}:
+            context_of(info).platform = str(value)
+        return value
+
+    @field_validator("mobius", mode="before")
+    @classmethod
+    def _only_there(cls, value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("platform", mobius.PLATFORM) != mobius.PLATFORM:
+            raise Mistake('belongs to platform "mobius"; remove it, or write that platform', bare=True)
         return value
 
     @field_validator("model", mode="after")
@@ -240,6 +251,8 @@ class Settings(Section):
         if context.literal_secret and context.mode & 0o044:
             shown = printable(str(context.shown))
             context.warn((), f"it holds a secret and can be read by other users; run: chmod 600 {shown}")
+        if self.platform == mobius.PLATFORM:
+            mobius.judge(self, context)
         self._warnings = context.told()
         return self
 

@@ -15,6 +15,7 @@ from image_sync.daemon.worker import Worker
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
+from image_sync.platforms.mobius.tags import NEGATIVE
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
@@ -54,7 +55,7 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     """
     stop = threading.Event()
     ledger = aimed_ledger(settings)
-    platform = registry.make(settings, stop)
+    platform = registry.make(settings, stop, notes=ledger.notes)
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.places.keep_roots(roots)
     thresholds = thresholds_of(settings, platform.describe())
@@ -164,6 +165,7 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         recursive=settings.recursive,
         category_from=settings.category_from,
         categories=settings.categories,
+        negatives=NEGATIVE if settings.platform == "mobius" else "",
         suffixes=traits.suffixes,
         validate=watch.validation,
         max_pixels=watch.max_pixels,

@@ -23,6 +23,8 @@ class Rules:
         category_from: ``first``: the first folder below the root names the category; ``parent``: the folder that the
             picture lies in.
         categories: folder name to category name.
+        negatives: name of the folder in a category folder whose pictures show what the category is not: their category
+            is ``<category>/<negatives>``; empty: there is none.
         suffixes: file types that are wanted, lower case, without the dot.
         validate: ``header`` checks type, dimensions and the end; ``full`` decodes the picture as well.
         max_pixels, max_bytes: a larger picture is refused.
@@ -38,6 +40,7 @@ class Rules:
     recursive: bool = True
     category_from: Literal["first", "parent"] = "first"
     categories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    negatives: str = ""
     suffixes: frozenset[str] = frozenset({"jpg", "jpeg", "png"})
     validate: Literal["header", "full"] = "header"
     max_pixels: int = 100_000_000
