@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "Classify pictures with a trained model.",
     "init": "Write a configuration.json: by asking, or from options where nobody can be asked.",
     "schema": "Print the JSON Schema of configuration.json, which lets an editor complete and check it.",
+    "mobius": "What only a Mobius Vision SDK can do: ask single tags, ask about added pictures, load a state.",
     "ledger": "Look after the ledger: check it, or set a damaged one aside.",
 }
 """Command to its first sentence. It lies in the module of its name: a function of that name, or a group ``app``."""

@@ -15,6 +15,7 @@ from rich.text import Text
 from image_sync.cli import options
 from image_sync.cli.bars import wide_console
 from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.tags import shown
 from image_sync.logs import show_path, show_text
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates")
@@ -63,6 +64,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         lines.append(("", _training(active)))
     elif last is not None:
         lines.append(("", _training(last)))
+    lines += [("tag", shown(row)) for row in seen.get("tags", ())]
     for folder in seen["folders"]:
         how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""
         why = f" ({folder['reason']})" if folder["reason"] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from image_sync.config import Settings
@@ -11,6 +12,9 @@ from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.notes import MemoryNotes, Notes
 from image_sync.platforms.retrying import Retrying
+
+if TYPE_CHECKING:
+    from image_sync.platforms.mobius.platform import MobiusPlatform
 
 
 def make(settings: Settings, stop: threading.Event, *, attempts: int = 4, notes: Notes | None = None) -> Platform:
@@ -33,7 +37,7 @@ def make(settings: Settings, stop: threading.Event, *, attempts: int = 4, notes:
             return Retrying(_mvi(settings, stop), stop, circuit=circuit, attempts=attempts)
         case "mobius":
             circuit = Circuit(f"The Mobius SDK at {urlsplit(settings.credentials.endpoint).netloc}")
-            return Retrying(_mobius(settings, stop, notes or MemoryNotes()), stop, circuit=circuit, attempts=attempts)
+            return Retrying(mobius(settings, stop, notes or MemoryNotes()), stop, circuit=circuit, attempts=attempts)
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi, mobius or memory")
 
@@ -63,7 +67,8 @@ def _mvi(settings: Settings, stop: threading.Event) -> Platform:
     )
 
 
-def _mobius(settings: Settings, stop: threading.Event, notes: Notes) -> Platform:
+def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPlatform:
+    """The Mobius SDK of the settings, without patience."""
     from image_sync.platforms.http import Timeouts
     from image_sync.platforms.mobius.platform import MobiusPlatform
 
