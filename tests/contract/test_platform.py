@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient
+from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
+from image_sync.mobius_server.faults import Fault as MobiusFault
+from image_sync.mobius_server.server import MobiusServer
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from image_sync.platforms.base import Item, Model, Phase, Platform, Shipment, TrainingPlan
+from image_sync.platforms.base import Item, Model, Phase, Platform, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
+from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
+from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
@@ -84,6 +90,29 @@ def _mvi(server: MviServer) -> Rig:
     return Rig(platform, partial(fault, Action.LOSE_ANSWER), partial(fault, Action.STATUS))
 
 
+MOBIUS_ROUTES = {"upload": "POST /system/database/image/add", "start_training": "GET /custom/train/"}
+
+
+def _mobius(emulator: MobiusServer) -> Rig:
+    platform = MobiusPlatform(
+        emulator.url, stop=threading.Event(), notes=MemoryNotes(), tags="dataset", grace=1, timeouts=Timeouts(5, 20, 40)
+    )
+
+    def fault(kind: str, method: str) -> None:
+        if method in MOBIUS_ROUTES:  # datasets and categories are names of ours only
+            emulator.faults.add(MobiusFault(kind, path=MOBIUS_ROUTES[method], left=1))
+
+    return Rig(platform, partial(fault, "lost-answer"), partial(fault, "429"))
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MobiusServer]:
+    """The emulator of a Mobius SDK."""
+    with MobiusServer(tmp_path_factory.mktemp("mobius")) as emulator:
+        emulator.start()
+        yield emulator
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
     """The embedded server, with a user."""
@@ -92,17 +121,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "mvi", "retrying memory", "retrying mvi"])
+MAKERS: dict[str, tuple[str, Callable[[Any], Rig]]] = {
+    "memory": ("", lambda _server: _memory()),
+    "mvi": ("server", _mvi),
+    "mobius": ("emulator", _mobius),
+}
+
+
+@pytest.fixture(params=[*MAKERS, *(f"retrying {name}" for name in MAKERS)])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Each adapter in turn, bare and with patience around it."""
     name: str = request.param
-    rig = _memory() if name.endswith("memory") else _mvi(request.getfixturevalue("server"))
+    needs, make = MAKERS[name.rpartition(" ")[2]]
+    server = request.getfixturevalue(needs) if needs else None
+    rig = make(server)
     if name.startswith("retrying"):
         rig.platform = Retrying(rig.platform, threading.Event(), first=0.01)
     yield rig
     rig.platform.close()
-    if not name.endswith("memory"):
-        request.getfixturevalue("server").faults.clear()
+    if server is not None:
+        server.faults.clear()
 
 
 @pytest.fixture
@@ -145,11 +183,33 @@ def pictures(category: str, count: int, seed: int = 0) -> list[Item]:
     return [item(picture(COLOURS[category], seed * 1000 + n)) for n in range(count)]
 
 
+def needs_listing(rig: Rig) -> None:
+    """Go on only with a platform that can tell what it has."""
+    if not rig.platform.describe().lists_pictures:
+        pytest.skip("this platform cannot tell what it has")
+
+
+def test_a_platform_that_cannot_tell_what_it_has_says_so(rig: Rig, dataset: DatasetRef) -> None:
+    """Without listings every question about pictures has an empty answer, and sending twice must do no harm."""
+    traits = rig.platform.describe()
+    if traits.lists_pictures:
+        pytest.skip("this one can")
+    sent = shipment(dataset, "red", pictures("red", 2))
+    first, again = rig.platform.upload(sent), rig.platform.upload(sent)
+
+    assert traits.idempotent_uploads
+    assert first == again
+    assert rig.platform.find(sent) == {}
+    assert rig.platform.copies(sent) == {}
+    assert rig.platform.count(dataset) is None
+    assert list(rig.platform.listing(dataset)) == []
+
+
 def test_traits_are_sensible(rig: Rig) -> None:
     """Facts come without a network: limits, minimums and file types."""
     traits = rig.platform.describe()
 
-    assert traits.name in {"memory", "mvi"}
+    assert traits.name in MAKERS
     assert traits.batch_files >= 1
     assert traits.batch_bytes >= 1
     assert {"jpg", "png"} <= traits.suffixes
@@ -212,6 +272,7 @@ def test_lost_answer_of_ensure_does_not_make_two(rig: Rig, patient: bool) -> Non
 
 def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None:
     """Each picture gets an outcome; find and listing show it with its key, category, size, batch and time."""
+    needs_listing(rig)
     png = item(picture(COLOURS["red"], 99, "PNG"), suffix="png")
     sent = shipment(dataset, "été", [*pictures("red", 3), png])
 
@@ -231,6 +292,7 @@ def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None
 
 def test_odd_names_and_categories_come_back(rig: Rig, dataset: DatasetRef) -> None:
     """Plain names with blanks, percent signs, separators and other scripts are stored and found as they are."""
+    needs_listing(rig)
     names = ["a 'b'.jpg", "ü%20+&.jpg", "点 1.jpg", "a;b=c, d.jpg", "x" * 96 + ".jpg"]
     items = [item(picture(COLOURS["blue"], n), key=name) for n, name in enumerate(names)]
     category = "Größe 10% & \"mehr\" / 'x'".replace("/", "-")
@@ -254,6 +316,7 @@ def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -> None:
     """What was sent twice is told twice, also after someone moved a copy; what is absent is left out."""
+    needs_listing(rig)
     items = pictures("red", 3, seed=4)
     first, second = shipment(dataset, "red", items), shipment(dataset, "red", items[:2])
     rig.platform.upload(shipment(dataset, "red", pictures("red", 4, seed=5)))
@@ -281,6 +344,7 @@ def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -
 
 def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
     """A large batch is told whole; a batch of which nothing arrived has no copies; a dataset must exist."""
+    needs_listing(rig)
     items = pictures("blue", 30, seed=7)
     assert rig.platform.copies(shipment(dataset, "blue", items)) == {}
     assert rig.platform.copies(shipment(dataset, "blue", items[:2])) == {}
@@ -296,6 +360,7 @@ def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_count(rig: Rig, dataset: DatasetRef) -> None:
     """The count follows what is stored, copies included; a dataset that is not there is not found."""
+    needs_listing(rig)
     assert rig.platform.count(dataset) == 0
     sent = shipment(dataset, "red", pictures("red", 3, seed=8))
     outcomes = rig.platform.upload(sent)
@@ -307,10 +372,17 @@ def test_count(rig: Rig, dataset: DatasetRef) -> None:
         rig.platform.count(DatasetRef("00000000-0000-0000-0000-000000000000", "nobody"))
 
 
-def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
-    """A lost answer raises Ambiguous, is not repeated, and find shows what arrived."""
+def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
+    """A lost answer raises Ambiguous, is not repeated, and find shows what arrived. Where sending twice is harmless,
+    it is sent again."""
     sent = shipment(dataset, "red", pictures("red", 5))
     rig.lose_answer("upload")
+    if rig.platform.describe().idempotent_uploads:
+        if not patient:
+            with pytest.raises(Transient):
+                rig.platform.upload(sent)
+        assert [outcome.refused for outcome in rig.platform.upload(sent)] == [""] * 5
+        return
 
     with pytest.raises(Ambiguous):
         rig.platform.upload(sent)
@@ -366,6 +438,7 @@ def test_uploads_from_many_threads(rig: Rig, dataset: DatasetRef) -> None:
         thread.join(30)
 
     assert errors == []
+    needs_listing(rig)
     rows = list(rig.platform.listing(dataset))
     assert {(row.key, row.category) for row in rows} == {(i.key, one.category) for one in sent for i in one.items}
     assert len(rows) == 32
@@ -380,6 +453,7 @@ def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
         rig.platform.relabel(dataset, first, "new one")
         rig.platform.remove(dataset, second)
 
+    needs_listing(rig)
     assert [(row.remote_id, row.category) for row in rig.platform.listing(dataset)] == [(first, "new one")]
     with pytest.raises(NotFound):
         rig.platform.relabel(dataset, second, "red")
@@ -396,8 +470,9 @@ def test_unknown_ids_are_not_found(rig: Rig) -> None:
     """What the platform does not know raises NotFound, whatever the id looks like."""
     nobody = DatasetRef("00000000-0000-0000-0000-000000000000", "nobody")
 
-    with pytest.raises(NotFound):
-        list(rig.platform.listing(nobody))
+    if rig.platform.describe().lists_pictures:
+        with pytest.raises(NotFound):
+            list(rig.platform.listing(nobody))
     for task in ("00000000-0000-0000-0000-000000000000", "../../evil", ""):
         with pytest.raises(NotFound):
             rig.platform.progress(task)
@@ -405,17 +480,21 @@ def test_unknown_ids_are_not_found(rig: Rig) -> None:
 
 def test_too_small_a_training_is_refused(rig: Rig, dataset: DatasetRef) -> None:
     """A training without the minimum of pictures is refused at once, in the platform's words."""
-    rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+    outcomes = rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+    contents = [RemotePicture(outcome.remote_id, outcome.key, "red") for outcome in outcomes]
 
     with pytest.raises(Permanent):
-        rig.platform.start_training(TrainingPlan("small", dataset))
+        rig.platform.start_training(TrainingPlan("small", dataset, contents=lambda: contents))
 
     assert rig.platform.find_trainings(dataset, "small") == []
 
 
-def _filled(rig: Rig, dataset: DatasetRef) -> None:
-    for category in ("red", "blue"):
-        rig.platform.upload(shipment(dataset, category, pictures(category, 8)))
+def _filled(rig: Rig, dataset: DatasetRef) -> list[RemotePicture]:
+    return [
+        RemotePicture(outcome.remote_id, outcome.key, category)
+        for category in ("red", "blue")
+        for outcome in rig.platform.upload(shipment(dataset, category, pictures(category, 8)))
+    ]
 
 
 def _finish(rig: Rig, task: str) -> None:
@@ -427,8 +506,10 @@ def _finish(rig: Rig, task: str) -> None:
 
 def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
     """The whole life of a model: trained, listed, deployed, asked, continued from, exported, deleted."""
-    _filled(rig, dataset)
-    plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8})
+    traits, contents = rig.platform.describe(), _filled(rig, dataset)
+    plan = TrainingPlan(
+        "m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8}, contents=lambda: contents
+    )
 
     task = rig.platform.start_training(plan)
     assert rig.platform.find_trainings(dataset, "m-1") == [task]
@@ -441,18 +522,22 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
     assert progress.iterations is not None
     assert isinstance(model, Model)
     assert (model.name, model.dataset_id, set(model.categories)) == ("m-1", dataset.id, {"red", "blue"})
-    if rig.platform.describe().name != "memory":
+    if traits.name == "mvi":
         assert model.accuracy is not None
         assert 0 <= model.accuracy <= 1
         assert progress.accuracy == model.accuracy
-    with pytest.raises(NotFound):
-        rig.platform.predict(model, picture(COLOURS["red"], 0))
+    if traits.keeps_models:
+        with pytest.raises(NotFound):
+            rig.platform.predict(model, picture(COLOURS["red"], 0))
     rig.platform.deploy(model)
     rig.platform.deploy(model)
     for category in ("red", "blue"):
         best = rig.platform.predict(model, picture(COLOURS[category], 3))[0]
         assert best.category == category
         assert 0.5 < best.confidence <= 1
+    if not traits.keeps_models:
+        _one_model_only(rig, plan, model, tmp_path)
+        return
     with pytest.raises(Refused):
         rig.platform.delete_model(model)
     second = rig.platform.start_training(TrainingPlan("m-2", dataset, base=model.id, strategy={"max_iter": 100}))
@@ -476,15 +561,48 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
     assert rig.platform.model_of(second) is None
 
 
+def _one_model_only(rig: Rig, plan: TrainingPlan, model: Model, folder: Path) -> None:
+    """Where there is one model: it can be trained on, not taken from service, exported or brought in, but deleted."""
+    assert rig.platform.models(plan.dataset) == [model]
+    second = rig.platform.start_training(replace(plan, name="m-2", base=model.id))
+    _finish(rig, second)
+    (newest,) = rig.platform.models(plan.dataset)
+    assert (newest.id, newest.deployed) == (second, True)
+    with pytest.raises(NotFound):
+        rig.platform.start_training(replace(plan, name="m-3", base="0" * 16))
+    platform = rig.platform._platform if isinstance(rig.platform, Retrying) else rig.platform
+    for call in (
+        lambda: platform.undeploy(newest),
+        lambda: platform.export(newest, folder),
+        lambda: platform.import_model(folder),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            call()
+        assert caught.value.hint
+    for _ in range(2):
+        rig.platform.delete_model(newest)
+    assert rig.platform.models(plan.dataset) == []
+    assert rig.platform.model_of(second) is None
+    with pytest.raises(NotFound):
+        rig.platform.predict(newest, picture(COLOURS["red"], 0))
+
+
 def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
-    """A start whose answer got lost raises Ambiguous, is not repeated, and is found by its name."""
-    _filled(rig, dataset)
+    """A start whose answer got lost raises Ambiguous, is not repeated, and is found by its name. Where starting by
+    the same name goes on where it was, it is found once that has been done."""
+    contents = _filled(rig, dataset)
     rig.lose_answer("start_training")
-    plan = TrainingPlan("doubtful", dataset, strategy={"max_iter": 100})
+    plan = TrainingPlan("doubtful", dataset, strategy={"max_iter": 100}, contents=lambda: contents)
 
     with pytest.raises(Ambiguous):
         rig.platform.start_training(plan)
 
+    give_up = time.monotonic() + 20
+    while rig.platform.describe().idempotent_starts and not rig.platform.find_trainings(dataset, "doubtful"):
+        assert time.monotonic() < give_up
+        with contextlib.suppress(Ambiguous):
+            rig.platform.start_training(plan)
+        threading.Event().wait(0.05)
     (task,) = rig.platform.find_trainings(dataset, "doubtful")
     _finish(rig, task)
     assert len(rig.platform.models(dataset)) == 1

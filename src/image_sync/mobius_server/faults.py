@@ -13,6 +13,7 @@ KINDS = {
     "500-after": "it is done, then status 500",
     "lost-answer": "it is done, then the connection is reset without an answer",
     "reset": "the connection is reset, and nothing is done",
+    "429": "status 429 with `Retry-After: SECONDS`, and nothing is done",
     "late": "the connection is reset, and what was asked for happens SECONDS later",
     "html": "status 502 with a proxy's page instead of JSON, and nothing is done",
     "truncated-json": "it is done, and the JSON of the answer ends half-way",
@@ -20,7 +21,7 @@ KINDS = {
     "slow": "it takes SECONDS",
     "twice": "it is done twice, as when a proxy repeats it; the answer is the second one's",
 }
-_TIMED = {"late": 1.0, "slow": 1.0}
+_TIMED = {"429": 1.0, "late": 1.0, "slow": 1.0}
 _FORM = "a fault is written KIND=RATE or KIND=RATE:SECONDS, such as lost-answer=5% or late=0.1:3"
 _SPELLING = re.compile(r"(?P<kind>[a-z0-9-]+)=(?P<rate>\d*\.?\d+)(?P<percent>%?)(:(?P<seconds>\d*\.?\d+))?", re.ASCII)
 

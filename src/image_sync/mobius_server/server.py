@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from email.message import Message
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ _LARGEST = 2**30
 _PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _UNDONE: dict[str, tuple[int, Any]] = {
     "500-before": (500, b"Internal Server Error"),
+    "429": (429, b"Too Many Requests"),
     "html": (502, _PAGE),
     "unknown-error": (200, Failure("unknown_error").body),
 }
@@ -150,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _go_wrong(self, fault: Fault, method: str, body: bytes) -> None:
         if fault.kind in _UNDONE:
-            self._say(*_UNDONE[fault.kind])
+            self._say(*_UNDONE[fault.kind], retry_after=fault.seconds)
             return
         if fault.kind in {"reset", "late"}:
             self._reset()
@@ -194,11 +196,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         return body if len(body) == int(length) else None
 
-    def _say(self, status: int, answer: Any) -> None:
+    def _say(self, status: int, answer: Any, *, retry_after: float = 0.0) -> None:
         raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/x-tar" if raw[257:262] == b"ustar" else "application/json")
         self.send_header("Content-Length", str(len(raw)))
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            self.send_header("Retry-After", f"{retry_after:g}")
         self.end_headers()
         self.wfile.write(raw)
 
