@@ -71,9 +71,9 @@ class Api:
             raise in_doubt(what, "the answer names no task", repeatable=False)
         return task
 
-    def status(self, task: str) -> Reply:
+    def status(self, task: str, what: str = "Asking how far a training is") -> Reply:
         """``GET /status/<task_id>``: the task's state, also when that is an error."""
-        return self._call("GET", f"/status/{_quoted(task)}", "Asking how far a training is", judged=False)
+        return self._call("GET", f"/status/{_quoted(task)}", what, judged=False)
 
     def delete(self, tag: str) -> bool:
         """``GET /custom/delete/<tag>``: whether there was something to reset. Not repeatable: one that is carried out

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import ConfigError, NotFound, Refused, Unsupported
+from image_sync.errors import ConfigError, NotFound, Refused, Transient, Unsupported
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -19,6 +19,7 @@ from image_sync.platforms.base import (
     TrainingPlan,
     Traits,
 )
+from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.assigning import Assigning
@@ -100,9 +101,13 @@ class MobiusPlatform:
 
     def sign_in(self) -> None:
         """Ask for a task that nobody has: there is no account, but something must answer, in the right words."""
-        reply = self.api.status(_NOBODY)
-        if not reply.status:
-            raise Refused("What answers is no Mobius SDK", hint="Check credentials.endpoint and port")
+        try:
+            self.api.status(_NOBODY, "Signing in")
+        except Unanswered:
+            raise
+        except Transient as error:
+            hint = "Check credentials.endpoint and port: is it a Mobius SDK that answers there?"
+            raise Transient(error.what, hint=hint, retry_after=error.retry_after) from error
 
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The dataset, if it was asked for before: the server knows none."""

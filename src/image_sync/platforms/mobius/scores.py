@@ -53,7 +53,8 @@ def _walk(node: Any, image: str, tag: str, tags: frozenset[str], images: frozens
         return
     if isinstance(node, list):
         if len(node) == _PAIR and isinstance(node[0], str) and _is_number(node[1]):
-            yield from _walk(node[1], image, node[0], tags, images, depth + 1)
+            known = node[0] in images
+            yield from _walk(node[1], node[0] if known else image, tag if known else node[0], tags, images, depth + 1)
             return
         for item in node:
             # A number in a list has no name of its own: it is none of a tag's scores.
@@ -73,9 +74,10 @@ def _object(
         yield from _walk(score, image, named or tag, tags, images, depth + 1)
         return
     for key, value in node.items():
+        scored = isinstance(value, dict) and any(_is_number(value.get(one)) for one in _SCORES)
         if key in images:
             yield from _walk(value, key, tag, tags, images, depth + 1)
-        elif key in tags:
+        elif key in tags or (scored and not tags and key != _RESULT):
             yield from _walk(value, image, key, tags, images, depth + 1)
         elif key == _RESULT or (not _is_number(value) and key not in _NOISE):
             yield from _walk(value, image, named or tag, tags, images, depth + 1)
