@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -142,7 +143,7 @@ def test_odd_tags(sdk: Sdk, server: MobiusServer) -> None:
     """Whatever may stand in a path comes back as it was."""
     sdk.add("a1", picture("dark", 1))
     for tag in ("Größe 10% & mehr", "点", "a?b#c"):
-        sdk.get(f"/custom/assign/a1/positive/{requests.utils.quote(tag, safe='')}")
+        sdk.get(f"/custom/assign/a1/positive/{quote(tag, safe='')}")
 
     assert [tag for tag, _, _ in server.store.assigned()] == sorted(("Größe 10% & mehr", "点", "a?b#c"))
 

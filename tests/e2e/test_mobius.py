@@ -15,7 +15,7 @@ import requests
 
 from image_sync.domain import RunState
 from image_sync.mobius_server.server import MobiusServer
-from support.commands import one_by_one
+from support.commands import forked, one_by_one
 from support.daemon import PROGRAM, Plant
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture
@@ -167,6 +167,26 @@ def test_added_pictures_are_asked_about_and_a_state_is_loaded(
     assert len(calls(server, "/set_state")) == 1
     assert server.store.trained() == ["dark", "light"]
     assert [row["changed"] for row in json.loads(status.stdout)["tags"]] == ["it has not been trained yet"] * 2
+
+
+def test_check_tells_which_categories_can_have_no_tag(plant: Plant, server: MobiusServer) -> None:
+    """A comma in a folder's name: a person must rename it, or map it; a server that is none is told as well."""
+    plant.put("a,b/1.jpg", picture("dark", 1))
+    plant.put("light/1.jpg", picture("light", 1))
+    wrong, mapped, elsewhere = (plant.config.with_name(f"{name}.json") for name in ("wrong", "mapped", "elsewhere"))
+    shutil.copy(plant.config, wrong)
+    plant.configure(categories={"a,b": "a and b"})
+    shutil.copy(plant.config, mapped)
+    plant.configure(credentials={"endpoint": f"{server.url}/elsewhere"})
+    shutil.copy(plant.config, elsewhere)
+
+    first, second, third = forked([["check", "-c", str(path)] for path in (wrong, mapped, elsewhere)], plant.environ)
+
+    assert (first.returncode, second.returncode) == (78, 0), first.stdout
+    assert "'a,b' cannot be a tag" in first.stdout
+    assert "then start" not in second.stdout
+    assert third.returncode not in {0, 78}
+    assert "credentials.endpoint" in third.stdout
 
 
 def test_serve_runs_the_emulator(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ MISHAPS = (
     "unknown-error",
     "twice",
 )
-STEPS = [("train", (17, 33)), ("retrain", (9, 25))]
+STEPS: list[tuple[str, tuple[int, ...]]] = [("train", (17, 33)), ("retrain", (9, 25))]
 if DEEP:
     STEPS = [("train", tuple(range(6, 60, 3))), ("retrain", tuple(range(6, 60, 3)))]
 

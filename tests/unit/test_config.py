@@ -246,18 +246,18 @@ def test_no_training_has_three_names(tmp_path: Path, value: str | None) -> None:
     assert settings(tmp_path, model={"action": value}).model.action == "none"
 
 
-@pytest.mark.parametrize("platform", ["sagemaker", "mobius"])
+@pytest.mark.parametrize("platform", ["sagemaker"])
 def test_platforms_of_later_versions_are_named_as_such(tmp_path: Path, platform: str) -> None:
     """A planned platform is refused by saying that it comes later."""
     assert mistakes(tmp_path, platform=platform) == [
-        f'platform: "{platform}" comes with a later version; this one writes to "mvi"'
+        f'platform: "{platform}" comes with a later version; this one writes to "mvi" and "mobius"'
     ]
 
 
 def test_the_memory_platform_needs_no_server(tmp_path: Path) -> None:
     """For tests there is a platform without an address; no message mentions it."""
     assert settings(tmp_path, platform="memory", credentials={}).credentials.endpoint == ""
-    assert mistakes(tmp_path, platform="other") == ['platform: "other" is not possible here; write "mvi"']
+    assert mistakes(tmp_path, platform="other") == ['platform: "other" is not possible here; write "mvi" or "mobius"']
 
 
 UNKNOWN: list[tuple[dict[str, Any], str]] = [

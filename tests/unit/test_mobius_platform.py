@@ -243,6 +243,19 @@ def test_a_picture_that_vanishes_at_once_is_sent_again() -> None:
         platform.close()
 
 
+def test_a_category_that_can_have_no_tag_holds_up_nothing(filled: Site, server: MobiusServer) -> None:
+    """Its pictures are refused with a remedy; one that was moved there leaves its tag, and the others are trained."""
+    (outcome,) = filled.platform.upload(shipment(filled.dataset, "a,b", [item(picture("dark", 70))]))
+    assert "Rename the folder" in outcome.refused
+    base = filled.train()
+    moved = min(assigned(server)["dark"])
+    filled.move(moved, "a,b")
+    filled.train("m-2", base)
+
+    assert moved not in assigned(server)["dark"]
+    assert set(assigned(server)) == {"dark", "light"}
+
+
 def test_removing_calls_nothing(filled: Site) -> None:
     """No documented call removes a picture."""
     filled.platform.remove(filled.dataset, next(iter(filled.contents)))

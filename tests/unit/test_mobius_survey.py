@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,7 +81,7 @@ def test_what_is_assigned_stays() -> None:
 def test_folders_for_negatives_are_taken_whole() -> None:
     """`_negative_` and the tag's own folder come first, beyond the cap too; "folders" takes no others, "none" none."""
     general, own, a, b = ids("g", 4), ids("o", 5), ids("a", 3), ids("b", 30)
-    pictures = {"_negative_": general, "a__negative": own, "a": a, "b": b}
+    pictures: Any = {"_negative_": general, "a__negative": own, "a": a, "b": b}
     tag = Tag("a", "d", "a")
 
     assert set(survey(most=6, **pictures).negatives(tag)) == {*general, *own}

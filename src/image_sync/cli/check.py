@@ -16,6 +16,7 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
@@ -61,6 +62,9 @@ def check(config: options.Config = options.CONFIG, as_json: options.Json = False
         new: Counter[str] = Counter()
         for folder in settings.folders:
             findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
+        if settings.platform == "mobius":
+            refused = without_tag(settings, sorted(new))
+            findings += [Finding("categories", error.what, error.hint, EXIT_CONFIG) for error in refused]
         findings += _server(settings, platform)
         would = _would(ledger.tally(), new, thresholds_of(settings, platform.describe()))
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)

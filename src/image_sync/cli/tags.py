@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from image_sync.config import Settings
 from image_sync.domain import DatasetRef
+from image_sync.errors import Refused
 from image_sync.ledger import Ledger
 from image_sync.platforms.base import RemotePicture
 from image_sync.platforms.mobius.records import Records, Tag
 from image_sync.platforms.mobius.survey import Rule, Survey
-from image_sync.platforms.mobius.tags import short
+from image_sync.platforms.mobius.tags import role_of, short, tag_of
 
 
 def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
@@ -38,6 +39,16 @@ def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def without_tag(settings: Settings, categories: Iterable[str]) -> Iterator[Refused]:
+    """Why these categories, of those given, can have no tag."""
+    dataset = DatasetRef("", settings.dataset.name)
+    for category in categories:
+        try:
+            tag_of(dataset, role_of(category).owner or category, settings.mobius.tags)
+        except Refused as error:
+            yield error
 
 
 def shown(row: Mapping[str, Any]) -> str:

@@ -194,8 +194,8 @@ class Settings(Section):
     def _runnable(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and value in LATER_PLATFORMS:
             raise Mistake('comes with a later version; this one writes to "mvi" and "mobius"')
-        if value in {"memory", mobius.PLATFORM}:
-            context_of(info).platform = str(value)
+        if isinstance(value, str) and value in {"memory", mobius.PLATFORM}:
+            context_of(info).platform = value
         return value
 
     @field_validator("mobius", mode="before")

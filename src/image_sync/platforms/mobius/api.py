@@ -144,7 +144,11 @@ class Api:
         body = printable(answer.body[: 4 * _LONGEST_BODY].decode("utf-8", "replace"), _LONGEST_BODY)
         _log.debug("mobius.answer", call=f"{method} {path}", status=answer.status, body=body)
         reply = wire.read(answer)
-        if reply is None or (reply.failed and judged and not wire.understood(reply, answer.status)):
+        if reply is None or (
+            reply.failed
+            and not wire.understood(reply, answer.status)
+            and (judged or answer.status in wire.NOT_ABOUT_A_TASK)
+        ):
             found = self._client.check(answer, what=what, repeatable=repeatable)
             if not bare or found is None:
                 raise in_doubt(what, "the answer does not say whether it worked", repeatable=repeatable)

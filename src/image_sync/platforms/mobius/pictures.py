@@ -45,7 +45,10 @@ class Pictures:
         that got lost is reported as Transient, and the shipment comes again.
         """
         role = role_of(shipment.category)
-        tag = tag_of(shipment.dataset, role.owner or shipment.category, self._naming)
+        try:
+            tag = tag_of(shipment.dataset, role.owner or shipment.category, self._naming)
+        except Refused as error:
+            return [Outcome(item.key, refused=str(error)) for item in shipment.items]
         done = self._progress_of(shipment.batch_id)
         ids = [image_id(item.sha256) for item in shipment.items]
         # Written down first: should the picture be moved to another category before this is confirmed, it is known
@@ -75,7 +78,11 @@ class Pictures:
         if not _is_image(remote_id):
             raise NotFound(f"{printable(remote_id, 60) or 'An empty string'} is no id of a picture")
         role = role_of(category)
-        tag = tag_of(dataset, role.owner or category, self._naming)
+        try:
+            tag = tag_of(dataset, role.owner or category, self._naming)
+        except Refused as error:  # it has no tag any more
+            _log.error("mobius.no_tag", image=remote_id, error=error.what, hint=error.hint)
+            return
         if role.positive:
             self._records.attempt(tag, remote_id, [remote_id])
             self._api.assign(remote_id, "positive", tag)

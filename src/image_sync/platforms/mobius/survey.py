@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from image_sync.domain import DatasetRef
+from image_sync.errors import Refused
 from image_sync.platforms.base import RemotePicture
 from image_sync.platforms.mobius.negatives import choose
 from image_sync.platforms.mobius.records import Attempt, Sum, Tag
@@ -52,7 +53,10 @@ class Survey:
             if not role.owner:
                 self._general.add(picture.remote_id)
                 continue
-            tag = tag_of(dataset, role.owner, naming)
+            try:
+                tag = tag_of(dataset, role.owner, naming)
+            except Refused:
+                continue  # moved to a category that can have no tag: told when it was moved
             side = self._positives if role.positive else self._negatives
             side.setdefault(tag, set()).add(picture.remote_id)
             if role.positive:

@@ -31,6 +31,9 @@ _LICENCE = frozenset({"invalid_signature", "token_verification_error", "expired_
 _LIMIT = "exceeds_test_limit"
 _KNOWN = frozenset({*THERE_ALREADY, *BAD_PICTURE, *_NOT_FOUND, *_LATER, *_LICENCE, _LIMIT, "positive_samples_required"})
 
+NOT_ABOUT_A_TASK = frozenset({404, 405, 429})
+"""HTTP statuses with which nothing is said of a training, if the message is unknown, too."""
+
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
