@@ -602,6 +602,24 @@ def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusSe
     assert len([line for line in said if line.endswith("/dark") and "assign" in line]) == 8
 
 
+def test_a_long_preparation_comes_up_for_air(filled: Site, server: MobiusServer) -> None:
+    """When its time is over a call ends, and the next one goes on where it was: nothing is assigned twice."""
+    filled.platform._starting._slice = 0.0
+    filled.platform._assigning._parallel = 1
+    rounds = 0
+    while not filled.platform.find_trainings(filled.dataset, "m-1"):
+        rounds += 1
+        try:
+            filled.begin()
+        except Ambiguous:
+            continue
+
+    assigns = [line for line in filled.said() if "assign" in line]
+    assert rounds > 10
+    assert len(assigns) == len(set(assigns)) == 16
+    assert tasks(server) == {"dark": 1, "light": 1}
+
+
 def test_trouble_after_the_first_task_is_told_as_doubt(filled: Site, server: MobiusServer) -> None:
     """One tag is being trained: the training exists, and goes on by the same name."""
     server.faults.add(Fault("html", path="custom/assign/.*/light", left=1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
@@ -38,13 +40,21 @@ class Assigning:
         """Tag -> what is known in this process to be assigned to it since its preparation began."""
 
     def prepare(
-        self, tag: Tag, survey: Survey, attempts: Mapping[str, Attempt], run: str, *, from_beginning: bool
+        self,
+        tag: Tag,
+        survey: Survey,
+        attempts: Mapping[str, Attempt],
+        run: str,
+        *,
+        from_beginning: bool,
+        until: float = math.inf,
     ) -> Tag:
         """Let the tag hold what the survey says, and write that down.
 
         Args:
             attempts: what may have been assigned to it since its last training.
             from_beginning: reset it first, whether or not that is needed.
+            until: monotonic time at which Ambiguous is raised; called again, it goes on where it was.
         """
         positives = survey.positives(tag.name)
         done = self._resumed(tag, survey, attempts, run)
@@ -54,7 +64,7 @@ class Assigning:
         wanted = _wanted(survey, tag)
         negatives = tuple(sorted(image for image, kind in wanted if kind == "negative"))
         tag = self._records.save(tag, negatives=negatives, start=Start(run, ASSIGNING))
-        abreast(self._parallel, partial(self._assign, tag.name, done), sorted(wanted - done))
+        abreast(self._parallel, partial(self._assign, tag.name, done, until), sorted(wanted - done))
         if min(len(positives), len(negatives)) < _FEW:
             _log.warning("mobius.few_pictures", tag=tag.name, positives=len(positives), negatives=len(negatives))
         settled = [name for name, attempt in attempts.items() if attempt.void or positives.issuperset(attempt.ids)]
@@ -101,12 +111,14 @@ class Assigning:
         """The preparation is over: the training was asked for."""
         self._done.pop(tag, None)
 
-    def _assign(self, tag: str, done: set[Pair], pair: Pair) -> None:
+    def _assign(self, tag: str, done: set[Pair], until: float, pair: Pair) -> None:
         if self._stop.is_set():
             raise Transient("The program ends; the training is started at the next start")
         image, kind = pair
         self._api.assign(image, kind, tag)
         done.add(pair)
+        if time.monotonic() > until:
+            raise Ambiguous(f"The pictures of the tag {tag} are being assigned, {len(done)} so far")
 
 
 def _wanted(survey: Survey, tag: Tag) -> set[Pair]:

@@ -29,6 +29,8 @@ from image_sync.platforms.mobius.tags import Naming, short
 _log = get_logger(__name__)
 
 _ASKING, _ASKED = "asking", "asked"
+_SLICE = 240.0
+"""Seconds that one call takes at the most, about: whoever watches over the daemon wants a sign of life."""
 _AFOOT = frozenset({STARTED, TRAINED})
 
 
@@ -40,6 +42,8 @@ class _Work:
     survey: Survey
     attempts: Mapping[str, Mapping[str, Attempt]]
     from_beginning: bool
+    until: float
+    """Monotonic time at which the rest is left to the next call."""
 
     def attempts_of(self, tag: Tag) -> Mapping[str, Attempt]:
         return self.attempts.get(short(tag.name), {})
@@ -76,6 +80,7 @@ class Starting:
         self._grace = grace
         self._clock = clock
         self._lock = threading.Lock()
+        self._slice = _SLICE
         self._doubts: dict[tuple[str, str], float] = {}
         """(tag, step) -> when it was first seen that its outcome is not known."""
 
@@ -100,7 +105,7 @@ class Starting:
             return self._start_all(
                 plan.dataset,
                 self._records.save_training(training),
-                _Work(plan.name, survey, settled, from_beginning=not plan.base),
+                _Work(plan.name, survey, settled, not plan.base, time.monotonic() + self._slice),
             )
 
     def _start_all(self, dataset: DatasetRef, training: Training, work: _Work) -> str:
@@ -108,6 +113,8 @@ class Starting:
         doubt: Ambiguous | None = None
         for name in sorted({*known, *work.survey.categories} - training.tags.keys()):
             tag = known.get(name) or Tag(name, dataset.id, work.survey.categories[name])
+            if doubt and time.monotonic() > work.until:
+                break
             try:
                 outcome = self._start_one(tag, work)
             except Ambiguous as error:
@@ -125,6 +132,10 @@ class Starting:
                 training = self._records.save_training(training, tags={**training.tags, name: outcome})
         if doubt is not None:
             raise doubt
+        return self._finished(training)
+
+    def _finished(self, training: Training) -> str:
+        """Every tag was dealt with: the training's id, or Refused when there is none to follow."""
         if training.tags and {STARTED, TRAINED, RESET}.isdisjoint(training.tags.values()):
             self._records.forget_training(training)
             raise Refused("; ".join(f"tag {name}: {why}" for name, why in training.tags.items()))
@@ -158,7 +169,9 @@ class Starting:
                 "there are no pictures of another category to tell it from",
                 hint='Add another category or a folder _negative_, or set mobius.negatives to "none"',
             )
-        tag = self._assigning.prepare(tag, work.survey, attempts, work.run, from_beginning=work.from_beginning)
+        tag = self._assigning.prepare(
+            tag, work.survey, attempts, work.run, from_beginning=work.from_beginning, until=work.until
+        )
         self._ask(tag, work.run, probes_of(positives, tag.negatives))
         return STARTED
 

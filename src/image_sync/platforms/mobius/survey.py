@@ -112,7 +112,6 @@ class Survey:
         in_force = {image for attempt in attempts.values() if not attempt.void for image in attempt.ids}
         if in_force - positives or Sum.of(positives - tried) != tag.assigned:
             return "pictures were moved away from it or removed"
-        gone = set(tag.negatives) - set(self.negatives(tag))
-        if positives & set(tag.negatives) or gone:
+        if not set(tag.negatives) <= set(self.negatives(tag)):
             return "pictures that were its negatives are so no longer"
         return ""
