@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit soak deep audit format images clean
+.PHONY: help demo test lint types imports unit soak deep bench audit format images clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,9 @@ soak: $(VENV)/.installed  ## hours of bad luck in minutes: make soak SOAK='--see
 
 deep: $(VENV)/.installed  ## the long forms of the fault and property tests: thousands of examples, every system call
 	HYPOTHESIS_PROFILE=deep IMAGE_SYNC_SOAK=1 $(BIN)/pytest -n $(WORKERS) --timeout 7200 tests/property tests/faults
+
+bench: $(VENV)/.installed  ## speed beside others, in one table: make bench BASE=old.json BENCH='--only backlog --json new.json'
+	$(BIN)/python tests/benchmarks/bench.py $(if $(BASE),--base $(BASE)) $(BENCH)
 
 audit: $(VENV)/.installed  ## known faults of the packages we use; needs the public advisory service
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -5,13 +5,19 @@ The same verdict is logged, shown by ``status`` and obeyed by the stages, so the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
+from image_sync.config.hours import Hours, covers
 from image_sync.domain import Run, Tally, Verdict
 
 _DAY = 86_400.0
 REFUSAL_WAIT = 300.0
 """Seconds after which a training that the platform refused to start is tried again."""
+RETRY_WAIT = 300.0
+"""Seconds after which a training that failed for a cause that passes is started once more."""
+_MINUTE, _MINUTES_A_DAY = 60, 1440
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,11 @@ class Thresholds:
     max_per_day: int | None = None
     min_categories: int = 2
     min_pictures: int = 5
-    """The platform's minimum: so many categories with so many pictures each."""
+    """So many categories with so many pictures each: the platform's minimum, or a higher one of ours."""
+    quiet_hours: Hours = ()
+    """Times of day, local, between which no training is started."""
+    max_ratio: float | None = None
+    """So many times the pictures of another category may one have without a warning."""
 
 
 class Quiet:
@@ -93,17 +103,39 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         return no('model.action is "none": pictures are only uploaded')
     if tally.active is not None:
         return no(_running(tally.active))
-    if have < need and not tally.train_requested:
+    if have < need and not tally.train_requested and tally.retry is None:
         return no(f"waits for {need - have} more uploaded {_noun(need - have)}")
     if tally.cleared or tally.sending:
         return no(f"waits until {_pictures(tally.cleared + tally.sending)} {_are(tally.cleared + tally.sending)} sent")
     missing = _minimum(tally, thresholds)
     if missing:
-        return no(f"due, but the platform's minimum is not met: {missing}")
+        return no(f"due, {missing}")
     pause, why = _pause(tally, thresholds, now)
     if pause > 0:
         return no(f"due, but {why}", pause)
-    return Verdict(True, have, need, "asked for" if tally.train_requested else "threshold reached")
+    return Verdict(True, have, need, _occasion(tally, have >= need))
+
+
+def imbalance(trainable: Mapping[str, int], max_ratio: float | None) -> str:
+    """The sentence that warns of one category with far more pictures than another; empty when there is no need."""
+    counts = {name: count for name, count in trainable.items() if count}
+    if max_ratio is None or len(counts) < 2:  # noqa: PLR2004 - one category is in balance with itself
+        return ""
+    (few, least), *_, (many, most) = sorted(counts.items(), key=lambda one: (one[1], one[0]))
+    if most <= max_ratio * least:
+        return ""
+    return (
+        f"category '{many}' has {_pictures(most)}, '{few}' {least}: more than {max_ratio:g} times as many "
+        "(threshold.max_ratio); the model may overlook the rare one"
+    )
+
+
+def _occasion(tally: Tally, reached: bool) -> str:
+    if tally.train_requested:
+        return "asked for"
+    if reached or tally.retry is None:
+        return "threshold reached"
+    return f"tries {tally.retry.name} once more, which failed: {tally.retry.reason}"
 
 
 def _running(run: Run) -> str:
@@ -115,11 +147,12 @@ def _running(run: Run) -> str:
 
 def _minimum(tally: Tally, thresholds: Thresholds) -> str:
     few = {name: count for name, count in tally.trainable.items() if count < thresholds.min_pictures}
-    short = [f"category '{name}' has {count} of {thresholds.min_pictures}" for name, count in few.items()]
+    short = [f"category '{name}': {count} of {thresholds.min_pictures}" for name, count in few.items()]
     absent = thresholds.min_categories - len(tally.trainable)
     if absent > 0:
-        short.append(f"{absent} more {'category' if absent == 1 else 'categories'} needed")
-    return ", ".join(short)
+        noun = "category" if absent == 1 else "categories"
+        short.append(f"{absent} more {noun}")
+    return f"waits for {', '.join(short)}" if short else ""
 
 
 def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str]:
@@ -130,6 +163,15 @@ def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str
         wait = refusal.ended_at + REFUSAL_WAIT - now
         if newer and wait > 0:
             return wait, f"the platform refused to start it ({refusal.reason}); tries again in {wait:.0f} s"
+    retry = tally.retry
+    if retry is not None and retry.ended_at is not None and tally.untrained < thresholds.training:
+        wait = retry.ended_at + RETRY_WAIT - now
+        if wait > 0 and not tally.train_requested:
+            return wait, f"{retry.name} failed ({retry.reason}); it is tried once more in {wait:.0f} s"
+    wait = _quiet_left(thresholds.quiet_hours, now)
+    if wait > 0:
+        end = datetime.fromtimestamp(now + wait).astimezone()
+        return wait, f"model.quiet_hours allow the next training at {end:%H:%M}"
     if last is not None and last.started_at is not None and thresholds.cooldown:
         wait = last.started_at + thresholds.cooldown - now
         if wait > 0:
@@ -139,6 +181,14 @@ def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str
         if wait > 0:
             return wait, f"model.max_per_day ({thresholds.max_per_day}) is reached; the next may start in {wait:.0f} s"
     return 0.0, ""
+
+
+def _quiet_left(hours: Hours, now: float) -> float:
+    """Seconds until the quiet hours are over; 0 outside them."""
+    local = datetime.fromtimestamp(now).astimezone()
+    minute = local.hour * _MINUTE + local.minute
+    ahead = next(n for n in range(_MINUTES_A_DAY) if not covers(hours, (minute + n) % _MINUTES_A_DAY))
+    return ahead * _MINUTE - local.second - local.microsecond / 1e6 if ahead else 0.0
 
 
 def _noun(count: int) -> str:

@@ -32,8 +32,9 @@ from image_sync.tracker import Quiet, Thresholds, upload_verdict
 
 STAGE = "upload"
 _IDLE = 5.0
+_SURE = 0.2  # seconds for which a decision to send stands: counting after each batch would hold up the others
 _ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -90,6 +91,7 @@ class Uploader:
         self._stranded = False
         self._turned_away = 0
         self._said = ""
+        self._sure_until = 0.0
         self.setback = Setback(STAGE, ledger)
 
     def step(self, now: float) -> float:
@@ -109,7 +111,10 @@ class Uploader:
             except LedgerError:
                 self._stranded = True
                 raise
+        if now < self._sure_until and self.send(now):
+            return 0.0
         verdict = self._decide(now)
+        self._sure_until = now + _SURE
         if self._open and self.send(now):
             return 0.0
         if self.setback.left(now):

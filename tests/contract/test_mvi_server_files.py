@@ -146,6 +146,8 @@ def test_a_zip_is_unpacked_flat_and_its_litter_passed_over(caller, dataset):
         ("user-metadata", "[1]"),
         ("user-metadata", '{"a": {"b": 1}}'),
         ("user-metadata", '{"a": Infinity}'),
+        ("user-metadata", '{"a": NaN}'),
+        ("user-metadata", '{"a": 1e999}'),
         ("labels", "{}"),
         ("labels", '[{"name": "x"}]'),
         ("labels", '[{"bndbox": {}}]'),
@@ -302,7 +304,9 @@ def test_files_are_copied_and_moved_with_all_that_belongs_to_them(caller, datase
     other = caller.dataset("other")
     fields = {"category_name": "cat", "user-metadata": '{"k": "v"}'}
     ids = [e["id"] for e in caller.upload(dataset, [("a.jpg", JPG), ("b.jpg", JPG)], fields).json()["resultList"]]
-    caller.post(f"/datasets/{dataset}/files/{ids[0]}/labels", labels=[{"name": "dent", "polygon": [[1, 2], [3, 4]]}])
+    caller.post(
+        f"/datasets/{dataset}/files/{ids[0]}/labels", labels=[{"name": "dent", "polygon": [[1, 2], [3, 4], [1, 4]]}]
+    )
     answer = caller.post(f"/datasets/{dataset}/files/copy", target_dataset_id=other, files=ids[:1])
     new = answer["result_list"][0]["new_file_id"]
     shown = caller.get(f"/datasets/{other}/files/{new}")
@@ -410,7 +414,9 @@ def test_tags_and_labels_are_kept_for_detection(caller, dataset):
     assert [one["name"] for one in caller.get(path)] == ["scratch", "Dent"]
     assert [one["_id"] for one in caller.get(f"/datasets/{dataset}/object-labels", tag_ids=scratch)] == [label]
     caller.call(
-        "PUT", f"/datasets/{dataset}/object-labels/{label}", json={"tag_id": tag["_id"], "segment_polygons": [[[1, 1]]]}
+        "PUT",
+        f"/datasets/{dataset}/object-labels/{label}",
+        json={"tag_id": tag["_id"], "segment_polygons": [[[1, 1], [9, 1], [1, 9]]]},
     )
     assert caller.get(f"/datasets/{dataset}/object-labels/{label}")["name"] == "Dent"
     caller.post(f"/datasets/{dataset}/tags/{scratch}/action", action="update", name="line")

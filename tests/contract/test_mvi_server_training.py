@@ -110,6 +110,7 @@ def test_too_few_pictures_are_refused_at_once(caller):
         ({"pretrained_model": "bad"}, "trainedModel"),
         ({"userdnn_id": "x"}, "custom"),
         ({"strategy": [1]}, "strategy"),
+        ({"action": "create-cod-task", "nn_arch": "resnet"}, "no detection network"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_post(caller, dataset, change, word):
@@ -120,18 +121,6 @@ def test_what_cannot_be_trained_is_refused_at_post(caller, dataset, change, word
     assert response.status_code in {400, 404}
     assert word in response.json()["fault"]
     assert len(caller.get("/dltasks")) == before
-
-
-def test_detection_with_labels_is_refused_honestly(caller):
-    """A dataset with labels gets told that this server trains classification only."""
-    dataset = caller.trainable(each=5)
-    file = caller.get(f"/datasets/{dataset}/files")[0]["_id"]
-    box = {"xmin": 1, "ymin": 1, "xmax": 2, "ymax": 2}
-    caller.post(f"/datasets/{dataset}/files/{file}/labels", labels=[{"name": "x", "bndbox": box}])
-    body = {"action": "create-cod-task", "name": "m", "dataset_id": dataset, "usage": "cod", "nn_arch": "frcnn"}
-    response = caller.call("POST", "/dltasks", json=body)
-    assert response.status_code == 400
-    assert "classification only" in response.json()["fault"]
 
 
 def test_a_bad_strategy_fails_the_task_with_a_sentence(caller, dataset):

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
 from image_sync.mobius_server.faults import Fault as MobiusFault
 from image_sync.mobius_server.server import MobiusServer
@@ -33,6 +33,7 @@ from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
 
+Marks = tuple[str, float, float, float, float]
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
 
 
@@ -52,14 +53,27 @@ class Rig:
     """Carry out the next call of a method, then lose its answer."""
     turn_away: Callable[[str], None]
     """Turn the next call of a method away without doing anything."""
+    marked: Callable[[DatasetRef, str], list[Marks]]
+    """The objects that lie at the platform for a picture: label, left, top, right, bottom; sorted."""
 
 
 ROUTES = {
     "upload": ("POST", r"/files$"),
     "start_training": ("POST", r"/dltasks$"),
+    "annotate": ("POST", r"/labels$"),
+    "undeploy": ("DELETE", r"/webapis/"),
+    "import_model": ("POST", r"/trained-models/import$"),
     "ensure_dataset": ("POST", r"/datasets$"),
     "ensure_category": ("POST", r"/categories$"),
 }
+
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def marks(annotation: Annotation) -> list[Marks]:
+    """The boxes of an annotation as plain figures."""
+    return sorted((box.label, box.left, box.top, box.right, box.bottom) for box in annotation.boxes)
 
 
 def _memory() -> Rig:
@@ -68,9 +82,12 @@ def _memory() -> Rig:
         platform,
         # Only uploads and trainings may leave a caller in doubt; the others say "try again".
         lambda method: platform.fail_next(
-            method, Ambiguous("lost") if method in {"upload", "start_training"} else Transient("lost"), after=True
+            method,
+            Ambiguous("lost") if method in {"upload", "start_training", "import_model"} else Transient("lost"),
+            after=True,
         ),
         lambda method: platform.fail_next(method, Transient("busy", retry_after=1)),
+        lambda _dataset, remote_id: marks(platform.annotation(remote_id) or Annotation(0, 0)),
     )
 
 
@@ -87,7 +104,12 @@ def _mvi(server: MviServer) -> Rig:
         verb, path = ROUTES[method]
         server.faults.add(Fault(action, method=verb, path=path, status=429, retry_after=1))
 
-    return Rig(platform, partial(fault, Action.LOSE_ANSWER), partial(fault, Action.STATUS))
+    def marked(dataset: DatasetRef, remote_id: str) -> list[Marks]:
+        path = f"/datasets/{dataset.id}/files/{remote_id}/labels"
+        shown = platform._api._call(dict[str, Any], "GET", path, "Looking")
+        return sorted((one["name"], *(one["bndbox"][at] for at in CORNERS)) for one in shown["labels"])
+
+    return Rig(platform, partial(fault, Action.LOSE_ANSWER), partial(fault, Action.STATUS), marked)
 
 
 MOBIUS_ROUTES = {"upload": "POST /system/database/image/add", "start_training": "GET /custom/train/"}
@@ -102,7 +124,7 @@ def _mobius(emulator: MobiusServer) -> Rig:
         if method in MOBIUS_ROUTES:  # datasets and categories are names of ours only
             emulator.faults.add(MobiusFault(kind, path=MOBIUS_ROUTES[method], left=1))
 
-    return Rig(platform, partial(fault, "lost-answer"), partial(fault, "429"))
+    return Rig(platform, partial(fault, "lost-answer"), partial(fault, "429"), lambda *_: [])
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +209,14 @@ def needs_listing(rig: Rig) -> None:
     """Go on only with a platform that can tell what it has."""
     if not rig.platform.describe().lists_pictures:
         pytest.skip("this platform cannot tell what it has")
+
+
+def needs_detection(rig: Rig) -> None:
+    """Go on only with a platform that detects objects; another one says that it does not."""
+    if rig.platform.describe().min_labelled is None:
+        with pytest.raises(Unsupported):
+            rig.platform.annotate(DatasetRef("d", "d"), "ab" * 16, Annotation(1, 1))
+        pytest.skip("this platform detects no objects")
 
 
 def test_a_platform_that_cannot_tell_what_it_has_says_so(rig: Rig, dataset: DatasetRef) -> None:
@@ -606,3 +636,107 @@ def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) ->
     (task,) = rig.platform.find_trainings(dataset, "doubtful")
     _finish(rig, task)
     assert len(rig.platform.models(dataset)) == 1
+
+
+HOLE = Box("hole", 2.0, 3.0, 10.0, 12.0)
+SCREW = Box("Screw 1", 12.0, 1.0, 24.0, 24.0, polygon=((12.0, 1.0), (24.0, 1.0), (18.0, 24.0)))
+
+
+def test_objects_are_marked_and_marked_anew(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
+    """What is marked replaces what was there, labels are made as needed, doing it twice is doing it once."""
+    needs_detection(rig)
+    first, second = (
+        one.remote_id for one in rig.platform.upload(shipment(dataset, "red", pictures("red", 2, seed=20)))
+    )
+    both = Annotation(24, 24, (HOLE, SCREW))
+
+    for _ in range(2):
+        rig.platform.annotate(dataset, first, both)
+    assert rig.marked(dataset, first) == marks(both)
+    rig.lose_answer("annotate")
+    other = Annotation(24, 24, (replace(HOLE, label="scratch"),))
+    try:
+        rig.platform.annotate(dataset, first, other)
+    except Transient:
+        assert not patient
+        rig.platform.annotate(dataset, first, other)
+    assert rig.marked(dataset, first) == marks(other)
+    rig.platform.annotate(dataset, first, Annotation(24, 24))
+
+    assert rig.marked(dataset, first) == rig.marked(dataset, second) == []
+    with pytest.raises(NotFound):
+        rig.platform.annotate(dataset, "00000000-0000-0000-0000-000000000000", both)
+
+
+def test_a_single_picture_takes_its_objects_along(rig: Rig, dataset: DatasetRef) -> None:
+    """One picture alone is stored with what is marked in it; of several each is told that it is still to be done."""
+    needs_detection(rig)
+    both = Annotation(24, 24, (HOLE, SCREW))
+    alone, one, two = (replace(item, annotation=both) for item in pictures("blue", 3, seed=21))
+
+    (stored,) = rig.platform.upload(shipment(dataset, "blue", [alone]))
+    several = rig.platform.upload(shipment(dataset, "blue", [one, two]))
+    (plain,) = rig.platform.upload(shipment(dataset, "blue", pictures("blue", 1, seed=22)))
+
+    assert stored.annotated
+    assert rig.marked(dataset, stored.remote_id) == marks(both)
+    assert not any(outcome.annotated for outcome in [*several, plain])
+    for outcome in several:
+        assert rig.marked(dataset, outcome.remote_id) == []
+
+
+def test_boxes_between_pixels(rig: Rig, dataset: DatasetRef) -> None:
+    """A box that lies between whole pixels covers at least what it covered, and stays inside the picture."""
+    needs_detection(rig)
+    box = Box("hole", 0.4, 2.6, 23.2, 23.999)
+    (stored,) = rig.platform.upload(
+        shipment(dataset, "red", [replace(pictures("red", 1, seed=23)[0], annotation=Annotation(24, 24, (box,)))])
+    )
+
+    ((_, left, top, right, bottom),) = rig.marked(dataset, stored.remote_id)
+
+    assert 0 <= left <= box.left
+    assert box.left - left < 1
+    assert box.top - 1 < top <= box.top
+    assert box.right <= right <= 24
+    assert box.bottom <= bottom <= 24
+
+
+def test_a_model_leaves_service_and_travels(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
+    """Undeployed twice is undeployed once; an exported model is brought back, deployed and asked. An import
+    whose answer is lost is in doubt, and not repeated."""
+    if not rig.platform.describe().keeps_models:
+        pytest.skip("this platform has one model, which always answers")
+    _filled(rig, dataset)
+    task = rig.platform.start_training(TrainingPlan("wanderer", dataset, strategy={"max_iter": 100}))
+    _finish(rig, task)
+    model = rig.platform.model_of(task)
+    assert model is not None
+    rig.platform.undeploy(model)
+    rig.platform.deploy(model)
+    assert rig.platform.models(dataset)[0].deployed
+    for _ in range(2):
+        rig.platform.undeploy(model)
+    assert not rig.platform.models(dataset)[0].deployed
+    with pytest.raises(NotFound):
+        rig.platform.predict(model, picture(COLOURS["red"], 0))
+    written = rig.platform.export(model, tmp_path)
+    rig.platform.delete_model(model)
+
+    brought = rig.platform.import_model(written)
+
+    assert brought.id != model.id
+    assert (brought.name, set(brought.categories)) == (model.name, {"red", "blue"})
+    rig.platform.deploy(brought)
+    assert rig.platform.predict(brought, picture(COLOURS["blue"], 3))[0].category == "blue"
+    rig.lose_answer("import_model")
+    with pytest.raises(Ambiguous):
+        rig.platform.import_model(written)
+
+
+def test_what_is_no_model_is_not_taken(rig: Rig, tmp_path: Path) -> None:
+    """A file that no export wrote is refused; without a way to bring one in, so is every file."""
+    (tmp_path / "letter.zip").write_text("Dear Sir or Madam")
+
+    with pytest.raises(Refused if rig.platform.describe().keeps_models else Unsupported):
+        rig.platform.import_model(tmp_path / "letter.zip")

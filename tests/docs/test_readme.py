@@ -20,7 +20,10 @@ FILE = Path(__file__).parents[2] / "README.md"
 README = FILE.read_text(encoding="utf-8")
 MEANINGS = {
     "EXIT_DONE": "done",
-    "EXIT_SOME_FAILED": "some pictures failed (`run --once`), or what was asked for could not be done",
+    "EXIT_SOME_FAILED": (
+        "some pictures failed (`run --once`), a prediction is below `--min-confidence`, or what was asked for could "
+        "not be done"
+    ),
     "EXIT_USAGE": "the command was called wrongly",
     "EXIT_UNREACHABLE": "the platform cannot be reached",
     "EXIT_LEDGER": "the ledger cannot be read or written",
@@ -40,6 +43,8 @@ def every_command(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     for name in group.list_commands(None):
         command = group.get_command(None, name)
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield f"{before}{name}", command
             yield from every_command(command, f"{before}{name} ")
         else:
             yield f"{before}{name}", command

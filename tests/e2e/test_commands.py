@@ -332,7 +332,7 @@ def test_train_with_too_few_pictures_says_what_is_missing(plant: Plant) -> None:
     done = plant.call("train")
 
     assert done.returncode == 1
-    assert "category 'dark' has 3 of 5" in said(done)
+    assert "waits for category 'dark': 3 of 5" in said(done)
 
 
 def test_predict_with_a_path_that_is_wrong(plant: Plant) -> None:

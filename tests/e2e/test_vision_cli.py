@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from image_sync.cli import plates
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
@@ -219,6 +222,77 @@ def test_training_to_a_deployed_model(server, vision, tmp_path):
     for one in (imported, second, task):
         assert one in vision("trained-models", "delete", f"--modelid={one}").stdout
     assert vision("dltasks", "list", "--summary").stdout == "0 items\n"
+
+
+@pytest.fixture(name="boxes")
+def _boxes(server, vision, tmp_path) -> Iterator[str]:
+    """The id of a dataset of twenty plates with labels, the first two sent by the command; 3.jpg lies at hand."""
+    caller = Caller(server.url)
+    dataset = the_id(vision("datasets", "create", "--name=plates").stdout)
+    for number in range(20):
+        raw, marks = plates.draw(np.random.default_rng([7, number]))
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        labels = json.dumps(
+            [{"name": mark.kind, "bndbox": dict(zip(corners, mark[1:], strict=True))} for mark in marks]
+        )
+        (tmp_path / f"{number}.jpg").write_bytes(raw)
+        if number < 2:  # the command takes half a second each time
+            vision("files", "upload", f"--dsid={dataset}", f"--labels={labels}", f"{number}.jpg")
+        else:
+            caller.upload(dataset, [(f"{number}.jpg", raw)], {"labels": labels})
+    yield dataset
+    vision("datasets", "delete", f"--dsid={dataset}")
+
+
+def test_boxes_are_seen(vision, boxes):
+    """Tags, labels and their counts are listed; a box outside its picture and too few labels are told."""
+    listed = vision("object-tags", "list", f"--dsid={boxes}", "--summary").stdout.splitlines()
+    counts = {line.split("\t")[1]: int(line.split("\t")[2]) for line in listed[:-1]}
+    assert set(counts) == set(plates.KINDS)
+    everything = vision("object-labels", "list", f"--dsid={boxes}", "--summary").stdout
+    assert everything.endswith(f"{sum(counts.values())} items\n")
+    (file,) = json.loads(vision("files", "list", f"--dsid={boxes}", '--query=original_file_name == "0.jpg"').stdout)
+    labels = json.loads(vision("files", "getlabels", f"--dsid={boxes}", f"--fileid={file['_id']}").stdout)["labels"]
+    _, marks = plates.draw(np.random.default_rng([7, 0]))
+    assert [(one["name"], *one["bndbox"].values()) for one in labels] == marks
+    outside = '[{"name": "rare", "bndbox": {"xmin": 1, "ymin": 1, "xmax": 500, "ymax": 5}}]'
+    refused = vision("files", "upload", f"--dsid={boxes}", f"--labels={outside}", "1.jpg", code=2)
+    assert "200 x 150" in refused.stdout + refused.stderr
+    vision("files", "upload", f"--dsid={boxes}", f"--labels={outside.replace('500', '50')}", "1.jpg")
+    short = vision("datasets", "train", f"--dsid={boxes}", "--type=cod", "--name=x", code=2)
+    assert "Each label needs 5 images; rare has fewer" in short.stdout
+
+
+def test_boxes_to_a_deployed_model(server, vision, boxes, tmp_path):
+    """A detection is trained, listed, deployed, asked, exported, imported and deleted, all by the command."""
+    caller = Caller(server.url)
+    words = [f"--dsid={boxes}", "--type=cod", "--name=finder", "--subtype=tiny_yolo_v2", '--hyper={"max_iter": 400}']
+    task = the_id(vision("datasets", "train", *words).stdout)
+    assert caller.ended(task)["status"] == "trained"
+    assert f"{task}\tcod\ttrained\ttiny_yolo_v2\tfinder" in vision("dltasks", "list", "--summary").stdout
+    assert task in vision("trained-models", "list", "--summary", "--usage=cod").stdout
+    model = json.loads(vision("trained-models", "show", f"--modelid={task}").stdout)
+    assert (model["usage"], model["eval_data"]["metric"]) == ("cod", "mAP@0.5")
+    assert {one["category_name"] for one in model["categories"]} == set(plates.KINDS)
+    vision("trained-models", "deploy", f"--modelid={task}")
+    until(lambda: caller.get(f"/webapis/{task}")["status"] == "ready")
+    assert f"{task}\tcod\tready\ttiny_yolo_v2\tfinder" in vision("deployed-models", "list", "--summary").stdout
+    # Without a colour the command fails on its own default.
+    ask = [f"--modelid={task}", "--minconfidence=0.5", "--annotatefile=seen.jpg", "--color=red", "3.jpg"]
+    said = vision("deployed-models", "infer", *ask).stdout
+    answer = json.loads(said[said.index("{") :])  # after a line for each box that it drew
+    assert {one["label"] for one in answer["classified"]} <= set(plates.KINDS)
+    assert all(one["confidence"] >= 0.5 for one in answer["classified"])
+    assert answer["classified"]
+    with Image.open(tmp_path / "3.jpg") as plain, Image.open(tmp_path / "seen.jpg") as drawn:
+        assert plain.size == drawn.size
+        assert np.abs(np.asarray(plain, dtype=float) - np.asarray(drawn, dtype=float)).max() > 60
+    vision("deployed-models", "delete", f"--modelid={task}")
+    vision("trained-models", "export", f"--modelid={task}")
+    imported = the_id(vision("trained-models", "import", "finder.zip").stdout)
+    assert json.loads(vision("trained-models", "show", f"--modelid={imported}").stdout)["usage"] == "cod"
+    for one in (imported, task):
+        vision("trained-models", "delete", f"--modelid={one}")
 
 
 def test_users_token(tmp_path):

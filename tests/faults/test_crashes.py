@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import DatasetRef, Sighting, Stamp
-from image_sync.errors import Ambiguous, NotFound, Transient
+from image_sync.errors import Ambiguous, Transient
 from image_sync.ledger import Ledger, open_ledger
+from image_sync.platforms.base import Progress
 from support.daemon import Plant, stored
 from support.model import MODEL_GRACE, UPLOAD_GRACE, World, digest
 from support.mvi_server import Caller, picture, serving
@@ -366,9 +367,16 @@ def test_a_start_that_hangs_and_happens_later_is_not_repeated(world: World, seco
 def test_a_training_that_disappears_is_not_repeated(world: World) -> None:
     """Somebody deleted it at the platform: recorded as failed, and the next one waits for new pictures."""
     ready_to_train(world)
-    world.remote.fail_next("progress", NotFound("no such task"))
+    progress = world.remote.progress
+
+    def deleted(task_id: str) -> Progress:
+        world.remote._trainings.pop(task_id, None)
+        return progress(task_id)
+
+    world.remote.progress = deleted  # type: ignore[method-assign]
     world.work()
     world.settle()
+    world.remote.progress = progress  # type: ignore[method-assign]
     assert [run["state"] for run in world.runs()] == ["failed"]
     ready_to_train(world, 3, first=10)
     world.finish()

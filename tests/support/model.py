@@ -12,10 +12,11 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from image_sync.domain import DatasetRef, PictureState, RunState, Tally
@@ -280,7 +281,7 @@ class Process:
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
         self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, clock=world.clock)
-        recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0)
+        recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
         self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, clock=world.clock)
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling")
         self.watcher = Watcher(
@@ -325,6 +326,9 @@ class World:
         deletions: ``keep`` or ``remove``.
         folder: where it lives; a temporary one that goes with it if not given.
     """
+
+    recipe: Mapping[str, Any] = MappingProxyType({})
+    """What else the section ``model`` says."""
 
     def __init__(
         self,

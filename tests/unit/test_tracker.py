@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from image_sync.domain import DatasetRef, Run, RunState, Tally
-from image_sync.tracker import REFUSAL_WAIT, Quiet, Thresholds, training_verdict, upload_verdict
+from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Quiet, Thresholds, imbalance, training_verdict, upload_verdict
 
 NOW = 1_000_000.0
 RULES = Thresholds(upload=12, training=24, quiet=10, max_wait=300)
@@ -99,9 +101,9 @@ def test_a_training_waits_until_everything_is_sent(busy: Tally) -> None:
 @pytest.mark.parametrize(
     ("trainable", "expected"),
     [
-        ({"good": 20}, "1 more category needed"),
-        ({}, "2 more categories needed"),
-        ({"good": 20, "scratch": 3}, "category 'scratch' has 3 of 5"),
+        ({"good": 20}, "waits for 1 more category"),
+        ({}, "waits for 2 more categories"),
+        ({"good": 20, "scratch": 3}, "due, waits for category 'scratch': 3 of 5"),
     ],
 )
 def test_a_training_waits_for_the_platforms_minimum(trainable: dict[str, int], expected: str) -> None:
@@ -170,6 +172,108 @@ def test_a_training_that_a_person_asks_for_needs_no_threshold() -> None:
     """`image-sync train` starts one below the threshold, but not below the platform's minimum."""
     assert training_verdict(Tally(untrained=0, trainable=ENOUGH, train_requested=True), RULES, now=NOW).due
     assert not training_verdict(Tally(trainable={"good": 1}, train_requested=True), RULES, now=NOW).due
+
+
+def test_more_than_the_platforms_minimum_may_be_asked_for() -> None:
+    """`threshold.per_category` names each category that is short, with its count."""
+    verdict = training_verdict(
+        Tally(untrained=99, trainable={"good": 40, "scratch": 7, "dent": 8}), replace(RULES, min_pictures=12), now=NOW
+    )
+
+    assert verdict.reason == "due, waits for category 'scratch': 7 of 12, category 'dent': 8 of 12"
+
+
+def local(text: str) -> float:
+    """Unix time of a local time."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kolkata"])
+@pytest.mark.parametrize(
+    ("now", "hours", "wait"),
+    [
+        ("2026-01-05 07:59:59", ((480, 1050),), None),
+        ("2026-01-05 08:00:00", ((480, 1050),), 9.5 * 3600),
+        ("2026-01-05 17:29:30", ((480, 1050),), 30),
+        ("2026-01-05 17:30:00", ((480, 1050),), None),
+        ("2026-01-05 23:00:00", ((1320, 360),), 7 * 3600),
+        ("2026-01-05 05:00:00", ((1320, 360),), 3600),
+        ("2026-01-05 12:00:00", ((1320, 360),), None),
+        ("2026-01-05 12:00:00", ((700, 730), (730, 780)), 3600),
+        ("2026-01-05 23:30:00", ((1380, 1440),), 1800),
+    ],
+)
+def test_no_training_starts_in_quiet_hours(
+    monkeypatch: pytest.MonkeyPatch, zone: str, now: str, hours: tuple[tuple[int, int], ...], wait: float | None
+) -> None:
+    """On this machine's clock, up to the minute in which they end, over midnight, and one after the other."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        rules = replace(RULES, quiet_hours=hours)
+        verdict = training_verdict(Tally(untrained=99, trainable=ENOUGH), rules, now=local(now))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert verdict.due is (wait is None)
+    assert verdict.wait == wait
+    assert wait is None or "model.quiet_hours allow the next training at" in verdict.reason
+
+
+def test_quiet_hours_hold_for_a_training_that_a_person_asks_for() -> None:
+    """Like the other pauses they stand until somebody changes the setting."""
+    rules = replace(RULES, quiet_hours=((0, 1439),))
+    at_noon = local("2026-01-05 12:00:00")
+
+    assert not training_verdict(Tally(trainable=ENOUGH, train_requested=True), rules, now=at_noon).due
+
+
+def test_a_failure_that_passes_is_due_again_after_a_while() -> None:
+    """No threshold is needed; the pauses between trainings hold; the reason names the failure."""
+    failed = run(RunState.FAILED, ended_at=NOW - 60, started_at=NOW - 90, reason="no GPU is free")
+    tally = Tally(untrained=3, trainable=ENOUGH, retry=failed, last=failed)
+
+    soon = training_verdict(tally, RULES, now=NOW)
+    later = training_verdict(tally, RULES, now=NOW + RETRY_WAIT)
+    paused = training_verdict(tally, replace(RULES, cooldown=86_400), now=NOW + RETRY_WAIT)
+    short = training_verdict(replace(tally, trainable={"good": 1}), RULES, now=NOW + RETRY_WAIT)
+
+    assert (soon.due, soon.wait) == (False, RETRY_WAIT - 60)
+    assert "no GPU is free" in soon.reason
+    assert later.due
+    assert "no GPU is free" in later.reason
+    assert not paused.due
+    assert not short.due
+
+
+def test_new_pictures_do_not_wait_for_the_second_try() -> None:
+    """At the threshold a training is due in any case: it is the second try."""
+    failed = run(RunState.FAILED, ended_at=NOW - 60, reason="no GPU is free")
+
+    verdict = training_verdict(Tally(untrained=24, trainable=ENOUGH, retry=failed), RULES, now=NOW)
+
+    assert (verdict.due, verdict.reason) == (True, "threshold reached")
+
+
+@pytest.mark.parametrize(
+    ("counts", "ratio", "expected"),
+    [
+        ({"good": 30, "scratch": 10}, 3, ""),
+        ({"good": 31, "scratch": 10}, 3, "category 'good' has 31 pictures, 'scratch' 10: more than 3 times as many"),
+        ({"good": 500, "dent": 60, "scratch": 10}, 10, "'good' has 500 pictures, 'scratch' 10"),
+        ({"good": 500, "scratch": 10}, None, ""),
+        ({"good": 500}, 1, ""),
+        ({"good": 500, "scratch": 0}, 1, ""),
+        ({}, 1, ""),
+    ],
+)
+def test_imbalance(counts: dict[str, int], ratio: float | None, expected: str) -> None:
+    """One category with far more pictures than another is named, with the other; empty ones do not count."""
+    told = imbalance(counts, ratio)
+
+    assert expected in told
+    assert bool(told) is bool(expected)
 
 
 COUNTS = st.integers(min_value=0, max_value=2000)

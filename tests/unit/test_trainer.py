@@ -2,83 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from image_sync.domain import RunState, Sighting, Stamp
+from image_sync.domain import RunState
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
-from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.base import Item, Model, Phase, Progress, Shipment
-from image_sync.platforms.memory import MemoryPlatform
-from image_sync.tracker import REFUSAL_WAIT, Thresholds
-from image_sync.trainer import Recipe, Trainer, newest_of
-
-NEVER = Thresholds(training=10**6)
-
-
-class World:
-    """A ledger with uploaded pictures, a platform that has them, and the stage, with clocks that a test turns."""
-
-    def __init__(self, folder: Path) -> None:
-        self.stop = threading.Event()
-        self.now = 1000.0
-        self.unix = 1_767_225_600.0  # 2026-01-01 00:00 UTC
-        self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.unix)
-        self.ledger.aim("memory", "", "parts", "append", "parts")
-        self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
-        self.dataset = self.platform.ensure_dataset("parts")
-        self.ledger.dataset(self.dataset)
-        self.stage()
-        self._numbers = iter(range(10**6))
-
-    def stage(self, *, training: int = 10, **recipe) -> Trainer:
-        self.trainer = Trainer(
-            self.ledger,
-            self.platform,
-            Thresholds(training=training),
-            Recipe(name="plates", poll=15, **recipe),
-            self.stop,
-            clock=lambda: self.unix,
-        )
-        return self.trainer
-
-    def upload(self, *categories: str) -> None:
-        """Store one new picture in each category, at the platform and in the ledger."""
-        for category in categories:
-            name = f"{next(self._numbers)}.jpg"
-            sighting = Sighting(
-                f"/p/{category}".encode(),
-                name.encode(),
-                Stamp(3, 1, 1, 1),
-                category,
-                name.encode().hex().zfill(64),
-                "jpg",
-            )
-            self.ledger.places.record(b"/p", [sighting])
-        self.ledger.batches.clear()
-        while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
-            items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
-            outcomes = self.platform.upload(Shipment(batch.id, self.dataset, batch.category, items))
-            ids = {outcome.key: outcome.remote_id for outcome in outcomes}
-            self.ledger.batches.confirm(batch.id, {one.picture_id: ids[one.key] for one in batch.pictures}, {})
-
-    def work(self, seconds: float = 120.0) -> None:
-        until = self.now + seconds
-        for _ in range(1000):
-            pause = self.trainer.step(self.now)
-            if self.now >= until:
-                return
-            self.now += max(0.1, pause)
-            self.unix += max(0.1, pause)
-
-    @property
-    def runs(self) -> list[RunState]:
-        return [run.state for run in self.ledger.runs.history()]
-
-
-ENOUGH = ("good",) * 5 + ("scratch",) * 5
+from image_sync.platforms.base import Model, Phase, Progress
+from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT
+from image_sync.trainer import newest_of
+from image_sync.trainer.passing import passes
+from support.training import ENOUGH, World
 
 
 @pytest.fixture
@@ -130,7 +65,7 @@ def test_the_platforms_minimum_is_waited_for(world: World) -> None:
     world.work()
 
     assert world.platform.calls["start_training"] == 0
-    assert "1 more category needed" in world.trainer.verdict().reason
+    assert "waits for 1 more category" in world.trainer.verdict().reason
 
 
 def test_train_begins_from_the_beginning(world: World) -> None:
@@ -152,8 +87,24 @@ def test_retrain_continues_from_the_newest_trained_model(world: World) -> None:
     world.work()
 
     second, first = world.ledger.runs.history()
-    assert first.base == ""
-    assert second.base == first.task_id
+    assert (first.base, first.base_name) == ("", "")
+    assert (second.base, second.base_name) == (first.task_id, first.name)
+
+
+def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: World, tmp_path: Path) -> None:
+    """The newest trained model of this name counts, never one that failed, still runs, or has another name."""
+    world.upload(*ENOUGH)
+    world.work()
+    old = world.ledger.runs.history()[0]
+    world.train_elsewhere("plates-20991231-000000", finished=False)
+    world.train_elsewhere("plates-xl-20991231-000000")
+    world.forget(tmp_path / "new")
+    world.stage(continues=True)
+    world.upload(*ENOUGH)
+    world.work()
+
+    (run,) = world.ledger.runs.history()
+    assert (run.base, run.base_name) == (old.task_id, old.name)
 
 
 @pytest.mark.parametrize(
@@ -252,25 +203,129 @@ def test_after_a_crash_between_writing_down_and_starting_the_platform_is_asked(w
 
 
 def test_a_failed_training_is_told_with_the_platforms_reason(world: World) -> None:
-    """It is not repeated by itself."""
+    """What a second try would not change is not repeated by itself."""
     world.upload(*ENOUGH)
-    world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="out of memory")  # type: ignore[method-assign]
+    world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="stopped on request")  # type: ignore[method-assign]
+    world.work(2 * RETRY_WAIT)
+
+    (run,) = world.ledger.runs.history()
+    assert (run.state, run.reason) == (RunState.FAILED, "stopped on request")
+    assert world.platform.calls["start_training"] == 1
+
+
+@pytest.mark.parametrize("second", ["trained", "fails again"])
+def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> None:
+    """After a while one more training starts, of the same pictures and without a threshold; never a third."""
+    world.upload(*ENOUGH)
+    world.work(1)
+    progress = world.platform.progress
+    world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="No GPU is free")  # type: ignore[method-assign]
+    world.work(RETRY_WAIT - 100)
+    assert world.runs == [RunState.FAILED]
+    assert "tried once more" in world.trainer.verdict().reason
+    if second == "trained":
+        world.platform.progress = progress  # type: ignore[method-assign]
+    world.work(5 * RETRY_WAIT)
+
+    again, first = world.ledger.runs.history()
+    assert (again.retry_of, again.pictures) == (first.id, 10)
+    assert again.state is (RunState.TRAINED if second == "trained" else RunState.FAILED)
+    assert world.platform.calls["start_training"] == 2
+    assert world.ledger.tally().untrained == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("CUDA out of memory", True),
+        ("No free GPU", True),
+        ("The server ended while this training was under way. Start it again.", True),
+        ("The server was stopped while this training was under way.", True),
+        ("Timed out waiting for a worker", True),
+        ("It was stopped on request.", False),
+        ("the platform says aborted", False),
+        ("the platform says failed", False),
+        ("Each category needs 5 images", False),
+        ("the platform gave no reason", False),
+        ("", False),
+    ],
+)
+def test_failures_that_pass(reason: str, expected: bool) -> None:
+    """Resources, time and restarts pass; a person's wish, the data and silence do not."""
+    assert passes(reason) is expected
+
+
+def test_a_training_that_hangs_is_reported_after_the_deadline(world: World) -> None:
+    """It is no longer waited for, the reason is told, and the next crossing starts the next one."""
+    world.stage(deadline=3600)
+    world.upload(*ENOUGH)
+    world.work(1)
+    world.platform.progress = lambda task_id: Progress(Phase.RUNNING, iteration=7)  # type: ignore[method-assign]
+    world.work(3500)
+    assert world.runs == [RunState.RUNNING]
+    world.work(200)
+
+    (run,) = world.ledger.runs.history()
+    assert run.state is RunState.FAILED
+    assert "model.deadline" in run.reason
+    world.upload(*ENOUGH)
+    world.work(10)
+    assert world.runs == [RunState.RUNNING, RunState.FAILED]
+
+
+def test_a_jump_of_the_clock_is_no_deadline(world: World) -> None:
+    """While the process lives, the deadline is measured on a clock that nobody sets."""
+    world.stage(deadline=3600)
+    world.upload(*ENOUGH)
+    world.work(1)
+    world.platform.progress = lambda task_id: Progress(Phase.RUNNING, iteration=7)  # type: ignore[method-assign]
+    world.work(60)
+    world.unix += 10**8
+    world.work(600)
+
+    assert world.runs == [RunState.RUNNING]
+
+
+def test_the_series_is_written_down_while_following(world: World) -> None:
+    """Each look adds a point."""
+    world.upload(*ENOUGH)
     world.work()
 
     (run,) = world.ledger.runs.history()
-    assert (run.state, run.reason) == (RunState.FAILED, "out of memory")
+    assert [point.iteration for point in world.ledger.runs.series(run.id)] == [1, 2, 3]
+
+
+def test_an_unbalanced_training_is_warned_of(world: World) -> None:
+    """One line names both categories and their counts; the training starts all the same."""
+    world.stage(training=10, max_ratio=3)
+    world.upload(*("good",) * 16, *("scratch",) * 5)
+    with capture_logs() as lines:
+        world.work(10)
+
+    (warning,) = [line["reason"] for line in lines if line["event"] == "training.unbalanced"]
+    assert "'good' has 16 pictures, 'scratch' 5" in warning
     assert world.platform.calls["start_training"] == 1
 
 
 def test_a_training_that_somebody_deleted_is_told(world: World) -> None:
     """It ends as failed instead of being waited for without end."""
     world.upload(*ENOUGH)
-    world.platform.fail_next("progress", NotFound("there is no such task"))
+    world.work(1)
+    world.platform._trainings.clear()
     world.work()
 
     (run,) = world.ledger.runs.history()
     assert run.state is RunState.FAILED
     assert "no longer knows" in run.reason
+
+
+def test_a_training_that_cannot_be_read_for_a_moment_goes_on(world: World) -> None:
+    """Not found is believed only when the list of trainings does not have it either."""
+    world.upload(*ENOUGH)
+    world.platform.fail_next("progress", NotFound("there is no such task"), times=2)
+    world.work()
+
+    assert world.runs == [RunState.TRAINED]
 
 
 def test_trouble_while_following_ends_nothing(world: World) -> None:
@@ -320,6 +375,7 @@ def test_the_newest_model_of_a_name_is_chosen_by_time() -> None:
         Model("2", "plates-20260102-000000", "d", created_at=2.0),
         Model("3", "other-20260103-000000", "d", created_at=3.0),
         Model("4", "platesxl-20260104-000000", "d", created_at=4.0),
+        Model("5", "plates-xl-20260105-000000", "d", created_at=5.0),
     ]
 
     chosen = newest_of("plates", models)

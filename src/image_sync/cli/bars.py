@@ -9,8 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from image_sync.domain import Run
+from image_sync.logs import show_text
 
 _UNLIMITED = 500
+_CLOSE = 100
+"""Below this, seconds or minutes say more than the next larger unit."""
 
 
 def wide_console() -> Console:
@@ -20,7 +23,7 @@ def wide_console() -> Console:
 
 
 class TrainingBar:
-    """A training's iterations, loss and accuracy."""
+    """A training's iterations, loss, accuracy and remaining time."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -28,6 +31,7 @@ class TrainingBar:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -45,8 +49,31 @@ class TrainingBar:
     def show(self, run: Run) -> None:
         """Draw the training as it is now."""
         if self._task is None:
-            self._task = self._progress.add_task(run.name, total=None, figures="")
-        self._progress.update(self._task, total=run.iterations or None, completed=run.iteration, figures=figures(run))
+            self._task = self._progress.add_task(show_text(run.name), total=None, figures="", left="")
+        self._progress.update(
+            self._task,
+            total=run.iterations or None,
+            completed=run.iteration,
+            figures=figures(run),
+            left=remaining(run) if run.state.active else str(run.fate or run.state),
+        )
+
+
+def remaining(run: Run) -> str:
+    """``3 min left``; empty while nobody knows."""
+    return "" if run.remaining is None else f"{duration(run.remaining)} left"
+
+
+def duration(seconds: float) -> str:
+    """So many seconds as a person would say it.
+
+    >>> duration(42.4), duration(200), duration(9000)
+    ('42 s', '3 min', '2 h 30 min')
+    """
+    if seconds < _CLOSE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < _CLOSE else f"{minutes // 60} h {minutes % 60} min"
 
 
 def figures(run: Run) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -13,13 +14,27 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.bars import wide_console
-from image_sync.cli.models import chosen
+from image_sync.cli.models.choice import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
-from image_sync.errors import UsageError
+from image_sync.errors import EXIT_SOME_FAILED, UsageError
 from image_sync.logs import show_path, show_text
-from image_sync.platforms.base import Model
+from image_sync.platforms.base import Model, Platform, Prediction
 
 _SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the model says of one picture, best first."""
+
+    image: Path
+    content: bytes
+    predictions: list[Prediction]
+    drawn: Path | None = None
+
+    @property
+    def best(self) -> float:
+        return self.predictions[0].confidence if self.predictions else 0.0
 
 
 def predict(
@@ -30,44 +45,118 @@ def predict(
         typer.Option("--model", "-m", help="Name or id of the model, or latest; default: the newest deployed one."),
     ] = None,
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy the model first, if it is not.")] = False,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence", min=0.0, max=1.0, metavar="0..1",
+            help="Exit with 1 if the model is less sure than this of any picture; less sure objects are left out.",
+        ),
+    ] = None,
+    annotate: Annotated[
+        Path | None,
+        typer.Option("--annotate", metavar="DIR", help="Write each picture with the objects found drawn in."),
+    ] = None,
     as_json: options.Json = False,
-) -> None:
-    """Classify pictures with a trained model."""
+) -> None:  # fmt: skip
+    """Classify pictures with a trained model. A detection model tells which objects it finds, and where."""
     settings = settings_of(config)
     contents = [(image, _read(image)) for image in images]
     with platform_of(settings) as platform:
         with ledger_of(settings) as ledger:
             dataset = dataset_of(ledger, platform)
-        used = _model(platform.models(dataset), model, settings.model.name, deploy=deploy)
+        used = _model(platform, platform.models(dataset), model, settings.model.name, deploy=deploy)
         if deploy:
             platform.deploy(used)
-        answers = [(image, platform.predict(used, content)) for image, content in contents]
+        answers = [_Answer(image, content, platform.predict(used, content)) for image, content in contents]
+    unsure = [one for one in answers if min_confidence is not None and one.best < min_confidence]
+    answers = [_sure(one, min_confidence or 0.0) for one in answers]
+    if annotate is not None:
+        answers = _drawn(answers, annotate)
     if as_json:
-        rows = [
-            {
-                "image": show_path(str(image)),
-                "model": used.name,
-                "predictions": [{"category": one.category, "confidence": one.confidence} for one in answer],
-            }
-            for image, answer in answers
-        ]
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(box=box.SIMPLE, pad_edge=False, title=Text(show_text(f"model {used.name}")), title_justify="left")
-    table.add_column("picture")
-    table.add_column("category")
-    table.add_column("confidence", justify="right")
-    table.add_column("others")
-    for image, answer in answers:
-        best = answer[0] if answer else None
-        others = ", ".join(f"{one.category} {one.confidence:.3f}" for one in answer[1:_SHOWN])
-        table.add_row(
-            Text(show_path(str(image))),
-            Text("none" if best is None else show_text(best.category)),
-            "" if best is None else f"{best.confidence:.3f}",
-            Text(show_text(others)),
+        typer.echo(json.dumps([_data(one, used, min_confidence) for one in answers], indent=2))
+    else:
+        wide_console().print(_table(answers, used))
+        for one in answers:
+            if one.drawn is not None:
+                typer.echo(f"Drawn: {show_path(str(one.drawn))}")
+    if unsure:
+        typer.echo(f"{len(unsure)} of {len(answers)} pictures are below confidence {min_confidence:g}.", err=True)
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _sure(answer: _Answer, least: float) -> _Answer:
+    """The answer without the objects of which the model is less sure; classifications stay, as second opinions."""
+    kept = [one for one in answer.predictions if one.box is None or one.confidence >= least]
+    return _Answer(answer.image, answer.content, kept)
+
+
+def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
+    """The answers with the pictures that were written; none where the model finds no objects at all."""
+    if not any(one.box for answer in answers for one in answer.predictions):
+        typer.echo("Nothing is drawn: the model told no places of objects.", err=True)
+        return answers
+    from image_sync.cli.markup import mark, save  # late: few need it, and Pillow takes its time
+
+    taken: set[Path] = set()
+    return [
+        _Answer(
+            one.image,
+            one.content,
+            one.predictions,
+            save(mark(one.content, one.predictions), one.image, folder, taken),
         )
-    wide_console().print(table)
+        for one in answers
+    ]
+
+
+def _data(answer: _Answer, model: Model, least: float | None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "image": show_path(str(answer.image)),
+        "model": model.name,
+        "predictions": [_prediction(one) for one in answer.predictions],
+    }
+    if least is not None:
+        data["sure"] = answer.best >= least
+    if answer.drawn is not None:
+        data["annotated"] = show_path(str(answer.drawn))
+    return data
+
+
+def _prediction(one: Prediction) -> dict[str, Any]:
+    data: dict[str, Any] = {"category": one.category, "confidence": one.confidence}
+    if one.box is not None:
+        data["box"] = {side: getattr(one.box, side) for side in ("left", "top", "right", "bottom")}
+        if one.box.polygon:
+            data["polygon"] = one.box.polygon
+    return data
+
+
+def _table(answers: list[_Answer], model: Model) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, title=Text(show_text(f"model {model.name}")), title_justify="left")
+    detects = any(one.box for answer in answers for one in answer.predictions)
+    table.add_column("picture")
+    table.add_column("object" if detects else "category")
+    table.add_column("confidence", justify="right")
+    table.add_column("left, top - right, bottom" if detects else "others")
+    for answer in answers:
+        name = Text(show_path(str(answer.image)))
+        best = answer.predictions[0] if answer.predictions else None
+        if best is None:
+            table.add_row(name, "none", "", "")
+        elif detects:
+            for one in answer.predictions:
+                table.add_row(name, Text(show_text(one.category)), f"{one.confidence:.3f}", _place(one))
+                name = Text("")
+        else:
+            others = ", ".join(f"{one.category} {one.confidence:.3f}" for one in answer.predictions[1:_SHOWN])
+            table.add_row(name, Text(show_text(best.category)), f"{best.confidence:.3f}", Text(show_text(others)))
+    return table
+
+
+def _place(one: Prediction) -> str:
+    if one.box is None:
+        return ""
+    return f"{one.box.left:.0f}, {one.box.top:.0f} - {one.box.right:.0f}, {one.box.bottom:.0f}"
 
 
 def _read(image: Path) -> bytes:
@@ -78,11 +167,11 @@ def _read(image: Path) -> bytes:
         raise UsageError(f"{shown} cannot be read: {error.strerror}", hint="Is the path right?") from error
 
 
-def _model(found: list[Model], wanted: str | None, name: str, *, deploy: bool) -> Model:
+def _model(platform: Platform, found: list[Model], wanted: str | None, name: str, *, deploy: bool) -> Model:
     if wanted is not None:
-        return chosen(found, wanted, name)
+        return chosen(platform, found, wanted, name)
     if deploy:
-        return chosen(found, "latest", name)
+        return chosen(platform, found, "latest", name)
     deployed = [model for model in found if model.deployed]
     if not deployed:
         hint = "Add --deploy to deploy the newest one." if found else "None is trained yet: see `image-sync status`."

@@ -15,9 +15,13 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.session import ledger_of, settings_of
+from image_sync.domain import Fate, RunState
 from image_sync.errors import UsageError
-from image_sync.ledger import PictureHistory
+from image_sync.ledger import Membership, PictureHistory
 from image_sync.logs import show_path, show_text
+
+_MODELS = 10
+_TOLD = {Fate.DEPLOYED, Fate.DELETED, Fate.GONE}
 
 
 def show(
@@ -77,7 +81,21 @@ def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
             lines.append(("moving", f"from category {seen.remote_category} at the platform"))
     if seen.training:
         lines.append(("counted in", seen.training))
+    lines += [("contained in" if number == 0 else "", _model(one)) for number, one in enumerate(seen.models[:_MODELS])]
+    if len(seen.models) > _MODELS:
+        lines.append(("", f"and {len(seen.models) - _MODELS} older models; --json names all"))
     return lines
+
+
+def _model(one: Membership) -> str:
+    words = [f"in category {one.category}"] if one.category else []
+    if one.state is RunState.RUNNING:
+        words.append("being trained")
+    if one.accuracy is not None:
+        words.append(f"accuracy {one.accuracy:.3f}")
+    if one.fate in _TOLD:
+        words.append(str(one.fate))
+    return f"{one.model} ({', '.join(words)})"
 
 
 def _time(stamp: float) -> str:

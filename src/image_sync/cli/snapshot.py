@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from image_sync.cli.fates import fate_of
 from image_sync.cli.tags import tags_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of
@@ -16,7 +17,7 @@ from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path
 from image_sync.platforms import registry
-from image_sync.tracker import training_verdict, upload_verdict
+from image_sync.tracker import imbalance, training_verdict, upload_verdict
 
 
 def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             "running": None if tally.active is None else _run(tally.active),
             "last": None if tally.last is None else _run(tally.last),
             "requested": tally.train_requested,
+            "imbalance": imbalance(tally.trainable, thresholds.max_ratio) or None,
         },
         "folders": _folders(settings, ledger),
         "daemon": {"running": pid is not None, "pid": pid},
@@ -69,6 +71,7 @@ def _run(run: Run) -> dict[str, Any]:
         "state": str(run.state),
         "task": run.task_id or None,
         "base": run.base or None,
+        "base_name": run.base_name or None,
         "pictures": run.pictures,
         "iteration": run.iteration,
         "iterations": run.iterations,
@@ -78,6 +81,10 @@ def _run(run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "ended_at": run.ended_at,
         "reason": run.reason or None,
+        "owed": str(run.owed) or None,
+        "fate": str(run.fate) or None,
+        "fate_reason": run.fate_reason or None,
+        "outcome": fate_of(run) or None,
     }
 
 

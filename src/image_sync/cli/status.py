@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import wide_console
+from image_sync.cli.bars import duration, wide_console
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.cli.tags import shown
 from image_sync.logs import show_path, show_text
@@ -64,6 +64,8 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         lines.append(("", _training(active)))
     elif last is not None:
         lines.append(("", _training(last)))
+    if seen["training"]["imbalance"]:
+        lines.append(("balance", seen["training"]["imbalance"]))
     lines += [("tag", shown(row)) for row in seen.get("tags", ())]
     for folder in seen["folders"]:
         how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""
@@ -89,8 +91,14 @@ def _training(run: dict[str, Any]) -> str:
         parts.append(f"loss {run['loss']:.4f}")
     if run["accuracy"] is not None:
         parts.append(f"accuracy {run['accuracy']:.3f}")
+    if run["remaining"] is not None:
+        parts.append(f"{duration(run['remaining'])} left")
+    if run["base"]:
+        parts.append(f"continues from {run['base_name'] or run['base']}")
     if run["reason"]:
         parts.append(run["reason"])
+    if run["outcome"]:
+        parts.append(run["outcome"])
     return ", ".join(parts)
 
 

@@ -13,14 +13,16 @@ from rich.console import Console
 
 from image_sync.cli import options
 from image_sync.cli.bars import TrainingBar
+from image_sync.cli.fates import fate_of
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.daemon.assemble import recipe_of, thresholds_of
-from image_sync.domain import Run, RunState
+from image_sync.domain import Owed, Run, RunState
 from image_sync.errors import ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.lock import Lock, holder_of
+from image_sync.logs import show_text
 from image_sync.tracker import Thresholds, training_verdict
-from image_sync.trainer import Trainer
+from image_sync.trainer import Trainer, keeping
 
 _TICK = 0.5
 _DAEMON_ANSWERS = 60.0  # seconds in which a running daemon takes up the request
@@ -89,18 +91,32 @@ def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], None]) 
                 continue
             if follow:
                 bar.show(run)
-            if not follow or not run.state.active:
+            if not follow or not (run.state.active or _aftermath(ledger, run)):
                 break
     _tell(run)
+    for trouble in ledger.troubles() if follow else ():
+        if trouble.stage == keeping.STAGE:
+            typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
+
+
+def _aftermath(ledger: Ledger, run: Run) -> bool:
+    """Whether its model is being seen to, and nothing keeps that from going on."""
+    owed = run.owed not in {Owed.NOTHING, Owed.RETRY}
+    return owed and all(trouble.stage != keeping.STAGE for trouble in ledger.troubles())
 
 
 def _tell(run: Run) -> None:
     if run.state is RunState.REFUSED:
         raise Refused(f"the platform refused to start {run.name}: {run.reason}")
     if run.state is RunState.FAILED:
-        raise Refused(f"training {run.name} failed: {run.reason}")
+        hint = "The daemon tries it once more: that cause may pass." if run.owed is Owed.RETRY else ""
+        raise Refused(f"training {run.name} failed: {run.reason}", hint=hint)
+    base = f", continues from {show_text(run.base_name or run.base)}" if run.base else ""
     if run.state is RunState.TRAINED:
         accuracy = "unknown" if run.accuracy is None else f"{run.accuracy:.3f}"
-        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, accuracy {accuracy}.")
+        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, accuracy {accuracy}{base}.")
+        fate = fate_of(run)
+        if fate:
+            typer.echo(f"Its model: {show_text(fate)}.")
     else:
-        typer.echo(f"Training {run.name} has started with {run.pictures} pictures (task {run.task_id}).")
+        typer.echo(f"Training {run.name} has started with {run.pictures} pictures (task {run.task_id}){base}.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from image_sync.config import strategy, texts
+from image_sync.config import hours, strategy, texts
 from image_sync.config.problems import nearest
 from image_sync.config.section import Name, Scalar, Seconds, Section, context_of
 
@@ -49,7 +49,55 @@ class Model(Section):
     max_per_day: int | None = Field(
         default=None, ge=1, le=10**6, description="Most trainings started within 24 hours; `null` for no limit."
     )
+    quiet_hours: str | None = Field(
+        default=None,
+        description=(
+            "Times of day, on this machine's clock, between which no training is started: `08:00-17:30`, or several "
+            "with commas. One that runs goes on."
+        ),
+        examples=["22:00-06:00"],
+    )
+    deadline: Seconds = Field(
+        default=7 * 86_400,
+        ge=1,
+        description=(
+            "Seconds after which a training that has not ended is reported as failed and no longer waited for "
+            "(default: a week)."
+        ),
+    )
     poll: Seconds = Field(default=15, ge=0.1, description="Seconds between two looks at a running training.")
+    deploy: Literal["never", "always", "better"] = Field(
+        default="never",
+        description=(
+            "Whether a new model is deployed: `never`, `always`, or if it is `better` than the one of its name that is "
+            "deployed. Those that image-sync deployed before are undeployed once the new one is ready."
+        ),
+    )
+    min_gain: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description=(
+            "With `deploy: better`: the accuracy (0 to 1) must be at least that of the deployed model plus this."
+        ),
+    )
+    min_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="A model with less accuracy (0 to 1) than this is never deployed."
+    )
+    keep: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description=(
+            "Keep so many of the newest models of this name, and the deployed and the best one; delete older ones that "
+            "image-sync trained. `null` keeps all."
+        ),
+    )
+
+    @property
+    def quiet(self) -> hours.Hours:
+        """The quiet hours in minutes of the day."""
+        return () if self.quiet_hours is None else hours.parsed(self.quiet_hours)
 
     @property
     def is_detection(self) -> bool:
@@ -80,6 +128,21 @@ class Model(Section):
     @classmethod
     def _base(cls, value: str | None) -> str | None:
         return None if value is None else texts.model_id(value)
+
+    @field_validator("quiet_hours", mode="after")
+    @classmethod
+    def _times(cls, value: str | None) -> str | None:
+        if value is not None:
+            hours.parsed(value)
+        return value
+
+    @model_validator(mode="after")
+    def _deployment(self, info: ValidationInfo) -> Self:
+        if self.min_gain and self.deploy != "better":
+            context_of(info).warn(("model", "min_gain"), 'has no effect unless model.deploy is "better"')
+        if self.min_accuracy is not None and self.deploy == "never":
+            context_of(info).warn(("model", "min_accuracy"), 'has no effect while model.deploy is "never"')
+        return self
 
     @field_validator("strategy", mode="after")
     @classmethod

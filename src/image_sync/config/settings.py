@@ -29,6 +29,24 @@ class Threshold(Section):
         description="Train once this many pictures were uploaded since the last training. `train` is the same key.",
     )
 
+    per_category: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description=(
+            "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
+            "platform asks for (MVI: 5)."
+        ),
+    )
+    max_ratio: float | None = Field(
+        default=10,
+        ge=1,
+        le=10**6,
+        description=(
+            "Warn when one category has more than this many times the pictures of another; `null` never warns."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _alias(cls, data: Any) -> Any:

@@ -127,6 +127,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
 
 def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
     """When to act, by configuration and by what the platform needs."""
+    detection = settings.model.is_detection
     return Thresholds(
         upload=settings.threshold.upload,
         training=settings.threshold.training,
@@ -135,8 +136,11 @@ def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
         trains=settings.model.action != "none",
         cooldown=settings.model.cooldown,
         max_per_day=settings.model.max_per_day,
-        min_categories=traits.min_categories,
-        min_pictures=traits.min_pictures,
+        min_categories=1 if detection else traits.min_categories,
+        # Objects are counted by their labels, of which the platform itself demands enough.
+        min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
+        quiet_hours=settings.model.quiet,
+        max_ratio=None if detection else settings.threshold.max_ratio,
     )
 
 
@@ -148,9 +152,15 @@ def recipe_of(settings: Settings) -> Recipe:
         continues=model.action == "retrain",
         pretrained=model.pretrained_model,
         nn_arch=model.nn_arch or "",
+        detection=model.is_detection,
         strategy=model.strategy,
         grace=model.grace,
         poll=model.poll,
+        deadline=model.deadline,
+        deploy=model.deploy,
+        min_gain=model.min_gain,
+        min_accuracy=model.min_accuracy,
+        keep=model.keep,
     )
 
 

@@ -10,13 +10,14 @@ from image_sync.config import Settings, difference, load, secrets
 from image_sync.daemon.assemble import Crew, assemble
 from image_sync.daemon.signals import Signals
 from image_sync.daemon.systemd import Notifier
-from image_sync.domain import Tally
+from image_sync.domain import Fate, Tally
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, ImageSyncError
 from image_sync.ledger.lock import Lock
 from image_sync.logs import get_logger, hide
 from image_sync.tracker import training_verdict, upload_verdict
 
-_LOOK = 1.0  # seconds between two looks at the configuration file, the workers and, with --once, the work left
+_LOOK = 1.0  # seconds between two looks at the configuration file and the workers
+_GLANCE = 0.05  # seconds between two looks at the work left, with --once
 _PATIENCE = {"watcher": 60.0}
 _LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
 _STATUS = 10.0
@@ -99,7 +100,7 @@ class Daemon:
         interval = self._notifier.watchdog_interval
         said = time.monotonic()
         while crew is not None:
-            self._news.wait(min(_LOOK, interval or _LOOK))
+            self._news.wait(min(_GLANCE if self._once else _LOOK, interval or _LOOK))
             self._news.clear()
             if self._signals.stop or self._failure is not None:
                 break
@@ -150,27 +151,29 @@ class Daemon:
         """With ``once``: how it went. Else stopping is success."""
         if not self._once or self._failure is not None:
             return EXIT_DONE
-        for stage in (crew.reconciler, crew.uploader, crew.trainer):
+        for stage in (crew.reconciler, crew.uploader, crew.trainer, crew.trainer.keeper):
             if stage.setback.error is not None:
                 return stage.setback.error.exit_code
         census = crew.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
         last = crew.ledger.tally().last
-        failed = last is not None and last.reason
+        failed = last is not None and (last.reason or last.fate is Fate.REFUSED)
         return EXIT_SOME_FAILED if troubled or failed or not crew.watcher.complete else EXIT_DONE
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""
         if any(stage.setback.error is not None for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
-        # In this order: the watcher takes a wanted look up in the step that begins it.
-        if crew.ledger.places.rescan_wanted() or not crew.watcher.idle or not crew.ledger.inventory.checked:
+        if not crew.watcher.idle or not crew.ledger.inventory.checked:
+            return False
+        # Then once more: between the two questions the watcher may have begun the look that was wanted.
+        if crew.ledger.places.rescan_wanted() or not crew.watcher.idle:
             return False
         tally = crew.ledger.tally()
         upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))
         training = training_verdict(tally, crew.thresholds, now=time.time())
         moving = upload.due or tally.sending or tally.active is not None or training.due
-        return not moving and not crew.ledger.chores.relabels(1)
+        return not moving and not crew.ledger.chores.relabels(1) and not crew.trainer.keeper.busy
 
     def _changed(self) -> Settings | None:
         """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""

@@ -8,11 +8,13 @@ Written down before acting, confirmed after::
     batch   sending -> confirmed | doubtful -> confirmed | released
     run     starting -> running -> trained | failed                 (a training)
                '-> doubtful -> running | refused
+    model   judge -> deploy -> retire -> tidy                       (what is owed once it is trained)
 """
 
 from image_sync.ledger.chores import Standing
+from image_sync.ledger.contents import Membership
 from image_sync.ledger.history import PictureHistory
 from image_sync.ledger.inventory import Remote
 from image_sync.ledger.ledger import Ledger, exists, open_ledger
 
-__all__ = ["Ledger", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]
+__all__ = ["Ledger", "Membership", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole
 from image_sync.ledger import moves
 from image_sync.ledger.book import Book
+from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
 
 SUSPECT = 2
@@ -45,32 +46,7 @@ class Batches:
             files: most pictures in it.
             size: most bytes in it; a single larger picture goes alone.
         """
-        cleared = select(target.c.cleared_to).where(target.c.id == self._target).scalar_subquery()
-        waiting = (
-            (picture.c.target_id == self._target) & (picture.c.state == PictureState.READY) & (picture.c.id <= cleared)
-        )
-        with self._book.db.writing() as tx:
-            first = tx.execute(_claimable().where(waiting).order_by(picture.c.id).limit(1)).first()
-            if first is None:
-                return None
-            # A picture whose requests went wrong before travels alone: it must not take others with it again.
-            alone = first.attempts >= SUSPECT
-            company = waiting if alone else waiting & (picture.c.attempts < SUSPECT)
-            rows = tx.execute(
-                _claimable()
-                .where(company, picture.c.category == first.category)
-                .order_by(picture.c.id)
-                .limit(1 if alone else files)
-            ).all()
-            claimed = Batch(
-                id=uuid.uuid4().hex,
-                dataset=dataset,
-                category=first.category,
-                pictures=tuple(_claimed(row) for row in _fitting(rows, size)),
-                claimed_at=self._book.clock(),
-            )
-            self._write_down(tx, claimed)
-        return claimed
+        return self._book.db.write(lambda tx: self._claim(tx, dataset, files, size))
 
     def confirm(
         self, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str], *, sweep_at: float | None = None
@@ -83,27 +59,28 @@ class Batches:
             stored: picture id -> remote id. refused: picture id -> the platform's reason.
             sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
         """
-        with self._book.db.writing() as tx:
-            self._settle(tx, batch_id, stored, refused)
-            tx.execute(update(batch).where(batch.c.id == batch_id).values(sweep_at=sweep_at))
+        self._book.db.write(lambda tx: self._settle(tx, batch_id, stored, refused, sweep_at))
         self._book.changed()
 
     def release(self, batch_id: str) -> None:
         """Nothing of the batch was sent: its pictures go back in line, and no attempt is counted."""
-        with self._book.db.writing() as tx:
-            claimed = (picture.c.batch_id == batch_id) & (picture.c.state == PictureState.CLAIMED)
-            tx.execute(update(picture).where(claimed).values(attempts=picture.c.attempts - 1))
+
+        def back(tx: Connection) -> None:
+            tx.execute(_UNCOUNT, {"the_batch": batch_id})
             self._settle(tx, batch_id, {}, {})
+
+        self._book.db.write(back)
         self._book.changed()
 
     def doubt(self, batch_id: str, *, not_before: float) -> None:
         """It is not known what of the batch arrived. Absence is not believed before ``not_before`` (Unix time)."""
-        with self._book.db.writing() as tx:
+
+        def fall(tx: Connection) -> None:
             self._move(tx, batch_id, BatchState.DOUBTFUL, not_before=not_before)
-            held = select(picture.c.batch_id, picture.c.id).where(
-                picture.c.batch_id == batch_id, picture.c.state == PictureState.CLAIMED
-            )
-            tx.execute(insert(doubt).from_select(["batch_id", "picture_id"], held))
+            held = select(picture.c.batch_id, picture.c.id).where(_HELD)
+            tx.execute(insert(doubt).from_select(["batch_id", "picture_id"], held), {"the_batch": batch_id})
+
+        self._book.db.write(fall)
         self._book.changed()
 
     def doubt_all(self, *, not_before: float, but: Collection[str] = ()) -> int:
@@ -144,7 +121,26 @@ class Batches:
     def _target(self) -> int:
         return self._book.aimed().id
 
-    def _write_down(self, tx: Connection, claimed: Batch) -> None:
+    def _claim(self, tx: Connection, dataset: DatasetRef, files: int, size: int) -> Batch | None:
+        first = tx.execute(_FIRST, {"aim": self._target}).first()
+        if first is None:
+            return None
+        # A picture whose requests went wrong before travels alone: it must not take others with it again.
+        alone = first.attempts >= SUSPECT
+        company = {
+            "aim": self._target,
+            "the_category": first.category,
+            "the_attempts": first.attempts + 1 if alone else SUSPECT,
+            "the_first": first.id,
+        }
+        rows = _fitting(tx.execute(_COMPANY, company | {"most": 1 if alone else files}).all(), size)
+        claimed = Batch(
+            id=uuid.uuid4().hex,
+            dataset=dataset,
+            category=first.category,
+            pictures=tuple(map(_claimed, rows)),
+            claimed_at=self._book.clock(),
+        )
         tx.execute(
             insert(batch).values(
                 id=claimed.id,
@@ -156,38 +152,32 @@ class Batches:
                 claimed_at=claimed.claimed_at,
             )
         )
-        tx.execute(
-            update(picture)
-            .where(picture.c.id.in_([item.picture_id for item in claimed.pictures]))
-            .values(
-                state=PictureState.CLAIMED,
-                batch_id=claimed.id,
-                sent_category=claimed.category,
-                attempts=picture.c.attempts + 1,
-            )
-        )
+        tx.execute(_TAKE, company | {"the_last": rows[-1].id, "the_batch": claimed.id})
+        return claimed
 
-    def _settle(self, tx: Connection, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str]) -> None:
+    def _settle(
+        self,
+        tx: Connection,
+        batch_id: str,
+        stored: Mapping[int, str],
+        refused: Mapping[int, str],
+        sweep_at: float | None = None,
+    ) -> None:
         now = self._book.clock()
-        claimed = (picture.c.batch_id == batch_id) & (picture.c.state == PictureState.CLAIMED)
-        one = claimed & (picture.c.id == bindparam("the_id"))
-        confirmed = (
-            update(picture)
-            .where(one)
-            .values(state=PictureState.CONFIRMED, remote_id=bindparam("the_text"), reason="", confirmed_at=now)
-        )
-        turned_away = update(picture).where(one).values(state=PictureState.REFUSED, reason=bindparam("the_text"))
-        for statement, outcomes in ((confirmed, stored), (turned_away, refused)):
-            if outcomes:
-                tx.execute(statement, [{"the_id": key, "the_text": text} for key, text in outcomes.items()])
-        owners = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        unsent = picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)])
-        # Its file went while it was on its way: without one there is nothing left of it.
-        tx.execute(delete(picture).where(picture.c.batch_id == batch_id, unsent, ~owners))
-        hopeless = claimed & (picture.c.attempts >= HOPELESS)
-        tx.execute(update(picture).where(hopeless).values(state=PictureState.REFUSED, reason=_GIVEN_UP))
-        tx.execute(update(picture).where(claimed).values(state=PictureState.READY, batch_id=""))
-        self._move(tx, batch_id, BatchState.CONFIRMED if stored or refused else BatchState.RELEASED, ended_at=now)
+        for statement, outcomes, state in (
+            (_CONFIRM, stored, PictureState.CONFIRMED),
+            (_REFUSE, refused, PictureState.REFUSED),
+        ):
+            common = {"the_batch": batch_id, "held": _CLAIMED, "now": now, "nothing": "", "to": str(state)}
+            statement(tx, [{"the_id": key, "the_text": text, **common} for key, text in outcomes.items()])
+        held = {"the_batch": batch_id}
+        if refused or tx.execute(_ANY_HELD, held).first() is not None:
+            # Its file went while it was on its way: without one there is nothing left of it.
+            tx.execute(_DROP, held)
+            tx.execute(_PARK, held)
+            tx.execute(_QUEUE, held)
+        to = BatchState.CONFIRMED if stored or refused else BatchState.RELEASED
+        self._move(tx, batch_id, to, ended_at=now, sweep_at=sweep_at)
 
     def _move(self, tx: Connection, batch_id: str, to: BatchState, **values: Any) -> None:
         allowed = batch.c.state.in_(moves.sources(moves.BATCH, to))
@@ -198,7 +188,7 @@ class Batches:
 
 def held_by(tx: Connection, which: Any) -> tuple[Claimed, ...]:
     """The pictures that meet the condition, oldest first; without a path where the file is gone."""
-    return tuple(_claimed(row) for row in tx.execute(_claimable(outer=True).where(which).order_by(picture.c.id)))
+    return tuple(_claimed(row) for row in tx.execute(_claimable().where(which).order_by(picture.c.id)))
 
 
 def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
@@ -207,12 +197,64 @@ def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
     return DatasetRef("", "") if row is None else DatasetRef(row.dataset_id, row.dataset_name)
 
 
-def _claimable(*, outer: bool = False) -> Any:
+def _claimable() -> Any:
+    """Pictures with their files; without a path where the file is gone."""
     owner = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.OWNER)
     content = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256)
-    columns = (*content, picture.c.category, picture.c.attempts, folder.c.path, place.c.name)
-    lies = picture.join(place, owner, isouter=outer).join(folder, folder.c.id == place.c.folder_id, isouter=outer)
-    return select(*columns).select_from(lies)
+    lies = picture.join(place, owner, isouter=True).join(folder, folder.c.id == place.c.folder_id, isouter=True)
+    return select(*content, folder.c.path, place.c.name).select_from(lies)
+
+
+# Statements are made once: making one costs more than carrying it out.
+_CLEARED = select(target.c.cleared_to).where(target.c.id == bindparam("aim")).scalar_subquery()
+_WAITING = (
+    (picture.c.target_id == bindparam("aim")) & (picture.c.state == PictureState.READY) & (picture.c.id <= _CLEARED)
+)
+_FIRST = select(picture.c.id, picture.c.category, picture.c.attempts).where(_WAITING).order_by(picture.c.id).limit(1)
+_TOGETHER = (
+    _WAITING
+    & (picture.c.category == bindparam("the_category"))
+    & (picture.c.attempts < bindparam("the_attempts"))
+    & (picture.c.id >= bindparam("the_first"))
+)
+_COMPANY = _claimable().where(_TOGETHER).order_by(picture.c.id).limit(bindparam("most"))
+_TAKE = (
+    update(picture)
+    .where(_TOGETHER, picture.c.id <= bindparam("the_last"))
+    .values(
+        state=PictureState.CLAIMED,
+        batch_id=bindparam("the_batch"),
+        sent_category=picture.c.category,
+        attempts=picture.c.attempts + 1,
+    )
+)
+_HELD = (picture.c.batch_id == bindparam("the_batch")) & (picture.c.state == PictureState.CLAIMED)
+_ANY_HELD = select(picture.c.id).where(_HELD).limit(1)
+_UNCOUNT = update(picture).where(_HELD).values(attempts=picture.c.attempts - 1)
+_CLAIMED = str(PictureState.CLAIMED)
+_ONE = (
+    update(picture)
+    .where(picture.c.batch_id == bindparam("the_batch"), picture.c.state == bindparam("held"))
+    .where(picture.c.id == bindparam("the_id"))
+)
+_CONFIRM = Bulk(
+    _ONE.values(
+        state=bindparam("to"),
+        remote_id=bindparam("the_text"),
+        reason=bindparam("nothing"),
+        confirmed_at=bindparam("now"),
+    )
+)
+_REFUSE = Bulk(_ONE.values(state=bindparam("to"), reason=bindparam("the_text")))
+_DROP = delete(picture).where(
+    picture.c.batch_id == bindparam("the_batch"),
+    picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)]),
+    ~select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists(),
+)
+_PARK = (
+    update(picture).where(_HELD, picture.c.attempts >= HOPELESS).values(state=PictureState.REFUSED, reason=_GIVEN_UP)
+)
+_QUEUE = update(picture).where(_HELD).values(state=PictureState.READY, batch_id="")
 
 
 def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, update
 
 from image_sync.domain import Batch, PictureState
+from image_sync.ledger import contents
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
 from image_sync.ledger.schema import batch, doubt, inventory, picture, place, removal
@@ -58,6 +59,7 @@ class Chores:
     def relabelled(self, picture_id: int, category: str) -> None:
         """The platform has the picture under this category now."""
         with self._book.db.writing() as tx:
+            contents.close(tx, picture_id)
             tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
 
     def orphans(self, *, before: float, limit: int) -> Batch:
@@ -77,7 +79,9 @@ class Chores:
         """Forget an orphan and write down what is to be removed for it. If a file came back meanwhile: nothing."""
         files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
         with self._book.db.writing() as tx:
-            if tx.execute(delete(picture).where(picture.c.id == picture_id, ~files)).rowcount:
+            if tx.execute(select(picture.c.id).where(picture.c.id == picture_id, ~files)).first() is not None:
+                contents.close(tx, picture_id)
+                tx.execute(delete(picture).where(picture.c.id == picture_id))
                 statement = self._book.db.insert(removal).on_conflict_do_nothing()
                 for remote_id in remote_ids:
                     tx.execute(statement.values(target_id=self._target, remote_id=remote_id))

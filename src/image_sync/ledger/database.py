@@ -10,12 +10,14 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 
 from image_sync.errors import LedgerError
@@ -28,6 +30,19 @@ _BUSY_MS = 30_000
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
 
 log = get_logger(__name__)
+
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One thread's part of a transaction."""
+
+    work: Callable[[Connection], Any]
+    result: Any = None
+    error: BaseException | None = None
+    done: bool = False
 
 
 class Database:
@@ -43,8 +58,9 @@ class Database:
     def __init__(self, state: str | Path) -> None:
         self.where = _shown(state)
         self._writer = threading.RLock()
+        self._jobs: deque[_Job] = deque()
         self._engine = _engine(state)
-        self.insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        self.insert = _insert(self._engine.dialect.name)
         try:
             with self._translated():
                 self._migrate()
@@ -66,6 +82,41 @@ class Database:
             if engine.dialect.name != "sqlite":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
             yield connection
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Do ``work`` in a write transaction, durable when it returns, and return its result.
+
+        What several threads want written at one moment is written in one transaction: they share the wait for the
+        disk. ``work`` may be called a second time, after a rollback, and must change nothing but the database.
+        """
+        job = _Job(work)
+        self._jobs.append(job)
+        with self._writer:  # whoever is first does it for all who wait here
+            if not job.done:
+                self._do_all()
+        if job.error is not None:
+            raise job.error
+        return cast("T", job.result)
+
+    def _do_all(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+        try:
+            self._do(jobs)
+        except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
+            if len(jobs) == 1:
+                jobs[0].error = error
+            for job in jobs if len(jobs) > 1 else ():  # one of them is to blame: each for itself, then
+                try:
+                    self._do([job])
+                except BaseException as own:  # noqa: BLE001 - it is raised where it belongs
+                    job.error = own
+        for job in jobs:
+            job.done = True
+
+    def _do(self, jobs: Sequence[_Job]) -> None:
+        with self.writing() as tx:
+            for job in jobs:
+                job.result = job.work(tx)
 
     def prove(self) -> None:
         """Read everything and compare it with what the indexes say. Raises LedgerError if it is damaged."""
@@ -110,6 +161,15 @@ class Database:
             raise LedgerError(f"the ledger {self.where} cannot be used: {said}", hint=hint, passing=passing) from error
         except exc.SQLAlchemyError as error:
             raise LedgerError(f"the ledger {self.where} cannot be used: {error}") from error
+
+
+def _insert(dialect: str) -> Any:
+    """The kind of insertion that knows what to do about a row that is there already."""
+    if dialect == "sqlite":
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql  # late: most ledgers are files, and it takes time
+
+    return postgresql.insert
 
 
 def _version(connection: Connection) -> str | None:

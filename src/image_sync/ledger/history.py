@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select
 
 from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
+from image_sync.ledger.contents import Membership, memberships
 from image_sync.ledger.schema import batch, folder, picture, place, run
 
 
@@ -38,6 +39,8 @@ class PictureHistory:
     sent_as: bytes = b""
     """For a duplicate or a conflict: the file that stands for the same content."""
     sent_category: str = ""
+    models: tuple[Membership, ...] = ()
+    """The trainings that contain its content, newest first."""
 
 
 class History:
@@ -68,7 +71,8 @@ class History:
                 .join(folder, folder.c.id == place.c.folder_id)
                 .where(place.c.picture_id == here.picture_id, place.c.role == PlaceRole.OWNER)
             ).first()
-        return _history(path, here, content, owner)
+            models = memberships(tx, self._book.aimed().id, here.sha256) if here.sha256 else []
+        return replace(_history(path, here, content, owner), models=tuple(models))
 
     def faults(self, limit: int = 20) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised."""

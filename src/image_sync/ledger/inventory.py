@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from image_sync.domain import PictureState
 from image_sync.ledger.book import Book
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import batch, inventory, picture, removal, target
+from image_sync.ledger.schema import batch, inventory, picture, picture_count, removal, target
 
 _CHUNK = 500
 BEFORE = 0
@@ -68,9 +68,8 @@ class Inventory:
         aim = self._book.aimed().id
         there = [str(PictureState.CONFIRMED), str(PictureState.CLAIMED)]
         with self._book.db.reading() as tx:
-            mine = tx.execute(
-                select(func.count()).where(picture.c.target_id == aim, picture.c.state.in_(there))
-            ).scalar_one()
+            sent = (picture_count.c.target_id == aim) & picture_count.c.state.in_(there)
+            mine = tx.execute(select(func.coalesce(func.sum(picture_count.c.pictures), 0)).where(sent)).scalar_one()
             waiting = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
             leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
             strangers = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0

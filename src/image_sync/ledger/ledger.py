@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from image_sync.domain import Census, DatasetRef, PlaceState, RootReport, RootState, Tally, WatchMode
 from image_sync.errors import ImageSyncError
+from image_sync.ledger.aftermath import Aftermath
 from image_sync.ledger.batches import Batches
 from image_sync.ledger.book import Book, Target
 from image_sync.ledger.chores import Chores
@@ -40,8 +41,9 @@ class Ledger:
     """The only memory of image-sync. Safe to use from several threads, and to read from other processes.
 
     Attributes:
-        places: the watcher's side. batches: the uploader's; chores: its debts. runs: the trainer's.
-        history: single files. inventory: what lies at the platform already. notes: the platform's own.
+        places: the watcher's side. batches: the uploader's; chores: its debts. runs: the trainer's;
+        aftermath: its debts. history: single files. inventory: what lies at the platform already.
+        notes: the platform's own.
     """
 
     def __init__(self, book: Book) -> None:
@@ -50,6 +52,7 @@ class Ledger:
         self.batches = Batches(book)
         self.chores = Chores(book)
         self.runs = Runs(book)
+        self.aftermath = Aftermath(book, self.runs)
         self.history = History(book)
         self.inventory = Inventory(book)
         self.notes = Notes(book)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 LONGEST = 100
 _DIGEST = 16
 _KEY = re.compile(r"\.([0-9a-f]{16})(?:[0-9a-f]{48})?(?:-\d+)?\.(?:jpg|jpeg|png)$")
+_SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -26,7 +27,7 @@ def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0, *, whole: bool 
         whole: take all 64 digits: for the one case in 2^64, or the one with bad intent, where 16 are taken.
     """
     tail = f".{sha256 if whole else sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
-    stem = _ascii(PurePosixPath(name.decode("utf-8", "replace")).stem)
+    stem = _ascii(splitext(name.decode("utf-8", "replace"))[0])
     return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
 
 
@@ -48,5 +49,7 @@ def plain_key(name: bytes) -> str | None:
 
 
 def _ascii(stem: str) -> str:
+    if _SAFE.fullmatch(stem):
+        return stem
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return _NOT_SAFE.sub("-", plain).strip("-")

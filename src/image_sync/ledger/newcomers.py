@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, select
 
-from image_sync.domain import PictureState, PlaceRole, PlaceState, Sighting
+from image_sync.domain import PictureState, PlaceRole, PlaceState, Sighting, Stamp
 from image_sync.ledger.book import Book
+from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.names import key_of
 from image_sync.ledger.schema import inventory, picture, place
 
@@ -31,24 +32,27 @@ def write_down(
     fresh = [seen for seen in alone if (folders[seen.folder], seen.name) not in known]
     known_contents = _known_contents(tx, aim, [seen.sha256 for seen in fresh])
     fresh = [seen for seen in fresh if seen.sha256 not in known_contents and seen.sha256[:16] not in known_contents]
-    fresh = _with_free_keys(tx, aim, fresh)
-    if not fresh:
+    keyed = _with_free_keys(tx, aim, fresh)
+    if not keyed:
         return sightings
     now = book.clock()
-    pictures = [_picture(aim, seen, now) for seen in fresh]
-    made = tx.execute(insert(picture).returning(picture.c.id, sort_by_parameter_order=True), pictures).scalars()
-    places = [_place(folders[seen.folder], seen, now, picture_id) for seen, picture_id in zip(fresh, made, strict=True)]
-    tx.execute(insert(place), places)
-    done = {id(seen) for seen in fresh}
+    newest = tx.execute(select(func.max(picture.c.id))).scalar() or 0
+    _INSERT_PICTURE(tx, [_picture(aim, seen, key, now) for seen, key in keyed])
+    made = tx.execute(_MADE, {"newest": newest}).scalars()  # there is one writer, and ids only grow
+    places = [
+        _place(folders[seen.folder], seen, now, picture_id) for (seen, _), picture_id in zip(keyed, made, strict=True)
+    ]
+    _INSERT_PLACE(tx, places)
+    done = {id(seen) for seen, _ in keyed}
     return [seen for seen in sightings if id(seen) not in done]
 
 
-def _with_free_keys(tx: Connection, aim: int, sightings: Sequence[Sighting]) -> list[Sighting]:
-    """Those whose names at the platform nobody has; two contents may share the digits that a name holds."""
+def _with_free_keys(tx: Connection, aim: int, sightings: Sequence[Sighting]) -> list[tuple[Sighting, str]]:
+    """Those whose names at the platform nobody has, with them; two contents may share the digits of a name."""
     keys = [key_of(seen.name, seen.sha256, seen.suffix) for seen in sightings]
     times = Counter(keys)
-    taken = set(tx.execute(select(picture.c.key).where(picture.c.target_id == aim, picture.c.key.in_(keys))).scalars())
-    return [seen for seen, key in zip(sightings, keys, strict=True) if key not in taken and times[key] == 1]
+    taken = set(tx.execute(_TAKEN, {"aim": aim, "these": keys}).scalars())
+    return [(seen, key) for seen, key in zip(sightings, keys, strict=True) if key not in taken and times[key] == 1]
 
 
 def columns_of(seen: Sighting, now: float) -> dict[str, Any]:
@@ -68,39 +72,64 @@ def columns_of(seen: Sighting, now: float) -> dict[str, Any]:
 def _known_places(
     tx: Connection, folders: Mapping[bytes, int], sightings: Sequence[Sighting]
 ) -> set[tuple[int, bytes]]:
-    rows = tx.execute(
-        select(place.c.folder_id, place.c.name).where(
-            place.c.folder_id.in_({folders[seen.folder] for seen in sightings}),
-            place.c.name.in_([seen.name for seen in sightings]),
-        )
-    )
-    return {(row.folder_id, row.name) for row in rows}
+    inside: dict[int, list[bytes]] = {}
+    for seen in sightings:
+        inside.setdefault(folders[seen.folder], []).append(seen.name)
+    return {
+        (folder, name)
+        for folder, names in inside.items()
+        for name in tx.execute(_KNOWN_PLACES, {"folder": folder, "these": names}).scalars()
+    }
 
 
 def _known_contents(tx: Connection, aim: int, digests: Sequence[str]) -> set[str]:
     """Those that the ledger has a picture of, and the first halves of those that lie at the platform."""
-    mine = select(picture.c.sha256).where(picture.c.target_id == aim, picture.c.sha256.in_(digests))
-    found = set(tx.execute(mine).scalars())
-    if tx.execute(select(func.count()).select_from(inventory).where(inventory.c.target_id == aim)).scalar_one():
+    found = set(tx.execute(_KNOWN_CONTENTS, {"aim": aim, "these": digests}).scalars())
+    if tx.execute(_ANY_THERE, {"aim": aim}).first() is not None:
         halves = [digest[:16] for digest in digests]
-        there = select(inventory.c.digest).where(inventory.c.target_id == aim, inventory.c.digest.in_(halves))
-        found |= set(tx.execute(there).scalars())
+        found |= set(tx.execute(_THERE, {"aim": aim, "these": halves}).scalars())
     return found
 
 
-def _picture(aim: int, seen: Sighting, now: float) -> dict[str, Any]:
+def _picture(aim: int, seen: Sighting, key: str, now: float) -> dict[str, Any]:
     return {
         "target_id": aim,
         "sha256": seen.sha256,
         "copy": 0,
         "category": seen.category,
-        "key": key_of(seen.name, seen.sha256, seen.suffix),
+        "sent_category": "",
+        "key": key,
         "size": seen.stamp.size,
-        "state": PictureState.READY,
+        "state": _READY,
+        "batch_id": "",
+        "remote_id": "",
+        "reason": "",
+        "attempts": 0,
         "ready_at": now,
     }
 
 
 def _place(folder_id: int, seen: Sighting, now: float, picture_id: int) -> dict[str, Any]:
-    standing = {"state": PlaceState.SOUND, "role": PlaceRole.OWNER, "picture_id": picture_id}
+    standing = {"state": _SOUND, "role": _OWNER, "picture_id": picture_id}
     return {"folder_id": folder_id, "name": seen.name, **columns_of(seen, now), **standing}
+
+
+_READY, _SOUND, _OWNER = str(PictureState.READY), str(PlaceState.SOUND), str(PlaceRole.OWNER)
+_NOTHING = Sighting(b"", b"", Stamp(0, 0, 0, 0), "")
+_PICTURE = tuple(_picture(0, _NOTHING, "", 0.0))
+_PLACE = tuple(_place(0, _NOTHING, 0.0, 0))
+
+# Statements are made once: making one costs more than carrying it out.
+_INSERT_PICTURE = Bulk.into(picture, *_PICTURE)
+_INSERT_PLACE = Bulk.into(place, *_PLACE)
+_MADE = select(picture.c.id).where(picture.c.id > bindparam("newest")).order_by(picture.c.id)
+_MINE = picture.c.target_id == bindparam("aim")
+_TAKEN = select(picture.c.key).where(_MINE, picture.c.key.in_(bindparam("these", expanding=True)))
+_KNOWN_CONTENTS = select(picture.c.sha256).where(_MINE, picture.c.sha256.in_(bindparam("these", expanding=True)))
+_KNOWN_PLACES = select(place.c.name).where(
+    place.c.folder_id == bindparam("folder"), place.c.name.in_(bindparam("these", expanding=True))
+)
+_ANY_THERE = select(inventory.c.remote_id).where(inventory.c.target_id == bindparam("aim")).limit(1)
+_THERE = select(inventory.c.digest).where(
+    inventory.c.target_id == bindparam("aim"), inventory.c.digest.in_(bindparam("these", expanding=True))
+)

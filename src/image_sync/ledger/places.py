@@ -53,13 +53,14 @@ class Places:
 
     def record(self, root_path: bytes, sightings: Sequence[Sighting]) -> None:
         """Write down what was seen: each sighting replaces what was recorded of its path."""
-        with self._book.db.writing() as tx:
-            ids = {
-                seen.folder: self._folder(tx, root_path, seen)
-                for seen in {one.folder: one for one in sightings}.values()
-            }
+
+        def note_down(tx: Connection) -> None:
+            folders = {one.folder: one for one in sightings}.values()
+            ids = {seen.folder: self._folder(tx, root_path, seen) for seen in folders}
             for seen in write_down(tx, self._book, ids, sightings):
                 self._place(tx, ids[seen.folder], seen)
+
+        self._book.db.write(note_down)
         self._book.changed()
 
     def gone(self, path: bytes, names: Sequence[bytes]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from image_sync.domain import BatchState, DatasetRef, PictureState, Run, RunState
-from image_sync.ledger import moves
+from image_sync.domain import BatchState, Content, DatasetRef, Fate, Owed, PictureState, Point, Run, RunState
+from image_sync.ledger import contents, moves, series
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import batch, note, picture, run, target
+from image_sync.ledger.schema import batch, note, picture, picture_count, run, target
 
 TRAIN = "train"
 _PAGE = 1000
@@ -22,8 +22,10 @@ class Runs:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def begin(self, name: str, base: str) -> Run | None:
-        """Write down a training that is about to be started, and which pictures it counts.
+    def begin(self, name: str, base: str, base_name: str = "") -> Run | None:
+        """Write down a training that is about to be started, what it contains, and which pictures it counts.
+
+        A failed training that was to be started once more is thereby done.
 
         Returns:
             The run in state ``starting``; None if meanwhile a picture is being sent or another run is active.
@@ -32,11 +34,8 @@ class Runs:
         with self._book.db.writing() as tx:
             if self._busy(tx):
                 return None
-            contained = tx.execute(
-                select(func.count())
-                .select_from(picture)
-                .where(picture.c.target_id == self._target, picture.c.state == PictureState.CONFIRMED)
-            ).scalar_one()
+            contained = sum(self._stored(tx).values())
+            repeated = self.newest(tx, run.c.owed == Owed.RETRY)
             run_id = tx.execute(
                 insert(run)
                 .values(
@@ -44,6 +43,8 @@ class Runs:
                     name=name,
                     state=RunState.STARTING,
                     base=base,
+                    base_name=base_name,
+                    retry_of=None if repeated is None else repeated.id,
                     pictures=contained,
                     created_at=now,
                 )
@@ -55,6 +56,9 @@ class Runs:
                 & picture.c.run_id.is_(None)
             )
             tx.execute(update(picture).where(counted).values(run_id=run_id))
+            contents.write_down(tx, self._target, run_id)
+            retried = (run.c.target_id == self._target) & (run.c.owed == Owed.RETRY)
+            tx.execute(update(run).where(retried).values(owed=Owed.NOTHING))
             tx.execute(delete(note).where(note.c.name == TRAIN))
             return self._get(tx, run_id)
 
@@ -82,14 +86,14 @@ class Runs:
         """It was not started: its pictures count towards the next one again."""
         with self._book.db.writing() as tx:
             self._move(tx, run_id, RunState.REFUSED, reason=reason, ended_at=self._book.clock(), not_before=None)
-            tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
+            self._give_back(tx, run_id)
         self._book.changed()
 
     def abandon(self, run_id: int) -> None:
         """Nothing was started, and nobody said no: as if it had not been begun."""
         unstarted = run.c.state.in_([str(RunState.STARTING), str(RunState.DOUBTFUL)])
         with self._book.db.writing() as tx:
-            tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
+            self._give_back(tx, run_id)
             if tx.execute(delete(run).where(run.c.id == run_id, unstarted)).rowcount != 1:
                 raise moves.IllegalMove(f"training {run_id} was started and cannot be abandoned")
         self._book.changed()
@@ -98,18 +102,26 @@ class Runs:
         """What the platform says of a running training: ``iteration``, ``iterations``, ``loss``, ``accuracy``,
         ``remaining``. Unknown figures (None) leave the earlier ones."""
         known = {name: value for name, value in figures.items() if value is not None}
-        if known:
-            with self._book.db.writing() as tx:
-                tx.execute(update(run).where(run.c.id == run_id).values(**known))
+        if not known:
+            return
+        with self._book.db.writing() as tx:
+            this = run.c.id == run_id
+            before = tx.execute(select(run).where(this)).one()
+            tx.execute(update(run).where(this).values(**known))
+            now = tx.execute(select(run).where(this)).one()
+            if any(getattr(now, name) != getattr(before, name) for name in ("iteration", "loss", "accuracy")):
+                new = Point(self._book.clock(), now.iteration, now.loss, now.accuracy)
+                series.add(self._book.db, tx, run_id, new)
 
     def trained(self, run_id: int, accuracy: float | None) -> None:
-        """It ended well."""
+        """It ended well: what follows (see ``aftermath``) is owed from now on."""
         values = {} if accuracy is None else {"accuracy": accuracy}
-        self._change(run_id, RunState.TRAINED, ended_at=self._book.clock(), remaining=None, **values)
+        self._change(run_id, RunState.TRAINED, ended_at=self._book.clock(), remaining=None, owed=Owed.JUDGE, **values)
 
-    def failed(self, run_id: int, reason: str) -> None:
-        """It ended without a model."""
-        self._change(run_id, RunState.FAILED, reason=reason, ended_at=self._book.clock(), remaining=None)
+    def failed(self, run_id: int, reason: str, *, retry: bool = False) -> None:
+        """It ended without a model. ``retry``: it is to be started once more."""
+        owed = Owed.RETRY if retry else Owed.NOTHING
+        self._change(run_id, RunState.FAILED, reason=reason, ended_at=self._book.clock(), remaining=None, owed=owed)
 
     def active(self) -> Run | None:
         """The training that may be going on, if any."""
@@ -118,19 +130,33 @@ class Runs:
 
     def history(self, limit: int = 50) -> list[Run]:
         """The newest trainings of the target, newest first."""
+        return self.where(limit=limit)
+
+    def where(self, *which: Any, limit: int | None = None) -> list[Run]:
+        """The trainings of the target that meet all conditions, newest first. For the rest of the ledger."""
         with self._book.db.reading() as tx:
-            rows = tx.execute(self._select().order_by(run.c.id.desc()).limit(limit))
+            rows = tx.execute(self._select().where(*which).order_by(run.c.id.desc()).limit(limit))
             return [_run(row) for row in rows]
+
+    def named(self, name: str) -> Run | None:
+        """The training of this name, or of this task id; of several the newest."""
+        found = self.where((run.c.name == name) | ((run.c.task_id == name) & (run.c.task_id != "")), limit=1)
+        return found[0] if found else None
+
+    def series(self, run_id: int) -> list[Point]:
+        """How a training went, in the order of its iterations; thinned out where it took long."""
+        with self._book.db.reading() as tx:
+            return series.of(tx, run_id)
+
+    def contained(self, run_id: int) -> list[Content]:
+        """What a training contains, by category. Empty for one that an older image-sync started."""
+        with self._book.db.reading() as tx:
+            return contents.of(tx, run_id)
 
     def trainable(self) -> dict[str, int]:
         """Confirmed pictures per category: what a training started now would contain."""
         with self._book.db.reading() as tx:
-            rows = tx.execute(
-                select(picture.c.sent_category, func.count())
-                .where(picture.c.target_id == self._target, picture.c.state == PictureState.CONFIRMED)
-                .group_by(picture.c.sent_category)
-            )
-            return {category: count for category, count in rows}  # noqa: C416 - rows are not pairs to the type checker
+            return self._stored(tx)
 
     def contents(self) -> Iterator[tuple[str, str, str]]:
         """(remote id, key, category) of every confirmed picture, read page by page."""
@@ -165,9 +191,26 @@ class Runs:
         with self._book.db.writing() as tx:
             tx.execute(delete(note).where(note.c.name == TRAIN))
 
+    def _give_back(self, tx: Connection, run_id: int) -> None:
+        tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
+        contents.forget(tx, run_id)
+        series.forget(tx, run_id)
+
     @property
     def _target(self) -> int:
         return self._book.aimed().id
+
+    def _stored(self, tx: Connection) -> dict[str, int]:
+        rows = tx.execute(
+            select(picture_count.c.sent_category, func.sum(picture_count.c.pictures).label("pictures"))
+            .where(
+                picture_count.c.target_id == self._target,
+                picture_count.c.state == PictureState.CONFIRMED,
+                picture_count.c.pictures > 0,
+            )
+            .group_by(picture_count.c.sent_category)
+        )
+        return {row.sent_category: int(row.pictures) for row in rows}
 
     def _busy(self, tx: Connection) -> bool:
         sending = select(batch.c.id).where(
@@ -226,4 +269,9 @@ def _run(row: Any) -> Run:
         remaining=row.remaining,
         reason=row.reason,
         doubts=row.doubts,
+        base_name=row.base_name,
+        retry_of=row.retry_of,
+        owed=Owed(row.owed),
+        fate=Fate(row.fate),
+        fate_reason=row.fate_reason,
     )

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0002"
+HEAD = "0004"
 """The newest migration: the schema that this version of image-sync reads and writes."""
 
 metadata = MetaData()
@@ -34,6 +34,16 @@ class Word(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
         """The word itself, whichever kind of string it came as."""
         return None if value is None else str(value)
+
+
+class Raw(LargeBinary):
+    """Bytes that go to the driver as they are: wrapping a million names would take time, and no driver needs it."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002 - SQLAlchemy passes it
+        """None is needed."""
+        return
 
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
@@ -68,7 +78,7 @@ target = Table(
 root = Table(
     "root",
     metadata,
-    Column("path", LargeBinary, primary_key=True),
+    Column("path", Raw, primary_key=True),
     Column("mode", Word, nullable=False),
     Column("state", Word, nullable=False),
     Column("reason", Text, nullable=False),
@@ -80,8 +90,8 @@ folder = Table(
     "folder",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
-    Column("path", LargeBinary, nullable=False, unique=True),
-    Column("root", LargeBinary, nullable=False, index=True),
+    Column("path", Raw, nullable=False, unique=True),
+    Column("root", Raw, nullable=False, index=True),
     Column("category", Text),
 )
 
@@ -90,7 +100,7 @@ place = Table(
     "place",
     metadata,
     Column("folder_id", _Id, ForeignKey("folder.id"), primary_key=True),
-    Column("name", LargeBinary, primary_key=True),
+    Column("name", Raw, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("ctime_ns", BigInteger, nullable=False),
@@ -131,9 +141,29 @@ picture = Table(
     UniqueConstraint("target_id", "key"),
     Index("picture_state", "target_id", "state", "category", "id"),
     Index("picture_queue", "target_id", "state", "id"),
-    Index("picture_untrained", "target_id", "state", "run_id"),
     Index("picture_batch", "batch_id"),
     sqlite_autoincrement=True,  # ids only grow: the quiet time and ``cleared_to`` rest on it
+)
+
+# How many there are of each kind, kept by triggers: see ``counts.py``.
+place_count = Table(
+    "place_count",
+    metadata,
+    Column("folder_id", _Id, primary_key=True, autoincrement=False),
+    Column("state", Word, primary_key=True),
+    Column("role", Word, primary_key=True),
+    Column("files", BigInteger, nullable=False),
+)
+
+picture_count = Table(
+    "picture_count",
+    metadata,
+    Column("target_id", _Id, primary_key=True, autoincrement=False),
+    Column("state", Word, primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("sent_category", Text, primary_key=True),
+    Column("counted", Integer, primary_key=True, autoincrement=False),  # 1: a training has counted them
+    Column("pictures", BigInteger, nullable=False),
 )
 
 batch = Table(
@@ -206,7 +236,47 @@ run = Table(
     Column("remaining", Float),
     Column("reason", Text, nullable=False, default=""),
     Column("doubts", Integer, nullable=False, default=0, server_default="0"),  # how often its start was in doubt
+    Column("base_name", Text, nullable=False, default="", server_default=""),
+    Column("retry_of", _Id),  # the failed training that it repeats
+    Column("owed", Word, nullable=False, default="", server_default=""),  # what is still to be done about it
+    Column("fate", Word, nullable=False, default="", server_default=""),  # what became of its model
+    Column("fate_reason", Text, nullable=False, default="", server_default=""),
     Index("run_state", "target_id", "state"),
+)
+
+# How a training went: one row for each look that found it further on.
+point = Table(
+    "point",
+    metadata,
+    Column("run_id", _Id, ForeignKey("run.id"), primary_key=True),
+    Column("iteration", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("loss", Float),
+    Column("accuracy", Float),
+)
+
+# What a training contains.
+content = Table(
+    "content",
+    metadata,
+    Column("run_id", _Id, ForeignKey("run.id"), primary_key=True),
+    Column("category", Text, primary_key=True),
+    Column("pictures", Integer, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+)
+
+# A picture is in every training from ``picture.run_id`` on, under the category that it has now; but for these
+# stretches, in which it had another one, or after which it was removed. Run ids, both ends included.
+stretch = Table(
+    "stretch",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("category", Text, nullable=False),
+    Column("first_run", _Id, nullable=False),
+    Column("last_run", _Id, nullable=False),
+    Index("stretch_content", "target_id", "sha256"),
 )
 
 # What keeps a stage from its work at the moment: shown by ``status`` until it passes.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
-from image_sync.domain import BatchState, Census, Counts, PictureState, PlaceRole, PlaceState, RunState, Tally
+from image_sync.domain import BatchState, Census, Counts, Owed, PictureState, PlaceRole, PlaceState, RunState, Tally
 from image_sync.ledger.book import Book
 from image_sync.ledger.runs import TRAIN, Runs
-from image_sync.ledger.schema import batch, folder, note, picture, place, root, run, target
+from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target
 
 _DAY = 86_400.0
 _COLUMN = {
@@ -31,36 +32,21 @@ class Counter:
     def tally(self) -> Tally:
         """What the tracker decides by, in one transaction."""
         aim = self._book.aimed().id
-        mine = picture.c.target_id == aim
         with self._book.db.reading() as tx:
-            cleared_to = tx.execute(select(target.c.cleared_to).where(target.c.id == aim)).scalar() or 0
-            counted = tx.execute(
-                select(picture.c.state, func.count().label("pictures")).where(mine).group_by(picture.c.state)
-            )
-            states = {row.state: row.pictures for row in counted}
-            waiting = (picture.c.state == PictureState.READY) & (picture.c.id > cleared_to)
-            uncleared, newest_id, newest_at = tx.execute(
-                select(func.count(), func.max(picture.c.id), func.max(picture.c.ready_at)).where(mine, waiting)
-            ).one()
+            counts = tx.execute(_COUNTS, {"aim": aim}).all()
+            states = _summed((row.state, row.pictures) for row in counts)
+            uncleared, newest_id, newest_at = self._uncleared(tx, aim, states.get(PictureState.READY, 0))
             doubtful = tx.execute(
                 select(func.coalesce(func.sum(batch.c.files), 0)).where(
                     batch.c.target_id == aim, batch.c.state == BatchState.DOUBTFUL
                 )
             ).scalar_one()
-            untrained = tx.execute(
-                select(func.count()).where(mine, picture.c.state == PictureState.CONFIRMED, picture.c.run_id.is_(None))
-            ).scalar_one()
-            trainable = tx.execute(
-                select(picture.c.sent_category, func.count())
-                .where(mine, picture.c.state == PictureState.CONFIRMED)
-                .group_by(picture.c.sent_category)
-                .order_by(picture.c.sent_category)
-            ).all()
             starts = tx.execute(
                 select(run.c.started_at)
                 .where(run.c.target_id == aim, run.c.started_at > self._book.clock() - _DAY)
                 .order_by(run.c.started_at)
             ).all()
+            stored = [row for row in counts if row.state == PictureState.CONFIRMED]
             newest = self._runs.newest
             return Tally(
                 ready=uncleared,
@@ -69,16 +55,27 @@ class Counter:
                 doubtful=int(doubtful),
                 confirmed=states.get(PictureState.CONFIRMED, 0),
                 refused=states.get(PictureState.REFUSED, 0),
-                untrained=untrained,
-                trainable=MappingProxyType({row[0]: row[1] for row in trainable}),
+                untrained=sum(row.pictures for row in stored if not row.counted),
+                trainable=MappingProxyType(_summed((row.sent_category, row.pictures) for row in stored)),
                 newest_ready_id=newest_id or 0,
                 newest_ready_at=newest_at,
                 active=newest(tx, run.c.state.in_([str(state) for state in RunState if state.active])),
                 last=newest(tx, run.c.started_at.is_not(None)),
                 refusal=newest(tx, run.c.state == RunState.REFUSED),
+                retry=newest(tx, run.c.owed == Owed.RETRY),
                 starts=tuple(row.started_at for row in starts),
                 train_requested=_noted(tx, TRAIN),
             )
+
+    def _uncleared(self, tx: Connection, aim: int, ready: int) -> tuple[int, int, float | None]:
+        """Pictures that are ready and did not pass the threshold yet; id and time of the newest of them."""
+        newest = tx.execute(_NEWEST, {"aim": aim}).first()
+        if newest is None:
+            return 0, 0, None
+        # Mostly all have passed it, or none: counting them is needed only while new ones come during an upload.
+        if tx.execute(_ANY_CLEARED, {"aim": aim}).first() is not None:
+            ready = tx.execute(_UNCLEARED, {"aim": aim}).scalar_one()
+        return ready, newest.id, newest.ready_at
 
     def census(self) -> Census:
         """Everything that ``status`` counts, in one transaction."""
@@ -90,12 +87,7 @@ class Counter:
 
         uncategorised = 0
         with self._book.db.reading() as tx:
-            files = tx.execute(
-                select(folder.c.category, place.c.state, place.c.role, func.count().label("files"))
-                .join(folder, folder.c.id == place.c.folder_id)
-                .group_by(folder.c.category, place.c.state, place.c.role)
-            )
-            for row in files:
+            for row in tx.execute(_FILES):
                 category = row.category or ""
                 add(category, "found", row.files)
                 if row.state == PlaceState.QUARANTINED:
@@ -107,12 +99,7 @@ class Counter:
                 elif row.role == PlaceRole.DUPLICATE:
                     add(category, "duplicates", row.files)
             if self._book.target is not None:
-                pictures = tx.execute(
-                    select(picture.c.category, picture.c.state, func.count().label("pictures"))
-                    .where(picture.c.target_id == self._book.target.id)
-                    .group_by(picture.c.category, picture.c.state)
-                )
-                for row in pictures:
+                for row in tx.execute(_COUNTS, {"aim": self._book.target.id}):
                     add(row.category, _COLUMN[PictureState(row.state)], row.pictures)
             settling = tx.execute(select(func.coalesce(func.sum(root.c.settling), 0))).scalar_one()
         total = Counts()
@@ -122,7 +109,31 @@ class Counter:
         return Census(total, MappingProxyType(named), uncategorised, int(settling))
 
 
+_PASSED = select(target.c.cleared_to).where(target.c.id == bindparam("aim")).scalar_subquery()
+_READY = (picture.c.target_id == bindparam("aim")) & (picture.c.state == PictureState.READY)
+_NEWEST = (
+    select(picture.c.id, picture.c.ready_at)
+    .where(_READY, picture.c.id > _PASSED)
+    .order_by(picture.c.id.desc())
+    .limit(1)
+)
+_ANY_CLEARED = select(picture.c.id).where(_READY, picture.c.id <= _PASSED).limit(1)
+_UNCLEARED = select(func.count()).where(_READY, picture.c.id > _PASSED)
+_COUNTS = select(picture_count).where(picture_count.c.target_id == bindparam("aim"), picture_count.c.pictures > 0)
+_FILES = (
+    select(folder.c.category, place_count.c.state, place_count.c.role, func.sum(place_count.c.files).label("files"))
+    .join(folder, folder.c.id == place_count.c.folder_id)
+    .where(place_count.c.files > 0)
+    .group_by(folder.c.category, place_count.c.state, place_count.c.role)
+)
 _NAMES = tuple(Counts.__dataclass_fields__)
+
+
+def _summed(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for name, number in sorted(pairs):
+        sums[name] = sums.get(name, 0) + number
+    return sums
 
 
 def _noted(tx: Connection, name: str) -> bool:

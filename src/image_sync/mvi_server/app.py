@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_sync.logs import get_logger
-from image_sync.mvi_server import routes
+from image_sync.mvi_server import routes, texts
 from image_sync.mvi_server.answers import Failure, rendered
 from image_sync.mvi_server.auth import TOKEN
 from image_sync.mvi_server.call import Call, Site
@@ -131,13 +130,9 @@ class _App:
         if not raw.strip():
             return None
         try:
-            return json.loads(raw, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+            return texts.parsed(bytes(raw))
+        except ValueError as error:
             raise Failure(400, "The body is not JSON.") from error
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _run(route: routes.Route, call: Call) -> Response:

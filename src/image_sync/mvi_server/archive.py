@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from image_sync.mvi_server import uploads, zips
+from image_sync.mvi_server import labelling, texts, uploads, zips
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.records import categories, datasets, files, labels
@@ -77,7 +77,7 @@ def _file_entry(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> dict[s
     if marked:
         entry["label_type"] = file["label_type"]
         # For our own import, which reads no XML from strangers.
-        entry["labels"] = [{"name": label["name"], **labels.shape_of(label)} for label in marked]
+        entry["labels"] = [{key: label[key] for key in ("name", *labelling.SHAPES) if key in label} for label in marked]
     return entry
 
 
@@ -112,15 +112,15 @@ def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
             found = [one for one in archive.infolist() if zips.base_name(one) == PROPERTIES]
             if not found:
                 raise Failure(400, f"The archive holds no {PROPERTIES}: it is not an exported dataset.")
-            properties = json.loads(zips.read(archive, found[0]))
+            properties = texts.parsed(zips.read(archive, found[0]))
             for key in ("category_prop_info", "file_prop_info"):
                 inner = properties.get(key) or "[]"
-                properties[key] = json.loads(inner) if isinstance(inner, str) else inner
+                properties[key] = texts.parsed(inner) if isinstance(inner, str) else inner
                 if not all(isinstance(entry, dict) for entry in properties[key]):
                     raise ValueError(key)  # noqa: TRY301 - told as the parser's own errors are
     except zips.BadZip as error:
         raise Failure(400, str(error)) from error
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise Failure(400, f"{PROPERTIES} in the archive is damaged.") from error
     return dict(properties)
 
@@ -161,10 +161,16 @@ class DatasetImport:
         (ready,) = uploads.labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
         if ready.file is None:
             raise AssertionError("a picture that was taken is gone")
+        try:
+            found = labelling.entries(entry.get("labels") or [], ready.file.width, ready.file.height)
+        except Failure:
+            # Without its labels the picture would say that there is nothing in it.
+            files.discard([ready.file.scratch])
+            self.failed += 1
+            return
         with self._store.transaction():
             files.add(self._store, self._dataset_id, self._owner, [ready.file])
-            if entry.get("labels"):
-                labels.replace_all(self._store, self._dataset_id, ready.file.id, entry["labels"])
+            labels.replace_all(self._store, self._dataset_id, ready.file.id, found)
         self.succeeded += 1
 
 
@@ -185,13 +191,13 @@ def read_model(source: Path, limits: Limits) -> tuple[dict[str, Any], bytes]:
     try:
         with source.open("rb") as file, zips.opened(file, limits) as archive:
             members = {member.filename: member for member in archive.infolist()}
-            about = json.loads(zips.read(archive, members[_ABOUT]))
+            about = texts.parsed(zips.read(archive, members[_ABOUT]))
             raw = zips.read(archive, members[_MODEL])
         if not isinstance(about["name"], str) or not about["name"].strip():
             raise ValueError("name")  # noqa: TRY301 - told as the parser's own errors are
         about["accuracy"] = float(about["accuracy"])
     except zips.BadZip as error:
         raise Failure(400, str(error)) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise Failure(400, "The archive is not a model that this server exported.") from error
     return about, raw

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from image_sync.mvi_server import texts
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.auth import Guard
 from image_sync.mvi_server.faults import Faults
@@ -85,14 +86,7 @@ class Call:
         Raises:
             Failure: 400 when it is blank, too long, or holds control characters or half characters.
         """
-        most = most or self.site.limits.name
-        if not value.strip() and not may_be_empty:
-            raise Failure(400, f"{name} must not be empty.")
-        if len(value) > most:
-            raise Failure(400, f"{name} has {len(value)} characters; at most {most} are taken.")
-        if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):  # noqa: PLR2004 - Unicode's own numbers
-            raise Failure(400, f"{name} must not hold control characters.")
-        return value
+        return texts.checked(name, value, most or self.site.limits.name, may_be_empty=may_be_empty)
 
     def ids(self, *names: str) -> list[str]:
         """A list of ids, under the first of these names that the body has.

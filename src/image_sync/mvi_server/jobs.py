@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from image_sync.logs import get_logger
+from image_sync.mvi_server import lesson
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.curve import Curve
 from image_sync.mvi_server.limits import Limits
@@ -18,6 +18,7 @@ from image_sync.mvi_server.shelf import Shelf
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
+    from image_sync.mvi_server.detector import Detector
     from image_sync.mvi_server.learner import Point
     from image_sync.mvi_server.model import Model
 
@@ -167,17 +168,15 @@ class Jobs:
         # Late: scikit-learn takes a second to import, and a server may never train.
         from threadpoolctl import threadpool_limits
 
-        from image_sync.mvi_server import learner
+        from image_sync.mvi_server.learner import StopTraining
 
         try:
-            samples = self._samples(task["dataset_id"])
             base = self._shelf.model(task["base"]) if task["base"] else None
-            strategy = json.loads(task["strategy"])
             # On a busy machine threads that share one small matrix wait for each other: ten times slower than one.
             with threadpool_limits(limits=1):
-                model = learner.train(samples, strategy, base=base, report=self._reporter(running), stop=running.stop)
+                model = lesson.learn(self._store, task, base, self._reporter(running), running.stop)
             self._keep(task, model, running)
-        except learner.StopTraining:
+        except StopTraining:
             if running.aborted:
                 return tasks.ABORTED, "It was stopped on request."
             return tasks.FAILED, "The server was stopped while this training was under way. Start it again."
@@ -187,16 +186,6 @@ class Jobs:
             _log.exception("training.broke", task=running.task_id)
             return tasks.FAILED, f"The learner broke off ({type(error).__name__}). The server's log says more."
         return tasks.TRAINED, ""
-
-    def _samples(self, dataset_id: str) -> list[Any]:
-        from image_sync.mvi_server.learner import Sample
-
-        rows = self._store.rows(
-            "SELECT f.file_name, c.name FROM files f JOIN categories c ON c.id = f.category_id"
-            " WHERE f.dataset_id = ? ORDER BY f.seq",
-            dataset_id,
-        )
-        return [Sample(self._store.picture(dataset_id, row["file_name"]), row["name"]) for row in rows]
 
     def _named(self, fault: str, dataset_id: str) -> str:
         """A fault in words that mean something to the user: pictures by their own names too."""
@@ -221,18 +210,8 @@ class Jobs:
 
         return report
 
-    def _keep(self, task: Any, model: Model, running: _Running) -> None:
-        ids = {
-            row["name"]: row["id"]
-            for row in self._store.rows("SELECT id, name FROM categories WHERE dataset_id = ?", task["dataset_id"])
-        }
-        new = models.NewModel(
-            task["id"], task["name"], task["owner"], model.accuracy,
-            [{"category_id": ids.get(name, ""), "category_name": name} for name in model.categories],
-            task["dataset_id"], task["nn_arch"], json.loads(task["strategy"]), json.loads(task["summary"]),
-            task["project_group_id"],
-        )  # fmt: skip
-        raw = model.to_bytes()
+    def _keep(self, task: Any, model: Model | Detector, running: _Running) -> None:
+        new, raw = lesson.kept(self._store, task, model), model.to_bytes()
         # Model and state change together: whoever reads "trained" finds the model.
         with self._store.transaction():
             models.add(self._store, new, raw)

@@ -128,7 +128,7 @@ def _read(samples: Sequence[Sample], stop: threading.Event) -> tuple[Floats, lis
     figures = np.empty((len(samples), features.LENGTH), dtype=np.float32)
     digests = []
     for row, sample in enumerate(samples):
-        _check(stop)
+        heed(stop)
         try:
             picture = sample.path.read_bytes()
             figures[row] = features.extract(picture)
@@ -183,7 +183,7 @@ def _descend(
     begun = time.monotonic()
     batches = _batches(learnt)
     for iteration in range(1, plan.max_iter + 1):
-        _check(stop)
+        heed(stop)
         batch = next(batches)
         answers = softmax(batch.figures @ weights + bias)
         losses.append(_loss(answers, batch))
@@ -227,6 +227,7 @@ def _measure(tested: _Table, weights: Floats, bias: Floats) -> tuple[float, floa
     return _loss(answers, tested), float((answers.argmax(axis=1) == tested.labels).mean())
 
 
-def _check(stop: threading.Event) -> None:
+def heed(stop: threading.Event) -> None:
+    """Raise StopTraining when it is set."""
     if stop.is_set():
         raise StopTraining

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_sync.mvi_server import features
+from image_sync.mvi_server import features, parcel
 from image_sync.mvi_server.features import Floats, Standard
 
 _MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
@@ -33,6 +32,16 @@ class Model:
     bias: Floats
     standard: Standard
 
+    usage: ClassVar[str] = "cic"
+
+    evaluation: ClassVar[Mapping[str, str]] = {}
+    """What MVI shows as ``eval_data``."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it tells apart."""
+        return self.categories
+
     def predict(self, picture: bytes) -> list[tuple[str, float]]:
         """Every category with its probability, best first; they add up to 1.
 
@@ -51,26 +60,17 @@ class Model:
         facts = {"categories": self.categories, "accuracy": self.accuracy, "figures": features.LENGTH}
         standard = self.standard
         arrays = (self.weights, self.bias, standard.mean, standard.scale, standard.mixing)
-        body = b"\n".join([json.dumps(facts).encode(), b"".join(array.astype("<f4").tobytes() for array in arrays)])
-        return _MAGIC + hashlib.sha256(body).digest() + body
+        return parcel.packed(_MAGIC, facts, arrays)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Model:
         """The model that :meth:`to_bytes` wrote. Raises ValueError when it is damaged or of another version."""
-        body = raw[len(_MAGIC) + hashlib.sha256().digest_size :]
-        if raw != _MAGIC + hashlib.sha256(body).digest() + body:
-            raise ValueError("The stored model is damaged or of another version of image-sync. Train it anew.")
-        head, _, tail = body.partition(b"\n")
-        facts = json.loads(head)
+        facts, numbers = parcel.opened(_MAGIC, raw)
         count, length = len(facts["categories"]), facts["figures"]
         shapes = ((length, count), (count,), (length,), (length,), (length, length))
-        numbers = np.frombuffer(tail, dtype="<f4").astype(np.float32)
-        if length != features.LENGTH or numbers.size != sum(math.prod(shape) for shape in shapes):
-            raise ValueError("The stored model is of another version of image-sync. Train it anew.")
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        weights, bias, mean, scale, mixing = (
-            part.reshape(shape) for part, shape in zip(np.split(numbers, ends), shapes, strict=True)
-        )
+        if length != features.LENGTH:
+            raise ValueError(parcel.ANOTHER)
+        weights, bias, mean, scale, mixing = parcel.split(numbers, shapes)
         return cls(tuple(facts["categories"]), facts["accuracy"], weights, bias, Standard(mean, scale, mixing))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 """Kept in ``PRAGMA user_version``; a folder of a newer version is refused."""
 
 TABLES = """
@@ -51,13 +51,14 @@ CREATE TABLE IF NOT EXISTS tasks (
     owner TEXT NOT NULL, status TEXT NOT NULL, fault TEXT NOT NULL DEFAULT '', nn_arch TEXT NOT NULL DEFAULT '',
     strategy TEXT NOT NULL, base TEXT NOT NULL DEFAULT '', project_group_id TEXT NOT NULL DEFAULT '',
     summary TEXT NOT NULL DEFAULT '{}', series TEXT NOT NULL DEFAULT '[]',
-    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, usage TEXT NOT NULL DEFAULT 'cic');
 
 CREATE TABLE IF NOT EXISTS models (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL, dataset_id TEXT NOT NULL,
     owner TEXT NOT NULL, nn_arch TEXT NOT NULL DEFAULT '', strategy TEXT NOT NULL, accuracy REAL NOT NULL,
     categories TEXT NOT NULL, summary TEXT NOT NULL DEFAULT '{}', project_group_id TEXT NOT NULL DEFAULT '',
-    production_status TEXT NOT NULL DEFAULT 'untested', created_at INTEGER NOT NULL);
+    production_status TEXT NOT NULL DEFAULT 'untested', created_at INTEGER NOT NULL,
+    usage TEXT NOT NULL DEFAULT 'cic', evaluation TEXT NOT NULL DEFAULT '{}');
 
 CREATE TABLE IF NOT EXISTS webapis (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE REFERENCES models(id), name TEXT NOT NULL,
@@ -73,6 +74,15 @@ CREATE TABLE IF NOT EXISTS bgtasks (
 CREATE TABLE IF NOT EXISTS tokens (digest TEXT PRIMARY KEY, owner TEXT NOT NULL, expires_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS api_keys (owner TEXT PRIMARY KEY, key TEXT NOT NULL);
 """
+
+CHANGES = {
+    1: """
+ALTER TABLE tasks ADD COLUMN usage TEXT NOT NULL DEFAULT 'cic';
+ALTER TABLE models ADD COLUMN usage TEXT NOT NULL DEFAULT 'cic';
+ALTER TABLE models ADD COLUMN evaluation TEXT NOT NULL DEFAULT '{}';
+"""
+}
+"""What brings the tables of a version to the next one."""
 
 LAGGING = """
 CREATE TEMP TABLE lagging (id TEXT PRIMARY KEY, dataset_id TEXT NOT NULL, until REAL NOT NULL)

@@ -9,9 +9,26 @@ from typing import TYPE_CHECKING
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
+    from image_sync.mvi_server.detector import Detector
     from image_sync.mvi_server.model import Model
 
 _KEPT = 4
+
+
+def read(raw: bytes) -> Model | Detector:
+    """The model that a training wrote. Raises ValueError when it is damaged or of another version."""
+    # Late: NumPy takes a while to import, and most requests never need it.
+    from image_sync.mvi_server.detector import Detector
+    from image_sync.mvi_server.model import Model
+    from image_sync.mvi_server.parcel import ANOTHER
+
+    try:
+        model = Detector.from_bytes(raw) if Detector.wrote(raw) else Model.from_bytes(raw)
+        if not (0 <= model.accuracy <= 1 and all(isinstance(name, str) for name in model.names)):
+            raise ValueError(ANOTHER)
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:  # facts of somebody else's
+        raise ValueError(ANOTHER) from error
+    return model
 
 
 class Shelf:
@@ -19,23 +36,20 @@ class Shelf:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._models: OrderedDict[str, Model | Detector] = OrderedDict()
         self._lock = threading.Lock()
 
-    def model(self, model_id: str) -> Model:
+    def model(self, model_id: str) -> Model | Detector:
         """The model, ready to predict.
 
         Raises:
             ValueError: its file is damaged.
             OSError: its file cannot be read.
         """
-        # Late: scikit-learn takes a second to import, and most requests never need it.
-        from image_sync.mvi_server.model import Model
-
         with self._lock:
             model = self._models.get(model_id)
             if model is None:
-                model = Model.from_bytes(self._store.model(model_id).read_bytes())
+                model = read(self._store.model(model_id).read_bytes())
             self._models[model_id] = model
             self._models.move_to_end(model_id)
             while len(self._models) > _KEPT:

@@ -75,7 +75,11 @@ class Store:
         run("COMMIT")
         if found > schema.VERSION:
             raise sqlite3.DatabaseError(f"version {found} is newer than this server's {schema.VERSION}")
-        self._connection.executescript(f"{schema.TABLES} PRAGMA user_version = {schema.VERSION};")
+        # A new folder is made with all columns; an older one gets those that it lacks. All or nothing.
+        changes = "".join(schema.CHANGES[version] for version in range(found or schema.VERSION, schema.VERSION))
+        self._connection.executescript(
+            f"BEGIN; {schema.TABLES} {changes} PRAGMA user_version = {schema.VERSION}; COMMIT;"
+        )
         run("PRAGMA temp_store = MEMORY")
         run(schema.LAGGING)
         self._connection.create_function("monotonic", 0, time.monotonic)

@@ -22,7 +22,9 @@ class _Setting(NamedTuple):
 
 
 _SETTINGS = {
-    "max_iter": _Setting(1500, 1, 100_000, "a whole number from 1 to 100000 (MVI documents 100 to 10000)", whole=True),
+    "max_iter": _Setting(
+        1500, 1, 100_000, "a whole number from 1 to 100000 (MVI documents 100 to 10000 for categories)", whole=True
+    ),
     "test_iter": _Setting(100, 1, 1000, "a whole number from 1 to 1000", whole=True),
     "test_interval": _Setting(20, 1, 1000, "a whole number from 1 to 1000", whole=True),
     "learning_rate": _Setting(
@@ -47,12 +49,17 @@ class Strategy:
     weight_decay: float
 
     @classmethod
-    def parse(cls, strategy: Mapping[str, object]) -> Strategy:
+    def parse(cls, strategy: Mapping[str, object], *, max_iter: int = 1500) -> Strategy:
         """The strategy as a client sent it: numbers or numerals; other keys are ignored.
+
+        Args:
+            strategy: as it was sent.
+            max_iter: what an absent one stands for; IBM documents 1500 for classification and 4000 for detection.
 
         Raises ValueError that names key, value and range.
         """
-        number = {key: _number(key, strategy.get(key, setting.default)) for key, setting in _SETTINGS.items()}
+        given = {"max_iter": max_iter, **strategy}
+        number = {key: _number(key, given.get(key, setting.default)) for key, setting in _SETTINGS.items()}
         return cls(
             max_iter=int(number["max_iter"]),
             test_iter=int(number["test_iter"]),

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import tenacity
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Transient
 from image_sync.logs import get_logger
 from image_sync.platforms.base import (
@@ -111,6 +111,10 @@ class Retrying:
         """Repeated: setting twice is setting once."""
         self._call("relabel", partial(self._platform.relabel, dataset, remote_id, category))
 
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """Repeated: all marks are replaced each time."""
+        self._call("annotate", partial(self._platform.annotate, dataset, remote_id, annotation))
+
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Repeated: what is gone is no error."""
         self._call("remove", partial(self._platform.remove, dataset, remote_id))
@@ -156,6 +160,10 @@ class Retrying:
         """Repeated: each try looks first."""
         self._call("deploy", partial(self._platform.deploy, model))
 
+    def undeploy(self, model: Model) -> None:
+        """Repeated: what is not deployed is no error."""
+        self._call("undeploy", partial(self._platform.undeploy, model))
+
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """Repeated."""
         return self._call("predict", partial(self._platform.predict, model, picture))
@@ -163,6 +171,10 @@ class Retrying:
     def export(self, model: Model, to: Path) -> Path:
         """Repeated from the beginning: a half file is thrown away."""
         return self._call("export", partial(self._platform.export, model, to))
+
+    def import_model(self, source: Path) -> Model:
+        """Repeated only when nothing was sent or it was turned away."""
+        return self._call("import_model", partial(self._platform.import_model, source))
 
     def delete_model(self, model: Model) -> None:
         """Repeated: what is gone is no error."""

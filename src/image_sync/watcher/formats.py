@@ -57,10 +57,15 @@ class Walker(Protocol):
 
 
 class JpegWalker:
-    """Follows the markers of a JPEG from its start to its end marker; what comes behind that is not looked at."""
+    """Follows the markers of a JPEG from its start to its end marker; what comes behind that is not looked at.
 
-    def __init__(self) -> None:
+    Args:
+        through: follow them through the compressed data, too, which is nearly all of the file; else stop before it.
+    """
+
+    def __init__(self, *, through: bool = True) -> None:
         self.width = self.height = 0
+        self._through = through
         self.complete = False
         self.damage = ""
         self._rest = b""
@@ -69,7 +74,7 @@ class JpegWalker:
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the file."""
-        if self.complete:
+        if self.complete or self._seen_enough():
             return
         if self._skip >= len(piece) and not self._rest:
             self._skip -= len(piece)
@@ -77,14 +82,17 @@ class JpegWalker:
         data = self._rest + piece
         at = min(self._skip, len(data))
         self._skip -= at
-        while not self._skip:
+        while not self._skip and not self._seen_enough():
             step = self._marker(data, at)
             if step is None:
                 break
             at += step
             if at > len(data):
                 self._skip, at = at - len(data), len(data)
-        self._rest = data[at:]
+        self._rest = b"" if self._seen_enough() else data[at:]
+
+    def _seen_enough(self) -> bool:
+        return self._in_scan and not self._through
 
     def _marker(self, data: bytes, at: int) -> int | None:
         """How far to go on from here, or None: the end, or more bytes are needed."""
@@ -187,7 +195,7 @@ class PngWalker:
 def walker_for(head: bytes) -> tuple[str, Walker] | None:
     """The file type (``jpg`` or ``png``) that these first bytes announce and what follows it, or None."""
     if head.startswith(b"\xff\xd8\xff"):
-        return "jpg", JpegWalker()
+        return "jpg", JpegWalker(through=False)
     if head.startswith(_PNG_SIGNATURE):
         return "png", PngWalker()
     return None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from image_sync.domain import Sighting, Stamp
 from image_sync.watcher.catalogue import Catalogue
 
-MOST = 200
-OLDEST = 1.0
+MOST = 1000
+OLDEST = 0.25
 """Seconds that a sighting may wait for company."""
 
 

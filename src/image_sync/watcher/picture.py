@@ -8,10 +8,10 @@ import threading
 import warnings
 from dataclasses import dataclass
 
-from image_sync.watcher.formats import LOOKS_AT, Walker, looks_like, walker_for
+from image_sync.watcher.formats import LOOKS_AT, JpegWalker, Walker, looks_like, walker_for
 from image_sync.watcher.rules import Rules
 
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _PADDING = 4096
 _NAMES = {"jpg": "JPEG", "png": "PNG"}
 
@@ -49,7 +49,7 @@ def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event
     digest = hashlib.sha256()
     head, tail, read = b"", b"", 0
     suffix, walker = "", None
-    while piece := os.read(fd, _PIECE):
+    while read < size and (piece := os.read(fd, min(_PIECE, size - read + 1))):
         if stop.is_set():
             return None
         digest.update(piece)
@@ -66,16 +66,27 @@ def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event
     named = name.rpartition(b".")[2].lower()
     if suffix == "jpg" and named in {b"jpg", b"jpeg"}:
         suffix = named.decode()
-    fault = _structure(suffix, walker, read, tail, rules)
+    fault = _structure(suffix, _to_the_end(walker, fd, tail), read, tail, rules)
     if not fault and rules.validate == "full":
         fault = _decoding(fd, rules)
     return Verdict(sha256, suffix, fault)
 
 
+def _to_the_end(walker: Walker, fd: int, tail: bytes) -> Walker:
+    """The walker at the end of the picture. A JPEG is followed all the way only if its end seems to be missing."""
+    if not isinstance(walker, JpegWalker) or _ends_jpeg(tail):
+        return walker
+    walker = JpegWalker()
+    os.lseek(fd, 0, os.SEEK_SET)
+    while not walker.complete and (piece := os.read(fd, _PIECE)):
+        walker.feed(piece)
+    return walker
+
+
 def _structure(suffix: str, walker: Walker, size: int, tail: bytes, rules: Rules) -> str:
     kind = "PNG" if suffix == "png" else "JPEG"
     # A few bit errors can lead the walk astray in a JPEG that has its end all the same; decoders live with them.
-    complete = walker.complete or (kind == "JPEG" and tail.rstrip(b"\0\r\n ").endswith(b"\xff\xd9"))
+    complete = walker.complete or (kind == "JPEG" and _ends_jpeg(tail))
     if walker.damage:
         return f"it is damaged ({walker.damage}): copy it again"
     if not complete:
@@ -92,6 +103,10 @@ def _structure(suffix: str, walker: Walker, size: int, tail: bytes, rules: Rules
             "make it smaller, or raise the limit"
         )
     return ""
+
+
+def _ends_jpeg(tail: bytes) -> bool:
+    return tail.rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
 
 
 def _decoding(fd: int, rules: Rules) -> str:

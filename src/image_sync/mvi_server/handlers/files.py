@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from image_sync.mvi_server import mishaps, uploads
+from image_sync.mvi_server import labelling, mishaps, texts, uploads
 from image_sync.mvi_server.answers import Failure, counted, rendered, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.handlers.datasets import UNLABELED
@@ -39,12 +39,12 @@ def _store(call: Call) -> Response:
     received = mishaps.refused(call, dataset["id"], uploads.labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
-        _check_single(entries, good)
+        found = _entries(entries, received)
         with call.store.transaction():
             files.add(call.store, dataset["id"], call.user, good)
             mishaps.lag(call, dataset["id"], [file.id for file in good])
-            if entries:
-                labels.replace_all(call.store, dataset["id"], good[0].id, entries)
+            if found:
+                labels.replace_all(call.store, dataset["id"], good[0].id, found)
     except BaseException:
         files.discard(file.scratch for file in good)
         files.discard(call.store.picture(dataset["id"], file.file_name) for file in good)
@@ -52,9 +52,14 @@ def _store(call: Call) -> Response:
     return _answer(received, dataset["id"])
 
 
-def _check_single(entries: list[dict[str, Any]], good: list[files.NewFile]) -> None:
-    if entries and len(good) != 1:
+def _entries(entries: list[Any], received: list[uploads.Received]) -> list[labelling.Entry]:
+    """What is marked in the request's picture; nothing when that was refused."""
+    if not entries:
+        return []
+    if len(received) != 1:
         raise Failure(400, "labels can only be given with a single picture.")
+    file = received[0].file
+    return [] if file is None else labelling.entries(entries, file.width, file.height)
 
 
 def _answer(received: list[uploads.Received], dataset_id: str) -> Response:
@@ -74,8 +79,8 @@ def _metadata(call: Call, text: str) -> str:
     if not text.strip():
         return "{}"
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = texts.parsed(text)
+    except ValueError:
         found = None
     return json.dumps(checked_metadata(call, found, "user-metadata"))
 
@@ -97,12 +102,12 @@ def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
     return found
 
 
-def _label_entries(call: Call, text: str) -> list[dict[str, Any]]:
+def _label_entries(call: Call, text: str) -> list[Any]:
     if not text.strip():
         return []
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = texts.parsed(text)
+    except ValueError:
         found = None
     if not isinstance(found, list) or len(call.form.files) != 1:
         raise Failure(400, "labels must be a JSON list, given with a single picture.")

@@ -6,13 +6,17 @@ import hashlib
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from image_sync.mvi_server import uploads
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.labelling import CORNERS
 from image_sync.mvi_server.records import models
 from image_sync.mvi_server.store import Store
+
+if TYPE_CHECKING:
+    from image_sync.mvi_server.boxes import Find
 
 _KEPT = 50
 """Pictures kept per model, so that ``imageUrl`` can be followed for a while."""
@@ -44,20 +48,28 @@ def infer(call: Call) -> dict[str, Any]:
     except OSError as error:
         received.file.scratch.unlink(missing_ok=True)
         raise Failure(500, "The model cannot be read.") from error
-    kept = [(name, confidence) for name, confidence in guesses if confidence >= threshold]
+    classified = [_shown(guess) for guess in guesses]
+    kept = [one for one in classified if one["confidence"] >= threshold]
     return {
         "webAPIId": row["id"],
         "imageUrl": _keep(call.store, row["id"], received.file.file_name, received.file.scratch),
         "imageMd5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
-        "classified": [
-            {"name": name, "confidence": round(confidence, 5)} for name, confidence in (kept[:most] if most else kept)
-        ],
+        "classified": kept[:most] if most else kept,
         "result": "success",
     }
 
 
+def _shown(guess: tuple[str, float] | Find) -> dict[str, Any]:
+    """A guess as MVI shows it: a category, or a label with its place in whole pixels."""
+    if isinstance(guess, tuple):
+        return {"name": guess[0], "confidence": round(guess[1], 5)}
+    place = (guess.left, guess.top, guess.right, guess.bottom)
+    corners = {corner: round(edge) for corner, edge in zip(CORNERS, place, strict=True)}
+    return {"label": guess.label, "confidence": round(guess.confidence, 5), **corners}
+
+
 def _number(call: Call, name: str, default: float) -> float:
-    text = call.form.fields.get(name, "").strip()
+    text = call.form.fields.get(name, call.query.get(name, "")).strip()
     try:
         value = float(text) if text else default
     except ValueError:

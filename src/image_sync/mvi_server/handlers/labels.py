@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from image_sync.mvi_server import labelling
 from image_sync.mvi_server.answers import Failure, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered, page
@@ -48,7 +49,7 @@ def act_on_tag(call: Call) -> dict[str, Any]:
             name = call.text("name")
         case action:
             raise Failure(400, f"A tag has no action {action!r}. Known: rename, update.")
-    call.store.run("UPDATE tags SET name = ? WHERE id = ?", name, row["id"])
+    labels.rename_tag(call.store, row["dataset_id"], row["id"], name)
     return success()
 
 
@@ -71,9 +72,9 @@ def replace_all(call: Call) -> dict[str, Any]:
     datasets.find(call.store, call.path["ds"])
     row = files.find(call.store, call.path["ds"], call.path["file"])
     entries = call.body if isinstance(call.body, list) else call.fields.get("labels")
-    if not isinstance(entries, list):
-        raise Failure(400, "labels must be given, as a list.")
-    labels.replace_all(call.store, row["dataset_id"], row["id"], entries)
+    labels.replace_all(
+        call.store, row["dataset_id"], row["id"], labelling.entries(entries, row["width"], row["height"])
+    )
     return success()
 
 
@@ -83,9 +84,8 @@ def create(call: Call) -> dict[str, Any]:
     row = files.find(call.store, call.path["ds"], call.path["file"])
     tag = labels.find_tag(call.store, row["dataset_id"], call.text("tag_id"))
     kind = call.text("generate_type", "manual") or "manual"
-    return success(
-        id=labels.add(call.store, row["dataset_id"], row["id"], tag["id"], labels.shape_of(call.fields), kind)
-    )
+    shape = labelling.shape_of(call.fields, row["width"], row["height"])
+    return success(id=labels.add(call.store, row["dataset_id"], row["id"], tag["id"], shape, kind))
 
 
 def listing(call: Call) -> list[dict[str, Any]]:
@@ -136,8 +136,9 @@ def change(call: Call) -> dict[str, Any]:
     tag_id = call.text("tag_id", row["tag_id"])
     labels.find_tag(call.store, row["dataset_id"], tag_id)
     shape = json.loads(row["shape"])
-    if any(key in call.fields for key in labels.SHAPES):
-        shape |= labels.shape_of(call.fields)
+    if any(key in call.fields for key in labelling.SHAPES):
+        file = files.find(call.store, row["dataset_id"], row["file_id"])
+        shape |= labelling.shape_of(call.fields, file["width"], file["height"])
     kind = call.text("generate_type", row["generate_type"])
     call.store.run(
         "UPDATE labels SET tag_id = ?, shape = ?, generate_type = ? WHERE id = ?",

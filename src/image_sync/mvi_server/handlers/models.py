@@ -8,7 +8,7 @@ from typing import Any
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from image_sync.mvi_server import archive
+from image_sync.mvi_server import archive, shelf
 from image_sync.mvi_server.answers import Failure, counted, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered
@@ -84,8 +84,6 @@ def export(call: Call) -> Response:
 
 def import_(call: Call) -> dict[str, Any]:
     """``POST /import``: a model exported by a server like this one; it gets a new id."""
-    from image_sync.mvi_server.model import Model
-
     if len(call.form.files) != 1:
         raise Failure(400, "An import takes one part named files: the exported archive.")
     source = call.store.scratch()
@@ -96,15 +94,16 @@ def import_(call: Call) -> dict[str, Any]:
     finally:
         source.unlink(missing_ok=True)
     try:
-        model = Model.from_bytes(raw)
+        model = shelf.read(raw)
     except ValueError as error:
         raise Failure(400, "The model in the archive is damaged.") from error
-    model_id = new_id()
-    categories = [{"category_id": "", "category_name": name} for name in model.categories]
     strategy = about.get("strategy")
+    model_id = new_id()
+    categories = [{"category_id": "", "category_name": name} for name in model.names]
     new = models.NewModel(
         model_id, call.checked("name", about["name"]), call.user, model.accuracy, categories,
-        strategy=strategy if isinstance(strategy, dict) else {},
+        nn_arch=call.checked("nn_arch", str(about.get("nn_arch") or ""), may_be_empty=True),
+        strategy=strategy if isinstance(strategy, dict) else {}, usage=model.usage, evaluation=model.evaluation,
     )  # fmt: skip
     with call.store.transaction():
         models.add(call.store, new, raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,30 +13,29 @@ from image_sync.mvi_server.query import ordered, page
 from image_sync.mvi_server.records import background, categories, datasets, labels, models, tasks
 
 MIN_CATEGORIES, MIN_PICTURES = 2, 5
-"""What IBM's documentation asks of a classification: so many categories, so many images in each."""
+"""What IBM's documentation asks of a classification: so many categories, so many images in each.
+
+A detection needs so many images that carry each label."""
 _CLASSIFY = ("create", "create-cic-task")
-_DETECTORS = frozenset(
-    {"frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3", "tiny_yolo_v3", "detectron2"}
-)
-_SECONDS_A_PICTURE = 0.05
+_DETECT = "create-cod-task"
+_DETECTORS = (
+    "frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3", "tiny_yolo_v3", "detectron2",
+)  # fmt: skip
+_SECONDS_A_PICTURE = {tasks.CATEGORIES: 0.05, tasks.BOXES: 0.2}
 
 
 def create(call: Call) -> dict[str, Any]:
     """``POST /dltasks``: what cannot be trained is refused here, not later."""
     action = call.text("action")
-    known = (*_CLASSIFY, "create-cod-task", "create-act-task", "pre-analysis", "pre-analysis-cod")
+    known = (*_CLASSIFY, _DETECT, "create-act-task", "pre-analysis", "pre-analysis-cod")
     if action not in known:
         raise Failure(400, f"There is no action {action!r}. Known: {', '.join(known)}.")
     dataset = datasets.find(call.store, call.text("dataset_id"))
-    nn_arch = call.text("nn_arch", "")
-    if "cod" in action or call.text("usage", "") == "cod" or nn_arch in _DETECTORS:
-        _refuse_detection(call, dataset["id"])
-    if "act" in {call.text("usage", ""), action.partition("-")[2].partition("-")[0]}:
-        raise Failure(400, "This server trains image classification only, no action detection.")
-    counts = {name: n for name, n in categories.counts(call.store, dataset["id"]).items() if n}
-    _check_minimum(counts)
-    if action == "pre-analysis":
-        return success(estimated_time=max(1, round(sum(counts.values()) * _SECONDS_A_PICTURE / 60)))
+    usage, nn_arch = _usage(call, action)
+    summary = _with_labels(call, dataset["id"]) if usage == tasks.BOXES else _with_categories(call, dataset["id"])
+    if action.startswith("pre-analysis"):
+        minutes = summary["total_file_count"] * _SECONDS_A_PICTURE[usage] / 60
+        return success(estimated_time=max(1, round(minutes)))
     strategy = call.fields.get("strategy")
     if strategy is None:
         strategy = {}
@@ -44,29 +44,47 @@ def create(call: Call) -> dict[str, Any]:
     if call.text("userdnn_id", ""):
         raise Failure(400, "This server has no custom networks.")
     base = call.text("pretrained_model", "")
-    if base:
-        models.find(call.store, base)
+    if base and (found := models.find(call.store, base)["usage"]) != usage:
+        raise Failure(400, f"The model to continue from is of usage {found}, but this training is of usage {usage}.")
     task_id = tasks.create(
-        call.store, call.user, call.text("name"), dataset["id"], strategy=strategy, nn_arch=nn_arch, base=base,
-        project_group_id=dataset["project_group_id"],
-        summary={"total_file_count": sum(counts.values()), "categories": counts},
+        call.store, call.user, call.text("name"), dataset["id"], usage=usage, strategy=strategy, nn_arch=nn_arch,
+        base=base, project_group_id=dataset["project_group_id"], summary=summary,
     )  # fmt: skip
     call.site.jobs.train(task_id)
     return success(task_id=task_id)
 
 
-def _refuse_detection(call: Call, dataset_id: str) -> None:
-    if not labels.count(call.store, dataset_id):
-        raise Failure(400, "The dataset has no object labels; detection cannot be trained from it.")
-    raise Failure(400, "This server trains image classification only, no object detection. Leave nn_arch out.")
+def _usage(call: Call, action: str) -> tuple[str, str]:
+    """What shall be trained, and the network asked for: this server has one for each usage, whatever its name."""
+    usage, nn_arch = call.text("usage", ""), call.text("nn_arch", "")
+    if "act" in {usage, action.partition("-")[2].partition("-")[0]}:
+        raise Failure(400, "This server trains image classification and object detection, no action detection.")
+    if "cod" not in action and usage != tasks.BOXES and nn_arch not in _DETECTORS:
+        return tasks.CATEGORIES, nn_arch
+    if nn_arch and nn_arch not in _DETECTORS:
+        raise Failure(400, f"nn_arch {nn_arch[:60]!r} is no detection network. Known: {', '.join(_DETECTORS)}.")
+    return tasks.BOXES, nn_arch or _DETECTORS[0]
 
 
-def _check_minimum(counts: dict[str, int]) -> None:
+def _with_categories(call: Call, dataset_id: str) -> dict[str, Any]:
+    counts = {name: n for name, n in categories.counts(call.store, dataset_id).items() if n}
     found = ", ".join(f"{name}: {n}" for name, n in counts.items()) or "none"
     if len(counts) < MIN_CATEGORIES:
         raise Failure(400, f"A classification needs {MIN_CATEGORIES} categories with images; found {found}.")
     if short := [name for name, n in counts.items() if n < MIN_PICTURES]:
         raise Failure(400, f"Each category needs {MIN_PICTURES} images; {', '.join(short)} has fewer (found {found}).")
+    return {"total_file_count": sum(counts.values()), "categories": counts}
+
+
+def _with_labels(call: Call, dataset_id: str) -> dict[str, Any]:
+    pictures = labels.boxes(call.store, dataset_id).values()
+    if not pictures:
+        raise Failure(400, "The dataset has no object labels; detection cannot be trained from it.")
+    counts = Counter(name for boxes in pictures for name in {name for name, _ in boxes})
+    found = ", ".join(f"{name}: {n}" for name, n in sorted(counts.items()))
+    if short := [name for name, n in sorted(counts.items()) if n < MIN_PICTURES]:
+        raise Failure(400, f"Each label needs {MIN_PICTURES} images; {', '.join(short)} has fewer (found {found}).")
+    return {"total_file_count": len(pictures), "labels": dict(sorted(counts.items()))}
 
 
 def _shown(call: Call, row: Any) -> dict[str, Any]:

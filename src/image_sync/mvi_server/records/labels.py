@@ -1,17 +1,18 @@
-"""Object tags and labels, which detection models are trained on: kept and shown, not learnt by this server."""
+"""Object tags and labels, which detection models are trained on."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from image_sync.mvi_server.answers import Failure
+from image_sync.mvi_server.labelling import Entry
 from image_sync.mvi_server.store import Store, new_id, now_ms
 
-SHAPES = ("bndbox", "segment_polygons", "polygon", "point")
 _TAGS = "SELECT t.*, (SELECT count(*) FROM labels l WHERE l.tag_id = t.id) AS uses FROM tags t"
 _LABELS = "SELECT l.*, t.name FROM labels l JOIN tags t ON t.id = l.tag_id"
 
@@ -21,14 +22,41 @@ def _normalized(name: str) -> str:
     return re.sub(r"\W+", "_", name.strip().lower())
 
 
+def tag_named(store: Store, dataset_id: str, name: str) -> str | None:
+    """The id of the tag of this name, upper and lower case alike; None when there is none."""
+    wanted = name.strip().casefold()
+    rows = store.rows("SELECT id, name FROM tags WHERE dataset_id = ? ORDER BY seq", dataset_id)
+    return next((str(row["id"]) for row in rows if row["name"].strip().casefold() == wanted), None)
+
+
 def ensure_tag(store: Store, dataset_id: str, name: str) -> str:
     """The id of the tag of this name, made if there is none."""
-    tag_id = f"{dataset_id}-{_normalized(name)}"
-    store.run(
-        "INSERT OR IGNORE INTO tags (id, name, normalized_name, dataset_id, created_at) VALUES (?, ?, ?, ?, ?)",
-        tag_id, name, _normalized(name), dataset_id, now_ms(),
-    )  # fmt: skip
-    return tag_id
+    with store.transaction():
+        if (known := tag_named(store, dataset_id, name)) is not None:
+            return known
+        plain = _normalized(name)
+        # "M6+" and "M6-" are two things, though their plain names are one.
+        spare = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+        normalized = next(
+            one for one in spare if not store.row("SELECT 1 FROM tags WHERE id = ?", f"{dataset_id}-{one}")
+        )
+        store.run(
+            "INSERT INTO tags (id, name, normalized_name, dataset_id, created_at) VALUES (?, ?, ?, ?, ?)",
+            f"{dataset_id}-{normalized}", name, normalized, dataset_id, now_ms(),
+        )  # fmt: skip
+        return f"{dataset_id}-{normalized}"
+
+
+def rename_tag(store: Store, dataset_id: str, tag_id: str, name: str) -> None:
+    """Give a tag another name.
+
+    Raises:
+        Failure: 409 when another tag has it.
+    """
+    with store.transaction() as connection:
+        if tag_named(store, dataset_id, name) not in {None, tag_id}:
+            raise Failure(409, f"The dataset has another tag named {name}.")
+        connection.execute("UPDATE tags SET name = ? WHERE id = ?", (name, tag_id))
 
 
 def find_tag(store: Store, dataset_id: str, tag_id: str) -> sqlite3.Row:
@@ -74,25 +102,6 @@ def tag_lists(store: Store, dataset_id: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def shape_of(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The geometry in a label as a client sends it.
-
-    Raises:
-        Failure: 400 when there is none, or a box is not made of four numbers.
-    """
-    shape = {key: body[key] for key in SHAPES if body.get(key) is not None}
-    if not shape:
-        raise Failure(400, f"A label needs one of {', '.join(SHAPES)}.")
-    if "bndbox" in shape:
-        corners = ("xmin", "ymin", "xmax", "ymax")
-        box = shape["bndbox"]
-        try:
-            shape["bndbox"] = {corner: int(box[corner]) for corner in corners}
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise Failure(400, "bndbox needs the numbers xmin, ymin, xmax and ymax.") from None
-    return shape
-
-
 def add(
     store: Store, dataset_id: str, file_id: str, tag_id: str, shape: Mapping[str, Any], generate_type: str = "manual"
 ) -> str:
@@ -106,19 +115,12 @@ def add(
     return label_id
 
 
-def replace_all(store: Store, dataset_id: str, file_id: str, entries: list[dict[str, Any]]) -> None:
-    """Give a file these labels (``name`` and a shape each) instead of those it has.
-
-    Raises:
-        Failure: 400 when one of them is no label; then nothing changed.
-    """
+def replace_all(store: Store, dataset_id: str, file_id: str, entries: Iterable[Entry]) -> None:
+    """Give a file these labels instead of those it has."""
     with store.transaction() as connection:
         connection.execute("DELETE FROM labels WHERE file_id = ?", (file_id,))
         for entry in entries:
-            name = entry.get("name") if isinstance(entry, dict) else None
-            if not isinstance(name, str) or not name.strip():
-                raise Failure(400, "Each label needs a name.")
-            add(store, dataset_id, file_id, ensure_tag(store, dataset_id, name), shape_of(entry))
+            add(store, dataset_id, file_id, ensure_tag(store, dataset_id, entry.name), entry.shape)
 
 
 def find(store: Store, dataset_id: str, label_id: str) -> sqlite3.Row:
@@ -157,10 +159,18 @@ def as_json(row: sqlite3.Row) -> dict[str, Any]:
     }
 
 
-def count(store: Store, dataset_id: str) -> int:
-    """Labels in a dataset."""
-    found = store.row("SELECT count(*) AS n FROM labels WHERE dataset_id = ?", dataset_id)
-    return int(found["n"]) if found else 0
+def boxes(store: Store, dataset_id: str) -> dict[str, list[tuple[str, dict[str, int]]]]:
+    """The boxes in a dataset, by the stored name of their file, oldest first: name of the tag, and corners."""
+    rows = store.rows(
+        "SELECT f.file_name, t.name, l.shape FROM labels l"
+        " JOIN tags t ON t.id = l.tag_id JOIN files f ON f.id = l.file_id WHERE l.dataset_id = ? ORDER BY f.seq, l.seq",
+        dataset_id,
+    )
+    found: dict[str, list[tuple[str, dict[str, int]]]] = {}
+    for row in rows:
+        if (box := json.loads(row["shape"]).get("bndbox")) is not None:
+            found.setdefault(row["file_name"], []).append((row["name"], box))
+    return found
 
 
 def copy(store: Store, source: str, target: str, files: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.store import Store, now_ms
 
 _SELECT = "SELECT m.*, (SELECT count(*) FROM webapis w WHERE w.id = m.id) AS deployed FROM models m"
-_WEBAPIS = """SELECT w.*, m.accuracy, m.categories, m.nn_arch, m.production_status, m.dataset_id
+_WEBAPIS = """SELECT w.*, m.accuracy, m.categories, m.nn_arch, m.production_status, m.dataset_id, m.usage
     FROM webapis w JOIN models m ON m.id = w.id"""
 STARTING, READY, FAILED = "starting", "ready", "failed"
 PRODUCTION = ("production", "untested", "rejected")
@@ -33,6 +33,8 @@ class NewModel:
     strategy: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     project_group_id: str = ""
+    usage: str = "cic"
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def add(store: Store, model: NewModel, raw: bytes) -> None:
@@ -42,10 +44,11 @@ def add(store: Store, model: NewModel, raw: bytes) -> None:
     scratch.replace(store.model(model.id))
     store.run(
         "INSERT INTO models (id, name, dataset_id, owner, nn_arch, strategy, accuracy, categories, summary,"
-        " project_group_id, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " project_group_id, usage, evaluation, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         model.id, model.name, model.dataset_id, model.owner, model.nn_arch, json.dumps(dict(model.strategy)),
         model.accuracy, json.dumps([dict(category) for category in model.categories]),
-        json.dumps(dict(model.summary)), model.project_group_id, now_ms(),
+        json.dumps(dict(model.summary)), model.project_group_id, model.usage,
+        json.dumps(dict(model.evaluation)), now_ms(),
     )  # fmt: skip
 
 
@@ -73,7 +76,7 @@ def as_json(row: sqlite3.Row) -> dict[str, Any]:
         "name": row["name"],
         "dataset_id": row["dataset_id"],
         "owner": row["owner"],
-        "usage": "cic",
+        "usage": row["usage"],
         "nn_arch": row["nn_arch"],
         "method": "FineTuning",
         "strategy": json.loads(row["strategy"]),
@@ -83,7 +86,7 @@ def as_json(row: sqlite3.Row) -> dict[str, Any]:
         "deployed": row["deployed"],
         "production_status": row["production_status"],
         "project_group_id": row["project_group_id"],
-        "eval_data": {},
+        "eval_data": json.loads(row["evaluation"]),
         "dataset_summary": json.loads(row["summary"]),
         "assets": [],
         "created_at": row["created_at"],
@@ -160,7 +163,7 @@ def deployment_json(row: sqlite3.Row) -> dict[str, Any]:
         "_id": row["id"],
         "name": row["name"],
         "owner": row["owner"],
-        "usage": "cic",
+        "usage": row["usage"],
         "status": row["status"],
         "replicas": 1,
         "created_at": row["created_at"],

@@ -12,6 +12,8 @@ from image_sync.mvi_server.store import Store, new_id, now_ms
 
 IDLE, PREPROCESSING, TRAINING = "idle", "preprocessing", "training"
 TRAINED, FAILED, ABORTED = "trained", "failed", "aborted"
+CATEGORIES, BOXES = "cic", "cod"
+"""What a task and its model are for, in MVI's words: image classification, object detection."""
 ACTIVE = (IDLE, PREPROCESSING, TRAINING)
 
 
@@ -21,6 +23,7 @@ def create(
     name: str,
     dataset_id: str,
     *,
+    usage: str,
     strategy: Mapping[str, Any],
     nn_arch: str = "",
     base: str = "",
@@ -30,9 +33,9 @@ def create(
     """Queue a training; the id of the task, and of the model to be."""
     task_id, now = new_id(), now_ms()
     store.run(
-        "INSERT INTO tasks (id, name, dataset_id, owner, status, nn_arch, strategy, base, project_group_id, summary,"
-        " created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        task_id, name, dataset_id, owner, IDLE, nn_arch, json.dumps(strategy), base, project_group_id,
+        "INSERT INTO tasks (id, name, dataset_id, owner, status, usage, nn_arch, strategy, base, project_group_id,"
+        " summary, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        task_id, name, dataset_id, owner, IDLE, usage, nn_arch, json.dumps(strategy), base, project_group_id,
         json.dumps(summary), now, now,
     )  # fmt: skip
     return task_id
@@ -84,8 +87,8 @@ def as_json(row: sqlite3.Row, series: list[dict[str, str]] | None = None) -> dic
         "dataset_id": row["dataset_id"],
         "owner": row["owner"],
         "status": row["status"],
-        "usage": "cic",
-        "action": "create",
+        "usage": row["usage"],
+        "action": "create" if row["usage"] == CATEGORIES else "create-cod-task",
         "nn_arch": row["nn_arch"],
         "strategy": json.loads(row["strategy"]),
         "method": "FineTuning",

@@ -8,11 +8,11 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import NotFound, Refused
 from image_sync.platforms.base import (
     Model,
@@ -26,27 +26,7 @@ from image_sync.platforms.base import (
     Traits,
 )
 from image_sync.platforms.memory.mischief import Mischief
-
-
-@dataclass(slots=True)
-class _Stored:
-    picture: RemotePicture
-    sha256: str
-
-
-@dataclass(slots=True)
-class _Dataset:
-    ref: DatasetRef
-    categories: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, _Stored] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Training:
-    model: Model
-    learned: dict[str, str]
-    """SHA-256 of a picture -> its category: all that this platform can learn."""
-    looks: int = 0
+from image_sync.platforms.memory.stored import Dataset, Stored, Training, check_categories, check_labels, whole
 
 
 class MemoryPlatform(Mischief):
@@ -74,8 +54,8 @@ class MemoryPlatform(Mischief):
         self._steps = steps
         self._clock = clock
         self._ids = itertools.count(1)
-        self._datasets: dict[str, _Dataset] = {}
-        self._trainings: dict[str, _Training] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._trainings: dict[str, Training] = {}
         self._deployed: set[str] = set()
         self._traits = Traits(
             name="memory",
@@ -86,6 +66,7 @@ class MemoryPlatform(Mischief):
             min_pictures=5,
             idempotent_uploads=False,
             warm_start=True,
+            min_labelled=5,
         )
 
     def describe(self) -> Traits:
@@ -108,7 +89,7 @@ class MemoryPlatform(Mischief):
             found = self._named(name)
             if found is None:
                 found = DatasetRef(self._id("dataset"), name)
-                self._datasets[found.id] = _Dataset(found)
+                self._datasets[found.id] = Dataset(found)
             return found
 
     def ensure_category(self, dataset: DatasetRef, name: str) -> str:
@@ -120,7 +101,7 @@ class MemoryPlatform(Mischief):
         """Stores what the items hold; a key that is there already is stored again, as at MVI."""
         with self._at("upload") as fault:
             dataset = self._dataset(shipment.dataset)
-            contents = [(item, _whole(item.read())) for item in shipment.items]
+            contents = [(item, whole(item.read())) for item in shipment.items]
             self._category(dataset, shipment.category)
             outcomes = []
             for item, content in contents[: fault.applied if fault else None]:
@@ -128,8 +109,10 @@ class MemoryPlatform(Mischief):
                 picture = RemotePicture(
                     remote_id, item.key, shipment.category, len(content), shipment.batch_id, self._clock()
                 )
-                dataset.pictures[remote_id] = _Stored(picture, hashlib.sha256(content).hexdigest())
-                outcomes.append(Outcome(item.key, remote_id))
+                alone = len(contents) == 1 and item.annotation is not None
+                marked = item.annotation if alone else None
+                dataset.pictures[remote_id] = Stored(picture, hashlib.sha256(content).hexdigest(), marked)
+                outcomes.append(Outcome(item.key, remote_id, annotated=alone))
             return outcomes
 
     def find(self, shipment: Shipment) -> dict[str, str]:
@@ -164,6 +147,19 @@ class MemoryPlatform(Mischief):
             self._category(place, category)
             stored.picture = replace(stored.picture, category=category)
 
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """Other objects for a stored picture."""
+        with self._at("annotate"):
+            stored = self._dataset(dataset).pictures.get(remote_id)
+            if stored is None:
+                raise NotFound(f"There is no picture {remote_id} in the dataset {dataset.name}")
+            stored.annotation = annotation
+
+    def annotation(self, remote_id: str) -> Annotation | None:
+        """What is marked in a stored picture, for whoever wants to look."""
+        found = (dataset.pictures.get(remote_id) for dataset in self._datasets.values())
+        return next((stored.annotation for stored in found if stored is not None), None)
+
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Delete it, if it is there."""
         with self._at("remove"):
@@ -176,29 +172,26 @@ class MemoryPlatform(Mischief):
         yield from found
 
     def start_training(self, plan: TrainingPlan) -> str:
-        """Starts one, if there are categories and pictures enough."""
+        """Starts one, if there are categories, or labels, and pictures enough."""
         with self._at("start_training"):
-            pictures = self._dataset(plan.dataset).pictures.values()
-            counts = Counter(stored.picture.category for stored in pictures if stored.picture.category)
-            enough = [name for name, count in counts.items() if count >= self._traits.min_pictures]
-            if len(enough) < self._traits.min_categories:
-                raise Refused(
-                    f"The dataset {plan.dataset.name} is too small to train: it needs {self._traits.min_categories} "
-                    f"categories with {self._traits.min_pictures} pictures each"
-                )
-            learned: dict[str, str] = {}
-            if plan.base:
-                learned |= self._training(plan.base).learned
-            learned |= {stored.sha256: stored.picture.category for stored in pictures if stored.picture.category}
+            pictures = list(self._dataset(plan.dataset).pictures.values())
+            base = self._training(plan.base) if plan.base else None
+            learned = dict(base.learned) if base else {}
+            boxes: dict[str, Annotation] | None = None
+            if plan.detection:
+                check_labels(plan.dataset, pictures, self._traits)
+                boxes = dict(base.boxes or {}) if base else {}
+                boxes |= {one.sha256: one.annotation for one in pictures if one.annotation is not None}
+                names = {box.label for annotation in boxes.values() for box in annotation.boxes}
+            else:
+                check_categories(plan.dataset, pictures, self._traits)
+                learned |= {one.sha256: one.picture.category for one in pictures if one.picture.category}
+                names = set(learned.values())
             task_id = self._id("training")
             model = Model(
-                task_id,
-                plan.name,
-                plan.dataset.id,
-                categories=tuple(sorted(set(learned.values()))),
-                created_at=self._clock(),
+                task_id, plan.name, plan.dataset.id, categories=tuple(sorted(names)), created_at=self._clock()
             )
-            self._trainings[task_id] = _Training(model, learned)
+            self._trainings[task_id] = Training(model, learned, boxes=boxes)
             return task_id
 
     def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
@@ -236,25 +229,48 @@ class MemoryPlatform(Mischief):
             self._training(model.id)
             self._deployed.add(model.id)
 
+    def undeploy(self, model: Model) -> None:
+        """At once."""
+        with self._at("undeploy"):
+            self._deployed.discard(model.id)
+
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """Certain of what it was trained with; else the share of each category."""
         with self._at("predict"):
             if model.id not in self._deployed:
                 raise NotFound(f"The model {model.name} is not deployed")
-            learned = self._training(model.id).learned
-            known = learned.get(hashlib.sha256(picture).hexdigest())
+            training = self._training(model.id)
+            learned, digest = training.learned, hashlib.sha256(picture).hexdigest()
+            if training.boxes is not None:
+                marked = training.boxes.get(digest)
+                return [Prediction(box.label, 1.0, box) for box in (marked.boxes if marked else ())]
+            known = learned.get(digest)
             if known is not None:
                 return [Prediction(known, 1.0)]
             counts = Counter(learned.values())
             return [Prediction(name, count / len(learned)) for name, count in counts.most_common()]
 
     def export(self, model: Model, to: Path) -> Path:
-        """Writes what it learned as JSON."""
+        """Writes what it learned as JSON; of boxes that is the names alone."""
         with self._at("export"):
             learned = self._training(model.id).learned
             target = to / f"{model.id}.json" if to.is_dir() else to
             target.write_text(json.dumps({"name": model.name, "learned": learned}, indent=1), encoding="utf-8")
             return target
+
+    def import_model(self, source: Path) -> Model:
+        """Takes what it wrote; the model has a new id and no dataset."""
+        with self._at("import_model"):
+            try:
+                written = json.loads(source.read_text(encoding="utf-8"))
+                name, learned = str(written["name"]), dict(written["learned"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise Refused(f"{source.name} is no exported model", hint="Take a file that `export` wrote") from error
+            task_id = self._id("training")
+            names = tuple(sorted(set(learned.values())))
+            model = Model(task_id, name, "", categories=names, created_at=self._clock())
+            self._trainings[task_id] = Training(model, learned, looks=self._steps)
+            return model
 
     def delete_model(self, model: Model) -> None:
         """Deletes one that is not deployed."""
@@ -272,22 +288,18 @@ class MemoryPlatform(Mischief):
     def _named(self, name: str) -> DatasetRef | None:
         return next((one.ref for one in reversed(self._datasets.values()) if one.ref.name == name), None)
 
-    def _dataset(self, dataset: DatasetRef) -> _Dataset:
+    def _dataset(self, dataset: DatasetRef) -> Dataset:
         if dataset.id not in self._datasets:
             raise NotFound(f"There is no dataset {dataset.name}")
         return self._datasets[dataset.id]
 
-    def _category(self, dataset: _Dataset, name: str) -> str:
+    def _category(self, dataset: Dataset, name: str) -> str:
         return dataset.categories.setdefault(name, f"{dataset.ref.id}-{name}")
 
-    def _training(self, task_id: str) -> _Training:
+    def _training(self, task_id: str) -> Training:
         if task_id not in self._trainings:
             raise NotFound(f"There is no training or model {task_id}")
         return self._trainings[task_id]
 
-    def _seen(self, training: _Training) -> Model:
+    def _seen(self, training: Training) -> Model:
         return replace(training.model, deployed=training.model.id in self._deployed)
-
-
-def _whole(read: bytes | Iterable[bytes]) -> bytes:
-    return read if isinstance(read, bytes) else b"".join(read)

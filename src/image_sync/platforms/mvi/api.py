@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from image_sync.platforms.http import Answer, Client, Part, Timeouts, in_doubt
+from image_sync.platforms.http import Answer, Client, Part, Timeouts, in_doubt, printable
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.auth import Auth
 
@@ -85,9 +85,18 @@ class Api:
         )
 
     def upload_files(
-        self, dataset: str, files: Sequence[Part], *, category_id: str, category_name: str, metadata: Mapping[str, str]
+        self,
+        dataset: str,
+        files: Sequence[Part],
+        *,
+        category_id: str,
+        category_name: str,
+        metadata: Mapping[str, str],
+        labels: bytes | None = None,
     ) -> wire.Uploaded | None:
         """``POST /datasets/{id}/files``. Not repeatable. None: a 2xx with an empty body.
+
+        ``labels``, a JSON array, may only go with a single file.
 
         A list of results is returned whatever it says and, with status 400 or 422, too: some pictures may be stored.
         """
@@ -96,6 +105,7 @@ class Api:
             Part("category_id", category_id.encode()),
             Part("category_name", category_name.encode()),
             Part("user-metadata", json.dumps(dict(metadata)).encode()),
+            *([] if labels is None else [Part("labels", labels)]),
             *files,
         ]
         size = sum(part.size for part in files)
@@ -116,6 +126,23 @@ class Api:
     def delete_file(self, dataset: str, file: str) -> None:
         """``DELETE /datasets/{id}/files/{id}``."""
         self._do("DELETE", f"/datasets/{dataset}/files/{file}", f"Deleting the picture {file}")
+
+    # tags and labels
+
+    def tags(self, dataset: str) -> list[wire.Tag]:
+        """``GET /datasets/{id}/tags``."""
+        path, what = f"/datasets/{dataset}/tags", f"Listing the object labels of dataset {dataset}"
+        return self._call(list[wire.Tag], "GET", path, what)
+
+    def create_tag(self, dataset: str, name: str) -> None:
+        """``POST /datasets/{id}/tags``. Not repeatable: what a second one does is not documented."""
+        what = f"Creating the object label {name}"
+        self._do("POST", f"/datasets/{dataset}/tags", what, repeatable=False, body={"name": name})
+
+    def replace_labels(self, dataset: str, file: str, labels: Sequence[Mapping[str, object]]) -> None:
+        """``POST /datasets/{id}/files/{id}/labels``: in place of all labels of the file."""
+        path, what = f"/datasets/{dataset}/files/{file}/labels", f"Marking the objects in picture {file}"
+        self._do("POST", path, what, body={"labels": [dict(label) for label in labels]})
 
     # trainings
 
@@ -158,6 +185,13 @@ class Api:
         answer = self._send("GET", path, what=what, repeatable=True, timeouts=_EXPORT_TIMEOUTS, sink=sink)
         self._client.check(answer, what=what, repeatable=True)
 
+    def import_trained_model(self, archive: Part) -> wire.ImportedModel:
+        """``POST /trained-models/import``. Not repeatable: each makes a model."""
+        what = f"Importing the model {printable(archive.filename)}"
+        timeouts = _EXPORT_TIMEOUTS
+        path = "/trained-models/import"
+        return self._call(wire.ImportedModel, "POST", path, what, repeatable=False, form=[archive], timeouts=timeouts)
+
     def create_webapi(self, model: str, name: str, usage: str) -> None:
         """``POST /webapis``: deploy. Not repeatable: each may take a GPU, of which there are few."""
         body = {"trained_model_id": model, "name": name, "usage": usage}
@@ -166,6 +200,10 @@ class Api:
     def webapi(self, model: str) -> wire.WebApi:
         """``GET /webapis/{id}``."""
         return self._call(wire.WebApi, "GET", f"/webapis/{model}", f"Asking for the deployed model {model}")
+
+    def delete_webapi(self, model: str) -> None:
+        """``DELETE /webapis/{id}``: undeploy; the trained model stays."""
+        self._do("DELETE", f"/webapis/{model}", f"Undeploying the model {model}")
 
     def infer(self, model: str, picture: bytes, suffix: str) -> wire.Inference:
         """``POST /dlapis/{id}``."""

@@ -8,15 +8,17 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from image_sync.domain import DatasetRef
-from image_sync.errors import ImageSyncError, NotFound, Refused, Transient
+from image_sync.domain import Box, DatasetRef
+from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused, Transient
 from image_sync.logs import show_path
 from image_sync.platforms.base import Model, Prediction
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http import printable
+from image_sync.platforms.http import Part, printable
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.making import Making
@@ -25,6 +27,7 @@ _READY = "ready"
 _BROKEN = {"failed", "error", "aborted"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _ZIP = b"PK\x03\x04"
+_PIECE = 2**20
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -33,12 +36,12 @@ class Models:
 
     Args:
         stop: ends the wait for a deployment at once.
-        deploy_timeout: seconds after which a deployment is given up.
+        deploy_timeout: seconds for which a deployment is waited for in one go.
         poll: seconds between two looks at it.
     """
 
     def __init__(
-        self, api: Api, making: Making, stop: threading.Event, *, deploy_timeout: float = 900.0, poll: float = 1.0
+        self, api: Api, making: Making, stop: threading.Event, *, deploy_timeout: float = 600.0, poll: float = 1.0
     ) -> None:
         self._api = api
         self._making = making
@@ -74,15 +77,23 @@ class Models:
                 raise Transient(
                     f"The model {model.name} is not ready {self._deploy_timeout:g} s after it was deployed",
                     hint="Look at it in MVI: it may be waiting for a free GPU",
+                    retry_after=self._deploy_timeout,
                 )
             if self._stop.wait(self._poll):
                 raise Transient(f"Stopped waiting for the model {model.name}; its deployment goes on")
+
+    def undeploy(self, model: Model) -> None:
+        """Take it from service; one that is not in service is no error."""
+        try:
+            self._api.delete_webapi(wire.checked(model.id, "model"))
+        except NotFound:
+            return
 
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """What it says; MVI's pseudo class for "none of them" is passed on under its own name."""
         suffix = "png" if picture.startswith(_PNG) else "jpg"
         inference = self._api.infer(wire.checked(model.id, "model"), picture, suffix)
-        return [Prediction(name, confidence) for name, confidence in inference.scores]
+        return [Prediction(found.name, confidence, _box(found)) for found, confidence in inference.scores]
 
     def export(self, model: Model, to: Path) -> Path:
         """Write its archive beside the place, then move it there: a file of that name is always a whole one."""
@@ -104,13 +115,32 @@ class Models:
             part.unlink(missing_ok=True)
         return target
 
+    def import_(self, source: Path) -> Model:
+        """Send an exported archive. What is no archive at all is not even sent.
+
+        Once the server has named the new model it is there: that it cannot be shown yet is no failure.
+        """
+        try:
+            archive = Part("files", partial(_pieces, source), source.name, "application/zip", source.stat().st_size)
+            whole = zipfile.is_zipfile(source)
+        except OSError as error:
+            raise _unreadable(source, error) from error
+        if not whole:
+            shown = show_path(str(source))
+            raise Refused(f"{shown} is no exported model", hint="Take a .zip file that `models export` or MVI wrote")
+        model_id = self._api.import_trained_model(archive).trained_model_id
+        try:
+            return _model(self._api.trained_model(model_id))
+        except PlatformError:
+            return Model(model_id, source.stem, "")
+
     def delete(self, model: Model) -> None:
         """Delete it; one that is gone already is no error.
 
         Asked beforehand whether it is deployed: releases refuse that with statuses that mean other things elsewhere.
         """
         if self._webapi(model) is not None:
-            raise Refused(f"The model {model.name} is deployed", hint="Undeploy it in MVI first")
+            raise Refused(f"The model {model.name} is deployed", hint="Undeploy it first: image-sync models undeploy")
         try:
             self._api.delete_trained_model(wire.checked(model.id, "model"))
         except NotFound:
@@ -137,6 +167,17 @@ class Models:
         return webapi is not None and webapi.status.lower() == _READY
 
 
+def _pieces(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _box(found: wire.Found) -> Box | None:
+    corners = found.corners
+    return None if corners is None else Box(found.name, *corners, polygon=found.outline)
+
+
 def _is_torn(archive: Path) -> bool:
     """Whether it is a zip archive without its end: some servers do not say how long it will be."""
     with archive.open("rb") as file:
@@ -155,6 +196,12 @@ class _Sink:
             self._file.write(chunk)
         except OSError as error:
             raise _unwritable(self._target, error) from error
+
+
+def _unreadable(source: Path, error: OSError) -> ImageSyncError:
+    return ImageSyncError(
+        f"{show_path(str(source))} cannot be read: {error.strerror or error}", hint="Is the path right?"
+    )
 
 
 def _unwritable(target: Path, error: OSError) -> ImageSyncError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
 from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
 from image_sync.platforms.http import Part, printable
@@ -29,16 +30,26 @@ class Pictures:
     Args:
         category_of: the id of a dataset's category, made if there is none.
         forget: called with a dataset's id when what is known of its categories may be out of date.
+        labels_part: the objects of a single picture in the form in which they travel with it.
     """
 
-    def __init__(self, api: Api, category_of: Callable[[DatasetRef, str], str], forget: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        category_of: Callable[[DatasetRef, str], str],
+        forget: Callable[[str], None],
+        labels_part: Callable[[DatasetRef, Annotation], bytes],
+    ) -> None:
         self._api = api
+        self._labels_part = labels_part
         self._category_of = category_of
         self._forget = forget
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
         """One request for all; outcomes from its answer, or from what then lies there."""
         category_id = self._category_of(shipment.dataset, shipment.category)
+        annotation = shipment.items[0].annotation if len(shipment.items) == 1 else None
+        labels = None if annotation is None else self._labels_part(shipment.dataset, annotation)
         try:
             uploaded = self._api.upload_files(
                 shipment.dataset.id,
@@ -46,11 +57,15 @@ class Pictures:
                 category_id=category_id,
                 category_name=shipment.category,
                 metadata={"batch": shipment.batch_id, "source": "image-sync"},
+                labels=labels,
             )
         except (NotFound, Refused):
             self._forget(shipment.dataset.id)
             raise
         known = _outcomes(shipment.items, uploaded) if uploaded else {}
+        if labels is not None:
+            # Only an answer about this very request proves that its labels were taken, too.
+            known = {key: replace(outcome, annotated=not outcome.refused) for key, outcome in known.items()}
         if len(known) < len(shipment.items):
             known = self._looked_up(shipment) | known
         if len(known) < len(shipment.items):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import ConfigError
 from image_sync.platforms.base import (
     Model,
@@ -24,6 +24,7 @@ from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.auth import Anonymous, ApiKey, Auth, Password, log_in
+from image_sync.platforms.mvi.labels import Labels
 from image_sync.platforms.mvi.making import Making
 from image_sync.platforms.mvi.models import Models
 from image_sync.platforms.mvi.pictures import Pictures
@@ -73,8 +74,9 @@ class MviPlatform:
         elif username:
             self._auth = Password(lambda: log_in(client, username, password))
         self._api = Api(client, self._auth, timeouts)
-        self._pictures = Pictures(self._api, self.ensure_category, self._forget)
         self._making = Making(stop)
+        self._labels = Labels(self._api, self._making)
+        self._pictures = Pictures(self._api, self.ensure_category, self._forget, self._labels.part)
         self._models = Models(self._api, self._making, stop)
         self._trainings = Trainings(self._api, self._models)
         self._categories: dict[str, dict[str, str]] = {}
@@ -89,6 +91,7 @@ class MviPlatform:
             idempotent_uploads=False,
             warm_start=True,
             parallel_trainings=False,
+            min_labelled=5,
         )
 
     def describe(self) -> Traits:
@@ -138,6 +141,10 @@ class MviPlatform:
         """Another category for a stored picture."""
         self._pictures.relabel(dataset, remote_id, category)
 
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """Other objects for a stored picture."""
+        self._labels.annotate(dataset, remote_id, annotation)
+
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Delete a stored picture."""
         self._pictures.remove(dataset, remote_id)
@@ -170,6 +177,10 @@ class MviPlatform:
         """Deploy and wait."""
         self._models.deploy(model)
 
+    def undeploy(self, model: Model) -> None:
+        """Take it from service."""
+        self._models.undeploy(model)
+
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """Ask the deployed model."""
         return self._models.predict(model, picture)
@@ -177,6 +188,10 @@ class MviPlatform:
     def export(self, model: Model, to: Path) -> Path:
         """Write the model's archive."""
         return self._models.export(model, to)
+
+    def import_model(self, source: Path) -> Model:
+        """Send an archive back."""
+        return self._models.import_(source)
 
     def delete_model(self, model: Model) -> None:
         """Delete a model that is not deployed."""

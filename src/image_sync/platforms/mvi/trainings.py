@@ -12,6 +12,8 @@ from image_sync.platforms.mvi.models import Models
 
 _CLASSIFIERS = {"", "none", "null", "default", "cic", "googlenet"}
 """Values of ``nn_arch`` that mean the platform's own image classifier; every other one is a detector."""
+_DETECTOR = "frcnn"
+"""The detector that IBM's own tool asks for when none is named."""
 _PHASES = {
     "idle": Phase.WAITING,
     "preprocessing": Phase.WAITING,
@@ -32,7 +34,7 @@ class Trainings:
 
     def start(self, plan: TrainingPlan) -> str:
         """Start a training and return its task id."""
-        detection = plan.nn_arch.lower() not in _CLASSIFIERS
+        detection = plan.detection or plan.nn_arch.lower() not in _CLASSIFIERS
         task: dict[str, object] = {
             "action": "create-cod-task" if detection else "create",
             "usage": "cod" if detection else "cic",
@@ -40,7 +42,7 @@ class Trainings:
             "dataset_id": plan.dataset.id,
         }
         if detection:
-            task["nn_arch"] = plan.nn_arch
+            task["nn_arch"] = plan.nn_arch or _DETECTOR
         if plan.strategy:
             task["strategy"] = dict(plan.strategy)
         if plan.base:

@@ -14,6 +14,7 @@ from image_sync.platforms.http import in_doubt, printable
 T = TypeVar("T")
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_PAIR = 2
 
 
 def usable_id(value: object) -> bool:
@@ -149,6 +150,18 @@ class Uploaded(Wire):
     result_list: list[UploadEntry] | None = Field(None, validation_alias=AliasChoices("resultList", "result_list"))
 
 
+class Tag(Wire):
+    """One of ``GET /datasets/{id}/tags``: a name that objects are labelled with."""
+
+    name: Text = ""
+
+
+class ImportedModel(Wire):
+    """``POST /trained-models/import``."""
+
+    trained_model_id: Id = Field(validation_alias=AliasChoices("trained_model_id", "_id", "id"))
+
+
 class CreatedTask(Wire):
     """``POST /dltasks``."""
 
@@ -215,6 +228,25 @@ class Found(Wire):
 
     name: Text = Field("", validation_alias=AliasChoices("name", "label"))
     confidence: Number = None
+    xmin: Number = None
+    ymin: Number = None
+    xmax: Number = None
+    ymax: Number = None
+    polygons: Annotated[list[Any], BeforeValidator(_array)] = []
+
+    @property
+    def corners(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right and bottom in pixels; None without a box, or with one that is inside out."""
+        if self.xmin is None or self.ymin is None or self.xmax is None or self.ymax is None:
+            return None
+        return (self.xmin, self.ymin, self.xmax, self.ymax) if self.xmin < self.xmax and self.ymin < self.ymax else None
+
+    @property
+    def outline(self) -> tuple[tuple[float, float], ...]:
+        """The first polygon's corners, if there is one that can be read."""
+        corners = self.polygons[0] if self.polygons and isinstance(self.polygons[0], list) else []
+        pairs = [(_number(one[0]), _number(one[1])) for one in corners if isinstance(one, list) and len(one) == _PAIR]
+        return tuple((x, y) for x, y in pairs if x is not None and y is not None)
 
 
 def _classified(value: object) -> object:
@@ -230,11 +262,11 @@ class Inference(Wire):
     classified: Annotated[list[Found], BeforeValidator(_classified)] = []
 
     @property
-    def scores(self) -> list[tuple[str, float]]:
-        """(name, confidence 0 to 1), best first. Old releases answer in percent: then at least one exceeds 1."""
-        pairs = [(found.name, found.confidence) for found in self.classified if found.confidence is not None]
+    def scores(self) -> list[tuple[Found, float]]:
+        """(what, confidence 0 to 1), best first. Old releases answer in percent: then at least one exceeds 1."""
+        pairs = [(found, found.confidence) for found in self.classified if found.confidence is not None]
         divisor = 100.0 if any(confidence > 1 for _, confidence in pairs) else 1.0
-        scores = [(name, min(max(confidence / divisor, 0.0), 1.0)) for name, confidence in pairs]
+        scores = [(found, min(max(confidence / divisor, 0.0), 1.0)) for found, confidence in pairs]
         return sorted(scores, key=lambda score: -score[1])
 
 

@@ -1,43 +1,28 @@
-"""Starts a training when one is due, follows it to its end, and writes down what came of it."""
+"""The training stage: starts a training when one is due, and has it followed to its end."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 
 from image_sync.domain import DatasetRef, Run, RunState, Verdict
-from image_sync.errors import Ambiguous, ImageSyncError, NotFound, Permanent
+from image_sync.errors import Ambiguous, ImageSyncError, Permanent
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
-from image_sync.platforms.base import Model, Phase, Platform, RemotePicture, TrainingPlan
+from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
 from image_sync.setback import Setback
-from image_sync.tracker import Thresholds, training_verdict
+from image_sync.tracker import Thresholds, imbalance, training_verdict
+from image_sync.trainer.following import Follower
+from image_sync.trainer.keeping import Keeper
+from image_sync.trainer.naming import newest_of, stamped
+from image_sync.trainer.recipe import Recipe
 
 STAGE = "training"
 _IDLE = 5.0
 _LOOK_AGAIN = 15.0
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What to train. Times in seconds."""
-
-    name: str
-    """Models are called ``<name>-<UTC yyyymmdd-hhmmss>``."""
-    continues: bool = False
-    """``model.action: "retrain"``: begin with the newest model of this name in the dataset."""
-    pretrained: str | None = None
-    """``model.pretrained_model``: an id, ``latest`` or ``none``; overrides ``continues``."""
-    nn_arch: str = ""
-    strategy: Mapping[str, object] = field(default_factory=dict)
-    grace: float = 600.0
-    """So long an unconfirmed start may still be carried out at the platform."""
-    poll: float = 15.0
 
 
 class Trainer:
@@ -71,10 +56,14 @@ class Trainer:
         self._next_look = 0.0
         self._absent: tuple[int, float] | None = None
         self._said = ""
+        self._follower = Follower(ledger, platform, recipe, clock)
+        self.keeper = Keeper(ledger, platform, recipe, stop, clock)
         self.setback = Setback(STAGE, ledger)
 
     def step(self, now: float) -> float:
-        """Start or follow. Returns seconds until it wants to be called again without news.
+        """Start or follow, and do what is owed for trainings that ended.
+
+        Returns seconds until it wants to be called again without news.
 
         Args:
             now: monotonic time in seconds.
@@ -87,7 +76,7 @@ class Trainer:
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.setback.hit(error, now)
         self.setback.over()
-        return pause
+        return min(pause, self.keeper.step(now))
 
     def verdict(self) -> Verdict:
         """Whether a training is due now."""
@@ -113,22 +102,30 @@ class Trainer:
     def _start(self) -> None:
         target = self._ledger.target
         dataset = DatasetRef(target.dataset_id, target.dataset_name)
-        run = self._ledger.runs.begin(self._name(), self._base(dataset))
+        base, base_name = self._base(dataset)
+        taken = {run.name for run in self._ledger.runs.history()}
+        run = self._ledger.runs.begin(stamped(self._recipe.name, self._clock(), taken), base, base_name)
         if run is not None:
             self._launch(run)
 
     def _launch(self, run: Run) -> None:
         """Ask the platform for a training that is written down already."""
+        trainable = self._ledger.runs.trainable()
         plan = TrainingPlan(
             name=run.name,
             dataset=run.dataset,
             base=run.base,
             nn_arch=self._recipe.nn_arch,
+            detection=self._recipe.detection,
             strategy=self._recipe.strategy,
-            categories=self._ledger.runs.trainable(),
+            categories=trainable,
             contents=self._contents,
         )
-        log.info("training.starting", model=run.name, pictures=run.pictures, base=run.base or None)
+        base = run.base_name or run.base or None
+        log.info("training.starting", model=run.name, pictures=run.pictures, base=base)
+        warning = imbalance(trainable, self._thresholds.max_ratio)
+        if warning:
+            log.warning("training.unbalanced", model=run.name, reason=warning)
         try:
             task_id = self._platform.start_training(plan)
         except Ambiguous as error:
@@ -151,27 +148,24 @@ class Trainer:
         else:
             self._ledger.runs.abandon(run.id)
 
-    def _base(self, dataset: DatasetRef) -> str:
-        """The model to continue from: an id, or empty."""
+    def _base(self, dataset: DatasetRef) -> tuple[str, str]:
+        """Id and name of the model to continue from; both empty to start from the beginning.
+
+        The newest one is asked of the platform, which lists only what is trained: a ledger may be younger than that.
+        """
         wanted = self._recipe.pretrained
         if wanted is None:
             wanted = "latest" if self._recipe.continues else "none"
         if wanted == "none":
-            return ""
+            return "", ""
         if wanted != "latest":
-            return wanted
+            known = self._ledger.runs.named(wanted)
+            return wanted, "" if known is None else known.name
         newest = newest_of(self._recipe.name, self._platform.models(dataset))
         if newest is None:
             log.info("training.no_base", model=self._recipe.name, reason="no trained model of this name yet")
-        return "" if newest is None else newest.id
-
-    def _name(self) -> str:
-        """``<name>-<UTC stamp>``, moved on by a second for as long as the ledger has that name already."""
-        taken = {run.name for run in self._ledger.runs.history()}
-        second = int(self._clock())
-        while (name := f"{self._recipe.name}-{datetime.fromtimestamp(second, UTC):%Y%m%d-%H%M%S}") in taken:
-            second += 1
-        return name
+            return "", ""
+        return newest.id, newest.name
 
     def _contents(self) -> Iterator[RemotePicture]:
         for remote_id, key, category in self._ledger.runs.contents():
@@ -181,11 +175,9 @@ class Trainer:
         if now < self._next_look:
             return self._next_look - now
         if run.state is RunState.RUNNING:
-            # A short training is watched closely, a long one every ``poll`` seconds.
-            age = self._clock() - (run.started_at or 0.0)
-            pause = min(self._recipe.poll, max(1.0, age / 10))
+            pause = self._follower.pause(run)
             self._next_look = now + pause
-            self._look(run)
+            self._follower.look(run, now)
             return pause
         between = max(0.05, min(_LOOK_AGAIN, self._recipe.grace / 4))
         self._next_look = now + between
@@ -215,52 +207,3 @@ class Trainer:
             log.warning("training.not_started", model=run.name)
             self._ledger.runs.again(run.id)
             self._launch(run)
-
-    def _look(self, run: Run) -> None:
-        try:
-            seen = self._platform.progress(run.task_id)
-        except NotFound as error:
-            self._ledger.runs.failed(run.id, f"the platform no longer knows this training ({error.what})")
-            log.error("training.vanished", model=run.name, task=run.task_id)
-            return
-        self._ledger.runs.progress(
-            run.id,
-            iteration=seen.iteration,
-            iterations=seen.iterations,
-            loss=seen.loss,
-            accuracy=seen.accuracy,
-            remaining=seen.remaining,
-        )
-        if seen.phase is Phase.TRAINED:
-            model = self._platform.model_of(run.task_id)
-            accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
-            self._ledger.runs.trained(run.id, accuracy)
-            self._alarm_if_double(run)
-            log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures)
-        elif seen.phase is Phase.FAILED:
-            reason = seen.reason or "the platform gave no reason"
-            self._ledger.runs.failed(run.id, reason)
-            log.error("training.failed", model=run.name, reason=reason)
-            self._alarm_if_double(run)
-        else:
-            log.info(
-                "training.progress",
-                model=run.name,
-                iteration=seen.iteration,
-                of=seen.iterations,
-                loss=seen.loss,
-                accuracy=seen.accuracy,
-            )
-
-    def _alarm_if_double(self, run: Run) -> None:
-        """A start that was repeated after the grace time may have been carried out twice all the same."""
-        found = self._platform.find_trainings(run.dataset, run.name) if run.doubts else []
-        if len(found) > 1:
-            hint = "the platform carried out two starts: delete the model that you do not need, and raise model.grace"
-            log.error("training.double", model=run.name, tasks=found, hint=hint)
-
-
-def newest_of(name: str, models: list[Model]) -> Model | None:
-    """The newest of our models of this name: ``<name>-<stamp>``, or ``<name>`` itself."""
-    ours = [model for model in models if model.name == name or model.name.startswith(f"{name}-")]
-    return max(ours, key=lambda model: model.created_at or 0.0, default=None)

@@ -1,0 +1,110 @@
+"""SageMaker's built-in object detection: one JSON file for each picture.
+
+Facts from Amazon's developer guide (object detection algorithm, input and output interface): coordinates are whole
+pixels, the only depth is 3, class ids go from 0 without a gap, ``file`` is relative to the folder of the image channel.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from image_sync.annotations.document import document_of
+from image_sync.annotations.draft import Draft, called
+from image_sync.annotations.fault import AnnotationError, Fault
+from image_sync.annotations.figure import figure, whole
+from image_sync.domain import Annotation, Box
+
+_KEYS = ("left", "top", "width", "height")
+_OTHERS = {
+    "shapes": ("a labelme file", "Export the labels as COCO or Pascal VOC."),
+    "images": (
+        "a COCO file",
+        "It is named like a picture: call it annotations.json, or something that no picture is called.",
+    ),
+}
+
+
+def read(data: bytes, draft: Draft) -> Annotation:
+    """What the file says. Raises :class:`AnnotationError`."""
+    document = document_of(data, draft.path)
+    if not isinstance(document, dict) or not isinstance(document.get("annotations"), list) or "images" in document:
+        raise AnnotationError(draft.path, [_foreign(document)])
+    size = document.get("image_size")
+    first = size[0] if isinstance(size, list) and size and isinstance(size[0], dict) else {}
+    draft.size(figure(first.get("width")), figure(first.get("height")))
+    names = _names(document.get("categories"), draft)
+    for number, record in enumerate(document["annotations"], 1):
+        _object(record, f"object {number}", names, draft)
+    return draft.finish()
+
+
+def write(annotation: Annotation, file: str, classes: Mapping[str, int]) -> bytes:
+    """The file for a picture.
+
+    Args:
+        file: the picture's path below the folder of the image channel.
+        classes: the id of each label, 0 to n - 1.
+    """
+    document = {
+        "file": file,
+        "image_size": [{"width": annotation.width, "height": annotation.height, "depth": 3}],
+        "annotations": [
+            {"class_id": classes[box.label]} | _whole_pixels(box, annotation.width, annotation.height)
+            for box in annotation.boxes
+        ],
+        "categories": [{"class_id": number, "name": name} for name, number in classes.items()],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _whole_pixels(box: Box, width: int, height: int) -> dict[str, int]:
+    """The nearest box of whole pixels that is at least one pixel large and lies in the picture."""
+    left, right = _span(box.left, box.right, width)
+    top, bottom = _span(box.top, box.bottom, height)
+    return {"left": left, "top": top, "width": right - left, "height": bottom - top}
+
+
+def _span(begin: float, end: float, size: int) -> tuple[int, int]:
+    first = min(math.floor(begin + 0.5), size - 1)
+    return first, min(max(math.floor(end + 0.5), first + 1), size)
+
+
+def _foreign(document: object) -> Fault:
+    keys = document if isinstance(document, dict) else {}
+    for key, (kind, hint) in _OTHERS.items():
+        if isinstance(keys.get(key), list):
+            return Fault(f"it is {kind}, not one of SageMaker's", hint)
+    hint = "Is it something else that has the picture's name? Then move it away."
+    return Fault("it has no list 'annotations' and so is none of SageMaker's files", hint)
+
+
+def _names(categories: object, draft: Draft) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for number, record in enumerate(categories if isinstance(categories, list) else [], 1):
+        entry: dict[str, Any] = record if isinstance(record, dict) else {}
+        class_id, name = whole(entry.get("class_id")), entry.get("name")
+        if class_id is None or not isinstance(name, str):
+            draft.refuse(f"category {number} has no class_id or no name", "Write both.")
+        elif names.setdefault(class_id, name) != name:
+            draft.refuse(f"class_id {class_id} has two names in 'categories'", "Leave one.")
+    return names
+
+
+def _object(record: object, where: str, names: Mapping[int, str], draft: Draft) -> None:
+    entry: dict[str, Any] = record if isinstance(record, dict) else {}
+    class_id = whole(entry.get("class_id"))
+    if class_id is None or class_id not in names:
+        which = "no class_id" if class_id is None else f"the class_id {class_id}, which 'categories' does not name"
+        draft.refuse(f"{where} has {which}", "Add the class to 'categories' in this file.")
+        return
+    known = [value for key in _KEYS if (value := figure(entry.get(key))) is not None]
+    if len(known) < len(_KEYS):
+        draft.refuse(
+            f"{called(where, names[class_id])}: left, top, width or height is no number", "Write a number for each."
+        )
+        return
+    left, top, width, height = known
+    draft.object(where, names[class_id], (left, top, left + width, top + height))

@@ -1,0 +1,213 @@
+"""``image-sync annotations``: check the boxes drawn in pictures, and convert them from one file format to another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from image_sync.annotations import Finder, Format
+from image_sync.annotations.label import label_of
+from image_sync.annotations.output import Style, losses, outputs, writable, write
+from image_sync.annotations.survey import Folder, Survey, Wishes, survey
+from image_sync.cli import options
+from image_sync.cli.annotations_report import Written, report
+from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
+from image_sync.logs import show_path, show_text
+from image_sync.watcher.filters import Filter
+from image_sync.watcher.folders import open_folder
+from image_sync.watcher.formats import LOOKS_AT, looks_like, walker_for
+from image_sync.watcher.rules import Rules
+
+app = typer.Typer(
+    help="Check the boxes drawn in pictures, or convert them to another format.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+_SUFFIXES = (b".xml", b".json", b".txt")
+_LISTS = (b"classes.txt",)
+_PIECE = 1 << 16
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Words = Literal["voc", "coco", "yolo", "sagemaker"]
+From = Annotated[
+    Literal["auto", "voc", "coco", "yolo", "sagemaker"],
+    typer.Option("--from", help="The format to read; auto reads each of them, and minds if a picture has two."),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-map",
+        metavar="OLD=NEW",
+        help="Call a label otherwise, or leave its objects out (OLD=); may be given again.",
+    ),
+]
+SkipDifficult = Annotated[bool, typer.Option("--skip-difficult", help="Leave out objects marked as difficult.")]
+OneBased = Annotated[
+    bool,
+    typer.Option(
+        "--voc-one-based",
+        help="Pascal VOC files count pixels from 1 and include the last one, as the original data do.",
+    ),
+]
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, with folders in it.", metavar="FOLDER")],
+    read: From = "auto",
+    label_map: Labels = None,
+    skip_difficult: SkipDifficult = False,
+    voc_one_based: OneBased = False,
+    as_json: options.Json = False,
+) -> None:
+    """Read all annotations of a folder and tell what is in them and what is wrong. Changes nothing."""
+    root = _folder(folder)
+    found = _survey(root, read, _wishes(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
+    report(found, as_json=as_json)
+    raise typer.Exit(EXIT_SOME_FAILED if found.faults else EXIT_DONE)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of pictures, with folders in it.", metavar="SOURCE")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TARGET", help="Folder to write into.")],
+    to: Annotated[Words, typer.Option("--to", help="The format to write.")],
+    read: From = "auto",
+    label_map: Labels = None,
+    skip_difficult: SkipDifficult = False,
+    voc_one_based: OneBased = False,
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Put this share of the pictures apart, such as 0.3: always the same ones.",
+        ),
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures as well.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the annotations of a folder's pictures in another format. What is wrong is told and left out."""
+    root, target = _folder(source), os.path.abspath(os.fsencode(output))
+    if _inside(os.path.realpath(target), os.path.realpath(root)):
+        raise UsageError(
+            f"{show_path(target)} lies in {show_path(root)}",
+            hint="Give a folder outside: else the next reading would find each picture's annotation twice.",
+        )
+    found = _survey(root, read, _wishes(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
+    form = Format(to)
+    pictures = writable(found, form)
+    style = Style(form, voc_one_based, validation, root if copy else b"")
+    written = write(target, outputs(pictures, style), force=force)
+    report(found, Written(target, written, len(pictures), form, losses(pictures, form)), as_json=as_json)
+    raise typer.Exit(EXIT_SOME_FAILED if found.faults else EXIT_DONE)
+
+
+def _folder(path: Path) -> bytes:
+    root = os.path.abspath(os.fsencode(path))
+    if not os.path.isdir(root):
+        raise UsageError(f"there is no folder {show_path(root)}", hint="Is the path right?")
+    return root
+
+
+def _inside(path: bytes, folder: bytes) -> bool:
+    return (path + b"/").startswith(folder.rstrip(b"/") + b"/")
+
+
+def _wishes(label_map: list[str] | None, *, skip_difficult: bool) -> Wishes:
+    labels: dict[str, str] = {}
+    for text in label_map or ():
+        old, equals, new = text.partition("=")
+        try:
+            fault = "" if equals else "has no ="
+            name, wanted = label_of(old), label_of(new) if new.strip() else ""
+            if labels.setdefault(name, wanted) != wanted:
+                fault = "gives a label two new names"
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            raise UsageError(
+                f"--label-map {show_text(text)} is not understood: it {fault}",
+                hint="Write for example: --label-map scrach=scratch --label-map unsure=",
+            )
+    return Wishes(labels, skip_difficult)
+
+
+def _survey(root: bytes, read: str, wishes: Wishes, *, voc_one_based: bool) -> Survey:
+    filters = Filter(Rules())
+    finder = Finder(
+        root,
+        partial(open_folder, root),
+        filters.file,
+        formats=tuple(Format) if read == "auto" else (Format(read),),
+        voc_one_based=voc_one_based,
+    )
+    found = survey(root, _walk(root, filters), finder, _measure, wishes)
+    shown = show_path(root)
+    if not found.pictures and not found.faults:
+        raise UsageError(f"there is no picture in {shown}", hint="JPEG and PNG files count; is the path right?")
+    if not found.marked and not found.faults:
+        raise UsageError(
+            f"none of the {found.pictures} pictures in {shown} has an annotation",
+            hint="They lie beside the pictures or in folders 'annotations' or 'labels'; if such a folder is beside "
+            "this one, give the folder that holds both.",
+        )
+    return found
+
+
+def _walk(root: bytes, filters: Filter) -> Iterator[Folder]:
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        inner, pictures, others = [], [], []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        path = folder.rstrip(b"/") + b"/" + entry.name
+                        if filters.admits(root, path):
+                            inner.append(path)
+                    elif not entry.is_file(follow_symlinks=False):
+                        continue
+                    elif filters.file(entry.name):
+                        pictures.append(entry.name)
+                    elif entry.name.lower().endswith(_SUFFIXES) and entry.name.lower() not in _LISTS:
+                        others.append(entry.name)
+        except OSError as error:
+            raise UsageError(
+                f"{show_path(folder)} cannot be looked into: {error.strerror}", hint="Check the right to read it."
+            ) from error
+        waiting += sorted(inner, reverse=True)
+        yield Folder(folder, sorted(pictures), sorted(others))
+
+
+def _measure(path: bytes) -> tuple[int, int]:
+    """The size of a picture in pixels, as its header gives it."""
+    shown = show_path(path)
+    try:
+        with open(os.open(path, _OPEN), "rb") as file:
+            piece = file.read(_PIECE)
+            head = piece[:LOOKS_AT]
+            kind = walker_for(head)
+            if kind is None:
+                raise PictureError(
+                    f"{shown} is not a JPEG or PNG but {looks_like(head)}", hint="Save it as JPEG or PNG."
+                )
+            walker = kind[1]
+            while piece and not (walker.height or walker.damage):
+                walker.feed(piece)
+                piece = file.read(_PIECE)
+    except OSError as error:
+        raise Unreadable(f"{shown} cannot be read: {error.strerror}", hint="Check the right to read it.") from error
+    if walker.damage or not walker.width or not walker.height:
+        reason = walker.damage or "it ends before its size is told"
+        raise PictureError(f"{shown} is damaged ({reason})", hint="Copy it again.")
+    return walker.width, walker.height

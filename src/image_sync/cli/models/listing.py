@@ -1,0 +1,103 @@
+"""The list of models: what the platform has, and what the ledger knows of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from image_sync.cli.bars import figures, remaining, wide_console
+from image_sync.cli.fates import fate_of
+from image_sync.cli.models.choice import chosen
+from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
+from image_sync.domain import Content, Fate, Run
+from image_sync.logs import show_text
+from image_sync.platforms.base import Model
+
+_KNOWN = 1000
+_COLUMNS = ("model", "accuracy", "pictures", "categories", "trained", "standing", "id")
+
+
+def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
+    """List the models, newest first; ``deploy`` names one that is deployed before."""
+    settings = settings_of(config)
+    with platform_of(settings) as platform, ledger_of(settings) as ledger:
+        dataset = dataset_of(ledger, platform)
+        runs = {run.task_id: run for run in reversed(ledger.runs.history(_KNOWN)) if run.task_id}
+        found = platform.models(dataset)
+        if deploy is not None:
+            platform.deploy(chosen(platform, found, deploy, settings.model.name))
+            found = platform.models(dataset)
+        active = ledger.runs.active()
+        contents = {model.id: ledger.runs.contained(runs[model.id].id) for model in found if model.id in runs}
+    if as_json:
+        rows = [_data(model, runs.get(model.id), contents.get(model.id, [])) for model in found]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if active is not None:
+        typer.echo(_running(active))
+    if not found:
+        typer.echo(f"Dataset {dataset.name} has no trained model yet; `image-sync status` tells what it waits for.")
+        return
+    wide_console().print(_table(found, runs))
+
+
+def _running(run: Run) -> str:
+    step = f"iteration {run.iteration} of {run.iterations}" if run.iterations else ""
+    parts = (
+        f"Training {show_text(run.name)}: {run.state}, {run.pictures} pictures",
+        step,
+        figures(run),
+        remaining(run),
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _table(found: list[Model], runs: dict[str, Run]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in _COLUMNS:
+        justify: Any = "right" if name in {"accuracy", "pictures"} else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "model")
+    for model in found:
+        run = runs.get(model.id)
+        table.add_row(
+            Text(show_text(model.name)),
+            "" if model.accuracy is None else f"{model.accuracy:.3f}",
+            "" if run is None else str(run.pictures),
+            Text(show_text(", ".join(model.categories))),
+            "" if model.created_at is None else f"{datetime.fromtimestamp(model.created_at, UTC):%Y-%m-%d %H:%M}Z",
+            Text(show_text("; ".join(_standing(model, run)))),
+            Text(model.id),
+        )
+    return table
+
+
+def _standing(model: Model, run: Run | None) -> list[str]:
+    """Whether it is deployed, as the platform says; why, as the ledger does; and where it began."""
+    if run is None:
+        return [*(["deployed"] if model.deployed else []), "not trained by this ledger"]
+    ours = run.fate is Fate.DEPLOYED
+    fate = fate_of(run)
+    if model.deployed is not ours:
+        fate = "deployed by hand" if model.deployed else "undeployed by hand" if ours else fate
+    began = [f"continues from {run.base_name or run.base}"] if run.base else []
+    return [*([fate] if fate else []), *began]
+
+
+def _data(model: Model, run: Run | None, contents: list[Content]) -> dict[str, Any]:
+    """Everything known of one model; None where it was not trained by this ledger."""
+    base = None if run is None or not run.base else {"id": run.base, "name": run.base_name or None}
+    return asdict(model) | {
+        "pictures": None if run is None else run.pictures,
+        "base": base,
+        "fate": None if run is None else str(run.fate) or None,
+        "fate_reason": None if run is None else run.fate_reason or None,
+        "contents": [asdict(content) for content in contents],
+    }

@@ -1,0 +1,73 @@
+"""What follows a training that has ended: its model is judged, deployed, replaces others, and old ones are deleted.
+
+Every step is owed from the moment the training ends, and written off when it is done: a restart goes on where the last
+process stopped. A step may be done twice; each looks before it acts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import update
+
+from image_sync.domain import Fate, Owed, Run
+from image_sync.ledger import moves
+from image_sync.ledger.book import Book
+from image_sync.ledger.runs import Runs
+from image_sync.ledger.schema import run
+
+
+class Aftermath:
+    """The debts of ended trainings of the target in use."""
+
+    def __init__(self, book: Book, runs: Runs) -> None:
+        self._book = book
+        self._runs = runs
+
+    def owing(self) -> Run | None:
+        """The oldest training about which something is to be done, other than starting it again."""
+        due = [str(owed) for owed in Owed if owed not in {Owed.NOTHING, Owed.RETRY}]
+        found = self._runs.where(run.c.owed.in_(due))
+        return found[-1] if found else None
+
+    def deployed(self) -> list[Run]:
+        """The trainings whose models this ledger had deployed and has not taken down, newest first."""
+        return self._runs.where(run.c.fate == Fate.DEPLOYED)
+
+    def decided(self, run_id: int, *, deploy: bool, reason: str) -> None:
+        """Whether the model is to be deployed, and why."""
+        fate, owed = (Fate.CHOSEN, Owed.DEPLOY) if deploy else (Fate.DECLINED, Owed.TIDY)
+        self._pay(run_id, Owed.JUDGE, owed, fate=fate, fate_reason=reason)
+
+    def is_deployed(self, run_id: int) -> None:
+        """It answers predictions now."""
+        self._pay(run_id, Owed.DEPLOY, Owed.RETIRE, fate=Fate.DEPLOYED)
+
+    def refused(self, run_id: int, reason: str) -> None:
+        """The platform would not deploy it, and said why."""
+        self._pay(run_id, Owed.DEPLOY, Owed.TIDY, fate=Fate.REFUSED, fate_reason=reason)
+
+    def gone(self, run_id: int, owed: Owed, reason: str) -> None:
+        """There is no model to judge or to deploy."""
+        self._pay(run_id, owed, Owed.TIDY, fate=Fate.GONE, fate_reason=reason)
+
+    def alone(self, run_id: int) -> None:
+        """What it replaces is no longer deployed."""
+        self._pay(run_id, Owed.RETIRE, Owed.TIDY)
+
+    def tidied(self, run_id: int) -> None:
+        """What was not to be kept is deleted: nothing more is owed."""
+        self._pay(run_id, Owed.TIDY, Owed.NOTHING)
+
+    def fated(self, run_id: int, fate: Fate, reason: str) -> None:
+        """The model of an earlier training has another fate now."""
+        with self._book.db.writing() as tx:
+            tx.execute(update(run).where(run.c.id == run_id).values(fate=fate, fate_reason=reason))
+        self._book.changed()
+
+    def _pay(self, run_id: int, was: Owed, owed: Owed, **values: Any) -> None:
+        with self._book.db.writing() as tx:
+            this = (run.c.id == run_id) & (run.c.owed == was)
+            if tx.execute(update(run).where(this).values(owed=owed, **values)).rowcount != 1:
+                raise moves.IllegalMove(f"training {run_id} does not owe {was!r}")
+        self._book.changed()

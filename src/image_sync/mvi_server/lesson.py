@@ -1,0 +1,80 @@
+"""One training: what it learns from, by which learner, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from image_sync.mvi_server.records import labels, tasks
+from image_sync.mvi_server.records.models import NewModel
+from image_sync.mvi_server.store import Store
+
+if TYPE_CHECKING:
+    from image_sync.mvi_server.detector import Detector
+    from image_sync.mvi_server.learner import Point
+    from image_sync.mvi_server.model import Model
+
+
+def learn(
+    store: Store,
+    task: Any,
+    base: Model | Detector | None,
+    report: Callable[[Point], None],
+    stop: threading.Event,
+) -> Model | Detector:
+    """The model that a task asks for. Raises ValueError with a sentence for the user, and StopTraining."""
+    # Late: scikit-learn takes a second to import, and a server may never train.
+    from image_sync.mvi_server import detector_learner, learner
+    from image_sync.mvi_server.detector import Detector
+    from image_sync.mvi_server.model import Model
+
+    strategy = json.loads(task["strategy"])
+    if base is not None and base.usage != task["usage"]:
+        raise ValueError(f"The model to continue from is of usage {base.usage}, not {task['usage']}.")
+    if task["usage"] == tasks.BOXES:
+        finder = base if isinstance(base, Detector) else None
+        return detector_learner.train(
+            _marked(store, task["dataset_id"]), strategy, base=finder, report=report, stop=stop
+        )
+    teller = base if isinstance(base, Model) else None
+    return learner.train(_samples(store, task["dataset_id"]), strategy, base=teller, report=report, stop=stop)
+
+
+def _samples(store: Store, dataset_id: str) -> list[Any]:
+    from image_sync.mvi_server.learner import Sample
+
+    rows = store.rows(
+        "SELECT f.file_name, c.name FROM files f JOIN categories c ON c.id = f.category_id"
+        " WHERE f.dataset_id = ? ORDER BY f.seq",
+        dataset_id,
+    )
+    return [Sample(store.picture(dataset_id, row["file_name"]), row["name"]) for row in rows]
+
+
+def _marked(store: Store, dataset_id: str) -> list[Any]:
+    """Pictures with boxes. Those without are left out, as with MVI: nobody said that there is nothing in them."""
+    from image_sync.mvi_server.album import Marked
+    from image_sync.mvi_server.boxes import Mark
+
+    return [
+        Marked(
+            store.picture(dataset_id, name),
+            tuple(Mark(label, box["xmin"], box["ymin"], box["xmax"], box["ymax"]) for label, box in boxes),
+        )
+        for name, boxes in labels.boxes(store, dataset_id).items()
+    ]
+
+
+def kept(store: Store, task: Any, model: Model | Detector) -> NewModel:
+    """What is said of the model that a task ended with."""
+    table = "tags" if model.usage == tasks.BOXES else "categories"
+    rows = store.rows(f"SELECT id, name FROM {table} WHERE dataset_id = ?", task["dataset_id"])
+    ids = {row["name"]: row["id"] for row in rows}
+    return NewModel(
+        task["id"], task["name"], task["owner"], model.accuracy,
+        [{"category_id": ids.get(name, ""), "category_name": name} for name in model.names],
+        task["dataset_id"], task["nn_arch"], json.loads(task["strategy"]), json.loads(task["summary"]),
+        task["project_group_id"], model.usage, model.evaluation,
+    )  # fmt: skip

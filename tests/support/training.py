@@ -1,0 +1,141 @@
+"""The training stage on a real ledger, with a platform in memory and clocks that a test turns."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from image_sync.domain import DatasetRef, Run, RunState, Sighting, Stamp
+from image_sync.ledger import Ledger, open_ledger
+from image_sync.platforms.base import Item, Model, Shipment, TrainingPlan
+from image_sync.platforms.memory import MemoryPlatform
+from image_sync.platforms.memory.stored import Training
+from image_sync.tracker import Thresholds
+from image_sync.trainer import Recipe, Trainer
+
+ENOUGH = ("good",) * 5 + ("scratch",) * 5
+
+
+class Graded(MemoryPlatform):
+    """The platform in memory with accuracies that a test hands out, and a diary of what is done to models."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.next_accuracy: float | None = None
+        self.accuracies: dict[str, float | None] = {}
+        self.diary: list[str] = []
+
+    def start_training(self, plan: TrainingPlan) -> str:
+        task_id = super().start_training(plan)
+        self.accuracies[task_id] = self.next_accuracy
+        return task_id
+
+    def deploy(self, model: Model) -> None:
+        super().deploy(model)
+        self.diary.append(f"deploy {model.id}")
+
+    def undeploy(self, model: Model) -> None:
+        super().undeploy(model)
+        self.diary.append(f"undeploy {model.id}")
+
+    def delete_model(self, model: Model) -> None:
+        super().delete_model(model)
+        self.diary.append(f"delete {model.id}")
+
+    def _seen(self, training: Training) -> Model:
+        seen = super()._seen(training)
+        return replace(seen, accuracy=self.accuracies.get(seen.id))
+
+
+class World:
+    """A ledger with uploaded pictures, a platform that has them, and the stage, with clocks that a test turns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stop = threading.Event()
+        self.now = 1000.0
+        self.unix = 1_767_225_600.0  # 2026-01-01 00:00 UTC
+        self.platform = Graded(self.stop, clock=lambda: self.unix)
+        self.dataset: DatasetRef = self.platform.ensure_dataset("parts")
+        self.ledger: Ledger = self._opened(folder)
+        self.stage()
+        self._numbers = iter(range(10**6))
+
+    def _opened(self, folder: Path) -> Ledger:
+        ledger = open_ledger(folder / "state", clock=lambda: self.unix)
+        ledger.aim("memory", "", "parts", "append", "parts")
+        ledger.dataset(self.dataset)
+        return ledger
+
+    def forget(self, folder: Path) -> None:
+        """Go on with another, empty ledger: a new machine."""
+        self.ledger.close()
+        self.ledger = self._opened(folder)
+
+    def stage(self, *, training: int = 10, max_ratio: float | None = None, **recipe) -> Trainer:
+        """A new process with this recipe."""
+        self.trainer = Trainer(
+            self.ledger,
+            self.platform,
+            Thresholds(training=training, max_ratio=max_ratio),
+            Recipe(**{"name": "plates", "poll": 15, **recipe}),
+            self.stop,
+            clock=lambda: self.unix,
+        )
+        return self.trainer
+
+    def upload(self, *categories: str) -> None:
+        """Store one new picture in each category, at the platform and in the ledger."""
+        for category in categories:
+            name = f"{next(self._numbers)}.jpg"
+            sighting = Sighting(
+                f"/p/{category}".encode(),
+                name.encode(),
+                Stamp(3, 1, 1, 1),
+                category,
+                name.encode().hex().zfill(64),
+                "jpg",
+            )
+            self.ledger.places.record(b"/p", [sighting])
+        self.ledger.batches.clear()
+        while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
+            items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
+            outcomes = self.platform.upload(Shipment(batch.id, self.dataset, batch.category, items))
+            ids = {outcome.key: outcome.remote_id for outcome in outcomes}
+            self.ledger.batches.confirm(batch.id, {one.picture_id: ids[one.key] for one in batch.pictures}, {})
+
+    def work(self, seconds: float = 120.0) -> None:
+        """Step, and let time pass as the stage wants it."""
+        until = self.now + seconds
+        for _ in range(5000):
+            pause = self.trainer.step(self.now)
+            if self.now >= until:
+                return
+            self.pass_time(max(0.1, pause))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let it be later."""
+        self.now += seconds
+        self.unix += seconds
+
+    def train(self, accuracy: float | None = None) -> Run:
+        """One more training to its end, with all that follows it."""
+        self.platform.next_accuracy = accuracy
+        self.upload(*ENOUGH)
+        self.work()
+        run = self.ledger.runs.history(1)[0]
+        assert run.state is RunState.TRAINED
+        return run
+
+    def train_elsewhere(self, name: str, *, accuracy: float | None = None, finished: bool = True) -> str:
+        """A training that this ledger knows nothing of; its id."""
+        self.platform.next_accuracy = accuracy
+        task_id = self.platform.start_training(TrainingPlan(name, self.dataset))
+        while finished and self.platform.model_of(task_id) is None:
+            self.platform.progress(task_id)
+        return task_id
+
+    @property
+    def runs(self) -> list[RunState]:
+        """The states of all trainings, newest first."""
+        return [run.state for run in self.ledger.runs.history()]

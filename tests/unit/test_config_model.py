@@ -1,0 +1,134 @@
+"""The settings for the life of trainings and models: what is taken, refused and warned of, and what it leads to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_sync.config import difference
+from image_sync.config.hours import covers, parsed
+from image_sync.daemon.assemble import recipe_of, thresholds_of
+from image_sync.platforms.memory import MemoryPlatform
+from support.configuration import mistakes, settings, warnings
+
+
+def test_defaults_do_nothing_by_themselves(tmp_path: Path) -> None:
+    """Nothing is deployed, deleted or held back unless a person wants it; a hanging training is told after a week."""
+    loaded = settings(tmp_path)
+    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().describe())
+
+    assert (recipe.deploy, recipe.keep, recipe.min_accuracy, recipe.deadline) == ("never", None, None, 7 * 86_400)
+    assert (thresholds.quiet_hours, thresholds.min_pictures, thresholds.max_ratio) == ((), 5, 10)
+    assert loaded.warnings == ()
+
+
+def test_every_setting_reaches_its_stage(tmp_path: Path) -> None:
+    """What the file says is what trainer and tracker go by."""
+    model = {
+        "deploy": "better", "min_gain": 0.02, "min_accuracy": 0.8, "keep": 3, "deadline": 3600,
+        "quiet_hours": "22:00-06:00,12:00-12:30", "nn_arch": None,
+    }  # fmt: skip
+    loaded = settings(tmp_path, model=model, threshold={"per_category": 12, "max_ratio": 4.5})
+    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().describe())
+
+    assert (recipe.deploy, recipe.min_gain, recipe.min_accuracy, recipe.keep) == ("better", 0.02, 0.8, 3)
+    assert (recipe.deadline, recipe.detection) == (3600, False)
+    assert thresholds.quiet_hours == ((1320, 360), (720, 750))
+    assert (thresholds.min_pictures, thresholds.max_ratio) == (12, 4.5)
+
+
+def test_less_than_the_platform_asks_for_is_no_less(tmp_path: Path) -> None:
+    """`threshold.per_category` can only raise the platform's minimum."""
+    loaded = settings(tmp_path, threshold={"per_category": 2, "max_ratio": None})
+    thresholds = thresholds_of(loaded, MemoryPlatform().describe())
+
+    assert (thresholds.min_pictures, thresholds.max_ratio) == (5, None)
+
+
+def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
+    """A detection architecture decides what is trained; categories and their balance do not matter then."""
+    loaded = settings(tmp_path, model={"nn_arch": "frcnn"})
+    thresholds = thresholds_of(loaded, MemoryPlatform().describe())
+
+    assert recipe_of(loaded).detection
+    assert (thresholds.min_categories, thresholds.min_pictures, thresholds.max_ratio) == (1, 1, None)
+
+
+def test_a_change_is_taken_over_and_told(tmp_path: Path) -> None:
+    """Each new key shows in the difference that a reload logs."""
+    before = settings(tmp_path)
+    after = settings(
+        tmp_path,
+        model={"deploy": "always", "keep": 2, "quiet_hours": "22:00-06:00"},
+        threshold={"per_category": 9, "max_ratio": None},
+    )
+
+    assert difference(before, after) == [
+        "threshold.per_category: none -> 9",
+        "threshold.max_ratio: 10 -> none",
+        'model.quiet_hours: none -> "22:00-06:00"',
+        'model.deploy: "never" -> "always"',
+        "model.keep: none -> 2",
+    ]
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("model.deploy", "sometimes"),
+    ("model.deploy", None),
+    ("model.min_gain", -0.1),
+    ("model.min_gain", 1.1),
+    ("model.min_gain", "0.1"),
+    ("model.min_accuracy", 95),
+    ("model.keep", 0),
+    ("model.keep", 1.5),
+    ("model.deadline", 0),
+    ("threshold.per_category", 0),
+    ("threshold.max_ratio", 0.5),
+    ("model.quiet_hours", 22),
+    ("model.quiet_hours", ""),
+    ("model.quiet_hours", "22-6"),
+    ("model.quiet_hours", "22:00"),
+    ("model.quiet_hours", "24:00-06:00"),
+    ("model.quiet_hours", "22:60-06:00"),
+    ("model.quiet_hours", "22:00-24:01"),
+    ("model.quiet_hours", "06:00-06:00"),
+    ("model.quiet_hours", "22:00-06:00,"),
+    ("model.quiet_hours", "00:00-24:00"),
+    ("model.quiet_hours", "00:00-12:00, 12:00-00:00"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_wrong_values_are_told_with_what_to_write(tmp_path: Path, key: str, value: Any) -> None:
+    """One line, the key, and the remedy."""
+    section, _, name = key.partition(".")
+
+    (mistake,) = mistakes(tmp_path, **{section: {name: value}})
+
+    assert mistake.startswith(f"{key}: ")
+    assert any(word in mistake for word in ("write", "leave some time"))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"min_gain": 0.1, "deploy": "always"}, ['model.min_gain: has no effect unless model.deploy is "better"']),
+        ({"min_accuracy": 0.9}, ['model.min_accuracy: has no effect while model.deploy is "never"']),
+        ({"min_gain": 0.1, "min_accuracy": 0.9, "deploy": "better"}, []),
+    ],
+)
+def test_rules_without_effect_are_warned_of(tmp_path: Path, model: dict[str, Any], expected: list[str]) -> None:
+    """A rule that nothing obeys is most likely a misunderstanding."""
+    assert warnings(tmp_path, model=model) == expected
+
+
+def test_times_of_day() -> None:
+    """A stretch covers its first minute and not its last; one that ends earlier than it begins goes over midnight."""
+    night = parsed(" 22:00 - 06:00 ")
+
+    assert [covers(night, minute) for minute in (1319, 1320, 1439, 0, 359, 360)] == [
+        False, True, True, True, True, False,
+    ]  # fmt: skip
+    assert [covers(parsed("9:05-24:00"), minute) for minute in (544, 545, 1439, 0)] == [False, True, True, False]
