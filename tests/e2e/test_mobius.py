@@ -88,6 +88,9 @@ def test_one_training_after_another_touches_the_changed_tags_only(plant: Plant, 
 
     assert tasks(server) == {"dark": 2, "light": 1}
     assert len(calls(server, "/custom/delete/")) == 2
+    gone = plant.call("models", "delete", "--yes", "latest")
+    assert gone.returncode == 0, gone.stderr
+    assert server.store.trained() == []
     second, first = plant.runs()
     assert (second.base, second.state, second.iterations) == (first.task_id, RunState.TRAINED, 1)
 

@@ -123,27 +123,25 @@ def test_a_start_that_goes_wrong_is_made_good_once(tmp_path: Path, kind: str) ->
 
 
 def test_a_server_that_forgets_its_tasks(tmp_path: Path) -> None:
-    """Restarted in the middle of a training: what was finished counts, the rest has failed and is trained next time."""
+    """Restarted in the middle of a training: what was finished counts, the rest has failed and is trained once more."""
     with serving_mobius(tmp_path / "server") as server:
         plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8})
         put(plant, 0, 4)
         server.tasks.gate.clear()
         with plant.running() as daemon:
             plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.RUNNING])
-            first, second = server.tasks.all.values()
+            _, second = server.tasks.all.values()
             server.tasks.gate.set()
             plant.wait(lambda _: second.status == "success")
             server.tasks.all.clear()
             server.store.reset(second.tag)
-            plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.FAILED])
+            plant.wait(lambda p: bool(p.events("training.failed")))
             assert daemon.stop() == 0
-        (run,) = plant.runs()
-        assert run.reason == f"tag {second.tag}: the Mobius SDK no longer knows its task"
-        put(plant, 10, 4)
-        settled_after = plant.call("run", "--once")
-
-        assert settled_after.returncode == 0
-        assert tasks(server) == {first.tag: 1, second.tag: 1}
+        (told,) = plant.events("training.failed")
+        assert told["reason"].startswith(f"tag {second.tag}: the Mobius SDK no longer knows its task")
+        assert told["tried_again"]
+        assert plant.call("train", "--follow").returncode == 0
+        assert tasks(server) == {second.tag: 1}
         assert assigned(server) == in_folders(plant.root)
 
 

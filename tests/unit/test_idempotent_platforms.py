@@ -24,7 +24,7 @@ class _Idempotent(World):
         super().__init__(folder)
         platform = self.platform
         platform._traits = replace(platform.describe(), idempotent_uploads=True, idempotent_starts=True)
-        platform.find = lambda _shipment: {}  # type: ignore[method-assign]
+        platform.find = lambda shipment: {}  # type: ignore[method-assign]
         self.stage(upload=1)
 
 

@@ -52,18 +52,20 @@ def test_mistakes_in_the_section(tmp_path: Path, section: dict[str, Any], told: 
 
 
 def test_what_does_not_apply_is_a_warning(tmp_path: Path) -> None:
-    """Architecture, hyper-parameters, credentials and new datasets: told at load, and the daemon runs."""
+    """Architecture, hyper-parameters, deployment, credentials, new datasets: told at load, and the daemon runs."""
     told = warnings(
         tmp_path,
         platform="mobius",
         credentials={"endpoint": "http://127.0.0.1:5000", "api_key": "AbC1-d2E3-fG4h-5IjK"},
-        model={"nn_arch": "frcnn", "strategy": {"max_iter": 500}},
+        model={"nn_arch": "frcnn", "strategy": {"max_iter": 500}, "deploy": "better", "keep": 3},
         dataset={"name": "x", "action": "create"},
     )
 
     assert [line.partition(":")[0] for line in sorted(told)] == [
         "credentials.api_key",
         "dataset.action",
+        "model.deploy",
+        "model.keep",
         "model.nn_arch",
         "model.strategy",
     ]

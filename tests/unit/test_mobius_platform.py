@@ -467,6 +467,17 @@ def test_a_model_that_is_not_the_present_one_cannot_be_continued(filled: Site) -
         filled.begin("m-2", "0123456789abcdef")
 
 
+def test_earlier_models_are_out_of_service(filled: Site) -> None:
+    """Taking down what a new training replaced is nothing to do; the present one cannot be taken down."""
+    first = filled.train()
+    (earlier,) = filled.platform.models(filled.dataset)
+    filled.train("m-2", first)
+    filled.platform.undeploy(earlier)
+
+    with pytest.raises(Unsupported, match="m-2"):
+        filled.platform.undeploy(filled.platform.models(filled.dataset)[0])
+
+
 def test_deleting_the_model_resets_the_tags(filled: Site, server: MobiusServer) -> None:
     """Not while it is being trained; afterwards nothing answers, and the next training begins from the beginning."""
     task = filled.train()

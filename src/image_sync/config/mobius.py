@@ -51,6 +51,9 @@ def judge(settings: Settings, context: Context) -> None:
     for key, is_set in (("nn_arch", model.nn_arch is not None), ("strategy", bool(model.strategy))):
         if is_set:
             context.warn(("model", key), "does not apply to a Mobius SDK, which chooses for itself; it is ignored")
+    for key in ("deploy", "min_gain", "min_accuracy", "keep"):
+        if getattr(model, key) != type(model).model_fields[key].default:
+            context.warn(("model", key), "does not apply: a Mobius SDK's tags answer as soon as they are trained")
     if model.pretrained_model not in {None, "latest", "none"}:
         raise Mistake(
             "model.pretrained_model names a model, but a Mobius SDK keeps no earlier ones; "

@@ -20,7 +20,7 @@ _log = get_logger(__name__)
 
 _GOING = frozenset({Phase.WAITING.value, Phase.RUNNING.value})
 _GOOD = frozenset({STARTED, TRAINED, RESET})
-_LOST = "the Mobius SDK no longer knows its task"
+_LOST = "the Mobius SDK no longer knows its task, as after a restart"
 
 
 class Following:

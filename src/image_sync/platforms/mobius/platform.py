@@ -181,11 +181,13 @@ class MobiusPlatform:
         """Nothing to do: tags answer as soon as they are trained."""
 
     def undeploy(self, model: Model) -> None:
-        """Not here."""
-        raise Unsupported(
-            f"The model {model.name} cannot be taken from service: a Mobius SDK's tags answer once they are trained",
-            hint="Deleting it resets its tags",
-        )
+        """Not here; an earlier model than the present one is out of service anyway."""
+        current = self._following.current(DatasetRef(model.dataset_id, ""))
+        if current is not None and current.id == model.id:
+            raise Unsupported(
+                f"The model {model.name} cannot be taken from service: tags answer as soon as they are trained",
+                hint=f"To reset its tags: image-sync models delete {model.name}",
+            )
 
     def predict(self, model: Model, picture: bytes) -> list[Prediction]:
         """What the dataset's tags say of the picture, each for itself."""
