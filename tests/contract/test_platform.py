@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, Box, DatasetRef
@@ -740,3 +740,44 @@ def test_what_is_no_model_is_not_taken(rig: Rig, tmp_path: Path) -> None:
 
     with pytest.raises(Refused if rig.platform.describe().keeps_models else Unsupported):
         rig.platform.import_model(tmp_path / "letter.zip")
+
+
+def plate(seed: int) -> tuple[bytes, Annotation]:
+    """A grey plate with one dark hole somewhere, and where it is."""
+    chance = random.Random(seed)
+    image = Image.new("RGB", (96, 96), (180, 180, 185))
+    for _ in range(300):
+        image.putpixel((chance.randrange(96), chance.randrange(96)), (170 + chance.randrange(30),) * 3)
+    left, top = chance.randrange(4, 64), chance.randrange(4, 64)
+    ImageDraw.Draw(image).ellipse((left, top, left + 23, top + 23), fill=(20, 20, 25))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue(), Annotation(96, 96, (Box("hole", left, top, left + 24, top + 24),))
+
+
+def test_objects_are_learnt_and_found(rig: Rig, dataset: DatasetRef) -> None:
+    """Without labels a detection is refused at once; with them it is trained, deployed, and tells where objects are."""
+    needs_detection(rig)
+    plates = [plate(seed) for seed in range(16)]
+    items = [item(content, suffix="png") for content, _ in plates]
+    plan = TrainingPlan("boxes", dataset, nn_arch="frcnn", detection=True, strategy={"max_iter": 200})
+    stored = {one.key: one.remote_id for one in rig.platform.upload(shipment(dataset, "plates", items))}
+    with pytest.raises(Permanent):
+        rig.platform.start_training(plan)
+    for one, (_, annotation) in zip(items, plates, strict=True):
+        rig.platform.annotate(dataset, stored[one.key], annotation)
+
+    task = rig.platform.start_training(plan)
+    _finish(rig, task)
+    model = rig.platform.model_of(task)
+
+    assert model is not None
+    assert model.categories == ("hole",)
+    rig.platform.deploy(model)
+    content, annotation = plates[3]
+    best = rig.platform.predict(model, content)[0]
+    (truth,) = annotation.boxes
+    assert best.category == "hole"
+    assert best.box is not None
+    assert abs(best.box.left - truth.left) < 12
+    assert abs(best.box.bottom - truth.bottom) < 12

@@ -182,6 +182,22 @@ def test_the_old_model_stays_until_the_new_one_is_ready(world: World) -> None:
     assert fates(world) == [Fate.RETIRED, Fate.RETIRED, Fate.DEPLOYED]
 
 
+def test_a_person_who_changes_the_setting_is_obeyed(world: World) -> None:
+    """What was chosen and is not deployed yet stays undeployed once `model.deploy` is "never"."""
+    world.stage(deploy="always")
+    world.platform.fail_next("deploy", Transient("it is still starting"), times=9)
+    world.upload(*ENOUGH)
+    world.work(10)
+    world.stage(deploy="never")
+    world.work(10)
+
+    (run,) = world.ledger.runs.history()
+    assert (run.fate, run.owed) == (Fate.DECLINED, Owed.NOTHING)
+    assert "changed" in run.fate_reason
+    assert world.ledger.troubles() == []
+    assert deployed(world) == []
+
+
 def test_a_platform_that_will_not_deploy_is_believed(world: World) -> None:
     """Its words are written down, the old model stays, and it is not asked again by itself."""
     world.stage(deploy="always")

@@ -72,6 +72,15 @@ def test_what_does_not_apply_is_a_warning(tmp_path: Path) -> None:
     assert not warnings(tmp_path, **HERE, dataset={"name": "x", "action": "create"}, mobius={"tags": "dataset"})
 
 
+def test_an_architecture_for_detection_changes_nothing(tmp_path: Path) -> None:
+    """A configuration that found objects at MVI classifies here: no picture waits for boxes."""
+    made = settings(tmp_path, **HERE, model={"nn_arch": "frcnn", "strategy": {"max_iter": 500}})
+
+    assert not made.model.is_detection
+    assert made.model.strategy == {}
+    assert made.annotations == "none"
+
+
 @pytest.mark.parametrize("category", ["a/b", "a,b", ".."])
 def test_categories_must_be_usable_as_tags(tmp_path: Path, category: str) -> None:
     """Those that the configuration names are checked when it is loaded."""

@@ -270,6 +270,8 @@ def test_unknown_pictures_are_not_found(site: Site) -> None:
             site.platform.relabel(site.dataset, image, "dark")
     with pytest.raises(Unsupported):
         site.platform.annotate(site.dataset, "ab" * 16, Annotation(1, 1))
+    with pytest.raises(Unsupported, match="no objects"):
+        site.platform.start_training(TrainingPlan("m", site.dataset, detection=True))
 
 
 # -- trainings

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from image_sync.domain import Annotation, Box, DatasetRef
-from image_sync.errors import ImageSyncError, Refused
+from image_sync.errors import ImageSyncError, Refused, Transient
 from image_sync.platforms.base import Item, Model, Shipment, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
+from image_sync.platforms.retrying import Retrying
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
 
 DATASET = DatasetRef("ds-1", "parts")
@@ -160,6 +161,29 @@ def test_the_plan_decides_what_kind_of_training_it_is(
 
     (task,) = sent(server, "POST", "/dltasks")
     assert (task["action"], task.get("nn_arch")) == (action, sent_arch)
+
+
+def test_a_deployment_that_takes_long_is_left_to_the_caller(mvi: MviPlatform, server: FakeHttp, table: Table) -> None:
+    """It was asked for once; whoever is patient comes back later, instead of hanging in repeats."""
+    table["POST /webapis"] = ok({"result": "success", "webapi_id": "m-1"})
+    table["GET /trained-models/m-1"] = ok({"_id": "m-1", "usage": "cic"})
+    mvi._models._poll = 0.01
+    mvi._models._deploy_timeout = 0.05
+
+    def script(request: Request) -> Reply:
+        posted = any(one.method == "POST" for one in server.requests)
+        if request.method == "GET" and request.path == "/api/webapis/m-1" and posted:
+            return ok({"_id": "m-1", "status": "starting"})
+        return table.get(f"{request.method} {request.path.removeprefix('/api')}", answer(404, {"result": "fail"}))
+
+    server.script = script
+    patient = Retrying(mvi, threading.Event(), first=0.01, ceiling=0.01)
+
+    for _ in range(2):
+        with pytest.raises(Transient, match="not ready"):
+            patient.deploy(MODEL)
+
+    assert [one.path for one in server.requests if one.method == "POST"] == ["/api/webapis"]
 
 
 def test_undeploying_what_is_not_deployed(mvi: MviPlatform, server: FakeHttp, table: Table) -> None:

@@ -234,6 +234,24 @@ def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> 
     assert world.ledger.tally().untrained == 0
 
 
+@pytest.mark.parametrize("error", [Transient("nobody is there"), Refused("no GPU is free")])
+def test_a_second_try_that_cannot_start_is_not_forgotten(world: World, error: Transient | Refused) -> None:
+    """Whatever keeps it from starting: once that has passed, the failed training is tried again, once."""
+    world.upload(*ENOUGH)
+    world.work(1)
+    progress = world.platform.progress
+    world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="No GPU is free")  # type: ignore[method-assign]
+    world.work(60)
+    world.platform.progress = progress  # type: ignore[method-assign]
+    world.platform.fail_next("start_training", error, times=2)
+    world.work(10 * RETRY_WAIT)
+
+    started = [run for run in world.ledger.runs.history() if run.state is not RunState.REFUSED]
+    assert [run.state for run in started] == [RunState.TRAINED, RunState.FAILED]
+    assert started[0].retry_of == started[1].id
+    assert world.ledger.tally().retry is None
+
+
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [

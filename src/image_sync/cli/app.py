@@ -49,8 +49,9 @@ class Commands(TyperGroup):
         module = import_module(f"image_sync.cli.{cmd_name}")
         app = getattr(module, "app", None)
         if app is None:
-            app = typer.Typer(rich_markup_mode=None, add_completion=False)
+            app = typer.Typer(add_completion=False)
             app.command(cmd_name)(getattr(module, cmd_name))
+        app.rich_markup_mode = None  # the boxes around help would cost as much time as everything else in it
         command = typer.main.get_command(app)
         command.name = cmd_name
         return command
@@ -67,8 +68,8 @@ app = typer.Typer(
     help="Turns folders of labelled pictures into trained vision models. Without a command: run.",
     no_args_is_help=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # the boxes around help would cost as much time as everything else in it
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 

@@ -18,7 +18,6 @@ from image_sync.ledger.lock import Lock
 app = typer.Typer(
     help="Look after the ledger: check it, or set a damaged one aside.",
     no_args_is_help=True,
-    rich_markup_mode=None,
     add_completion=False,
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from image_sync.config.context import Context
+from image_sync.config.model import Model
 from image_sync.config.problems import Mistake
 from image_sync.config.section import Section
 
@@ -45,15 +46,20 @@ class Mobius(Section):
     )
 
 
-def judge(settings: Settings, context: Context) -> None:
-    """Tell what does not apply at a Mobius SDK. Raises :class:`Mistake` for what cannot be meant at all."""
-    model = settings.model
+def applicable(model: Model, context: Context) -> Model:
+    """The model without what does not apply at a Mobius SDK, which is told."""
     for key, is_set in (("nn_arch", model.nn_arch is not None), ("strategy", bool(model.strategy))):
         if is_set:
             context.warn(("model", key), "does not apply to a Mobius SDK, which chooses for itself; it is ignored")
     for key in ("deploy", "min_gain", "min_accuracy", "keep"):
         if getattr(model, key) != type(model).model_fields[key].default:
             context.warn(("model", key), "does not apply: a Mobius SDK's tags answer as soon as they are trained")
+    return model.model_copy(update={"nn_arch": None, "strategy": {}})
+
+
+def judge(settings: Settings, context: Context) -> None:
+    """Tell what does not apply at a Mobius SDK. Raises :class:`Mistake` for what cannot be meant at all."""
+    model = settings.model
     if model.pretrained_model not in {None, "latest", "none"}:
         raise Mistake(
             "model.pretrained_model names a model, but a Mobius SDK keeps no earlier ones; "

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from image_sync.config import annotations as marks
 from image_sync.config import mobius, texts
 from image_sync.config.credentials import Credentials
 from image_sync.config.mobius import Mobius
@@ -176,6 +177,13 @@ class Settings(Section):
         ),
         examples=[["/data/pictures"]],
     )
+    annotations: marks.Mode = Field(
+        default=None,
+        validate_default=True,
+        description=marks.MODE,
+        json_schema_extra={"enum": ["required", "optional", "none", None], "type": ["string", "null"]},
+    )
+    annotation_format: marks.Form = Field(default="auto", description=marks.FORM)
     categories: Mapping[str, Name] = Field(
         default_factory=dict,
         description="Folder name to category name, where they differ. Keys that begin with `_` are ignored.",
@@ -227,7 +235,14 @@ class Settings(Section):
     @classmethod
     def _named(cls, value: Model, info: ValidationInfo) -> Model:
         dataset = info.data.get("dataset")
+        if info.data.get("platform") == mobius.PLATFORM:
+            value = mobius.applicable(value, context_of(info))
         return value if value.name or not dataset else value.model_copy(update={"name": dataset.name})
+
+    @field_validator("annotations", mode="before")
+    @classmethod
+    def _annotated(cls, value: object, info: ValidationInfo) -> object:
+        return marks.mode_or_default(value, info.data.get("model"))
 
     @field_validator("categories", mode="before")
     @classmethod

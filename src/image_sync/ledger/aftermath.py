@@ -43,13 +43,9 @@ class Aftermath:
         """It answers predictions now."""
         self._pay(run_id, Owed.DEPLOY, Owed.RETIRE, fate=Fate.DEPLOYED)
 
-    def refused(self, run_id: int, reason: str) -> None:
-        """The platform would not deploy it, and said why."""
-        self._pay(run_id, Owed.DEPLOY, Owed.TIDY, fate=Fate.REFUSED, fate_reason=reason)
-
-    def gone(self, run_id: int, owed: Owed, reason: str) -> None:
-        """There is no model to judge or to deploy."""
-        self._pay(run_id, owed, Owed.TIDY, fate=Fate.GONE, fate_reason=reason)
+    def not_deployed(self, run_id: int, fate: Fate, reason: str) -> None:
+        """It was chosen, but cannot be deployed, or is not to be any more."""
+        self._pay(run_id, Owed.DEPLOY, Owed.TIDY, fate=fate, fate_reason=reason)
 
     def alone(self, run_id: int) -> None:
         """What it replaces is no longer deployed."""

@@ -192,7 +192,11 @@ class Runs:
             tx.execute(delete(note).where(note.c.name == TRAIN))
 
     def _give_back(self, tx: Connection, run_id: int) -> None:
+        """It was not started: its pictures count again, and what it was to repeat is still to be repeated."""
         tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
+        repeated = tx.execute(select(run.c.retry_of).where(run.c.id == run_id)).scalar()
+        if repeated is not None:
+            tx.execute(update(run).where(run.c.id == repeated).values(owed=Owed.RETRY))
         contents.forget(tx, run_id)
         series.forget(tx, run_id)
 

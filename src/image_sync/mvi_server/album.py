@@ -19,7 +19,7 @@ from image_sync.mvi_server.features import Floats
 from image_sync.mvi_server.learner import heed
 from image_sync.mvi_server.windows import Grid, View
 
-_MEMORY = 512 * 1024 * 1024
+_MEMORY = 256 * 1024 * 1024
 _ALIKE = 0.7  # overlap of two boxes with the same middle that one shape of window serves
 
 

@@ -18,10 +18,14 @@ _KEPT = 4
 def read(raw: bytes) -> Model | Detector:
     """The model that a training wrote. Raises ValueError when it is damaged or of another version."""
     # Late: NumPy takes a while to import, and most requests never need it.
+    from threadpoolctl import threadpool_limits
+
     from image_sync.mvi_server.detector import Detector
     from image_sync.mvi_server.model import Model
     from image_sync.mvi_server.parcel import ANOTHER
 
+    # For good: threads that share the small matrices of one picture wait for each other, a few times slower than one.
+    threadpool_limits(limits=1)
     try:
         model = Detector.from_bytes(raw) if Detector.wrote(raw) else Model.from_bytes(raw)
         if not (0 <= model.accuracy <= 1 and all(isinstance(name, str) for name in model.names)):

@@ -264,7 +264,8 @@ class Platform(Protocol):
         ...
 
     def deploy(self, model: Model) -> None:
-        """Make the model answer predictions, and wait until it does. Harmless if it does already."""
+        """Make the model answer predictions, and wait until it does. Harmless if it does already. Raises Transient
+        when that takes too long to wait for: it goes on at the platform, and the next call waits on."""
         ...
 
     def undeploy(self, model: Model) -> None:

@@ -80,15 +80,18 @@ class Keeper:
 
     def _deploy(self, run: Run) -> None:
         aftermath = self._ledger.aftermath
+        if self._recipe.deploy == "never":
+            aftermath.not_deployed(run.id, Fate.DECLINED, 'model.deploy was changed to "never" before it was deployed')
+            return
         try:
             model = self._model(run)
             log.info("model.deploying", model=run.name)
             self._platform.deploy(model)
         except NotFound as error:
-            aftermath.gone(run.id, Owed.DEPLOY, f"the platform no longer has the model ({error.what})")
+            aftermath.not_deployed(run.id, Fate.GONE, f"the platform no longer has the model ({error.what})")
             log.error("model.gone", model=run.name, error=error.what)
         except (Refused, Unsupported) as error:
-            aftermath.refused(run.id, error.what)
+            aftermath.not_deployed(run.id, Fate.REFUSED, error.what)
             hint = error.hint or f"deploy it later: image-sync models deploy {run.name}"
             log.error("model.not_deployed", model=run.name, error=error.what, hint=hint)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from os.path import abspath
 
 from image_sync.domain import RootState, WatchMode
@@ -12,6 +12,7 @@ from image_sync.logs import get_logger
 from image_sync.watcher.catalogue import Catalogue
 from image_sync.watcher.guard import Guard
 from image_sync.watcher.hints import Hint, Hints
+from image_sync.watcher.looks import Looks
 from image_sync.watcher.observer import Observer
 from image_sync.watcher.roots import NEVER, Root
 from image_sync.watcher.rules import Rules
@@ -23,10 +24,6 @@ _STEP = 0.4
 """Seconds that one step works."""
 _HOT = 0.3
 """Seconds of it that what is new may take from the full looks."""
-_DUE_AT_ONCE = 50
-"""Files that have settled and are read before the next folder is looked at."""
-_ENTRIES_PER_SECOND = 50_000
-"""A folder with so many entries is looked at once a second at most, however many events it has."""
 _BETWEEN_OVERFLOWS = 10.0
 _BETWEEN_REQUESTS = 5.0
 """Seconds between two full looks that were asked for, so that a file nobody can read keeps nobody busy."""
@@ -63,8 +60,7 @@ class Watcher:
         self._scanner = Scanner(catalogue, rules, stop, self._roots, self._now, clock, self._look_later)
         self._observer = Observer(self._hints, self._scanner.wants)
         self._guard = Guard(catalogue, rules, stop, self._observer, self._now)
-        self._hot: Iterator[None] | None = None
-        self._rests: dict[bytes, float] = {}
+        self._looks = Looks(rules, self._roots, self._hints, self._scanner, self._guard, self._now)
         self._report_due: float | None = None
         self._request_due = -NEVER
         self._stepping = False
@@ -97,7 +93,7 @@ class Watcher:
             and not self._hints
             and not self._scanner.settling
             and not self._scanner.outbox
-            and self._hot is None
+            and not self._looks.following
             and all(
                 root.state is RootState.UNAVAILABLE
                 or (root.scanned and root.scan is None and not root.departures and not root.reap)
@@ -133,7 +129,7 @@ class Watcher:
     def close(self) -> None:
         """End the subscriptions. The watcher is not used afterwards."""
         self._observer.close()
-        self._hot = None
+        self._looks.drop()
         for root in self._roots.values():
             root.scan = None
 
@@ -150,7 +146,7 @@ class Watcher:
     def _prepare(self) -> None:
         if (rules := self._new_rules) is not None:
             self._new_rules = None
-            self._rules = self._guard.rules = rules
+            self._rules = self._guard.rules = self._looks.rules = rules
             self._scanner.use(rules)
             self._look_at_everything(rearm=True)
         if self._request_due <= self._now() and self._catalogue.rescan_requested():
@@ -191,7 +187,7 @@ class Watcher:
             self._scanner.settling.forget_root(root.path)
 
     def _start_over(self) -> None:
-        self._hot = None
+        self._looks.drop()
         for root in self._roots.values():
             root.start_anew()
             root.reported = None
@@ -214,107 +210,16 @@ class Watcher:
             spent = time.perf_counter() - began
             if spent >= _STEP:
                 return True
-            if spent < _HOT and self._go_on_with_hot():
+            if spent < _HOT and self._looks.go_on_with_changes():
                 continue
-            if self._report_loss(overdue=True) or self._go_on_with_scans() or self._go_on_with_hot():
+            if self._report_loss(overdue=True) or self._looks.go_on_with_scans() or self._looks.go_on_with_changes():
                 continue
             if not self._report_loss():
                 return False
         return False
 
-    def _go_on_with_hot(self) -> bool:
-        if self._hot is None:
-            self._hot = self._changes()
-        if not _advance(self._hot):
-            self._hot = None
-        return self._hot is not None
-
-    def _go_on_with_scans(self) -> bool:
-        busy = False
-        for root in self._roots.values():
-            if root.scan is None and root.available and root.scan_due <= self._now():
-                root.scan = self._full_scan(root)
-            if root.scan is not None:
-                if not _advance(root.scan):
-                    root.scan = None
-                busy = True
-        return busy
-
-    def _changes(self) -> Iterator[None]:
-        """Everything that changed lately: files that have settled, folders that events named, folders that vanished."""
-        while True:
-            now = self._now()
-            due = self._scanner.settling.take(now, _DUE_AT_ONCE)
-            for (path, folder), names in due.items():
-                yield from self._scanner.again(self._roots[path], folder, names)
-            hint = self._hints.take(now)
-            if hint:
-                yield from self._follow(hint)
-            elif not due:
-                gaps = [root for root in self._roots.values() if root.reap and root.available]
-                if not gaps:
-                    return
-                for root in gaps:
-                    root.reap = False
-                    yield from self._scanner.vanished_folders(root)
-            yield
-
-    def _follow(self, hint: Hint) -> Iterator[None]:
-        root = self._roots[hint.root]
-        if not root.available:
-            return
-        now = self._now()
-        if (rested := self._rests.get(hint.folder, now)) > now:
-            self._hints.later(hint._replace(not_before=rested))
-            return
-        waiting = [hint.folder]
-        while waiting:
-            folder = waiting.pop()
-            inner: list[bytes] = []
-            yield from self._scanner.look(root, folder, inner)
-            self._rest(folder)
-            if hint.tree:
-                waiting += inner
-                yield
-        if hint.echo:
-            # What is made in a new folder while watchdog gets round to watching it may go unheard.
-            pause = max(self._rules.settle, 1.0)
-            self._hints.later(Hint(hint.root, hint.folder, tree=True, not_before=self._now() + pause))
-            root.grew = True
-
-    def _rest(self, folder: bytes) -> None:
-        pause = self._scanner.entries / _ENTRIES_PER_SECOND
-        if pause > 0.01:  # noqa: PLR2004 - a small folder may be looked at with every event
-            now = self._now()
-            if len(self._rests) > 1000:  # noqa: PLR2004
-                self._rests = {path: until for path, until in self._rests.items() if until > now}
-            self._rests[folder] = now + pause
-
     def _look_later(self, root: Root, folder: bytes) -> None:
         self._hints.later(Hint(root.path, folder, not_before=self._now() + max(self._rules.settle, 1.0)))
-
-    def _full_scan(self, root: Root) -> Iterator[None]:
-        """Look at every folder of a root, then for every recorded folder."""
-        began = self._now()
-        root.scan_due = NEVER
-        root.stale = set(root.troubles)
-        if root.arm_due <= began:
-            self._guard.subscribe(root)
-        waiting, folders = [root.path], 0
-        while waiting:
-            folder = waiting.pop()
-            folders += 1
-            yield from self._scanner.look(root, folder, waiting)
-            yield
-        root.reap = False
-        yield from self._scanner.vanished_folders(root)
-        now = self._now()
-        self._guard.after_scan(root, folders)
-        root.scan_by(
-            now + (self._rules.rescan if root.mode is WatchMode.EVENTS else max(self._rules.poll, now - began))
-        )
-        root.scanned = True
-        log.debug("watch.scanned", root=root.path, folders=folders, seconds=round(now - began, 3))
 
     def _report_loss(self, *, overdue: bool = False) -> bool:
         """Report one folder's missing files if it is time. Whether there was one.
@@ -338,10 +243,3 @@ class Watcher:
         if self._rules.impatient and not self._scanner.settling:
             return since
         return since + (_LOSS_WAITS if self._rules.impatient else self._rules.settle + _AFTER_SETTLE)
-
-
-def _advance(work: Iterator[None]) -> bool:
-    return next(work, _ENDED) is None
-
-
-_ENDED = object()

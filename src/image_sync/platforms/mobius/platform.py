@@ -155,6 +155,8 @@ class MobiusPlatform:
 
     def start_training(self, plan: TrainingPlan) -> str:
         """A task for each tag that changed."""
+        if plan.detection:
+            raise Unsupported("A Mobius SDK detects no objects", hint="Leave model.nn_arch out")
         return self._starting.start(plan)
 
     def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
