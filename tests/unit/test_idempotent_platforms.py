@@ -23,7 +23,9 @@ class _Idempotent(World):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         platform = self.platform
-        platform._traits = replace(platform.describe(), idempotent_uploads=True, idempotent_starts=True)
+        platform._traits = replace(
+            platform.describe(), idempotent_uploads=True, idempotent_starts=True, lists_pictures=False
+        )
         platform.find = lambda shipment: {}  # type: ignore[method-assign]
         self.stage(upload=1)
 
@@ -44,6 +46,17 @@ def test_a_batch_in_doubt_is_sent_again_at_once(world: World) -> None:
 
     assert world.state_of("cat/1.jpg") == "confirmed"
     assert world.unix < 1_000_000 + 180
+
+
+def test_what_cannot_be_listed_is_not_compared(world: World) -> None:
+    """Before the first upload nothing is asked, and what was sent counts as sent."""
+    world.ledger.inventory.checked = False
+    world.platform.ensure_dataset("parts")
+    world.put("cat/1.jpg")
+    world.work(11)
+
+    assert world.state_of("cat/1.jpg") == "confirmed"
+    assert world.platform.calls["listing"] == world.platform.calls["count"] == 0
 
 
 def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None:
