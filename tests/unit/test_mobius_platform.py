@@ -129,6 +129,10 @@ def server(running: MobiusServer) -> Iterator[MobiusServer]:
     running.faults.struck.clear()
     running.tasks.doomed.clear()
     running.tasks.gate.set()
+    until = time.monotonic() + 20
+    while any(task.status in {"in_queue", "ongoing"} for task in running.tasks.all.values()):
+        assert time.monotonic() < until  # a task that a test left must not run into the next one
+        threading.Event().wait(0.02)
 
 
 @pytest.fixture
@@ -572,6 +576,10 @@ def test_a_reset_without_an_answer_is_waited_out(filled: Site, server: MobiusSer
     with pytest.raises(Ambiguous):
         filled.begin()
     assert filled.said() == []
+    until = time.monotonic() + 20
+    while "dark" in assigned(server):  # the grace time is over when it can no longer come
+        assert time.monotonic() < until
+        threading.Event().wait(0.02)
     filled.now += GRACE + 1
     filled.train()
 
