@@ -8,7 +8,7 @@ WORKERS ?= auto
 .PHONY: help demo test lint types imports unit soak deep bench audit format images clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "image-sync needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -18,6 +18,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## the whole job on images/, against the embedded server, in about a minute
 	@$(BIN)/image-sync demo
+
+.PHONY: demo-detection
+demo-detection: $(VENV)/.installed  ## the same with boxes: a model learns to find what is on metal plates
+	@$(BIN)/image-sync demo --detection
 
 test: lint types imports unit  ## everything CI checks
 

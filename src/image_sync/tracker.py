@@ -37,6 +37,8 @@ class Thresholds:
     min_categories: int = 2
     min_pictures: int = 5
     """So many categories with so many pictures each: the platform's minimum, or a higher one of ours."""
+    min_labelled: int | None = None
+    """So many pictures must carry each label, where objects are detected; categories do not matter then."""
     quiet_hours: Hours = ()
     """Times of day, local, between which no training is started."""
     max_ratio: float | None = None
@@ -107,6 +109,8 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         return no(f"waits for {need - have} more uploaded {_noun(need - have)}")
     if tally.cleared or tally.sending:
         return no(f"waits until {_pictures(tally.cleared + tally.sending)} {_are(tally.cleared + tally.sending)} sent")
+    if tally.unmarked:
+        return no(f"waits until {_pictures(tally.unmarked)} {_are(tally.unmarked)} annotated at the platform")
     missing = _minimum(tally, thresholds)
     if missing:
         return no(f"due, {missing}")
@@ -118,7 +122,7 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
 
 def imbalance(trainable: Mapping[str, int], max_ratio: float | None) -> str:
     """The sentence that warns of one category with far more pictures than another; empty when there is no need."""
-    counts = {name: count for name, count in trainable.items() if count}
+    counts = {name: count for name, count in trainable.items() if name and count}
     if max_ratio is None or len(counts) < 2:  # noqa: PLR2004 - one category is in balance with itself
         return ""
     (few, least), *_, (many, most) = sorted(counts.items(), key=lambda one: (one[1], one[0]))
@@ -146,13 +150,23 @@ def _running(run: Run) -> str:
 
 
 def _minimum(tally: Tally, thresholds: Thresholds) -> str:
-    few = {name: count for name, count in tally.trainable.items() if count < thresholds.min_pictures}
+    if thresholds.min_labelled is not None:
+        return _labels(tally.labelled, thresholds.min_labelled)
+    categories = {name: count for name, count in tally.trainable.items() if name}
+    few = {name: count for name, count in categories.items() if count < thresholds.min_pictures}
     short = [f"category '{name}': {count} of {thresholds.min_pictures}" for name, count in few.items()]
-    absent = thresholds.min_categories - len(tally.trainable)
+    absent = thresholds.min_categories - len(categories)
     if absent > 0:
         noun = "category" if absent == 1 else "categories"
         short.append(f"{absent} more {noun}")
     return f"waits for {', '.join(short)}" if short else ""
+
+
+def _labels(labelled: Mapping[str, int], need: int) -> str:
+    few = [f"label '{name}': {count} of {need}" for name, count in labelled.items() if count < need]
+    if not labelled:
+        return "waits for pictures in which something is marked"
+    return f"waits for {', '.join(few)}" if few else ""
 
 
 def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str]:

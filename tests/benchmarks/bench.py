@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ _TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(_TESTS))
 
 from benchmarks.machine import machine  # noqa: E402 - found through the path set above
+from benchmarks.process import Spoiled  # noqa: E402
 from benchmarks.session import Session  # noqa: E402
 from benchmarks.table import Row, load, save, table  # noqa: E402
 
@@ -26,26 +28,33 @@ FIGURES = (
 
 
 def main() -> int:
-    """One session; 0 when everything was measured, whatever came out."""
+    """One session; 0 when everything could be measured, whatever came out."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # what was started and made is cleared away
     old_machine, base = load(arguments.base) if arguments.base else ({}, [])
     work = Path(tempfile.mkdtemp(prefix="image-sync-bench-", dir=arguments.work))
     named = {**machine(work), "sizes": "a tenth" if arguments.quick else "full"}
     rows: list[Row] = []
-    session = Session(work, arguments.quick, _say)
+    session, spoiled = Session(work, arguments.quick, _say), 0
     try:
         with session.stack:
             for name in arguments.only:
-                rows += importlib.import_module(f"benchmarks.{name}").measure(session)
-    finally:
+                try:
+                    rows.extend(importlib.import_module(f"benchmarks.{name}").measure(session))
+                except Spoiled as error:
+                    spoiled += 1
+                    _say(f"{name}: {error}")
+    finally:  # what was measured until somebody lost patience is shown all the same
         shutil.rmtree(work, ignore_errors=True)
-    print(", ".join(f"{key} {value}" for key, value in named.items()), end="\n\n")
-    if base and old_machine != named:
-        print("The base was measured elsewhere: " + ", ".join(f"{k} {v}" for k, v in old_machine.items()), end="\n\n")
-    print(table(rows, base))
-    if arguments.json:
-        save(arguments.json, named, rows)
-    return 0
+        print(", ".join(f"{key} {value}" for key, value in named.items()), end="\n\n")
+        if base and old_machine != named:
+            print(
+                "The base is of another machine: " + ", ".join(f"{k} {v}" for k, v in old_machine.items()), end="\n\n"
+            )
+        print(table(rows, base))
+        if arguments.json:
+            save(arguments.json, named, rows)
+    return 1 if spoiled else 0
 
 
 def _say(text: str) -> None:

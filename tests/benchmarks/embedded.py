@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.backlog import yardstick
-from benchmarks.process import spend
+from benchmarks.process import Spoiled, spend
 from benchmarks.session import Session, confirmed, median, plant
 from benchmarks.table import Row, at_least
 from support.daemon import PROGRAM
@@ -66,7 +66,7 @@ def _training(session: Session, url: str) -> tuple[float, int]:
     task = str(caller.post("/dltasks", **body)["task_id"])
     ended = until(lambda: _ended(caller.status(task)), _PATIENCE)
     if ended["status"] != "trained":
-        raise SystemExit(f"the training ended so: {json.dumps(ended)}")
+        raise Spoiled(f"the training ended so: {json.dumps(ended)}")
     return time.perf_counter() - begun, count
 
 
@@ -83,7 +83,7 @@ def _serving(session: Session) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if "http" not in line:
-            raise SystemExit(f"the embedded server did not start: {line!r}")
+            raise Spoiled(f"the embedded server did not start: {line!r}")
         yield next(word for word in line.split() if word.startswith("http"))
     finally:
         process.terminate()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.process import Spoiled
 from benchmarks.session import Session
 from benchmarks.sink import Arrival, categories
 from benchmarks.table import Row, under
@@ -63,10 +64,10 @@ def _arrival(session: Session, mark: int, name: str) -> Arrival:
             if arrival.names[0].startswith(name):
                 return arrival
         pause.wait(0.005)
-    raise SystemExit(f"{name} did not arrive within {_PATIENCE:g} s")
+    raise Spoiled(f"{name} did not arrive within {_PATIENCE:g} s")
 
 
 def confirmed_all(plant: Plant, count: int) -> None:
     """The ledger knows all of them."""
     if plant.tally().confirmed != count:
-        raise SystemExit(f"the ledger has {plant.tally().confirmed} of {count} pictures")
+        raise Spoiled(f"the ledger has {plant.tally().confirmed} of {count} pictures")

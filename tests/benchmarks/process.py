@@ -18,6 +18,10 @@ _LOOK = 20
 """Milliseconds between two looks at the memory of a process: its peak is gone when it has ended."""
 
 
+class Spoiled(Exception):  # noqa: N818 - it is what the figure is
+    """A figure that cannot be had, in words: something failed, or not everything arrived."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What a process took from its start to its end.
@@ -48,14 +52,19 @@ def spend(command: Sequence[str | Path], environ: Mapping[str, str] | None = Non
     """Run a command to its end. What it says on stderr is kept apart, in a file, as a service's log is.
 
     Raises:
-        SystemExit: it ended with another code than expected.
+        Spoiled: it ended with another code than expected.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         begun = time.perf_counter()
         process = subprocess.Popen(
             list(map(str, command)), env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=log
         )
-        peak = _watch(process.pid)
+        try:
+            peak = _watch(process.pid)
+        except BaseException:  # the session was ended: nothing is left running
+            process.kill()
+            process.wait()
+            raise
         ended = time.perf_counter()
         # It has ended, but is not forgotten before it is asked for: until then the kernel tells about it.
         written = _written(process.pid)
@@ -65,7 +74,7 @@ def spend(command: Sequence[str | Path], environ: Mapping[str, str] | None = Non
         log.seek(0)
         if process.returncode != expect:
             said = log.read().decode(errors="replace")[-2000:]
-            raise SystemExit(f"{' '.join(map(str, command))[:200]} ended with {process.returncode}:\n{said}")
+            raise Spoiled(f"{' '.join(map(str, command))[:200]} ended with {process.returncode}:\n{said}")
         return Spent(
             ended - begun, usage.ru_utime + usage.ru_stime, peak, written, output.read().decode(errors="replace")
         )

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.process import Spent, spend
+from benchmarks.process import Spent, Spoiled, spend
 from benchmarks.sink import DATASET, Sink
 from benchmarks.trees import Tree, make
 from support.daemon import PROGRAM, Plant
@@ -117,18 +117,18 @@ def plant(folder: Path, endpoint: str, root: Path, **changes: Any) -> Plant:
 
 
 def arrived_once(tree: Tree, names: Iterable[str]) -> None:
-    """Every picture arrived, and none twice. SystemExit if not: a figure of something else is worth nothing."""
+    """Every picture arrived, and none twice. Spoiled if not: a figure of something else is worth nothing."""
     stems = [name.partition(".")[0] for name in names]
     missing = tree.names - set(stems)
     if missing or len(stems) != tree.count:
-        raise SystemExit(f"{len(missing)} of {tree.count} pictures did not arrive, {len(stems)} did")
+        raise Spoiled(f"{len(missing)} of {tree.count} pictures did not arrive, {len(stems)} did")
 
 
 def confirmed(plant: Plant, count: int) -> None:
     """The ledger says so, too."""
     tally = plant.tally()
     if tally.confirmed != count or tally.doubtful:
-        raise SystemExit(f"the ledger has {tally.confirmed} of {count} pictures, and {tally.doubtful} in doubt")
+        raise Spoiled(f"the ledger has {tally.confirmed} of {count} pictures, and {tally.doubtful} in doubt")
 
 
 def median(values: Iterable[float]) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.process import spend
+from benchmarks.process import Spoiled, spend
 from benchmarks.session import Session, median
 from benchmarks.table import Row, under
 from support.daemon import Plant
@@ -47,7 +47,7 @@ def _start(plant: Plant) -> tuple[float, int]:
     with plant.running("--log-level", "debug") as daemon:
         while not plant.events("watch.scanned"):
             if time.monotonic() > until or daemon.process.poll() is not None:
-                raise SystemExit(f"the daemon did not get ready:\n{plant.log()[-2000:]}")
+                raise Spoiled(f"the daemon did not get ready:\n{plant.log()[-2000:]}")
             pause.wait(0.02)
         took = time.perf_counter() - begun
         peak = peak_memory(daemon.process.pid)

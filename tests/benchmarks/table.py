@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _HEADINGS = ("figure", "ours", "peer", "ratio", "goal", "met")
+_SAVED = ("figure", "ours", "unit", "peer", "theirs", "ratio", "met", "note")
 _THOUSAND = 1000
 
 
@@ -109,8 +110,7 @@ def table(rows: Sequence[Row], base: Sequence[Mapping[str, Any]] = ()) -> str:
 def save(path: Path, machine: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Write a session down for later comparison."""
     found = [
-        {name: getattr(row, name) for name in ("figure", "ours", "unit", "peer", "theirs", "ratio", "met", "note")}
-        for row in rows
+        {name: getattr(row, name) for name in _SAVED} | {"goal": row.cells()[_HEADINGS.index("goal")]} for row in rows
     ]
     path.write_text(json.dumps({"machine": dict(machine), "rows": found}, indent=1) + "\n")
 

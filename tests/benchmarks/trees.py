@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,19 +38,29 @@ def make(root: Path, count: int, size: int) -> Tree:
 
     With at most 1,000 in a category they lie directly in its folder, else in folders below it.
     """
+    template = _template(size)
+    jobs = [(folder, begin, end, *template) for folder, begin, end in _layout(root, count)]
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, jobs))
+    return Tree(root, count, size)
+
+
+def make_folders(root: Path, count: int) -> None:
+    """The folders that so many pictures will lie in, empty."""
+    for folder, _, _ in _layout(root, count):
+        folder.mkdir(parents=True)
+
+
+def _layout(root: Path, count: int) -> Iterator[tuple[Path, int, int]]:
+    """Each folder, and from which to which number pictures lie in it."""
     names = categories()
     share = -(-count // len(names))
-    start, rest = _template(size)
-    jobs = []
     for first in range(0, count, share):
         category = root / names[first // share]
         end = min(first + share, count)
         for begin in range(first, end, _EACH):
             folder = category if share <= _EACH else category / f"f{(begin - first) // _EACH:03}"
-            jobs.append((folder, begin, min(begin + _EACH, end), start, rest))
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        list(pool.map(fill, jobs))
-    return Tree(root, count, size)
+            yield folder, begin, min(begin + _EACH, end)
 
 
 def fill(job: tuple[Path, int, int, bytes, bytes]) -> None:

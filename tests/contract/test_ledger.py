@@ -693,8 +693,8 @@ def test_contents_lists_what_is_confirmed(ledger: Ledger) -> None:
     ready_to_train(ledger)
 
     assert list(ledger.runs.contents()) == [
-        ("r-1.6100000000000000.jpg", "1.6100000000000000.jpg", "good"),
-        ("r-2.6200000000000000.jpg", "2.6200000000000000.jpg", "scratch"),
+        ("r-1.6100000000000000.jpg", "1.6100000000000000.jpg", "good", ""),
+        ("r-2.6200000000000000.jpg", "2.6200000000000000.jpg", "scratch", ""),
     ]
 
 

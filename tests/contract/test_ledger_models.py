@@ -101,6 +101,35 @@ def test_the_series_of_a_training(ledger: Ledger) -> None:
     assert ledger.runs.series(run.id + 1) == []
 
 
+def test_what_went_before_a_look_is_kept_too(ledger: Ledger) -> None:
+    """A platform that tells the whole curve makes a short training's series complete; nothing is kept twice."""
+    put(ledger, "good/1", "bad/2")
+    run = begun(ledger, "m-1")
+    ledger.runs.started(run.id, "t-1")
+    ledger.runs.progress(run.id, iteration=30, loss=0.7, curve=[(10, 0.9, None), (20, 0.8, 0.5), (30, 0.7, None)])
+    ledger.runs.progress(run.id, iteration=40, loss=0.6, curve=[(10, 0.9, None), (30, 0.7, None), (40, 0.6, None)])
+
+    found = ledger.runs.series(run.id)
+    assert [(point.iteration, point.loss) for point in found] == [(10, 0.9), (20, 0.8), (30, 0.7), (40, 0.6)]
+    assert found[1].accuracy == 0.5
+
+
+def test_a_curve_of_many_thousand_points_is_thinned_when_it_comes(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that ran for days before the first look does not fill the ledger."""
+    monkeypatch.setattr(series, "MOST", 20)
+    put(ledger, "good/1", "bad/2")
+    run = begun(ledger, "m-1")
+    ledger.runs.started(run.id, "t-1")
+    ledger.runs.progress(run.id, iteration=5000, curve=[(number, 1.0, None) for number in range(5000)])
+
+    held = [point.iteration for point in ledger.runs.series(run.id)]
+    assert 10 <= len(held) <= 21
+    assert held[0] == 0
+    assert held[-1] == 5000
+
+
 def test_a_long_series_is_thinned_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never holds more points than it may, keeps its ends, and stays in order."""
     monkeypatch.setattr(series, "MOST", 20)

@@ -489,6 +489,20 @@ def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
         rig.platform.relabel(dataset, second, "red")
 
 
+def test_pictures_need_no_category(rig: Rig, dataset: DatasetRef) -> None:
+    """An empty name stands for none: stored, found, given one, taken out again; no category of that name is made."""
+    shipped = shipment(dataset, "", pictures("red", 2))
+    first, second = (outcome.remote_id for outcome in rig.platform.upload(shipped))
+    assert set(rig.platform.find(shipped).values()) == {first, second}
+    rig.platform.relabel(dataset, first, "red")
+    assert {row.remote_id: row.category for row in rig.platform.listing(dataset)} == {first: "red", second: ""}
+    rig.platform.relabel(dataset, first, "")
+
+    assert {row.category for row in rig.platform.listing(dataset)} == {""}
+    with pytest.raises(Permanent):
+        rig.platform.start_training(TrainingPlan("none", dataset))
+
+
 def test_listing_of_an_empty_dataset(rig: Rig, dataset: DatasetRef) -> None:
     """Nothing stored, nothing listed, no models."""
     assert list(rig.platform.listing(dataset)) == []

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -428,24 +427,3 @@ def test_logs_are_json_where_there_is_no_terminal(plant: Plant) -> None:
     assert {"daemon.started", "batch.uploaded", "daemon.stopped"} <= {line["event"] for line in lines}
     text = plant.call("run", "--once", "--log-format", "text", "--log-level", "warning")
     assert text.stderr == ""
-
-
-def test_the_demo_does_the_whole_job() -> None:
-    """`image-sync demo` ends by itself with exit 0, everything uploaded once, and unseen pictures judged."""
-    command = [sys.executable, "-m", "image_sync", "demo", "--images", str(ROOT / "images")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, stdin=subprocess.DEVNULL)
-
-    assert done.returncode == 0, said(done)
-    assert "upload 9 / 12, short by 3" in done.stdout
-    assert "57 pictures confirmed, 57 at the server" in done.stdout
-    assert "3 of 3 unseen pictures right" in done.stdout
-    assert re.search(r"iteration \d+ of \d+  loss \d", done.stdout)
-
-
-def test_the_demo_without_pictures_says_where_they_are(tmp_path: Path) -> None:
-    """In a folder without images: exit 2 and the way on."""
-    command = [sys.executable, "-m", "image_sync", "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
-
-    assert done.returncode == 2
-    assert "--images DIR" in said(done)

@@ -182,7 +182,7 @@ def test_more_restless_files_than_can_be_remembered_are_all_found(fast, monkeypa
     """Memory for settling files is bounded; folders of the others are looked at again."""
     (fast / "cat").mkdir()
     with watching(fast, rules=quick(settle=0.3)) as watch:
-        watch.watcher._scanner.settling = Settling(quick(settle=0.3), limit=50)
+        watch.watcher._scanner.intake.settling = Settling(quick(settle=0.3), limit=50)
         for number in range(500):
             (fast / "cat" / f"{number}.jpg").write_bytes(CONTENT)
         most = 0
@@ -209,7 +209,7 @@ def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
         watch.stop.wait(0.005)
         return picture.examine(*args)
 
-    monkeypatch.setattr("image_sync.watcher.scan.examine", examine_slowly)
+    monkeypatch.setattr("image_sync.watcher.intake.examine", examine_slowly)
     # To this clock everything rests already.
     watch = Watching(fast, rules=quick(settle=0.05), clock=lambda: time.time() + 1)
     try:

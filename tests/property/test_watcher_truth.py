@@ -73,7 +73,7 @@ def on_disk(root: Path) -> set[str]:
 def current(sighting: Sighting) -> bool:
     """Whether the file is still as it was seen."""
     found = os.lstat(sighting.folder + b"/" + sighting.name)
-    return sighting.stamp == (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return sighting.stamp == (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, "")
 
 
 @pytest.mark.parametrize("mode", ["events", "polling"])

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from image_sync.domain import DatasetRef, PictureState, RunState, Tally
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
@@ -283,7 +283,7 @@ class Process:
         self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, clock=world.clock)
         recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
         self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, clock=world.clock)
-        watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling")
+        watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(
             [os.fsencode(world.root)], self.ledger.places, watching, self.stop, lambda: None, clock=world.clock
         )
@@ -298,7 +298,9 @@ class Process:
 
 
 def _opened(world: World) -> Ledger:
-    ledger = open_ledger(world.state, skip_duplicates=world.skip_duplicates, clock=world.clock)
+    ledger = open_ledger(
+        world.state, skip_duplicates=world.skip_duplicates, annotations=world.annotations, clock=world.clock
+    )
     database: Any = ledger._book.db
     plainly = database.writing
 
@@ -329,6 +331,8 @@ class World:
 
     recipe: Mapping[str, Any] = MappingProxyType({})
     """What else the section ``model`` says."""
+    annotations: Literal["optional", "none"] = "none"
+    """The setting of that name."""
 
     def __init__(
         self,
@@ -414,7 +418,7 @@ class World:
         for top, _, names in os.walk(self.root):
             for name in names:
                 raw = (Path(top) / name).read_bytes()
-                if raw != CUT:
+                if raw != CUT and not name.endswith(".xml"):
                     found[str((Path(top) / name).relative_to(self.root))] = hashlib.sha256(raw).hexdigest()
         return found
 

@@ -7,7 +7,8 @@ import os
 import threading
 from pathlib import Path
 
-from image_sync.domain import Sighting, Stamp
+from image_sync.annotations import to_text
+from image_sync.domain import Annotation, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.reconciler import Reconciler
@@ -18,12 +19,14 @@ from image_sync.uploader import Uploader, UploadRules
 class World:
     """A watched folder, a ledger, a platform and the stage between them, with clocks that a test turns."""
 
-    def __init__(self, folder: Path, *, plain_names: bool = False) -> None:
+    def __init__(self, folder: Path, *, plain_names: bool = False, annotations: str = "none") -> None:
         self.root = folder / "pictures"
         self.stop = threading.Event()
         self.now = 1000.0
         self.unix = 1_000_000.0
-        self.ledger: Ledger = open_ledger(folder / "state", plain_names=plain_names, clock=lambda: self.unix)
+        self.ledger: Ledger = open_ledger(
+            folder / "state", plain_names=plain_names, annotations=annotations, clock=lambda: self.unix
+        )
         self.ledger.aim("memory", "", "parts", "append", "parts")
         self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
         self.stage()
@@ -48,17 +51,21 @@ class World:
         )
         return self.uploader
 
-    def put(self, *places: str, content: str = "") -> None:
-        """Write a file for each ``category/name`` and record it as the watcher would."""
+    def put(self, *places: str, content: str = "", marks: Annotation | None = None) -> None:
+        """Write a file for each ``category/name`` and record it, and what is marked, as the watcher would."""
+        text = "" if marks is None else to_text(marks)
+        labels = () if marks is None else tuple(dict.fromkeys(box.label for box in marks.boxes))
         for place in places:
             path = self.root / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content or place)
             found = path.stat()
-            stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            stands = hashlib.sha256(text.encode()).hexdigest()[:24] if text else ""
+            stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, stands)
+            category = "" if path.parent == self.root else path.parent.name
             sighting = Sighting(
-                os.fsencode(path.parent), os.fsencode(path.name), stamp, path.parent.name, sha256, "jpg"
+                os.fsencode(path.parent), os.fsencode(path.name), stamp, category, sha256, "jpg", "", text, labels
             )
             self.ledger.places.record(os.fsencode(self.root), [sighting])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.machine import machine
-from benchmarks.process import spend
+from benchmarks.process import Spoiled, spend
 from benchmarks.session import arrived_once
 from benchmarks.table import Row, at_least, at_most, load, save, shown, table, under
 from benchmarks.trees import Tree, content, make
@@ -114,18 +114,18 @@ def test_a_picture_that_came_twice_or_not_at_all_spoils_the_figure(tmp_path):
 
     arrived_once(tree, ["p0000000.aa.jpg", "p0000001.bb.jpg"])
     for names in (["p0000000.aa.jpg"], ["p0000000.aa.jpg", "p0000001.bb.jpg", "p0000001.cc.jpg"]):
-        with pytest.raises(SystemExit, match="did not arrive"):
+        with pytest.raises(Spoiled, match="did not arrive"):
             arrived_once(tree, names)
 
 
 def test_a_process_is_measured(tmp_path):
-    """Time, memory, and output of a program; one that fails ends the session with what it said."""
+    """Time, memory, and output of a program; one that fails spoils the figure, and is quoted."""
     spent = spend([sys.executable, "-c", "import time; block = b'x' * 50_000_000; time.sleep(0.3); print('done')"])
 
     assert spent.output == "done\n"
     assert spent.seconds >= 0.3
     assert spent.peak > 50_000_000
-    with pytest.raises(SystemExit, match="no such luck"):
+    with pytest.raises(Spoiled, match="no such luck"):
         spend([sys.executable, "-c", "raise SystemExit('no such luck')"])
 
 

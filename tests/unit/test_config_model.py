@@ -9,7 +9,7 @@ import pytest
 
 from image_sync.config import difference
 from image_sync.config.hours import covers, parsed
-from image_sync.daemon.assemble import recipe_of, thresholds_of
+from image_sync.daemon.assemble import recipe_of, thresholds_of, watch_rules
 from image_sync.platforms.memory import MemoryPlatform
 from support.configuration import mistakes, settings, warnings
 
@@ -54,6 +54,42 @@ def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
 
     assert recipe_of(loaded).detection
     assert (thresholds.min_categories, thresholds.min_pictures, thresholds.max_ratio) == (1, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "labelled"),
+    [
+        ({}, "none", None),
+        ({"model": {"nn_arch": "frcnn"}}, "required", 5),
+        ({"model": {"nn_arch": "frcnn"}, "annotations": None}, "required", 5),
+        ({"model": {"nn_arch": "frcnn"}, "annotations": "optional", "threshold": {"per_category": 9}}, "optional", 9),
+        ({"model": {"nn_arch": "frcnn"}, "annotations": "none"}, "none", None),
+        ({"annotations": "optional", "annotation_format": "voc"}, "optional", None),
+    ],
+    ids=str,
+)
+def test_what_is_trained_decides_whether_annotations_are_needed(
+    tmp_path: Path, changes: dict[str, Any], mode: str, labelled: int | None
+) -> None:
+    """Unless the file says it: a detection needs them, a classification does not; labels then count for the former."""
+    loaded = settings(tmp_path, **changes)
+    traits = MemoryPlatform().describe()
+
+    assert loaded.annotations == mode
+    assert thresholds_of(loaded, traits).min_labelled == labelled
+    rules = watch_rules(loaded, traits)
+    assert (rules.annotations, rules.annotation_format) == (mode, changes.get("annotation_format", "auto"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"annotations": "yes"}, {"annotations": True}, {"annotation_format": "xml"}], ids=str
+)
+def test_other_words_about_annotations_are_mistakes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The message names what is possible."""
+    (mistake,) = mistakes(tmp_path, **changes)
+
+    assert next(iter(changes)) in mistake
+    assert '"none"' in mistake or '"voc"' in mistake
 
 
 def test_a_change_is_taken_over_and_told(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_new_picture_is_reported_with_everything_there_is_to_know(root, watch)
     recorded(watch, path)
     sighting = watch.catalogue.at(path)
     found = path.stat()
-    assert sighting.stamp == (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    assert sighting.stamp == (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, "")
     assert (sighting.category, sighting.suffix) == ("cat", "jpg")
     assert watch.report(root).state is RootState.WATCHED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import struct
@@ -69,9 +70,10 @@ GOOD_PNG = {
 @pytest.mark.parametrize("validate", ["header", "full"])
 @pytest.mark.parametrize("kind", GOOD)
 def test_sound_jpegs_pass(tmp_path, kind, validate):
-    """Every usual kind of JPEG is sound, and its hash is that of the file."""
+    """Every usual kind of JPEG is sound, and hash and size are those of the file."""
     verdict = check(tmp_path, GOOD[kind], rules=Rules(validate=validate))
-    assert verdict == Verdict(hashlib.sha256(GOOD[kind]).hexdigest(), "jpg")
+    with Image.open(io.BytesIO(GOOD[kind])) as image:
+        assert verdict == Verdict(hashlib.sha256(GOOD[kind]).hexdigest(), "jpg", "", *image.size)
 
 
 @pytest.mark.parametrize("validate", ["header", "full"])
@@ -79,7 +81,8 @@ def test_sound_jpegs_pass(tmp_path, kind, validate):
 def test_sound_pngs_pass(tmp_path, kind, validate):
     """Every usual kind of PNG is sound."""
     verdict = check(tmp_path, GOOD_PNG[kind], "a.PNG", Rules(validate=validate))
-    assert verdict == Verdict(hashlib.sha256(GOOD_PNG[kind]).hexdigest(), "png")
+    with Image.open(io.BytesIO(GOOD_PNG[kind])) as image:
+        assert verdict == Verdict(hashlib.sha256(GOOD_PNG[kind]).hexdigest(), "png", "", *image.size)
 
 
 @pytest.mark.parametrize(

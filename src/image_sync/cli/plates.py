@@ -14,7 +14,7 @@ for byte with the same Pillow and NumPy, which the ``server`` extra installs).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -64,14 +64,19 @@ def make(folder: Path, count: int, seed: int) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number in range(1, count + 1):
-        picture, marks = draw(np.random.default_rng([seed, number]))
+    for number, (picture, marks) in enumerate(drawn(count, seed), 1):
         path = folder / f"plate-{number:04d}.jpg"
         # The annotation first: whoever watches the folder finds it when the picture comes.
         path.with_suffix(".xml").write_bytes(annotation(path.name, marks))
         path.write_bytes(picture)
         paths.append(path)
     return paths
+
+
+def drawn(count: int, seed: int) -> Iterator[tuple[bytes, list[Mark]]]:
+    """The plates of a seed, without files: each a JPEG, and what is marked on it."""
+    for number in range(1, count + 1):
+        yield draw(np.random.default_rng([seed, number]))
 
 
 def draw(rng: np.random.Generator) -> tuple[bytes, list[Mark]]:

@@ -21,6 +21,11 @@ from image_sync.ledger import Membership, PictureHistory
 from image_sync.logs import show_path, show_text
 
 _MODELS = 10
+_ANNOTATED = {
+    "sent": ", as the platform does",
+    "due": ", which the platform does not yet",
+    "refused": ", which the platform refuses",
+}
 _TOLD = {Fate.DEPLOYED, Fate.DELETED, Fate.GONE}
 
 
@@ -64,6 +69,9 @@ def _data(seen: PictureHistory) -> dict[str, Any]:
 def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
     lines = [("picture", show_path(seen.path)), ("state", f"{seen.state}{f': {seen.reason}' if seen.reason else ''}")]
     lines.append(("category", seen.category or "none: it lies directly in a watched folder"))
+    if seen.labels is not None:
+        drawn = f"marks {', '.join(seen.labels)}" if seen.labels else "marks nothing"
+        lines.append(("annotation", f"{drawn}{_ANNOTATED.get(seen.annotated, '')}"))
     digest = f", SHA-256 {seen.sha256}" if seen.sha256 else ""
     lines.append(("found", f"{_time(seen.seen_at)}, {seen.size} bytes{digest}"))
     if seen.sent_as:

@@ -42,6 +42,13 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             "requested": tally.train_requested,
             "imbalance": imbalance(tally.trainable, thresholds.max_ratio) or None,
         },
+        "annotations": {
+            "setting": settings.annotations,
+            "waiting": census.total.waiting,
+            "due": tally.unmarked,
+            "refused": ledger.annotations.refusals(),
+            "labels": dict(tally.labelled),
+        },
         "folders": _folders(settings, ledger),
         "daemon": {"running": pid is not None, "pid": pid},
         "troubles": [asdict(trouble) for trouble in ledger.troubles()],

@@ -18,7 +18,7 @@ from image_sync.cli.session import ledger_of, settings_of
 from image_sync.cli.tags import shown
 from image_sync.logs import show_path, show_text
 
-_COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates")
+_COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
 _ALWAYS = _COLUMNS[:4]
 _FAULTS = 10
 
@@ -67,6 +67,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
     if seen["training"]["imbalance"]:
         lines.append(("balance", seen["training"]["imbalance"]))
     lines += [("tag", shown(row)) for row in seen.get("tags", ())]
+    lines += [("boxes", text) for text in _boxes(seen["annotations"])]
     for folder in seen["folders"]:
         how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""
         why = f" ({folder['reason']})" if folder["reason"] else ""
@@ -76,6 +77,23 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         lines.append(("trouble", f"{trouble['stage']}, for {ago:.0f} s: {trouble['what']}. {trouble['hint']}".rstrip()))
     for name, text in lines:
         console.print(Text(f"{name:9} {show_text(text)}"), soft_wrap=True)
+
+
+def _boxes(seen: dict[str, Any]) -> list[str]:
+    """What there is to say of annotations."""
+    number, due, refused = seen["waiting"], seen["due"], seen["refused"]
+    lines = []
+    if number:
+        lines.append(
+            f"{number} {'picture waits for its annotation' if number == 1 else 'pictures wait for their annotations'}"
+        )
+    if due:
+        lines.append(f"{due} of the uploaded pictures {'is' if due == 1 else 'are'} still to be marked")
+    if refused:
+        lines.append(f"the platform refuses to mark {refused}; correct the annotation, or: image-sync retry")
+    if seen["labels"]:
+        lines.append("pictures with " + ", ".join(f"{label}: {count}" for label, count in seen["labels"].items()))
+    return lines
 
 
 def _threshold(verdict: dict[str, Any]) -> str:
@@ -110,5 +128,5 @@ def _table(seen: dict[str, Any]) -> Table:
     for name in columns:
         table.add_column(name, justify="right", footer=str(total[name]), no_wrap=True)
     for name, counts in seen["categories"].items():
-        table.add_row(Text(show_text(name)), *(str(counts[column]) for column in columns))
+        table.add_row(Text(show_text(name) or "no category"), *(str(counts[column]) for column in columns))
     return table

@@ -12,6 +12,7 @@ from functools import partial
 
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker
+from image_sync.errors import ConfigError
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
@@ -52,10 +53,15 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
 
     Raises:
         LedgerError: the state folder or database cannot be used.
+        ConfigError: the platform cannot do what is configured.
     """
     stop = threading.Event()
     ledger = aimed_ledger(settings)
     platform = registry.make(settings, stop, notes=ledger.notes)
+    if settings.annotations != "none" and platform.describe().min_labelled is None:
+        raise ConfigError(
+            f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
+        )
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.places.keep_roots(roots)
     thresholds = thresholds_of(settings, platform.describe())
@@ -116,6 +122,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
         settings.state,
         skip_duplicates=settings.skip_duplicates,
         plain_names=settings.upload.names == "original",
+        annotations=settings.annotations,
     )
     dataset = settings.dataset
     name = dataset.name
@@ -128,6 +135,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
 def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
     """When to act, by configuration and by what the platform needs."""
     detection = settings.model.is_detection
+    labelled = detection and settings.annotations != "none"
     return Thresholds(
         upload=settings.threshold.upload,
         training=settings.threshold.training,
@@ -137,8 +145,9 @@ def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
         cooldown=settings.model.cooldown,
         max_per_day=settings.model.max_per_day,
         min_categories=1 if detection else traits.min_categories,
-        # Objects are counted by their labels, of which the platform itself demands enough.
+        # Without annotations nobody here knows labels: the platform itself demands enough of each.
         min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
+        min_labelled=max(traits.min_labelled or 0, settings.threshold.per_category or 0) if labelled else None,
         quiet_hours=settings.model.quiet,
         max_ratio=None if detection else settings.threshold.max_ratio,
     )
@@ -176,6 +185,8 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         category_from=settings.category_from,
         categories=settings.categories,
         negatives=NEGATIVE if settings.platform == "mobius" else "",
+        annotations=settings.annotations,
+        annotation_format=settings.annotation_format,
         suffixes=traits.suffixes,
         validate=watch.validation,
         max_pixels=watch.max_pixels,

@@ -156,6 +156,7 @@ class Daemon:
                 return stage.setback.error.exit_code
         census = crew.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
+        troubled += crew.ledger.annotations.refusals()
         last = crew.ledger.tally().last
         failed = last is not None and (last.reason or last.fate is Fate.REFUSED)
         return EXIT_SOME_FAILED if troubled or failed or not crew.watcher.complete else EXIT_DONE
@@ -172,7 +173,7 @@ class Daemon:
         tally = crew.ledger.tally()
         upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))
         training = training_verdict(tally, crew.thresholds, now=time.time())
-        moving = upload.due or tally.sending or tally.active is not None or training.due
+        moving = upload.due or tally.sending or tally.unmarked or tally.active is not None or training.due
         return not moving and not crew.ledger.chores.relabels(1) and not crew.trainer.keeper.busy
 
     def _changed(self) -> Settings | None:

@@ -24,6 +24,8 @@ class Counts:
     refused: int = 0
     conflicts: int = 0
     duplicates: int = 0
+    waiting: int = 0
+    """Sound, but their annotations are not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class Tally:
     """Confirmed since the last training of this dataset was started."""
     trainable: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Confirmed pictures per category, all that a training would contain."""
+    labelled: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Confirmed pictures per label that is marked in them; empty unless annotations are used."""
+    unmarked: int = 0
+    """Confirmed pictures whose present annotations the platform does not have yet."""
     newest_ready_id: int = 0
     """Grows whenever a picture becomes ready: the quiet time is counted from its last change."""
     newest_ready_at: float | None = None

@@ -15,6 +15,8 @@ class Stamp(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     inode: int
+    annotation: str = ""
+    """Changes with the files that its annotation stands in; empty when there are none, or they are not used."""
 
 
 class PlaceState(StrEnum):
@@ -23,6 +25,8 @@ class PlaceState(StrEnum):
     SOUND = "sound"
     QUARANTINED = "quarantined"
     UNCATEGORISED = "uncategorised"
+    WAITING = "waiting"
+    """It is sound, but its annotation is not there yet."""
 
 
 class PlaceRole(StrEnum):
@@ -107,6 +111,10 @@ class Sighting:
         sha256: 64 lower-case hex digits of the content; empty unless the file could be read whole.
         suffix: ``jpg``, ``jpeg`` or ``png``, lower case, without the dot: from the content where they disagree.
         fault: why it is quarantined, one sentence; empty when it is sound.
+        annotation: what is marked in it, as one line of text that is equal for equal annotations; empty when there is
+            no annotation.
+        labels: of the objects that are marked in it, each once.
+        waits: it is sound and may not be sent before its annotation is there.
     """
 
     folder: bytes
@@ -116,6 +124,9 @@ class Sighting:
     sha256: str = ""
     suffix: str = ""
     fault: str = ""
+    annotation: str = ""
+    labels: tuple[str, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,7 @@ class Claimed:
         key: its name at the platform, unique in the dataset.
         path: absolute path of the file to send, bytes.
         size: bytes; sha256: 64 hex digits of what must be sent.
+        annotation: what is marked in it, as its sighting said; empty when nothing is known of that.
     """
 
     picture_id: int
@@ -154,6 +166,7 @@ class Claimed:
     path: bytes
     size: int
     sha256: str
+    annotation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

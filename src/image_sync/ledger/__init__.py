@@ -2,9 +2,10 @@
 
 Written down before acting, confirmed after::
 
-    file    settled -> sound | quarantined | uncategorised          (a *place*: one path)
+    file    settled -> sound | quarantined | uncategorised | waiting  (a *place*: one path)
     content ready -> claimed(batch) -> confirmed(remote id)         (a *picture*: one SHA-256 in one dataset)
                        |-> ready (the batch was released)  '-> refused(reason) -> ready (``image-sync retry``)
+    marks   wanted -> due (the content is confirmed) -> sent | refused -> due (``image-sync retry``)
     batch   sending -> confirmed | doubtful -> confirmed | released
     run     starting -> running -> trained | failed                 (a training)
                '-> doubtful -> running | refused

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole
-from image_sync.ledger import moves
+from image_sync.ledger import markings, moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
@@ -49,7 +49,13 @@ class Batches:
         return self._book.db.write(lambda tx: self._claim(tx, dataset, files, size))
 
     def confirm(
-        self, batch_id: str, stored: Mapping[int, str], refused: Mapping[int, str], *, sweep_at: float | None = None
+        self,
+        batch_id: str,
+        stored: Mapping[int, str],
+        refused: Mapping[int, str],
+        *,
+        sweep_at: float | None = None,
+        annotated: Mapping[int, str] | None = None,
     ) -> None:
         """The platform answered for these pictures of the batch; any others go back in line.
 
@@ -58,8 +64,11 @@ class Batches:
         Args:
             stored: picture id -> remote id. refused: picture id -> the platform's reason.
             sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
+            annotated: picture id -> what was marked in it with the same request. For all other pictures of the batch
+                that have an annotation it is due from now on.
         """
-        self._book.db.write(lambda tx: self._settle(tx, batch_id, stored, refused, sweep_at))
+        marked = {key: markings.fingerprint(text) for key, text in (annotated or {}).items()}
+        self._book.db.write(lambda tx: self._settle(tx, batch_id, stored, refused, sweep_at, marked))
         self._book.changed()
 
     def release(self, batch_id: str) -> None:
@@ -134,11 +143,12 @@ class Batches:
             "the_first": first.id,
         }
         rows = _fitting(tx.execute(_COMPANY, company | {"most": 1 if alone else files}).all(), size)
+        texts = markings.texts(tx, [row.id for row in rows]) if self._book.annotated else {}
         claimed = Batch(
             id=uuid.uuid4().hex,
             dataset=dataset,
             category=first.category,
-            pictures=tuple(map(_claimed, rows)),
+            pictures=tuple(_claimed(row, texts.get(row.id, "")) for row in rows),
             claimed_at=self._book.clock(),
         )
         tx.execute(
@@ -162,6 +172,7 @@ class Batches:
         stored: Mapping[int, str],
         refused: Mapping[int, str],
         sweep_at: float | None = None,
+        marked: Mapping[int, str] | None = None,
     ) -> None:
         now = self._book.clock()
         for statement, outcomes, state in (
@@ -170,6 +181,9 @@ class Batches:
         ):
             common = {"the_batch": batch_id, "held": _CLAIMED, "now": now, "nothing": "", "to": str(state)}
             statement(tx, [{"the_id": key, "the_text": text, **common} for key, text in outcomes.items()])
+        if self._book.annotated and stored:
+            markings.sent(tx, marked or {})
+            markings.reckon(tx, markings.of_batch(batch_id))
         held = {"the_batch": batch_id}
         if refused or tx.execute(_ANY_HELD, held).first() is not None:
             # Its file went while it was on its way: without one there is nothing left of it.
@@ -266,6 +280,6 @@ def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:
     return rows
 
 
-def _claimed(row: Any) -> Claimed:
+def _claimed(row: Any, annotation: str = "") -> Claimed:
     path = row.path.rstrip(b"/") + b"/" + row.name if row.path is not None else b""
-    return Claimed(picture_id=row.id, key=row.key, path=path, size=row.size, sha256=row.sha256)
+    return Claimed(row.id, row.key, path, row.size, row.sha256, annotation)

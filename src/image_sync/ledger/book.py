@@ -33,8 +33,15 @@ class Book:
     skip_duplicates: bool = True
     plain_names: bool = False
     """Keys are the files' own names where these are free (``upload.names: "original"``)."""
+    annotations: str = "none"
+    """The setting of that name."""
     target: Target | None = None
     listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def annotated(self) -> bool:
+        """Whether annotations are used. If not, nothing that is done for them costs anything."""
+        return self.annotations != "none"
 
     def aimed(self) -> Target:
         """The target in use; asking for it before there is one is a mistake of ours."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, update
 
 from image_sync.domain import Batch, PictureState
-from image_sync.ledger import contents
+from image_sync.ledger import contents, markings
+from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import batch, doubt, inventory, picture, place, removal
+from image_sync.ledger.schema import annotation, batch, doubt, inventory, picture, place, removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,17 @@ class Chores:
             tx.execute(delete(inventory).where(this))
 
     def requeue_refused(self) -> int:
-        """Refused pictures go back in line (``image-sync retry``). Returns how many."""
+        """Refused pictures go back in line, and refused annotations are due again (``image-sync retry``).
+
+        Returns how many.
+        """
         refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
         values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._book.clock()}
         with self._book.db.writing() as tx:
-            result = tx.execute(update(picture).where(refused).values(**values))
+            number = int(tx.execute(update(picture).where(refused).values(**values)).rowcount)
+            number += retry_refused(tx, self._target) if self._book.annotated else 0
         self._book.changed()
-        return int(result.rowcount)
+        return number
 
     def sweeps(self, now: float, limit: int) -> list[tuple[Batch, int]]:
         """Batches that were in doubt and are to be looked at again, with the number of sweeps so far.
@@ -168,7 +173,13 @@ class Chores:
             "confirmed_at": func.coalesce(picture.c.confirmed_at, self._book.clock()),
         }
         with self._book.db.writing() as tx:
+            if self._book.annotated:
+                another = select(picture.c.id).where(this, picture.c.remote_id != remote_id)
+                if tx.execute(another).first() is not None:
+                    markings.lost(tx, [picture_id])
             tx.execute(update(picture).where(this).values(**values))
+            if self._book.annotated:
+                markings.reckon(tx, annotation.c.picture_id == picture_id)
         self._book.changed()
 
     @property

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
-from image_sync.ledger.schema import batch, folder, picture, place, run
+from image_sync.ledger.schema import annotation, batch, folder, marks, picture, place, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class PictureHistory:
 
     path: bytes
     state: str
-    """``quarantined``, ``uncategorised``, ``duplicate``, ``conflict`` or the picture's own state."""
+    """``quarantined``, ``uncategorised``, ``waiting``, ``duplicate``, ``conflict`` or the picture's own state."""
     category: str
     reason: str
     size: int
@@ -39,6 +41,10 @@ class PictureHistory:
     sent_as: bytes = b""
     """For a duplicate or a conflict: the file that stands for the same content."""
     sent_category: str = ""
+    labels: tuple[str, ...] | None = None
+    """Of what is to be marked in it; None when it has no annotation, or annotations are not used."""
+    annotated: str = ""
+    """``sent``, ``due`` or ``refused``: what is to be marked in it, and whether the platform has it."""
     models: tuple[Membership, ...] = ()
     """The trainings that contain its content, newest first."""
 
@@ -72,32 +78,55 @@ class History:
                 .where(place.c.picture_id == here.picture_id, place.c.role == PlaceRole.OWNER)
             ).first()
             models = memberships(tx, self._book.aimed().id, here.sha256) if here.sha256 else []
-        return replace(_history(path, here, content, owner), models=tuple(models))
+            drawn = _annotation(tx, here) if self._book.annotated else {}
+        return replace(_history(path, here, content, owner), models=tuple(models), **drawn)
 
     def faults(self, limit: int = 20) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised."""
+        needy = (
+            place.c.state.in_([str(PlaceState.QUARANTINED), str(PlaceState.UNCATEGORISED)])
+            | (place.c.role == PlaceRole.CONFLICT)
+            | ((place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.REFUSED))
+        )
+        files = (
+            select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
+            .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
+            .join(folder, folder.c.id == place.c.folder_id)
+            .outerjoin(picture, picture.c.id == place.c.picture_id)
+            .order_by(place.c.seen_at.desc())
+            .limit(limit)
+        )
         with self._book.db.reading() as tx:
-            rows = tx.execute(
-                select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
-                .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
-                .join(folder, folder.c.id == place.c.folder_id)
-                .outerjoin(picture, picture.c.id == place.c.picture_id)
-                .where(
-                    (place.c.state != PlaceState.SOUND)
-                    | (place.c.role == PlaceRole.CONFLICT)
-                    | ((place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.REFUSED))
-                )
-                .order_by(place.c.seen_at.desc())
-                .limit(limit)
-            ).all()
-        return [
-            (
-                row.path.rstrip(b"/") + b"/" + row.name,
-                _state(row, row.picture_state),
-                row.reason or row.refusal or "",
-            )
-            for row in rows
-        ]
+            rows = tx.execute(files.where(needy)).all()
+            marked: Sequence[Any] = []
+            if self._book.annotated:
+                refused = (place.c.role == PlaceRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
+                refused &= annotation.c.refused != ""
+                of_picture = annotation.c.picture_id == picture.c.id
+                marked = tx.execute(
+                    files.join(annotation, of_picture).add_columns(annotation.c.reason.label("why")).where(refused)
+                ).all()
+        found = [(_path(row), _state(row, row.picture_state), row.reason or row.refusal or "") for row in rows]
+        return [*found, *((_path(row), "annotation refused", row.why) for row in marked)][:limit]
+
+
+def _path(row: Any) -> bytes:
+    return bytes(row.path.rstrip(b"/") + b"/" + row.name)
+
+
+def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
+    """What is to be marked in a picture, and whether the platform has it."""
+    told = tx.execute(select(marks.c.labels).where(marks.c.fingerprint == here.marks)).scalar()
+    row = tx.execute(select(annotation).where(annotation.c.picture_id == here.picture_id)).first()
+    found: dict[str, Any] = {} if told is None else {"labels": tuple(json.loads(told))}
+    if here.state == PlaceState.WAITING:
+        found["reason"] = "waits for its annotation"
+    if row is not None and here.role == PlaceRole.OWNER:
+        refused = row.refused == row.wanted
+        found["annotated"] = "sent" if row.sent == row.wanted else "refused" if refused else "due"
+        if refused:
+            found["reason"] = f"its annotation was refused: {row.reason}"
+    return found
 
 
 def _state(here: Any, picture_state: str | None) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from image_sync.domain import PictureState
+from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import batch, inventory, picture, picture_count, removal, target
+from image_sync.ledger.schema import annotation, batch, inventory, picture, picture_count, removal, target
 
 _CHUNK = 500
 BEFORE = 0
@@ -159,6 +160,8 @@ class Inventory:
                 confirmed_at=row.uploaded_at or self._book.clock(),
             )
         )
+        if self._book.annotated:
+            markings.reckon(tx, annotation.c.picture_id == picture_id)
 
 
 def waiting_for(tx: Connection, aim: int, sha256: str, size: int) -> Any:

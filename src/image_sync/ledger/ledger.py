@@ -13,6 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from image_sync.domain import Census, DatasetRef, PlaceState, RootReport, RootState, Tally, WatchMode
 from image_sync.errors import ImageSyncError
 from image_sync.ledger.aftermath import Aftermath
+from image_sync.ledger.annotations import Annotations
 from image_sync.ledger.batches import Batches
 from image_sync.ledger.book import Book, Target
 from image_sync.ledger.chores import Chores
@@ -42,8 +43,8 @@ class Ledger:
 
     Attributes:
         places: the watcher's side. batches: the uploader's; chores: its debts. runs: the trainer's;
-        aftermath: its debts. history: single files. inventory: what lies at the platform already.
-        notes: the platform's own.
+        aftermath: its debts. annotations: what is to be marked in pictures. history: single files. inventory: what
+        lies at the platform already. notes: the platform's own.
     """
 
     def __init__(self, book: Book) -> None:
@@ -51,6 +52,7 @@ class Ledger:
         self.places = Places(book)
         self.batches = Batches(book)
         self.chores = Chores(book)
+        self.annotations = Annotations(book)
         self.runs = Runs(book)
         self.aftermath = Aftermath(book, self.runs)
         self.history = History(book)
@@ -94,6 +96,10 @@ class Ledger:
             if current != str(row.id):
                 self.places.attach_all(tx)
                 self._note(tx, "target", str(row.id))
+            mode = tx.execute(select(note.c.value).where(note.c.name == "annotations")).scalar() or "none"
+            if mode != self._book.annotations:
+                self.places.forget_annotations(tx)
+                self._note(tx, "annotations", self._book.annotations)
         return self._book.target
 
     def take(self, platform: str, endpoint: str, setting: str, action: str) -> bool:
@@ -180,14 +186,21 @@ def open_ledger(
     *,
     skip_duplicates: bool = True,
     plain_names: bool = False,
+    annotations: str = "none",
     clock: Callable[[], float] = time.time,
 ) -> Ledger:
     """Open the ledger in a state folder (made if needed) or at a PostgreSQL URL.
 
+    Args:
+        annotations: the setting of that name.
+
     Raises:
         LedgerError: it cannot be opened, or a newer image-sync wrote it.
     """
-    return Ledger(Book(Database(state), clock, skip_duplicates=skip_duplicates, plain_names=plain_names))
+    book = Book(
+        Database(state), clock, skip_duplicates=skip_duplicates, plain_names=plain_names, annotations=annotations
+    )
+    return Ledger(book)
 
 
 def exists(state: str | Path) -> bool:

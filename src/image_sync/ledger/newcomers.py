@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select
 
 from image_sync.domain import PictureState, PlaceRole, PlaceState, Sighting, Stamp
+from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.names import key_of
@@ -28,6 +29,8 @@ def write_down(
     aim = book.target.id
     contents = Counter(seen.sha256 for seen in sightings)
     alone = [seen for seen in sightings if seen.category is not None and not seen.fault and contents[seen.sha256] == 1]
+    if book.annotated:
+        alone = [seen for seen in alone if not seen.waits]
     known = _known_places(tx, folders, alone)
     fresh = [seen for seen in alone if (folders[seen.folder], seen.name) not in known]
     known_contents = _known_contents(tx, aim, [seen.sha256 for seen in fresh])
@@ -39,10 +42,15 @@ def write_down(
     newest = tx.execute(select(func.max(picture.c.id))).scalar() or 0
     _INSERT_PICTURE(tx, [_picture(aim, seen, key, now) for seen, key in keyed])
     made = tx.execute(_MADE, {"newest": newest}).scalars()  # there is one writer, and ids only grow
-    places = [
-        _place(folders[seen.folder], seen, now, picture_id) for (seen, _), picture_id in zip(keyed, made, strict=True)
-    ]
-    _INSERT_PLACE(tx, places)
+    sound = [(seen, picture_id) for (seen, _), picture_id in zip(keyed, made, strict=True)]
+    places = [_place(folders[seen.folder], seen, now, picture_id) for seen, picture_id in sound]
+    if book.annotated:
+        marked = [columns | marks_of(seen) for columns, (seen, _) in zip(places, sound, strict=True)]
+        _INSERT_MARKED_PLACE(tx, marked)
+        wanted = {picture_id: markings.fingerprint(seen.annotation) for seen, picture_id in sound if seen.annotation}
+        markings.begin(tx, aim, wanted)
+    else:
+        _INSERT_PLACE(tx, places)
     done = {id(seen) for seen, _ in keyed}
     return [seen for seen in sightings if id(seen) not in done]
 
@@ -67,6 +75,11 @@ def columns_of(seen: Sighting, now: float) -> dict[str, Any]:
         "suffix": seen.suffix,
         "seen_at": now,
     }
+
+
+def marks_of(seen: Sighting) -> dict[str, Any]:
+    """The same of its annotation."""
+    return {"annotation": seen.stamp.annotation, "marks": markings.fingerprint(seen.annotation)}
 
 
 def _known_places(
@@ -122,6 +135,7 @@ _PLACE = tuple(_place(0, _NOTHING, 0.0, 0))
 # Statements are made once: making one costs more than carrying it out.
 _INSERT_PICTURE = Bulk.into(picture, *_PICTURE)
 _INSERT_PLACE = Bulk.into(place, *_PLACE)
+_INSERT_MARKED_PLACE = Bulk.into(place, *_PLACE, *marks_of(_NOTHING))
 _MADE = select(picture.c.id).where(picture.c.id > bindparam("newest")).order_by(picture.c.id)
 _MINE = picture.c.target_id == bindparam("aim")
 _TAKEN = select(picture.c.key).where(_MINE, picture.c.key.in_(bindparam("these", expanding=True)))

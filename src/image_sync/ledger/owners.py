@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from image_sync.domain import PictureState, PlaceRole
+from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.inventory import BEFORE, waiting_for
 from image_sync.ledger.names import LONGEST, key_of, plain_key
@@ -31,7 +32,7 @@ class Owners:
             return
         target = self._book.target.id
         here = and_(place.c.folder_id == folder_id, place.c.name == name)
-        file = tx.execute(select(place.c.sha256, place.c.suffix, place.c.size).where(here)).one()
+        file = tx.execute(select(place.c.sha256, place.c.suffix, place.c.size, place.c.marks).where(here)).one()
         owned = (
             select(place.c.picture_id)
             .where(place.c.picture_id == picture.c.id, place.c.role == PlaceRole.OWNER)
@@ -55,6 +56,12 @@ class Owners:
             copy = 1 + max((row.copy for row in candidates), default=-1)
             chosen, role = self._new_picture(tx, target, name, category, file, copy), PlaceRole.OWNER
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
+        if self._book.annotated and role is PlaceRole.OWNER:
+            self.mark(tx, chosen, file.marks)
+
+    def mark(self, tx: Connection, picture_id: int, marks: str) -> None:
+        """This (a fingerprint) is marked in the picture, says the file that stands for it; empty: it says nothing."""
+        markings.follow(tx, self._book.db, self._book.aimed().id, picture_id, marks)
 
     def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, file: Any, copy: int) -> int:
         there = waiting_for(tx, target, file.sha256, file.size)
@@ -113,7 +120,7 @@ class Owners:
             return
         this = picture.c.id == was.picture_id
         heir = tx.execute(
-            select(place.c.folder_id, place.c.name, folder.c.category)
+            select(place.c.folder_id, place.c.name, place.c.marks, folder.c.category)
             .join(folder, folder.c.id == place.c.folder_id)
             .where(place.c.picture_id == was.picture_id, place.c.role != PlaceRole.OWNER)
             .order_by(place.c.role != PlaceRole.DUPLICATE, place.c.seen_at, place.c.name)
@@ -123,6 +130,8 @@ class Owners:
             tx.execute(update(place).where(at(heir)).values(role=PlaceRole.OWNER))
             tx.execute(update(picture).where(this).values(category=heir.category))
             set_roles(tx, was.picture_id)
+            if self._book.annotated and heir.marks:
+                self.mark(tx, was.picture_id, heir.marks)
             return
         # Not at the platform and not on its way there: without a file there is nothing left of it.
         tx.execute(delete(picture).where(this, unsent()))

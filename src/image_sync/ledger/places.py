@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 
-from image_sync.domain import PlaceRole, PlaceState, RootReport, Sighting, Stamp
+from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, Sighting, Stamp
+from image_sync.ledger import markings
 from image_sync.ledger.book import Book
-from image_sync.ledger.newcomers import columns_of, write_down
+from image_sync.ledger.newcomers import columns_of, marks_of, write_down
 from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
 from image_sync.ledger.schema import folder, note, picture, place, root
 
@@ -29,11 +30,14 @@ class Places:
             row = tx.execute(select(folder.c.id, folder.c.category).where(folder.c.path == path)).first()
             if row is None:
                 return None, {}
-            files = tx.execute(
-                select(place.c.name, place.c.size, place.c.mtime_ns, place.c.ctime_ns, place.c.inode).where(
-                    place.c.folder_id == row.id
-                )
-            )
+            stamps = (place.c.name, place.c.size, place.c.mtime_ns, place.c.ctime_ns, place.c.inode)
+            if self._book.annotated:
+                files = tx.execute(select(*stamps, place.c.annotation).where(place.c.folder_id == row.id))
+                return row.category, {
+                    file.name: Stamp(file.size, file.mtime_ns, file.ctime_ns, int(file.inode), file.annotation)
+                    for file in files
+                }
+            files = tx.execute(select(*stamps).where(place.c.folder_id == row.id))
             return row.category, {
                 file.name: Stamp(file.size, file.mtime_ns, file.ctime_ns, int(file.inode)) for file in files
             }
@@ -51,6 +55,8 @@ class Places:
         def note_down(tx: Connection) -> None:
             folders = {one.folder: one for one in sightings}.values()
             ids = {seen.folder: self._folder(tx, root_path, seen) for seen in folders}
+            if self._book.annotated:
+                markings.keep(tx, self._book.db, sightings)
             for seen in write_down(tx, self._book, ids, sightings):
                 self._place(tx, ids[seen.folder], seen)
 
@@ -143,6 +149,15 @@ class Places:
         mine = picture.c.target_id == self._book.aimed().id
         tx.execute(delete(picture).where(mine, unsent(), ~files))  # its file went while another target was in use
 
+    def forget_annotations(self, tx: Connection) -> None:
+        """Annotations are used in another way than before: what was not sent, or waits for one, is looked at anew."""
+        mine = picture.c.target_id == self._book.aimed().id
+        ready = select(picture.c.id).where(mine, picture.c.state == PictureState.READY)
+        faulty = and_(place.c.state == PlaceState.QUARANTINED, place.c.annotation != "")
+        tx.execute(delete(place).where(or_(place.c.state == PlaceState.WAITING, faulty, place.c.picture_id.in_(ready))))
+        tx.execute(delete(picture).where(picture.c.id.in_(ready)))
+        tx.execute(update(place).where(place.c.annotation != "").values(annotation="", marks=""))
+
     def _folder(self, tx: Connection, root_path: bytes, seen: Sighting) -> int:
         statement = self._book.db.insert(folder).values(path=seen.folder, root=root_path, category=seen.category)
         found = tx.execute(
@@ -154,21 +169,38 @@ class Places:
 
     def _place(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
         was = tx.execute(files_where(and_(place.c.folder_id == folder_id, place.c.name == seen.name))).first()
-        state = _state(seen.category, seen.fault)
+        state = _state(seen)
         values: dict[str, Any] = {**columns_of(seen, self._book.clock()), "state": state}
+        if self._book.annotated:
+            values |= marks_of(seen)
         same = (
             was is not None and (was.sha256, was.state) == (seen.sha256, str(state)) and was.category == seen.category
         )
-        if not same:
+        stays = was if same or self._stays(tx, was, seen, state) else None
+        if stays is None:
             values |= {"role": "", "picture_id": None}
         statement = self._book.db.insert(place).values(folder_id=folder_id, name=seen.name, **values)
         tx.execute(statement.on_conflict_do_update(index_elements=["folder_id", "name"], set_=values))
-        if same:
+        if stays is not None:
+            if self._book.annotated and state == PlaceState.SOUND and stays.role == PlaceRole.OWNER:
+                self._owners.mark(tx, stays.picture_id, values["marks"])
             return
         if was is not None and was.role:
             self._owners.inherit(tx, was, deleted=True)
         if state == PlaceState.SOUND:
             self._owners.attach(tx, folder_id, seen.name, seen.category)
+
+    def _stays(self, tx: Connection, was: Any, seen: Sighting, state: PlaceState) -> bool:
+        """Whether the file goes on to stand for its picture although it no longer is what it was.
+
+        A mistake in an annotation, or its absence, must not take a picture from the platform.
+        """
+        if not self._book.annotated or was is None or was.role != PlaceRole.OWNER or was.sha256 != seen.sha256:
+            return False
+        if state == PlaceState.SOUND:
+            return True
+        mine = select(picture.c.state).where(picture.c.id == was.picture_id)
+        return seen.category is not None and tx.execute(mine).scalar() in markings.SENT
 
     def _forget(self, *which: Any, deleted: bool) -> None:
         with self._book.db.writing() as tx:
@@ -186,7 +218,7 @@ class Places:
         return len(rows)
 
     def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:
-        sound = [row for row in rows if row.state == PlaceState.SOUND]
+        sound = [row for row in rows if row.role or row.state in {PlaceState.SOUND, PlaceState.WAITING}]
         values = {"state": PlaceState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
         for row in sound:  # all of them first: none of them may inherit from another
             tx.execute(update(place).where(at(row)).values(**values))
@@ -194,7 +226,9 @@ class Places:
             self._owners.inherit(tx, row, deleted=False)
 
 
-def _state(category: str | None, fault: str) -> PlaceState:
-    if fault:
+def _state(seen: Sighting) -> PlaceState:
+    if seen.fault:
         return PlaceState.QUARANTINED
-    return PlaceState.UNCATEGORISED if category is None else PlaceState.SOUND
+    if seen.category is None:
+        return PlaceState.UNCATEGORISED
+    return PlaceState.WAITING if seen.waits else PlaceState.SOUND

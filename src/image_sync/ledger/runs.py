@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 
 from image_sync.domain import BatchState, Content, DatasetRef, Fate, Owed, PictureState, Point, Run, RunState
-from image_sync.ledger import contents, moves, series
+from image_sync.ledger import contents, markings, moves, series
+from image_sync.ledger.annotations import unpaid
 from image_sync.ledger.book import Book
 from image_sync.ledger.schema import batch, note, picture, picture_count, run, target
 
@@ -28,7 +29,8 @@ class Runs:
         A failed training that was to be started once more is thereby done.
 
         Returns:
-            The run in state ``starting``; None if meanwhile a picture is being sent or another run is active.
+            The run in state ``starting``; None if meanwhile a picture is being sent, or its annotation is due, or
+            another run is active.
         """
         now = self._book.clock()
         with self._book.db.writing() as tx:
@@ -98,14 +100,21 @@ class Runs:
                 raise moves.IllegalMove(f"training {run_id} was started and cannot be abandoned")
         self._book.changed()
 
-    def progress(self, run_id: int, **figures: float | None) -> None:
+    def progress(
+        self, run_id: int, *, curve: Sequence[tuple[int, float | None, float | None]] = (), **figures: float | None
+    ) -> None:
         """What the platform says of a running training: ``iteration``, ``iterations``, ``loss``, ``accuracy``,
-        ``remaining``. Unknown figures (None) leave the earlier ones."""
+        ``remaining``. Unknown figures (None) leave the earlier ones.
+
+        Args:
+            curve: (iteration, loss, accuracy) of what went before, oldest first.
+        """
         known = {name: value for name, value in figures.items() if value is not None}
         if not known:
             return
         with self._book.db.writing() as tx:
             this = run.c.id == run_id
+            series.extend(tx, run_id, [Point(self._book.clock(), *figure) for figure in curve])
             before = tx.execute(select(run).where(this)).one()
             tx.execute(update(run).where(this).values(**known))
             now = tx.execute(select(run).where(this)).one()
@@ -158,13 +167,17 @@ class Runs:
         with self._book.db.reading() as tx:
             return self._stored(tx)
 
-    def contents(self) -> Iterator[tuple[str, str, str]]:
-        """(remote id, key, category) of every confirmed picture, read page by page."""
+    def contents(self) -> Iterator[tuple[str, str, str, str]]:
+        """(remote id, key, category, what is marked) of every confirmed picture, read page by page.
+
+        What is marked is a text as a sighting said it; empty where nothing is, or annotations are not used.
+        """
         after = 0
+        text = markings.sent_text() if self._book.annotated else literal_column("''").label("text")
         while True:
             with self._book.db.reading() as tx:
                 rows = tx.execute(
-                    select(picture.c.id, picture.c.remote_id, picture.c.key, picture.c.sent_category)
+                    select(picture.c.id, picture.c.remote_id, picture.c.key, picture.c.sent_category, text)
                     .where(
                         picture.c.target_id == self._target,
                         picture.c.state == PictureState.CONFIRMED,
@@ -176,7 +189,7 @@ class Runs:
             if not rows:
                 return
             for row in rows:
-                yield row.remote_id, row.key, row.sent_category
+                yield row.remote_id, row.key, row.sent_category, row.text or ""
             after = rows[-1].id
 
     def request(self) -> None:
@@ -224,6 +237,8 @@ class Runs:
         active = select(run.c.id).where(
             run.c.target_id == self._target, run.c.state.in_([str(state) for state in RunState if state.active])
         )
+        if self._book.annotated and unpaid(tx, self._target):
+            return True
         return tx.execute(sending.limit(1)).first() is not None or tx.execute(active.limit(1)).first() is not None
 
     def _select(self) -> Any:

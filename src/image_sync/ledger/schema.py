@@ -17,9 +17,10 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration: the schema that this version of image-sync reads and writes."""
 
 metadata = MetaData()
@@ -113,6 +114,9 @@ place = Table(
     # What the file is to the picture of its content: the one that is sent, a copy, or a contradiction.
     Column("role", Word, nullable=False, default=""),
     Column("picture_id", _Id),
+    # Only written while annotations are used: what their files' stamps come to, and what is marked.
+    Column("annotation", String(24), nullable=False, server_default=""),
+    Column("marks", String(64), nullable=False, server_default=""),
     Index("place_picture", "picture_id"),
     Index("place_state", "state", "role"),
 )
@@ -163,6 +167,49 @@ picture_count = Table(
     Column("category", Text, primary_key=True),
     Column("sent_category", Text, primary_key=True),
     Column("counted", Integer, primary_key=True, autoincrement=False),  # 1: a training has counted them
+    Column("pictures", BigInteger, nullable=False),
+)
+
+# What annotations say, each kept once under the SHA-256 of its text; ``labels`` is a JSON list.
+marks = Table(
+    "marks",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+)
+
+# What is to be marked in a picture, and what the platform has or refused of it: fingerprints.
+annotation = Table(
+    "annotation",
+    metadata,
+    Column("picture_id", _Id, ForeignKey("picture.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("target_id", _Id, nullable=False),
+    Column("wanted", String(64), nullable=False),
+    Column("sent", String(64), nullable=False, server_default=""),
+    Column("refused", String(64), nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
+    # 1: the picture is at the platform, and what is wanted is neither sent nor refused.
+    Column("due", Integer, nullable=False, server_default="0"),
+)
+for _name, _which in (("annotation_due", text("due = 1")), ("annotation_refused", text("refused <> ''"))):
+    _columns = (annotation.c.target_id, annotation.c.picture_id)
+    Index(_name, *_columns, sqlite_where=_which, postgresql_where=_which)
+
+# The labels of what the platform has marked in a picture; and how many pictures carry each, kept by triggers.
+label = Table(
+    "label",
+    metadata,
+    Column("picture_id", _Id, ForeignKey("picture.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("label", Text, primary_key=True),
+    Column("target_id", _Id, nullable=False),
+)
+
+label_count = Table(
+    "label_count",
+    metadata,
+    Column("target_id", _Id, primary_key=True, autoincrement=False),
+    Column("label", Text, primary_key=True),
     Column("pictures", BigInteger, nullable=False),
 )
 

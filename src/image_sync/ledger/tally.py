@@ -9,6 +9,7 @@ from types import MappingProxyType
 from sqlalchemy import Connection, bindparam, func, select
 
 from image_sync.domain import BatchState, Census, Counts, Owed, PictureState, PlaceRole, PlaceState, RunState, Tally
+from image_sync.ledger.annotations import labels, unpaid
 from image_sync.ledger.book import Book
 from image_sync.ledger.runs import TRAIN, Runs
 from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target
@@ -19,6 +20,14 @@ _COLUMN = {
     PictureState.CLAIMED: "sending",
     PictureState.CONFIRMED: "confirmed",
     PictureState.REFUSED: "refused",
+}
+
+
+_PLACES = {
+    PlaceState.QUARANTINED: "quarantined",
+    PlaceState.WAITING: "waiting",
+    PlaceRole.CONFLICT: "conflicts",
+    PlaceRole.DUPLICATE: "duplicates",
 }
 
 
@@ -47,7 +56,7 @@ class Counter:
                 .order_by(run.c.started_at)
             ).all()
             stored = [row for row in counts if row.state == PictureState.CONFIRMED]
-            newest = self._runs.newest
+            newest, annotated = self._runs.newest, self._book.annotated
             return Tally(
                 ready=uncleared,
                 cleared=states.get(PictureState.READY, 0) - uncleared,
@@ -57,6 +66,8 @@ class Counter:
                 refused=states.get(PictureState.REFUSED, 0),
                 untrained=sum(row.pictures for row in stored if not row.counted),
                 trainable=MappingProxyType(_summed((row.sent_category, row.pictures) for row in stored)),
+                labelled=MappingProxyType(labels(tx, aim) if annotated else {}),
+                unmarked=unpaid(tx, aim) if annotated else 0,
                 newest_ready_id=newest_id or 0,
                 newest_ready_at=newest_at,
                 active=newest(tx, run.c.state.in_([str(state) for state in RunState if state.active])),
@@ -88,24 +99,22 @@ class Counter:
         uncategorised = 0
         with self._book.db.reading() as tx:
             for row in tx.execute(_FILES):
-                category = row.category or ""
-                add(category, "found", row.files)
-                if row.state == PlaceState.QUARANTINED:
-                    add(category, "quarantined", row.files)
+                add(row.category or "", "found", row.files)
+                column = _PLACES.get(row.state) or _PLACES.get(row.role)
+                if column:
+                    add(row.category or "", column, row.files)
                 elif row.state == PlaceState.UNCATEGORISED:
                     uncategorised += row.files
-                elif row.role == PlaceRole.CONFLICT:
-                    add(category, "conflicts", row.files)
-                elif row.role == PlaceRole.DUPLICATE:
-                    add(category, "duplicates", row.files)
             if self._book.target is not None:
                 for row in tx.execute(_COUNTS, {"aim": self._book.target.id}):
                     add(row.category, _COLUMN[PictureState(row.state)], row.pictures)
             settling = tx.execute(select(func.coalesce(func.sum(root.c.settling), 0))).scalar_one()
+        # Without annotations nothing is taken that lies directly in a root.
+        hidden = uncategorised if self._book.annotated else float("inf")
         total = Counts()
         for counts in categories.values():
             total = Counts(**{name: getattr(total, name) + getattr(counts, name) for name in _NAMES})
-        named = {name: categories[name] for name in sorted(categories) if name}
+        named = {name: counts for name, counts in sorted(categories.items()) if name or counts.found > hidden}
         return Census(total, MappingProxyType(named), uncategorised, int(settling))
 
 

@@ -156,6 +156,8 @@ class Progress:
     """Seconds."""
     reason: str = ""
     """Why it failed, in the platform's words."""
+    curve: tuple[tuple[int, float | None, float | None], ...] = ()
+    """(iteration, loss, accuracy) of all that went before, oldest first, where the platform keeps it."""
 
 
 @dataclass(frozen=True, slots=True)

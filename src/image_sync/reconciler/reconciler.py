@@ -70,11 +70,12 @@ class Reconciler:
             self._copies.sweep()
             self._adoption.audit(now)
             self._wishes.relabel()
+            more = self._wishes.annotate()
             self._wishes.remove()
         except ImageSyncError as error:
             return self._fail(error, now)
         self.setback.over()
-        return rest
+        return 0.0 if more else rest
 
     def _fail(self, error: ImageSyncError, now: float) -> float:
         if self._stop.is_set():

@@ -1,4 +1,4 @@
-"""Carries over what the folders say: pictures that moved to another category, and files that were deleted."""
+"""Carries over what the folders say: categories, annotations that changed, and files that were deleted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound
+from image_sync.errors import NotFound, PlatformError, Refused
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform
@@ -14,6 +14,7 @@ from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.question import shipment
 
 _CHORES = 100
+_ENOUGH = 5  # annotations refused in a row, after which the fault is looked for elsewhere
 
 log = get_logger(__name__)
 
@@ -46,6 +47,7 @@ class Wishes:
         self._remove_after = remove_after
         self._stop = stop
         self._clock = clock
+        self._turned_away = 0
 
     def relabel(self) -> None:
         """Moved files: their pictures get the category of their new folder."""
@@ -59,6 +61,44 @@ class Wishes:
                 log.warning("picture.missing_at_platform", remote_id=change.remote_id)
             self._ledger.chores.relabelled(change.picture_id, change.category)
             log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
+
+    def annotate(self) -> bool:
+        """Annotations that changed, or were not sent with their pictures. Returns whether there may be more.
+
+        What the platform refuses is reported and not tried again as it is. When several in a row are refused, it is
+        not the annotations: a person is told before the others are tried.
+        """
+        debts = self._ledger.annotations.due(_CHORES)
+        dataset = self._dataset() if debts else None
+        if dataset is None:
+            return False
+        from image_sync.annotations import from_text  # late: most daemons never need it
+
+        done: dict[int, str] = {}
+        for debt in debts:
+            if self._stop.is_set():
+                break
+            try:
+                self._platform.annotate(dataset, debt.remote_id, from_text(debt.text))
+            except NotFound:
+                log.warning("picture.missing_at_platform", remote_id=debt.remote_id)
+            except Refused as error:
+                self._ledger.annotations.refused(debt, error.what)
+                log.warning("annotation.refused", key=debt.key, error=error.what)
+                self._turned_away += 1
+                if self._turned_away % _ENOUGH:
+                    continue
+                self._ledger.annotations.sent(done)
+                raise
+            except PlatformError:
+                self._ledger.annotations.sent(done)
+                raise
+            else:
+                self._turned_away = 0
+                log.info("picture.annotated", key=debt.key, remote_id=debt.remote_id)
+            done[debt.picture_id] = debt.text
+        self._ledger.annotations.sent(done)
+        return len(debts) == _CHORES and not self._stop.is_set()
 
     def remove(self) -> None:
         """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go."""

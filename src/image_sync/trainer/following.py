@@ -52,6 +52,7 @@ class Follower:
             loss=seen.loss,
             accuracy=seen.accuracy,
             remaining=seen.remaining,
+            curve=seen.curve,
         )
         if seen.phase is Phase.TRAINED:
             self._trained(run, seen)

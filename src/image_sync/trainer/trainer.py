@@ -110,7 +110,8 @@ class Trainer:
 
     def _launch(self, run: Run) -> None:
         """Ask the platform for a training that is written down already."""
-        trainable = self._ledger.runs.trainable()
+        labelled = self._thresholds.min_labelled is not None
+        trainable = self._ledger.annotations.labelled() if labelled else self._ledger.runs.trainable()
         plan = TrainingPlan(
             name=run.name,
             dataset=run.dataset,
@@ -168,8 +169,10 @@ class Trainer:
         return newest.id, newest.name
 
     def _contents(self) -> Iterator[RemotePicture]:
-        for remote_id, key, category in self._ledger.runs.contents():
-            yield RemotePicture(remote_id, key, category)
+        from image_sync.annotations import from_text  # late: most daemons never need it
+
+        for remote_id, key, category, text in self._ledger.runs.contents():
+            yield RemotePicture(remote_id, key, category, annotation=from_text(text) if text else None)
 
     def _follow(self, run: Run, now: float) -> float:
         if now < self._next_look:

@@ -9,6 +9,8 @@ What it promises:
   whatever events were lost, at the latest one ``rescan`` later.
 * Nothing is read while it is being written, as far as the system can tell, and what is hashed is one version of the
   file: its stamp is the same before and after.
+* Where annotations are used, a picture and its annotation are one: a change of either is a new sighting, both have to
+  rest, and one that is required and not there is reported as awaited.
 * Recorded files are reported gone only when the disk says so twice, ``settle`` apart, below a root that is known to
   be the same one. A move is therefore seen as the new place first, the loss of the old one later.
 * Symbolic links are ignored, both to files and to folders (a root itself may be one); nothing outside a root is read.

@@ -20,7 +20,8 @@ class Catalogue(Protocol):
 
         Returns:
             The category that its files were last recorded under or recategorised to (None when nothing is recorded,
-            or without a category), and the stamp of each recorded file, sound or not, by name.
+            or without a category), and the stamp of each recorded file, sound or not, by name, that of its annotation
+            included where annotations are used.
         """
         ...
 

@@ -45,6 +45,8 @@ class Filter:
         self._depth = DEEPEST if rules.recursive else 1
         self._from_first = rules.category_from == "first"
         self._negatives = rules.negatives.encode()
+        # Pictures with annotations need no category: what is marked in them says what they show.
+        self._rootless = Category("" if rules.annotations != "none" else None)
         self._categories = {_composed(key): _composed(value) for key, value in rules.categories.items()}
 
     def file(self, name: bytes) -> bool:
@@ -87,14 +89,14 @@ class Filter:
             name = _composed(raw.decode())
         except UnicodeDecodeError:
             if not steps:
-                return Category(None)
+                return self._rootless
             return Category(
                 None, f"the folder name {show_path(raw)} is not UTF-8 and cannot name a category: rename the folder"
             )
         if name in self._categories:
             return Category(self._categories[name])
         if not steps:
-            return Category(None)
+            return self._rootless
         if not name.strip() or any(unicodedata.category(char) == "Cc" for char in name):
             return Category(
                 None,

@@ -21,6 +21,16 @@ class Hint(NamedTuple):
     not_before: float = 0.0
 
 
+class Note(NamedTuple):
+    """A folder in which annotations changed; ``below``: or in any folder in it; ``echo``: tell it once more later."""
+
+    root: bytes
+    folder: bytes
+    below: bool = False
+    echo: bool = False
+    not_before: float = 0.0
+
+
 class Hints:
     """Folders that want a look. Filled by the observer's threads, emptied by the watcher's; safe for both.
 
@@ -32,6 +42,7 @@ class Hints:
         self._lock = threading.Lock()
         self._wake = wake
         self._folders: dict[bytes, dict[bytes, Hint]] = {root: {} for root in roots}
+        self._notes: dict[bytes, dict[bytes, Note]] = {root: {} for root in roots}
         self._batch: deque[Hint] = deque()
         self._floods: set[bytes] = set()
         self._doubts: set[bytes] = set()
@@ -39,7 +50,7 @@ class Hints:
 
     def __len__(self) -> int:
         with self._lock:
-            waiting = sum(map(len, self._folders.values()))
+            waiting = sum(map(len, self._folders.values())) + sum(map(len, self._notes.values()))
             return waiting + len(self._batch) + len(self._floods) + len(self._doubts) + self._overflows
 
     def mark(self, hint: Hint) -> None:
@@ -66,6 +77,32 @@ class Hints:
                     min(old.not_before, hint.not_before),
                 )
 
+    def note(self, note: Note) -> None:
+        """Remember a folder in which annotations changed, and wake whoever looks."""
+        with self._lock:
+            notes = self._notes[note.root]
+            old = notes.get(note.folder, note)
+            if len(notes) >= MOST:
+                notes.clear()
+                self._floods.add(note.root)
+            else:
+                notes[note.folder] = Note(
+                    note.root,
+                    note.folder,
+                    old.below or note.below,
+                    old.echo or note.echo,
+                    min(old.not_before, note.not_before),
+                )
+        self._wake()
+
+    def take_notes(self, now: float) -> list[Note]:
+        """The folders in which annotations changed; then forgets them."""
+        with self._lock:
+            taken = [note for notes in self._notes.values() for note in notes.values() if note.not_before <= now]
+            for note in taken:
+                del self._notes[note.root][note.folder]
+            return taken
+
     def doubt(self, root: bytes) -> None:
         """The root itself may have been replaced or lost."""
         with self._lock:
@@ -82,6 +119,7 @@ class Hints:
         """The root is not available, or about to be looked at as a whole."""
         with self._lock:
             self._folders[root].clear()
+            self._notes[root].clear()
             self._floods.discard(root)
             self._batch = deque(hint for hint in self._batch if hint.root != root)
 
@@ -104,7 +142,9 @@ class Hints:
         with self._lock:
             if self._batch or self._floods or self._doubts or self._overflows:
                 return 0.0
-            return min((hint.not_before for held in self._folders.values() for hint in held.values()), default=None)
+            times = [hint.not_before for held in self._folders.values() for hint in held.values()]
+            times += [note.not_before for held in self._notes.values() for note in held.values()]
+            return min(times, default=None)
 
     def _fill(self, now: float) -> None:
         # In order of their paths, so that a folder below a tree that is looked at whole is not looked at again: a

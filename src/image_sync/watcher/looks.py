@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from image_sync.domain import WatchMode
 from image_sync.logs import get_logger
 from image_sync.watcher.guard import Guard
-from image_sync.watcher.hints import Hint, Hints
+from image_sync.watcher.hints import Hint, Hints, Note
 from image_sync.watcher.roots import NEVER, Root
 from image_sync.watcher.rules import Rules
 from image_sync.watcher.scan import Scanner
@@ -16,6 +16,8 @@ log = get_logger(__name__)
 
 _DUE_AT_ONCE = 50
 """Files that have settled and are read before the next folder is looked at."""
+_MARKED_AT_ONCE = 2000
+"""The same where annotations are used: each time the folder is listed to find them."""
 _ENTRIES_PER_SECOND = 50_000
 """A folder with so many entries is looked at once a second at most, however many events it has."""
 
@@ -79,7 +81,9 @@ class Looks:
         """Everything that changed lately: files that have settled, folders that events named, folders that vanished."""
         while True:
             now = self._now()
-            due = self._scanner.settling.take(now, _DUE_AT_ONCE)
+            for note in self._hints.take_notes(now):
+                self._spread(note)
+            due = self._scanner.settling.take(now, _MARKED_AT_ONCE if self._scanner.companions.used else _DUE_AT_ONCE)
             for (path, folder), names in due.items():
                 yield from self._scanner.again(self._roots[path], folder, names)
             hint = self._hints.take(now)
@@ -93,6 +97,14 @@ class Looks:
                     root.reap = False
                     yield from self._scanner.vanished_folders(root)
             yield
+
+    def _spread(self, note: Note) -> None:
+        """Annotations changed somewhere: the pictures to which they may belong want a look."""
+        now = self._now()
+        for folder in self._scanner.companions.concerned(note.root, note.folder, below=note.below):
+            self._hints.later(Hint(note.root, folder))
+        if note.echo:
+            self._hints.note(note._replace(echo=False, not_before=now + max(self.rules.settle, 1.0)))
 
     def _follow(self, hint: Hint) -> Iterator[None]:
         root = self._roots[hint.root]

@@ -37,7 +37,8 @@ from watchdog.observers import Observer as WatchdogObserver
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from image_sync.logs import get_logger
-from image_sync.watcher.hints import Hint, Hints
+from image_sync.watcher.companions import Companions
+from image_sync.watcher.hints import Hint, Hints, Note
 
 log = get_logger(__name__)
 
@@ -68,11 +69,13 @@ class Observer:
 
     Args:
         wanted: whether a file of this name matters.
+        companions: tells which files may be annotations, by the present rules.
     """
 
-    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool]) -> None:
+    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool], companions: Callable[[], Companions]) -> None:
         self._hints = hints
         self._wanted = wanted
+        self._companions = companions
         self._observer: BaseObserver | None = None
         self._watches: dict[bytes, ObservedWatch] = {}
         self._ears = _OverflowEars(hints)
@@ -88,7 +91,7 @@ class Observer:
         try:
             observer = self._started()
             self._watches[root] = observer.schedule(
-                _Handler(self._hints, root, real, self._wanted),
+                _Handler(self._hints, root, real, self._wanted, self._companions),
                 os.fsdecode(real),
                 recursive=True,
                 event_filter=_SUBSCRIBED,
@@ -191,11 +194,19 @@ def _refusal(error: OSError | RuntimeError) -> str:
 class _Handler(FileSystemEventHandler):
     """Marks folders; must never raise, since watchdog's thread would end with it."""
 
-    def __init__(self, hints: Hints, root: bytes, real: bytes, wanted: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        hints: Hints,
+        root: bytes,
+        real: bytes,
+        wanted: Callable[[bytes], bool],
+        companions: Callable[[], Companions],
+    ) -> None:
         self._hints = hints
         self._root = root
         self._real = real
         self._wanted = wanted
+        self._companions = companions
         self._failed = False
 
     def dispatch(self, event: FileSystemEvent) -> None:
@@ -219,8 +230,12 @@ class _Handler(FileSystemEventHandler):
         folder, _, name = place.rpartition(b"/")
         if event.is_directory:
             self._hints.mark(Hint(self._root, place, tree=True, echo=True))
+            if self._companions().lie_in(place[len(self._root) :]):
+                self._hints.note(Note(self._root, place, below=True, echo=True))
         elif self._wanted(name):
             self._hints.mark(Hint(self._root, folder))
+        elif self._companions().heard(name):
+            self._hints.note(Note(self._root, folder, below=self._companions().name_classes(name)))
 
 
 class _OverflowEars(logging.Handler):

@@ -24,11 +24,14 @@ class Verdict:
         sha256: of the whole content; empty when it was not read to its end.
         suffix: ``jpg``, ``jpeg`` or ``png``: the name's where the content agrees, else the content's; may be empty.
         fault: why it is no picture that can be used, one sentence; empty when it is sound.
+        width, height: in pixels, as they are stored; 0 when they are not known.
     """
 
     sha256: str = ""
     suffix: str = ""
     fault: str = ""
+    width: int = 0
+    height: int = 0
 
 
 def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event) -> Verdict | None:
@@ -66,10 +69,11 @@ def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event
     named = name.rpartition(b".")[2].lower()
     if suffix == "jpg" and named in {b"jpg", b"jpeg"}:
         suffix = named.decode()
-    fault = _structure(suffix, _to_the_end(walker, fd, tail), read, tail, rules)
+    walker = _to_the_end(walker, fd, tail)
+    fault = _structure(suffix, walker, read, tail, rules)
     if not fault and rules.validate == "full":
         fault = _decoding(fd, rules)
-    return Verdict(sha256, suffix, fault)
+    return Verdict(sha256, suffix, fault, walker.width, walker.height)
 
 
 def _to_the_end(walker: Walker, fd: int, tail: bytes) -> Walker:

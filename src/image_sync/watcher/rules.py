@@ -25,6 +25,9 @@ class Rules:
         categories: folder name to category name.
         negatives: name of the folder in a category folder whose pictures show what the category is not: their category
             is ``<category>/<negatives>``; empty: there is none.
+        annotations: ``required``: a picture waits until its annotation is there; ``optional``: it goes without if there
+            is none; ``none``: they are not looked for.
+        annotation_format: which files are taken for annotations; ``auto``: all formats.
         suffixes: file types that are wanted, lower case, without the dot.
         validate: ``header`` checks type, dimensions and the end; ``full`` decodes the picture as well.
         max_pixels, max_bytes: a larger picture is refused.
@@ -41,6 +44,8 @@ class Rules:
     category_from: Literal["first", "parent"] = "first"
     categories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     negatives: str = ""
+    annotations: Literal["required", "optional", "none"] = "none"
+    annotation_format: Literal["auto", "voc", "coco", "yolo", "sagemaker"] = "auto"
     suffixes: frozenset[str] = frozenset({"jpg", "jpeg", "png"})
     validate: Literal["header", "full"] = "header"
     max_pixels: int = 100_000_000

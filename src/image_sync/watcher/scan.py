@@ -6,31 +6,26 @@ urgent, or stop.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from image_sync.domain import Sighting, Stamp
-from image_sync.logs import get_logger
+from image_sync.domain import Stamp
+from image_sync.errors import Unreadable
 from image_sync.watcher.catalogue import Catalogue
+from image_sync.watcher.companions import Companions
 from image_sync.watcher.digest import Digest
 from image_sync.watcher.filters import DEEPEST, Category, Filter
 from image_sync.watcher.folders import VANISHED, Presence, open_folder, presence, stamp_of
+from image_sync.watcher.intake import Intake
 from image_sync.watcher.outbox import OpenLook, Outbox
-from image_sync.watcher.picture import Verdict, examine
 from image_sync.watcher.roots import Root
 from image_sync.watcher.rules import Rules
-from image_sync.watcher.settle import Settling, being_written
-
-log = get_logger(__name__)
+from image_sync.watcher.settle import Settling
 
 _AT_ONCE = 256
 """Names looked at between two yields."""
-_HOUR = 3600.0
-_MOST_WARNINGS = 1000
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Scanner:
@@ -57,20 +52,26 @@ class Scanner:
         self._nested = frozenset(nested)
         self._now = now
         self._wall = wall
-        self._later = later
-        self._warned: dict[bytes, float] = {}
         self._rules = rules
         self.filters = Filter(rules)
-        self.settling = Settling(rules)
+        self.companions = Companions(rules, self.filters, wall)
         self.outbox = Outbox(catalogue)
         self.digest = Digest()
+        self.intake = Intake(rules, stop, self.outbox, self.digest, now, wall, later)
         self.entries = 0
         """Directory entries met by the last look that ended."""
 
     def use(self, rules: Rules) -> None:
         """Take other rules from now on."""
-        self._rules = self.settling.rules = rules
+        self._rules = rules
+        self.intake.use(rules)
         self.filters = Filter(rules)
+        self.companions = Companions(rules, self.filters, self._wall)
+
+    @property
+    def settling(self) -> Settling:
+        """The files that may still change."""
+        return self.intake.settling
 
     def wants(self, name: bytes) -> bool:
         """Whether a file of this name is wanted, by the present rules."""
@@ -89,13 +90,13 @@ class Scanner:
             if error.errno in VANISHED:
                 root.reap = True
             else:
-                self._cannot_look(root, folder, error)
+                self.intake.cannot_look(root, folder, error)
             return
         look = self.outbox.open(folder)
         try:
             yield from self._look(root, look, fd, inner)
-        except OSError as error:  # the listing broke off: nothing can be said of what was not met
-            self._cannot_look(root, folder, error)
+        except (OSError, Unreadable) as error:  # it broke off: nothing can be said of what was not met
+            self.intake.cannot_look(root, folder, error)
         else:
             root.troubles.pop(folder, None)
         finally:
@@ -104,26 +105,39 @@ class Scanner:
 
     def again(self, root: Root, folder: bytes, names: list[bytes]) -> Iterator[None]:
         """Look again at files that were settling."""
-        category = self.filters.category(root.path, folder)
+        category, annotated = self.filters.category(root.path, folder), self.companions.used
         try:
             fd = open_folder(root.path, folder)
         except OSError:
-            for name in names:
-                self.settling.forget(root.path, folder, name)
+            self._forget(root, folder, names)
             return
         try:
+            pictures = _pictures_in(fd, self.filters) if annotated else []
+            sources = self.companions.beside(root, folder, pictures) if annotated else {}
             for name in names:
                 try:
                     found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except OSError:
                     found = None
                 if found is None or not stat.S_ISREG(found.st_mode) or not self.filters.file(name):
-                    self.settling.forget(root.path, folder, name)
+                    self._forget(root, folder, [name])
                     continue
-                self._consider(root, folder, fd, name, stamp_of(found, local=root.local), category)
+                stamp, source, newest = stamp_of(found, local=root.local), sources.get(name), 0.0
+                if annotated:
+                    stamp = self.companions.stamped(stamp, source)
+                    # One that lost its annotation has to be seen so twice: it may be about to get another.
+                    newest = source.newest if source else self._wall()
+                self.intake.consider(root, folder, fd, name, stamp, category, source=source, newest=newest)
                 yield
+        except (OSError, Unreadable) as error:
+            self._forget(root, folder, names)
+            self.intake.cannot_look(root, folder, error)
         finally:
             os.close(fd)
+
+    def _forget(self, root: Root, folder: bytes, names: Iterable[bytes]) -> None:
+        for name in names:
+            self.settling.forget(root.path, folder, name)
 
     def depart(self, root: Root, folder: bytes) -> bool:
         """Report the recorded files of a folder that are not there.
@@ -166,6 +180,7 @@ class Scanner:
         category = self.filters.category(root.path, folder)
         known = self._known(folder, category)
         missing = set(known)
+        annotated, pictures = self.companions.used, dict[bytes, Stamp]()
         number = 0
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries, 1):
@@ -183,13 +198,38 @@ class Scanner:
                     continue  # gone since the listing, or not to be told: asked again below if it is recorded
                 missing.discard(name)
                 stamp = stamp_of(found, local=root.local)
-                if known.get(name) == stamp or look.news.get(name) == stamp:
+                if annotated:
+                    pictures[name] = stamp
+                elif known.get(name) == stamp or look.news.get(name) == stamp:
                     continue
-                if self._consider(root, folder, fd, name, stamp, category):
+                elif self.intake.consider(root, folder, fd, name, stamp, category):
                     yield
         self.entries = number
+        yield from self._look_with_annotations(root, look, fd, known, pictures, category)
         if any(presence(fd, name) is Presence.ABSENT for name in missing):
             root.departures.setdefault(folder, self._now())
+
+    def _look_with_annotations(
+        self,
+        root: Root,
+        look: OpenLook,
+        fd: int,
+        known: Mapping[bytes, Stamp],
+        pictures: Mapping[bytes, Stamp],
+        category: Category,
+    ) -> Iterator[None]:
+        """The pictures of a folder, each together with its annotation: where either has changed, it is looked at."""
+        sources = self.companions.beside(root, look.folder, pictures) if pictures else {}
+        for number, (name, plain) in enumerate(pictures.items(), 1):
+            if number % _AT_ONCE == 0:
+                yield
+            source = sources.get(name)
+            stamp, was = self.companions.stamped(plain, source), known.get(name)
+            if was == stamp or look.news.get(name) == stamp:
+                continue
+            newest = source.newest if source else self._wall() if self.companions.lost(was, stamp) else 0.0
+            if self.intake.consider(root, look.folder, fd, name, stamp, category, source=source, newest=newest):
+                yield
 
     def _known(self, folder: bytes, category: Category) -> dict[bytes, Stamp]:
         recorded, stamps = self._catalogue.known(folder)
@@ -213,84 +253,7 @@ class Scanner:
         elif self._rules.recursive:
             root.trouble(path, f"deeper than {DEEPEST} folders")
 
-    def _consider(self, root: Root, folder: bytes, fd: int, name: bytes, stamp: Stamp, category: Category) -> bool:
-        """Take in one new or changed file. True when that took time."""
-        place = (root.path, folder, name)
-        now = self._now()
-        if not self.settling.quiet(*place, stamp, now=now, wall=self._wall(), local=root.local):
-            if self.settling.holds(*place):
-                self._warn_restless(place, now)
-            else:
-                self._later(root, folder)
-            return False
-        if category.name is None:
-            sighting = Sighting(folder, name, stamp, None, fault=category.fault)
-        else:
-            verdict = self._examine(root, folder, fd, name, stamp)
-            if verdict is None:
-                self._warn_restless(place, now)
-                return True
-            sighting = Sighting(folder, name, stamp, category.name, verdict.sha256, verdict.suffix, verdict.fault)
-            if verdict.fault:
-                self.digest.note("watch.quarantined", file=folder + b"/" + name, reason=verdict.fault)
-        self.settling.forget(*place)
-        root.seen_content = True
-        self.outbox.put(root.path, sighting, self._now())
-        return True
 
-    def _examine(self, root: Root, folder: bytes, folder_fd: int, name: bytes, stamp: Stamp) -> Verdict | None:
-        """The verdict on a file that rests; None when it must be looked at another time."""
-        place = (root.path, folder, name)
-        try:
-            fd = os.open(name, _OPEN, dir_fd=folder_fd)
-        except BlockingIOError:  # a file server holds a lease on it for one of its clients
-            self.settling.busy(*place, stamp, self._now())
-            return None
-        except OSError as error:
-            self._cannot_read(root, folder, name, error)
-            return None
-        try:
-            if stamp_of(os.fstat(fd), local=root.local) != stamp or (root.local and being_written(fd)):
-                self.settling.busy(*place, stamp, self._now())
-                return None
-            verdict = examine(fd, stamp.size, name, self._rules, self._stop)
-            if verdict is not None and stamp_of(os.fstat(fd), local=root.local) != stamp:
-                self.settling.busy(*place, stamp, self._now())
-                return None
-        except OSError as error:
-            self._cannot_read(root, folder, name, error)
-            return None
-        finally:
-            os.close(fd)
-        root.troubles.pop(folder + b"/" + name, None)
-        return verdict
-
-    def _cannot_read(self, root: Root, folder: bytes, name: bytes, error: OSError) -> None:
-        self.settling.forget(root.path, folder, name)
-        if error.errno not in VANISHED:
-            self._cannot_look(root, folder + b"/" + name, error)
-
-    def _cannot_look(self, root: Root, path: bytes, error: OSError) -> None:
-        root.trouble(path, error.strerror or str(error))
-        now = self._now()
-        if now - self._warned.get(path, -_HOUR) < _HOUR:
-            return
-        if len(self._warned) >= _MOST_WARNINGS:
-            self._warned = {path: since for path, since in self._warned.items() if now - since < _HOUR}
-        if len(self._warned) < _MOST_WARNINGS:
-            self._warned[path] = now
-            log.warning("watch.cannot_look", path=path, error=error.strerror, hint=_hint(error))
-
-    def _warn_restless(self, place: tuple[bytes, bytes, bytes], now: float) -> None:
-        if self.settling.restless_too_long(*place, now):
-            log.warning(
-                "watch.never_rests",
-                file=place[1] + b"/" + place[2],
-                hint="it has been changing, or open for writing, for more than an hour: see which program holds it",
-            )
-
-
-def _hint(error: OSError) -> str:
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        return "give the user that image-sync runs as the right to read it; it is tried again at every full look"
-    return "check the disk, or the network it lies on; it is tried again at every full look"
+def _pictures_in(fd: int, filters: Filter) -> list[bytes]:
+    with os.scandir(fd) as entries:
+        return [name for entry in entries if filters.file(name := os.fsencode(entry.name))]

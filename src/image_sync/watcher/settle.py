@@ -59,18 +59,30 @@ class Settling:
         return self._per_root.get(root, 0)
 
     def quiet(
-        self, root: bytes, folder: bytes, name: bytes, stamp: Stamp, *, now: float, wall: float, local: bool
+        self,
+        root: bytes,
+        folder: bytes,
+        name: bytes,
+        stamp: Stamp,
+        *,
+        now: float,
+        wall: float,
+        local: bool,
+        newest: float = 0.0,
     ) -> bool:
         """Whether the file rests, having this stamp now; if not, it is remembered (unless ``full``) and will be due.
 
         It rests when two looks at least ``settle`` apart saw the same stamp. Where the clock that stamps the files is
         our own (``local``), one look at times that lie ``settle`` back says the same; times in the future never do.
+        ``newest`` is the time (Unix) of what belongs to the file and must rest like it.
         """
         key = (root, folder, name)
         file = self._files.get(key)
         since = file.since if file and file.stamp == stamp else now
         rests_at = since + self.rules.settle
         age = wall - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9
+        if newest:
+            age = min(age, wall - newest)
         if (local or self.rules.impatient) and age >= 0:
             rests_at = min(rests_at, now + self.rules.settle - age)
         if rests_at <= now:

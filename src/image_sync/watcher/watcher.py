@@ -58,7 +58,7 @@ class Watcher:
         self._roots = {path: Root(path) for path in dict.fromkeys(map(abspath, roots))}
         self._hints = Hints(list(self._roots), wake)
         self._scanner = Scanner(catalogue, rules, stop, self._roots, self._now, clock, self._look_later)
-        self._observer = Observer(self._hints, self._scanner.wants)
+        self._observer = Observer(self._hints, self._scanner.wants, lambda: self._scanner.companions)
         self._guard = Guard(catalogue, rules, stop, self._observer, self._now)
         self._looks = Looks(rules, self._roots, self._hints, self._scanner, self._guard, self._now)
         self._report_due: float | None = None

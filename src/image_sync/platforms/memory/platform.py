@@ -102,7 +102,8 @@ class MemoryPlatform(Mischief):
         with self._at("upload") as fault:
             dataset = self._dataset(shipment.dataset)
             contents = [(item, whole(item.read())) for item in shipment.items]
-            self._category(dataset, shipment.category)
+            if shipment.category:
+                self._category(dataset, shipment.category)
             outcomes = []
             for item, content in contents[: fault.applied if fault else None]:
                 remote_id = self._id("picture")
@@ -144,7 +145,8 @@ class MemoryPlatform(Mischief):
             stored = place.pictures.get(remote_id)
             if stored is None:
                 raise NotFound(f"There is no picture {remote_id} in the dataset {dataset.name}")
-            self._category(place, category)
+            if category:
+                self._category(place, category)
             stored.picture = replace(stored.picture, category=category)
 
     def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:

@@ -96,14 +96,17 @@ class Api:
     ) -> wire.Uploaded | None:
         """``POST /datasets/{id}/files``. Not repeatable. None: a 2xx with an empty body.
 
-        ``labels``, a JSON array, may only go with a single file.
+        ``labels``, a JSON array, may only go with a single file. Without ``category_id`` they get no category.
 
         A list of results is returned whatever it says and, with status 400 or 422, too: some pictures may be stored.
         """
-        path, what = f"/datasets/{dataset}/files", f"Uploading {len(files)} pictures of {category_name}"
+        path, what = (
+            f"/datasets/{dataset}/files",
+            f"Uploading {len(files)} pictures{f' of {category_name}' if category_name else ''}",
+        )
+        category = [("category_id", category_id), ("category_name", category_name)] if category_id else []
         form = [
-            Part("category_id", category_id.encode()),
-            Part("category_name", category_name.encode()),
+            *(Part(name, value.encode()) for name, value in category),
             Part("user-metadata", json.dumps(dict(metadata)).encode()),
             *([] if labels is None else [Part("labels", labels)]),
             *files,

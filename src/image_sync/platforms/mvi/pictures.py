@@ -47,7 +47,7 @@ class Pictures:
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
         """One request for all; outcomes from its answer, or from what then lies there."""
-        category_id = self._category_of(shipment.dataset, shipment.category)
+        category_id = self._category_id(shipment.dataset, shipment.category)
         annotation = shipment.items[0].annotation if len(shipment.items) == 1 else None
         labels = None if annotation is None else self._labels_part(shipment.dataset, annotation)
         try:
@@ -71,8 +71,7 @@ class Pictures:
         if len(known) < len(shipment.items):
             missing = len(shipment.items) - len(known)
             raise Ambiguous(
-                f"The server took {len(shipment.items)} pictures of {shipment.category}, "
-                f"but neither names nor lists {missing} of them",
+                f"The server took {_counted(shipment)}, but neither names nor lists {missing} of them",
                 hint="They may appear a little later; the platform will be asked again",
             )
         return [known[item.key] for item in shipment.items]
@@ -167,8 +166,8 @@ class Pictures:
         return list(found.values()) or None
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
-        """Another category for one picture."""
-        category_id = self._category_of(dataset, category)
+        """Another category for one picture, or none."""
+        category_id = self._category_id(dataset, category)
         try:
             self._api.change_category(dataset.id, wire.checked(remote_id, "picture"), category_id)
         except (NotFound, Refused):
@@ -182,13 +181,15 @@ class Pictures:
         except NotFound:
             return
 
+    def _category_id(self, dataset: DatasetRef, category: str) -> str:
+        return self._category_of(dataset, category) if category else ""
+
     def _looked_up(self, shipment: Shipment) -> dict[str, Outcome]:
         try:
             found = self.find(shipment)
         except PlatformError as error:
             raise Ambiguous(
-                f"The server took {len(shipment.items)} pictures of {shipment.category}, but cannot be asked which: "
-                f"{error.what}",
+                f"The server took {_counted(shipment)}, but cannot be asked which: {error.what}",
                 hint="The platform will be asked again later",
             ) from error
         return {key: Outcome(key, remote_id) for key, remote_id in found.items()}
@@ -263,6 +264,10 @@ class _Wanted:
             return False
         uploaded_at = _seconds(file.uploaded_at)
         return uploaded_at is None or uploaded_at >= self._shipment.claimed_at - _SKEW
+
+
+def _counted(shipment: Shipment) -> str:
+    return f"{len(shipment.items)} pictures{f' of {shipment.category}' if shipment.category else ''}"
 
 
 def _outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:

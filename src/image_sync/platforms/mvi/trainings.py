@@ -89,6 +89,7 @@ class Trainings:
             loss=losses[-1].loss if losses else None,
             accuracy=accuracy,
             remaining=last.remaining if last and phase is Phase.RUNNING else None,
+            curve=_curve(steps),
             reason=(status.fault or f"the platform says {status.status}") if phase is Phase.FAILED else "",
         )
 
@@ -107,3 +108,11 @@ class Trainings:
         except Transient:
             return last_test
         return last_test if model is None or model.accuracy is None else model.accuracy
+
+
+def _curve(steps: list[wire.StatusEntry]) -> tuple[tuple[int, float | None, float | None], ...]:
+    """Loss (of what is learnt from) and accuracy (of what is held out) come in separate entries."""
+    losses = {entry.iter: entry.loss for entry in steps if entry.type != "test_msg"}
+    accuracies = {entry.iter: entry.accuracy for entry in steps if entry.accuracy is not None}
+    iterations = sorted({entry.iter for entry in steps if entry.iter is not None})
+    return tuple((iteration, losses.get(iteration), accuracies.get(iteration)) for iteration in iterations)

@@ -34,4 +34,4 @@ def upgrade() -> None:
         sa.Column("pictures", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("target_id", "state", "category", "sent_category", "counted"),
     )
-    counts.install(op.get_bind())
+    counts.install(op.get_bind(), "place_count", "picture_count")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli.bars import figures
+from image_sync.cli.demo.score import Score
 from image_sync.config import Settings
-from image_sync.domain import Run, Tally
+from image_sync.domain import Counts, Run, Tally
+from image_sync.logs import show_path, show_text
 
 
 class Scene:
@@ -46,14 +52,18 @@ class Scene:
         """A line that stays."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def counts(self, tally: Tally, found: int, settings: Settings) -> None:
+    def file(self, what: str, path: Path) -> None:
+        """A file that stays when the demo is over."""
+        self.say(f"{what:17} {show_path(str(path))}")
+
+    def counts(self, tally: Tally, total: Counts, settings: Settings) -> None:
         """Where everything stands now."""
         need = settings.threshold
         waiting = tally.ready + tally.cleared
         self._progress.update(
             self._found, total=need.upload, completed=min(waiting, need.upload), note=_short(waiting, need.upload)
         )
-        self._progress.update(self._uploaded, total=found, completed=tally.confirmed)
+        self._progress.update(self._uploaded, total=total.found, completed=tally.confirmed)
         self._progress.update(
             self._counted,
             total=need.training,
@@ -61,20 +71,25 @@ class Scene:
             note=_short(tally.untrained, need.training) if tally.last is None else "started",
         )
 
-    def found(self, tally: Tally, copied: int, settings: Settings) -> None:
-        """Pictures were found and counted."""
-        waiting = max(copied - tally.confirmed, 0)
+    def found(self, tally: Tally, pictures: int, waiting: int, settings: Settings) -> None:
+        """Pictures were found and counted; some may wait for their annotations."""
+        ready = max(pictures - waiting - tally.confirmed, 0)
         need = settings.threshold
         self.say(
-            f"found             {copied} pictures: upload {_of(waiting, need.upload)}, "
+            f"found             {pictures} pictures: upload {_of(ready, need.upload)}, "
             f"training {_of(tally.untrained, need.training)}"
         )
+        if waiting:
+            self.say(f"waiting           {waiting} of them wait for their annotations")
 
     def uploaded(self, tally: Tally, settings: Settings) -> None:
         """Pictures were confirmed by the server."""
         started = tally.active is not None or tally.last is not None
         count = tally.confirmed if started else tally.untrained
         self.say(f"uploaded          {tally.confirmed} pictures: training {_of(count, settings.threshold.training)}")
+        if tally.labelled:
+            labels = ", ".join(f"{label} in {pictures}" for label, pictures in sorted(tally.labelled.items()))
+            self.say(f"labels            {labels} pictures")
 
     def training(self, run: Run) -> None:
         """How far the training is."""
@@ -90,10 +105,20 @@ class Scene:
             self._told = step
             self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run)}")
 
-    def trained(self, run: Run) -> None:
+    def trained(self, run: Run, result: str) -> None:
         """The training is done."""
-        accuracy = "unknown" if run.accuracy is None else f"{run.accuracy:.3f}"
-        self.say(f"trained           {run.name}: {run.pictures} pictures, held-out accuracy {accuracy}")
+        self.say(f"trained           {run.name}: {run.pictures} pictures, {result}")
+
+    def scores(self, scores: Mapping[str, Score], right: str) -> None:
+        """A row for each label, and what they come to."""
+        table = Table(box=box.SIMPLE, show_footer=True, pad_edge=False)
+        total = sum(scores.values(), Score())
+        table.add_column("label", footer="all")
+        for name, figure in (("marked", total.marked), ("found", total.found), (right, total.right)):
+            table.add_column(name, justify="right", footer=str(figure))
+        for label, score in scores.items():
+            table.add_row(Text(show_text(label)), str(score.marked), str(score.found), str(score.right))
+        self._console.print(table)
 
 
 def _short(have: int, need: int) -> str:

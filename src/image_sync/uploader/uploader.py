@@ -6,36 +6,34 @@ requests whose answer was lost is the reconciler's business.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from image_sync.domain import Batch, Claimed, DatasetRef, Verdict
 from image_sync.errors import (
     Ambiguous,
-    Changed,
     ImageSyncError,
     LedgerError,
+    NotFound,
     PictureError,
+    PlatformError,
     Refused,
-    Unreadable,
 )
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
-from image_sync.platforms.base import Item, Platform, Shipment
+from image_sync.platforms.base import Platform
 from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
+from image_sync.uploader.cargo import annotation_of, shipment_of
 
 STAGE = "upload"
 _IDLE = 5.0
 _SURE = 0.2  # seconds for which a decision to send stands: counting after each batch would hold up the others
 _ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
-_PIECE = 1 << 18
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
 
@@ -194,7 +192,7 @@ class Uploader:
     def _send(self, batch: Batch, now: float) -> bool:
         spoiled: list[Claimed] = []
         present = [item for item in batch.pictures if self._still_there(item, spoiled)]
-        shipment = _shipment(batch, present, spoiled)
+        shipment = shipment_of(batch, present, spoiled)
         try:
             outcomes = self._platform.upload(shipment) if present else []
         except (PictureError, Ambiguous) as error:
@@ -209,21 +207,46 @@ class Uploader:
             return False
         self._forget(spoiled)
         ids = {outcome.key: outcome.remote_id for outcome in outcomes if not outcome.refused}
+        marked = {outcome.key for outcome in outcomes if outcome.annotated}
         if not all(ids.values()):  # stored, but the platform does not say under which ids: the reconciler will ask
             self._doubt(batch, [], Ambiguous("the platform did not say under which ids it stored them"))
             return True
         refused = {outcome.key: outcome.refused for outcome in outcomes if outcome.refused}
-        self._confirm(batch, ids, refused)
+        unmarked = [item for item in batch.pictures if item.annotation and item.key in ids.keys() - marked]
+        with self._ledger.annotations.in_hand([item.picture_id for item in unmarked]):
+            self._confirm(batch, ids, refused, marked)
+            if unmarked:
+                self._annotate(batch.dataset, unmarked, ids)
         with self._lock:
             self._files = min(self._most_files, self._files * 2)
             self._turned_away = 0
         self.setback.over()
         return True
 
-    def _confirm(self, batch: Batch, ids: dict[str, str], refused: dict[str, str]) -> None:
+    def _annotate(self, dataset: DatasetRef, pictures: Iterable[Claimed], ids: dict[str, str]) -> None:
+        """Mark what could not be sent with the pictures. Whatever fails is owed; the reconciler pays it."""
+        done: dict[int, str] = {}
+        for item in pictures:
+            if self._stop.is_set():
+                break
+            try:
+                self._platform.annotate(dataset, ids[item.key], annotation_of(item))
+            except (NotFound, Refused) as error:
+                log.warning("annotation.owed", key=item.key, error=error.what)
+            except PlatformError as error:
+                log.warning("annotation.owed", key=item.key, error=error.what)
+                break
+            else:
+                done[item.picture_id] = item.annotation
+        self._ledger.annotations.sent(done)
+
+    def _confirm(
+        self, batch: Batch, ids: dict[str, str], refused: dict[str, str], marked: Collection[str] = ()
+    ) -> None:
         stored = {item.picture_id: ids[item.key] for item in batch.pictures if item.key in ids}
         reasons = {item.picture_id: refused[item.key] for item in batch.pictures if item.key in refused}
-        self._ledger.batches.confirm(batch.id, stored, reasons)
+        annotated = {item.picture_id: item.annotation for item in batch.pictures if item.key in marked}
+        self._ledger.batches.confirm(batch.id, stored, reasons, annotated=annotated)
         for item in batch.pictures:
             if item.key in refused:
                 log.warning("picture.refused", path=item.path, reason=refused[item.key])
@@ -271,49 +294,3 @@ class Uploader:
     def _fail(self, error: ImageSyncError, now: float) -> None:
         if not self._stop.is_set():
             self.setback.hit(error, now)
-
-
-def _shipment(batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed]) -> Shipment:
-    items = tuple(Item(item.key, item.size, item.sha256, _reader(item, spoiled)) for item in pictures)
-    return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
-
-
-def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], Iterator[bytes]]:
-    def read() -> Iterator[bytes]:
-        try:
-            yield from read_verified(item.path, item.size, item.sha256)
-        except PictureError:
-            spoiled.append(item)
-            raise
-
-    return read
-
-
-def read_verified(path: bytes, size: int, sha256: str) -> Iterator[bytes]:
-    """The file's bytes, piece by piece; the last piece comes only if all are proved to be the ones that were checked.
-
-    Raises:
-        Changed: it holds something else now. Unreadable: it cannot be read.
-    """
-    shown = os.fsdecode(path)
-    digest, at = hashlib.sha256(), 0
-    while True:
-        try:
-            piece = _piece(path, at, min(_PIECE, size - at + 1))
-        except OSError as error:
-            raise Unreadable(f"{shown!a} cannot be read: {error.strerror}") from error
-        at += len(piece)
-        digest.update(piece)
-        if at >= size or not piece:
-            break
-        yield piece
-    if at != size or digest.hexdigest() != sha256:
-        raise Changed(f"{shown!a} changed after it was checked")
-    yield piece
-
-
-def _piece(path: bytes, at: int, size: int) -> bytes:
-    # Opened for each piece: whoever gives up in the middle of a request leaves no open file behind.
-    with open(os.open(path, _OPEN), "rb", buffering=0) as file:
-        handle = file.fileno()
-        return os.pread(handle, size, at) if stat.S_ISREG(os.fstat(handle).st_mode) else b""

@@ -1,0 +1,115 @@
+"""The annotations that lie beside the pictures: where they stand, and which folders a changed one concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from image_sync.domain import Stamp, WatchMode
+from image_sync.watcher.filters import Filter
+from image_sync.watcher.folders import open_folder
+from image_sync.watcher.roots import Root
+from image_sync.watcher.rules import Rules
+
+if TYPE_CHECKING:
+    from image_sync.annotations import Finder, Source
+
+MISSING = "-"
+"""Stands in a stamp for an annotation that is required and not there."""
+
+_SUFFIXES = frozenset({b"xml", b"txt", b"json", b"yaml", b"yml", b"names", b"labels"})
+
+
+class Companions:
+    """Looks for annotations, if the rules say so. For the watcher's thread; the observer's may ask about names.
+
+    Args:
+        wall: Unix time, as the file system stamps files.
+    """
+
+    def __init__(self, rules: Rules, filters: Filter, wall: Callable[[], float]) -> None:
+        self._filters = filters
+        self._wall = wall
+        self._finders: dict[tuple[bytes, bool], Finder] = {}
+        self._concerned: dict[bytes, dict[bytes, set[bytes]]] = {}
+        self._required = rules.annotations == "required"
+        self._format = rules.annotation_format
+        self.used = rules.annotations != "none"
+        """Whether annotations are looked for at all."""
+
+    def heard(self, name: bytes) -> bool:
+        """Whether a file of this name may be, or name the classes of, an annotation."""
+        return self.used and name.rpartition(b".")[2].lower() in _SUFFIXES and not name.startswith(b".")
+
+    def name_classes(self, name: bytes) -> bool:
+        """Whether a file of this name may hold the names of classes, for its folder and all in it."""
+        from image_sync.annotations.classes import is_class_file
+
+        return is_class_file(name)
+
+    def lie_in(self, folder: bytes) -> bool:
+        """Whether a folder is one that holds annotations, or lies in one, by its name."""
+        return self.used and not _NAMES.isdisjoint(folder.lower().split(b"/"))
+
+    def beside(self, root: Root, folder: bytes, names: Collection[bytes]) -> dict[bytes, Source]:
+        """The annotations of all pictures of a folder, as far as they have one.
+
+        Raises:
+            Unreadable: a folder in which they may lie cannot be looked into.
+        """
+        if root.mode is WatchMode.EVENTS:
+            self._remember(root.path, folder)
+        return self._finder(root).beside(folder, names)
+
+    def stamped(self, stamp: Stamp, source: Source | None) -> Stamp:
+        """The picture's stamp with that of its annotation."""
+        if source is not None:
+            return stamp._replace(annotation=source.stamp)
+        return stamp._replace(annotation=MISSING) if self._required else stamp
+
+    def lost(self, was: Stamp | None, now: Stamp) -> bool:
+        """Whether a picture that had an annotation has none any more."""
+        return was is not None and now.annotation in _NONE and was.annotation not in _NONE
+
+    def concerned(self, root: bytes, changed: bytes, *, below: bool) -> Iterable[bytes]:
+        """Folders whose pictures may have other annotations after a change in a folder.
+
+        Args:
+            below: or in any folder in it, as when names of classes change, or folders are moved.
+        """
+        known = self._concerned.get(root, {})
+        if not below:
+            return sorted(known.get(changed, ()))
+        inside = changed + b"/"
+        return sorted({one for place, those in known.items() if (place + b"/").startswith(inside) for one in those})
+
+    def _finder(self, root: Root) -> Finder:
+        found = self._finders.get((root.path, root.local))
+        if found is None:
+            from image_sync.annotations import Finder, Format  # late: most daemons never need it
+
+            formats = tuple(Format) if self._format == "auto" else (Format(self._format),)
+            found = Finder(
+                root.path,
+                partial(open_folder, root.path),
+                self._filters.file,
+                formats=formats,
+                inodes=root.local,
+                wall=self._wall,
+            )
+            self._finders[root.path, root.local] = found
+        return found
+
+    def _remember(self, root: bytes, folder: bytes) -> None:
+        from image_sync.annotations.places import places
+
+        known = self._concerned.setdefault(root, {})
+        if folder in known.get(folder, ()):
+            return
+        for place in places(root, folder):
+            known.setdefault(place.folder, set()).add(folder)
+
+
+_NAMES = frozenset({b"annotations", b"labels"})
+_NONE = frozenset({"", MISSING})

@@ -1,0 +1,119 @@
+"""README's chapter "From pictures to a deployed model": its commands, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from image_sync.cli import plates
+from image_sync.mvi_server.server import MviServer
+from support.mvi_server import serving
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ADDRESS = "http://127.0.0.1:8080"
+"""What the chapter calls the server; each test has one of its own."""
+PIECE = re.compile(
+    r"<!-- (?:file (?P<file>\S+)|runs) -->\n```(?:json|sh)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+
+def chapter() -> tuple[str, str]:
+    """The chapter up to its sub-chapter about boxes, and that sub-chapter."""
+    found = re.search(
+        r"^## From pictures to a deployed model$(.*?)^### Boxes: object detection$(.*?)^## ",
+        README,
+        re.DOTALL | re.MULTILINE,
+    )
+    assert found is not None
+    return found.group(1), found.group(2)
+
+
+def follow(text: str, folder: Path, url: str) -> str:
+    """Write the files and run the commands of a text in their order; what they print."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("VAPI_", "NOTIFY_"))}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+    said = []
+    for piece in PIECE.finditer(text):
+        if piece["file"]:
+            assert ADDRESS in piece["text"]
+            (folder / piece["file"]).write_text(piece["text"].replace(ADDRESS, url))
+            continue
+        done = subprocess.run(
+            ["sh", "-eu", "-c", piece["text"]],
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{piece['text']}\n{done.stdout}"
+        assert "Traceback" not in done.stdout
+        said.append(done.stdout)
+    return "\n".join(said)
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether it is a picture with something in it."""
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(1 << 24) or ()) > 10
+
+
+@pytest.fixture
+def server(tmp_path: Path):
+    with serving(tmp_path / "server") as running:
+        yield running
+
+
+def test_the_chapter_leads_from_pictures_to_a_deployed_model(tmp_path: Path, server: MviServer) -> None:
+    """Each command works: pictures are trained on, a model is judged, deployed, asked, plotted, exported."""
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    said = follow(chapter()[0], tmp_path, server.url)
+
+    assert "Now it would upload 60 picture(s)" in said
+    assert "deployed: no other model of this name was deployed" in said
+    assert "continues from plates-" in said
+    assert re.search(r"images/scratch/\S+ +scratch +0\.\d", said)
+    assert re.search(r"plates-\S+ \(in category good", said)
+    answers = json.loads((tmp_path / "predictions.json").read_text())
+    assert {answer["predictions"][0]["category"] for answer in answers} == {"good"}
+    assert is_drawn(tmp_path / "training.png")
+    assert is_drawn(tmp_path / "models.png")
+    assert zipfile.is_zipfile(tmp_path / "plates.zip")
+    assert "is imported, its id is" in said
+
+
+def test_the_chapter_about_boxes_leads_to_objects_found(tmp_path: Path, server: MviServer) -> None:
+    """Each command works: boxes are checked, uploaded, learned, found on pictures, and written as COCO and YOLO."""
+    pictures = plates.make(tmp_path / "plates", 40, 1)
+    said = follow(chapter()[1], tmp_path, server.url)
+
+    assert "model.deployed" in said
+    assert re.search(r"plates/plate-0001\.jpg +(dent|hole|screw) +[01]\.\d", said)
+    assert is_drawn(tmp_path / "found/plate-0001-boxes.png")
+    assert is_drawn(tmp_path / "boxes.png")
+    (coco,) = (tmp_path / "plates-coco").rglob("*.json")
+    assert len(json.loads(coco.read_text())["images"]) == len(pictures)
+    assert len(list((tmp_path / "plates-yolo").rglob("*.jpg"))) == len(pictures)
+
+
+def test_every_command_of_the_chapter_is_run() -> None:
+    """But for the server, which the tests start themselves, no block of commands stands there unmarked."""
+    for text in chapter():
+        blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        run = [piece["text"] for piece in PIECE.finditer(text) if not piece["file"]]
+
+        assert [block for block in blocks if block not in run] in ([], ["image-sync serve\n"])
+        assert run
