@@ -171,7 +171,7 @@ class Daemon:
         if crew.ledger.places.rescan_wanted() or not crew.watcher.idle:
             return False
         tally = crew.ledger.tally()
-        upload = upload_verdict(tally, crew.thresholds, quiet_for=float("inf"))
+        upload = upload_verdict(tally, crew.uploader.thresholds, quiet_for=float("inf"))
         training = training_verdict(tally, crew.thresholds, now=time.time())
         moving = upload.due or tally.sending or tally.unmarked or tally.active is not None or training.due
         return not moving and not crew.ledger.chores.relabels(1) and not crew.trainer.keeper.busy

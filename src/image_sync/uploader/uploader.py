@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from image_sync.domain import Batch, Claimed, DatasetRef, Verdict
 from image_sync.errors import (
@@ -154,6 +154,11 @@ class Uploader:
         return 0.0 if self.send(now) else _IDLE
 
     @property
+    def thresholds(self) -> Thresholds:
+        """When it sends, now."""
+        return self._thresholds
+
+    @property
     def busy(self) -> bool:
         """Whether pictures that passed the threshold are still to be sent."""
         return self._open
@@ -167,6 +172,9 @@ class Uploader:
         if verdict.due and not tally.cleared:
             self._ledger.batches.clear()
         self._open = verdict.due
+        if verdict.due and self._rules.impatient:
+            # The folders may not be read to their end yet: what is still found belongs to the same "everything".
+            self._thresholds = replace(self._thresholds, upload=1)
         said = f"{verdict.have}/{verdict.need} {verdict.due}"
         if said != self._said and (verdict.have or self._said):
             self._said = said
