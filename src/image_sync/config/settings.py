@@ -227,8 +227,8 @@ class Settings(Section):
     def _runnable(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and value in LATER_PLATFORMS:
             raise Mistake('comes with a later version; this one writes to "mvi" or "sagemaker"')
-        if value in {"memory", "sagemaker"}:
-            context_of(info).platform = str(value)
+        if isinstance(value, str):
+            context_of(info).platform = value
         return value
 
     @field_validator("credentials", "sagemaker", mode="before")
