@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import random
@@ -19,13 +20,17 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
+from image_sync.mobius_server.faults import Fault as MobiusFault
+from image_sync.mobius_server.server import MobiusServer
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from image_sync.platforms.base import Item, Model, Phase, Platform, Shipment, TrainingPlan
+from image_sync.platforms.base import Item, Model, Phase, Platform, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
+from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
+from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
 from support.sagemaker import Aws, somebody
 
@@ -155,6 +160,29 @@ def aws() -> Iterator[Aws]:
         yield running
 
 
+MOBIUS_ROUTES = {"upload": "POST /system/database/image/add", "start_training": "GET /custom/train/"}
+
+
+def _mobius(emulator: MobiusServer) -> Rig:
+    platform = MobiusPlatform(
+        emulator.url, stop=threading.Event(), notes=MemoryNotes(), tags="dataset", grace=1, timeouts=Timeouts(5, 20, 40)
+    )
+
+    def fault(kind: str, method: str) -> None:
+        if method in MOBIUS_ROUTES:  # datasets and categories are names of ours only
+            emulator.faults.add(MobiusFault(kind, path=MOBIUS_ROUTES[method], left=1))
+
+    return Rig(platform, partial(fault, "lost-answer"), partial(fault, "429"), lambda *_: [], imports=False)
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MobiusServer]:
+    """The emulator of a Mobius SDK."""
+    with MobiusServer(tmp_path_factory.mktemp("mobius")) as emulator:
+        emulator.start()
+        yield emulator
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
     """The embedded server, with a user."""
@@ -163,22 +191,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
         yield server
 
 
-@pytest.fixture(params=["memory", "mvi", "sagemaker", "retrying memory", "retrying mvi", "retrying sagemaker"])
+MAKERS: dict[str, tuple[str, Callable[[Any], Rig]]] = {
+    "memory": ("", lambda _server: _memory()),
+    "mvi": ("server", _mvi),
+    "sagemaker": ("aws", _sagemaker),
+    "mobius": ("emulator", _mobius),
+}
+
+
+@pytest.fixture(params=[*MAKERS, *(f"retrying {name}" for name in MAKERS)])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """Each adapter in turn, bare and with patience around it."""
     name: str = request.param
-    if name.endswith("memory"):
-        rig = _memory()
-    elif name.endswith("sagemaker"):
-        rig = _sagemaker(request.getfixturevalue("aws"))
-    else:
-        rig = _mvi(request.getfixturevalue("server"))
+    needs, make = MAKERS[name.rpartition(" ")[2]]
+    server = request.getfixturevalue(needs) if needs else None
+    rig = make(server)
     if name.startswith("retrying"):
         rig.platform = Retrying(rig.platform, threading.Event(), first=0.01)
     yield rig
     rig.platform.close()
-    if name.endswith("mvi"):
-        request.getfixturevalue("server").faults.clear()
+    if server is not None:
+        server.faults.clear()
 
 
 @pytest.fixture
@@ -221,11 +254,41 @@ def pictures(category: str, count: int, seed: int = 0) -> list[Item]:
     return [item(picture(COLOURS[category], seed * 1000 + n)) for n in range(count)]
 
 
+def needs_listing(rig: Rig) -> None:
+    """Go on only with a platform that can tell what it has."""
+    if not rig.platform.describe().lists_pictures:
+        pytest.skip("this platform cannot tell what it has")
+
+
+def needs_detection(rig: Rig) -> None:
+    """Go on only with a platform that detects objects; another one says that it does not."""
+    if rig.platform.describe().min_labelled is None:
+        with pytest.raises(Unsupported):
+            rig.platform.annotate(DatasetRef("d", "d"), "ab" * 16, Annotation(1, 1))
+        pytest.skip("this platform detects no objects")
+
+
+def test_a_platform_that_cannot_tell_what_it_has_says_so(rig: Rig, dataset: DatasetRef) -> None:
+    """Without listings every question about pictures has an empty answer, and sending twice must do no harm."""
+    traits = rig.platform.describe()
+    if traits.lists_pictures:
+        pytest.skip("this one can")
+    sent = shipment(dataset, "red", pictures("red", 2))
+    first, again = rig.platform.upload(sent), rig.platform.upload(sent)
+
+    assert traits.idempotent_uploads
+    assert first == again
+    assert rig.platform.find(sent) == {}
+    assert rig.platform.copies(sent) == {}
+    assert rig.platform.count(dataset) is None
+    assert list(rig.platform.listing(dataset)) == []
+
+
 def test_traits_are_sensible(rig: Rig) -> None:
     """Facts come without a network: limits, minimums and file types."""
     traits = rig.platform.describe()
 
-    assert traits.name in {"memory", "mvi", "sagemaker"}
+    assert traits.name in MAKERS
     assert traits.batch_files >= 1
     assert traits.batch_bytes >= 1
     assert {"jpg", "png"} <= traits.suffixes
@@ -288,6 +351,7 @@ def test_lost_answer_of_ensure_does_not_make_two(rig: Rig, patient: bool) -> Non
 
 def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None:
     """Each picture gets an outcome; find and listing show it with its key, category, size, batch and time."""
+    needs_listing(rig)
     png = item(picture(COLOURS["red"], 99, "PNG"), suffix="png")
     sent = shipment(dataset, "été", [*pictures("red", 3), png])
 
@@ -308,6 +372,7 @@ def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None
 
 def test_odd_names_and_categories_come_back(rig: Rig, dataset: DatasetRef) -> None:
     """Plain names with blanks, percent signs, separators and other scripts are stored and found as they are."""
+    needs_listing(rig)
     names = ["a 'b'.jpg", "ü%20+&.jpg", "点 1.jpg", "a;b=c, d.jpg", "x" * 96 + ".jpg"]
     items = [item(picture(COLOURS["blue"], n), key=name) for n, name in enumerate(names)]
     category = "Größe 10% & \"mehr\" / 'x'".replace("/", "-")
@@ -331,6 +396,7 @@ def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -> None:
     """What was sent twice is told twice, also after someone moved a copy; what is absent is left out."""
+    needs_listing(rig)
     items = pictures("red", 3, seed=4)
     first, second = shipment(dataset, "red", items), shipment(dataset, "red", items[:2])
     rig.platform.upload(shipment(dataset, "red", pictures("red", 4, seed=5)))
@@ -359,6 +425,7 @@ def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -
 
 def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
     """A large batch is told whole; a batch of which nothing arrived has no copies; a dataset must exist."""
+    needs_listing(rig)
     items = pictures("blue", 30, seed=7)
     assert rig.platform.copies(shipment(dataset, "blue", items)) == {}
     assert rig.platform.copies(shipment(dataset, "blue", items[:2])) == {}
@@ -375,6 +442,7 @@ def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_count(rig: Rig, dataset: DatasetRef) -> None:
     """The count follows what is stored, copies included; a dataset that is not there is not found."""
+    needs_listing(rig)
     assert rig.platform.count(dataset) == 0
     sent = shipment(dataset, "red", pictures("red", 3, seed=8))
     outcomes = rig.platform.upload(sent)
@@ -400,6 +468,9 @@ def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef, pat
         with pytest.raises(Transient if repeatable else Ambiguous):
             rig.platform.upload(sent)
 
+    if repeatable:
+        assert [outcome.refused for outcome in rig.platform.upload(sent)] == [""] * 5
+    needs_listing(rig)
     assert set(rig.platform.find(sent)) == {one.key for one in sent.items}
     assert len(list(rig.platform.listing(dataset))) == 5
 
@@ -451,6 +522,7 @@ def test_uploads_from_many_threads(rig: Rig, dataset: DatasetRef) -> None:
         thread.join(30)
 
     assert errors == []
+    needs_listing(rig)
     rows = list(rig.platform.listing(dataset))
     assert {(row.key, row.category) for row in rows} == {(i.key, one.category) for one in sent for i in one.items}
     assert len(rows) == 32
@@ -465,6 +537,7 @@ def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
         rig.platform.relabel(dataset, first, "new one")
         rig.platform.remove(dataset, second)
 
+    needs_listing(rig)
     assert [(row.remote_id, row.category) for row in rig.platform.listing(dataset)] == [(first, "new one")]
     with pytest.raises(NotFound):
         rig.platform.relabel(dataset, second, "red")
@@ -472,6 +545,7 @@ def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_pictures_need_no_category(rig: Rig, dataset: DatasetRef) -> None:
     """An empty name stands for none: stored, found, given one, taken out again; no category of that name is made."""
+    needs_detection(rig)
     shipped = shipment(dataset, "", pictures("red", 2))
     first, second = (outcome.remote_id for outcome in rig.platform.upload(shipped))
     assert set(rig.platform.find(shipped).values()) == {first, second}
@@ -495,8 +569,9 @@ def test_unknown_ids_are_not_found(rig: Rig) -> None:
     """What the platform does not know raises NotFound, whatever the id looks like."""
     nobody = DatasetRef("00000000-0000-0000-0000-000000000000", "nobody")
 
-    with pytest.raises(NotFound):
-        list(rig.platform.listing(nobody))
+    if rig.platform.describe().lists_pictures:
+        with pytest.raises(NotFound):
+            list(rig.platform.listing(nobody))
     for task in ("00000000-0000-0000-0000-000000000000", "../../evil", ""):
         with pytest.raises(NotFound):
             rig.platform.progress(task)
@@ -504,17 +579,21 @@ def test_unknown_ids_are_not_found(rig: Rig) -> None:
 
 def test_too_small_a_training_is_refused(rig: Rig, dataset: DatasetRef) -> None:
     """A training without the minimum of pictures is refused at once, in the platform's words."""
-    rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+    outcomes = rig.platform.upload(shipment(dataset, "red", pictures("red", 2)))
+    contents = [RemotePicture(outcome.remote_id, outcome.key, "red") for outcome in outcomes]
 
     with pytest.raises(Permanent):
-        rig.platform.start_training(TrainingPlan("small", dataset))
+        rig.platform.start_training(TrainingPlan("small", dataset, contents=lambda: contents))
 
     assert rig.platform.find_trainings(dataset, "small") == []
 
 
-def _filled(rig: Rig, dataset: DatasetRef) -> None:
-    for category in ("red", "blue"):
-        rig.platform.upload(shipment(dataset, category, pictures(category, 8)))
+def _filled(rig: Rig, dataset: DatasetRef) -> list[RemotePicture]:
+    return [
+        RemotePicture(outcome.remote_id, outcome.key, category)
+        for category in ("red", "blue")
+        for outcome in rig.platform.upload(shipment(dataset, category, pictures(category, 8)))
+    ]
 
 
 def _finish(rig: Rig, task: str) -> None:
@@ -526,8 +605,10 @@ def _finish(rig: Rig, task: str) -> None:
 
 def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
     """The whole life of a model: trained, listed, deployed, asked, continued from, exported, deleted."""
-    _filled(rig, dataset)
-    plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8})
+    traits, contents = rig.platform.describe(), _filled(rig, dataset)
+    plan = TrainingPlan(
+        "m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8}, contents=lambda: contents
+    )
 
     task = rig.platform.start_training(plan)
     assert rig.platform.find_trainings(dataset, "m-1") == [task]
@@ -540,18 +621,22 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
     assert progress.iterations is not None
     assert isinstance(model, Model)
     assert (model.name, model.dataset_id, set(model.categories)) == ("m-1", dataset.id, {"red", "blue"})
-    if rig.platform.describe().name != "memory":
+    if traits.name == "mvi":
         assert model.accuracy is not None
         assert 0 <= model.accuracy <= 1
         assert progress.accuracy == model.accuracy
-    with pytest.raises(NotFound):
-        rig.platform.predict(model, picture(COLOURS["red"], 0))
+    if traits.keeps_models:
+        with pytest.raises(NotFound):
+            rig.platform.predict(model, picture(COLOURS["red"], 0))
     rig.platform.deploy(model)
     rig.platform.deploy(model)
     for category in ("red", "blue"):
         best = rig.platform.predict(model, picture(COLOURS[category], 3))[0]
         assert best.category == category
         assert 0.5 < best.confidence <= 1
+    if not traits.keeps_models:
+        _one_model_only(rig, plan, model, tmp_path)
+        return
     with pytest.raises(Refused):
         rig.platform.delete_model(model)
     second = rig.platform.start_training(TrainingPlan("m-2", dataset, base=model.id, strategy={"max_iter": 100}))
@@ -566,26 +651,57 @@ def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_p
     newest, *older = rig.platform.models(dataset)
     assert (newest.name, newest.id) == ("m-2", rig.platform.model_of(second).id)  # type: ignore[union-attr]
     assert [one.name for one in older] == ["m-1"]
-    written = rig.platform.export(newest, tmp_path)
-    assert written.parent == tmp_path
-    assert written.stat().st_size > 0
-    assert rig.platform.export(newest, tmp_path / "named.bin") == tmp_path / "named.bin"
-    files = {written.name, "named.bin"}
-    if rig.sidecar:
-        files |= {f"{name}{rig.sidecar}" for name in files}
-    assert {path.name for path in tmp_path.iterdir()} == files
+    _exported(rig, newest, tmp_path)
     for _ in range(2):
         rig.platform.delete_model(newest)
     assert [one.name for one in rig.platform.models(dataset)] == ["m-1"]
     assert rig.platform.model_of(second) is None
 
 
+def _exported(rig: Rig, model: Model, folder: Path) -> None:
+    """Written into a folder under a name of the platform's, or as the file that was named."""
+    written = rig.platform.export(model, folder)
+    assert written.parent == folder
+    assert written.stat().st_size > 0
+    assert rig.platform.export(model, folder / "named.bin") == folder / "named.bin"
+    files = {written.name, "named.bin"}
+    if rig.sidecar:
+        files |= {f"{name}{rig.sidecar}" for name in files}
+    assert {path.name for path in folder.iterdir()} == files
+
+
+def _one_model_only(rig: Rig, plan: TrainingPlan, model: Model, folder: Path) -> None:
+    """Where there is one model: it can be trained on, not taken from service, exported or brought in, but deleted."""
+    assert rig.platform.models(plan.dataset) == [model]
+    second = rig.platform.start_training(replace(plan, name="m-2", base=model.id))
+    _finish(rig, second)
+    (newest,) = rig.platform.models(plan.dataset)
+    assert (newest.id, newest.deployed) == (second, True)
+    with pytest.raises(NotFound):
+        rig.platform.start_training(replace(plan, name="m-3", base="0" * 16))
+    platform = rig.platform._platform if isinstance(rig.platform, Retrying) else rig.platform
+    for call in (
+        lambda: platform.undeploy(newest),
+        lambda: platform.export(newest, folder),
+        lambda: platform.import_model(folder),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            call()
+        assert caught.value.hint
+    for _ in range(2):
+        rig.platform.delete_model(newest)
+    assert rig.platform.models(plan.dataset) == []
+    assert rig.platform.model_of(second) is None
+    with pytest.raises(NotFound):
+        rig.platform.predict(newest, picture(COLOURS["red"], 0))
+
+
 def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) -> None:
     """A start whose answer got lost raises Ambiguous, is not repeated, and is found by its name. Where names are
-    tokens, the start finds it itself."""
-    _filled(rig, dataset)
+    tokens, the start finds it itself; where starting by the same name goes on where it was, it is found after that."""
+    contents = _filled(rig, dataset)
     rig.lose_answer("start_training")
-    plan = TrainingPlan("doubtful", dataset, strategy={"max_iter": 100})
+    plan = TrainingPlan("doubtful", dataset, strategy={"max_iter": 100}, contents=lambda: contents)
 
     if rig.names_are_tokens:
         rig.platform.start_training(plan)
@@ -593,6 +709,12 @@ def test_lost_answer_of_a_training_is_in_doubt(rig: Rig, dataset: DatasetRef) ->
         with pytest.raises(Ambiguous):
             rig.platform.start_training(plan)
 
+    give_up = time.monotonic() + 20
+    while rig.platform.describe().idempotent_starts and not rig.platform.find_trainings(dataset, "doubtful"):
+        assert time.monotonic() < give_up
+        with contextlib.suppress(Ambiguous):
+            rig.platform.start_training(plan)
+        threading.Event().wait(0.05)
     (task,) = rig.platform.find_trainings(dataset, "doubtful")
     _finish(rig, task)
     assert len(rig.platform.models(dataset)) == 1
@@ -604,6 +726,7 @@ SCREW = Box("Screw 1", 12.0, 1.0, 24.0, 24.0, polygon=((12.0, 1.0), (24.0, 1.0),
 
 def test_objects_are_marked_and_marked_anew(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
     """What is marked replaces what was there, labels are made as needed, doing it twice is doing it once."""
+    needs_detection(rig)
     first, second = (
         one.remote_id for one in rig.platform.upload(shipment(dataset, "red", pictures("red", 2, seed=20)))
     )
@@ -629,6 +752,7 @@ def test_objects_are_marked_and_marked_anew(rig: Rig, dataset: DatasetRef, patie
 
 def test_a_single_picture_takes_its_objects_along(rig: Rig, dataset: DatasetRef) -> None:
     """One picture alone is stored with what is marked in it; of several each is told that it is still to be done."""
+    needs_detection(rig)
     both = Annotation(24, 24, (HOLE, SCREW))
     alone, one, two = (replace(item, annotation=both) for item in pictures("blue", 3, seed=21))
 
@@ -646,6 +770,7 @@ def test_a_single_picture_takes_its_objects_along(rig: Rig, dataset: DatasetRef)
 
 def test_boxes_between_pixels(rig: Rig, dataset: DatasetRef) -> None:
     """A box that lies between whole pixels covers at least what it covered, and stays inside the picture."""
+    needs_detection(rig)
     box = Box("hole", 0.4, 2.6, 23.2, 23.999)
     (stored,) = rig.platform.upload(
         shipment(dataset, "red", [replace(pictures("red", 1, seed=23)[0], annotation=Annotation(24, 24, (box,)))])
@@ -663,6 +788,8 @@ def test_boxes_between_pixels(rig: Rig, dataset: DatasetRef) -> None:
 def test_a_model_leaves_service_and_travels(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
     """Undeployed twice is undeployed once; an exported model is brought back, deployed and asked. An import
     whose answer is lost is in doubt, and not repeated."""
+    if not rig.platform.describe().keeps_models:
+        pytest.skip("this platform has one model, which always answers")
     _filled(rig, dataset)
     task = rig.platform.start_training(TrainingPlan("wanderer", dataset, strategy={"max_iter": 100}))
     _finish(rig, task)
@@ -695,7 +822,7 @@ def test_a_model_leaves_service_and_travels(rig: Rig, dataset: DatasetRef, tmp_p
 
 
 def test_what_is_no_model_is_not_taken(rig: Rig, tmp_path: Path) -> None:
-    """A file that no export wrote is refused."""
+    """A file that no export wrote is refused; without a way to bring one in, so is every file."""
     (tmp_path / "letter.zip").write_text("Dear Sir or Madam")
 
     with pytest.raises(Refused if rig.imports else Unsupported):
@@ -717,6 +844,7 @@ def plate(seed: int) -> tuple[bytes, Annotation]:
 
 def test_objects_are_learnt_and_found(rig: Rig, dataset: DatasetRef) -> None:
     """Without labels a detection is refused at once; with them it is trained, deployed, and tells where objects are."""
+    needs_detection(rig)
     plates = [plate(seed) for seed in range(16)]
     items = [item(content, suffix="png") for content, _ in plates]
     plan = TrainingPlan("boxes", dataset, nn_arch=rig.detector, detection=True, strategy={"max_iter": 200})

@@ -41,7 +41,7 @@ def running() -> Iterator[Aws]:
 def aws(running: Aws) -> Iterator[Aws]:
     """One for all tests, without the faults of the last one."""
     yield running
-    running.mishaps.clear()
+    running.faults.clear()
     running.seen.clear()
     running.control.requests.clear()
     running.control.quotas.clear()

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
-THREAD_MAKERS = {"daemon/worker.py", "mvi_server/server.py", "mvi_server/jobs.py"}
+THREAD_MAKERS = {
+    *("daemon/worker.py", "mvi_server/server.py", "mvi_server/jobs.py"),
+    *("mobius_server/server.py", "mobius_server/tasks.py", "platforms/mobius/abreast.py"),
+}
 
 
 def behaviours_in(path: Path) -> list[ast.FunctionDef]:

@@ -66,7 +66,7 @@ def test_killed_at_its_requests_it_loses_and_doubles_nothing(aws: Aws, plant: Pl
             aws.kill = daemon.process.kill
             code = daemon.wait(40)
         assert code == -signal.SIGKILL, (label, kind, plant.log()[-3000:])
-        assert not any(one.times for one in aws.mishaps), (label, kind)
+        assert not any(one.times for one in aws.faults), (label, kind)
 
     done = plant.call("run", "--once")
 

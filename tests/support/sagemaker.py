@@ -69,7 +69,7 @@ class Aws:
     """The whole of it."""
 
     def __init__(self) -> None:
-        self.mishaps: list[Mishap] = []
+        self.faults: list[Mishap] = []
         self.weather: tuple[float, random.Random] | None = None
         """How likely something goes wrong with any request, and the dice."""
         self.quotas: dict[str, float] = {}
@@ -104,13 +104,13 @@ class Aws:
     def happen(self, kind: str, label: str, times: int = 1) -> None:
         """Something goes wrong with the next requests of this label."""
         with self._lock:
-            self.mishaps.append(Mishap(re.compile(label), kind, times))
+            self.faults.append(Mishap(re.compile(label), kind, times))
 
     def mishap(self, label: str) -> str:
         """What happens to this request."""
         with self._lock:
             self.seen.append(label)
-            for one in self.mishaps:
+            for one in self.faults:
                 if one.times and one.label.search(label):
                     one.times -= 1
                     return one.kind

@@ -63,8 +63,8 @@ def main() -> None:
             countdown.step()
         countdown.step()
 
-    def made(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Platform:
-        return cast("Platform", _Doorway(make(settings, stop, attempts=attempts), countdown))
+    def made(settings: Settings, stop: threading.Event, **options: Any) -> Platform:
+        return cast("Platform", _Doorway(make(settings, stop, **options), countdown))
 
     Database.writing = writing  # type: ignore[method-assign]
     registry.make = made

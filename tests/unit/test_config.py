@@ -246,18 +246,11 @@ def test_no_training_has_three_names(tmp_path: Path, value: str | None) -> None:
     assert settings(tmp_path, model={"action": value}).model.action == "none"
 
 
-def test_platforms_of_later_versions_are_named_as_such(tmp_path: Path) -> None:
-    """A planned platform is refused by saying that it comes later."""
-    assert mistakes(tmp_path, platform="mobius") == [
-        'platform: "mobius" comes with a later version; this one writes to "mvi" or "sagemaker"'
-    ]
-
-
 def test_the_memory_platform_needs_no_server(tmp_path: Path) -> None:
     """For tests there is a platform without an address; no message mentions it."""
     assert settings(tmp_path, platform="memory", credentials={}).credentials.endpoint == ""
     (told,) = mistakes(tmp_path, platform="other")
-    assert told == 'platform: "other" is not possible here; write "mvi" or "sagemaker"'
+    assert told == 'platform: "other" is not possible here; write "mvi", "sagemaker" or "mobius"'
 
 
 UNKNOWN: list[tuple[dict[str, Any], str]] = [

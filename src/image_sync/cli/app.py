@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "init": "Write a configuration.json: by asking, or from options where nobody can be asked.",
     "schema": "Print the JSON Schema of configuration.json, which lets an editor complete and check it.",
     "annotations": "Check the boxes drawn in pictures, or convert them to another format.",
+    "mobius": "What only a Mobius Vision SDK can do: ask single tags, ask about added pictures, load a state.",
     "ledger": "Look after the ledger: check it, or set a damaged one aside.",
 }
 """Command to its first sentence. It lies in the module of its name: a function of that name, or a group ``app``."""

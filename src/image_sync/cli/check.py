@@ -17,6 +17,7 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
@@ -71,6 +72,9 @@ def check(
         new: Counter[str] = Counter()
         for folder in settings.folders:
             findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
+        if settings.platform == "mobius":
+            refused = without_tag(settings, sorted(new))
+            findings += [Finding("categories", error.what, error.hint, EXIT_CONFIG) for error in refused]
         proofs = list(_aws(settings)) if settings.platform == "sagemaker" else []
         findings += proofs
         if not any(finding.code for finding in proofs):

@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,6 +38,10 @@ _BUSY = (errno.EADDRINUSE,)
 
 def serve(
     context: typer.Context,
+    api: Annotated[
+        Literal["mvi", "mobius"],
+        typer.Option(help="What it speaks: mvi, or mobius (a Mobius Vision SDK; then --fault takes other kinds)."),
+    ] = "mvi",
     host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need credentials.")] = (
         "127.0.0.1"
     ),
@@ -81,6 +85,12 @@ def serve(
     """Run an MVI-compatible server that really trains, on this machine's processor. Ctrl-C ends it."""
     logs.configure(log_level, log_format=log_format)
     _check_extra()
+    if api == "mobius":
+        from image_sync.cli.emulator import serve_mobius
+
+        folder = data or _default_folder().with_name("mobius")
+        serve_mobius(host, port, folder, fault or [], fault_seed, on_signals=_on_signals, refused=_address_error)
+        return
     password = _secret(context, "password", password, password_file)
     api_key = _secret(context, "api_key", api_key, api_key_file)
     credentials = _credentials(user, password, api_key)

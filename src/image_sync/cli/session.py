@@ -15,6 +15,7 @@ from image_sync.errors import NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform
+from image_sync.platforms.notes import Notes
 
 
 def settings_of(config: Path) -> Settings:
@@ -45,11 +46,22 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
 @contextlib.contextmanager
 def platform_of(settings: Settings) -> Iterator[Platform]:
     """The platform, ready for calls. Whoever waits at a terminal is told at once when nobody answers."""
-    platform = registry.make(settings, threading.Event(), attempts=1)
-    try:
-        yield platform
-    finally:
-        platform.close()
+    with notes_of(settings) as notes:
+        platform = registry.make(settings, threading.Event(), attempts=1, notes=notes)
+        try:
+            yield platform
+        finally:
+            platform.close()
+
+
+@contextlib.contextmanager
+def notes_of(settings: Settings) -> Iterator[Notes | None]:
+    """What the platform wrote down for itself, where it does."""
+    if settings.platform != "mobius":
+        yield None
+        return
+    with ledger_of(settings) as ledger:
+        yield ledger.notes
 
 
 def dataset_of(ledger: Ledger, platform: Platform) -> DatasetRef:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from image_sync.cli.fates import fate_of
+from image_sync.cli.tags import tags_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of
 from image_sync.domain import Counts, Run, Verdict
@@ -52,6 +53,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "daemon": {"running": pid is not None, "pid": pid},
         "troubles": [asdict(trouble) for trouble in ledger.troubles()],
         "ledger": ledger.where,
+        **({"tags": tags_of(settings, ledger)} if settings.platform == "mobius" else {}),
     }
 
 

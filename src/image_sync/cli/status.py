@@ -15,6 +15,7 @@ from rich.text import Text
 from image_sync.cli import options
 from image_sync.cli.bars import duration, wide_console
 from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.tags import shown
 from image_sync.logs import show_path, show_text
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
@@ -65,6 +66,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         lines.append(("", _training(last)))
     if seen["training"]["imbalance"]:
         lines.append(("balance", seen["training"]["imbalance"]))
+    lines += [("tag", shown(row)) for row in seen.get("tags", ())]
     lines += [("boxes", text) for text in _boxes(seen["annotations"])]
     for folder in seen["folders"]:
         how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""

@@ -83,10 +83,12 @@ class Credentials(Section):
         if not isinstance(data, dict):
             return data
         data = {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        if "endpoint" not in data and context.environ.get("VAPI_BASE_URI"):
-            data["endpoint"] = context.environ["VAPI_BASE_URI"]
+        # IBM's own names: they must not send pictures for somebody else to an MVI server, or its key to somebody else.
+        environ = {} if context.platform == "mobius" else context.environ
+        if "endpoint" not in data and environ.get("VAPI_BASE_URI"):
+            data["endpoint"] = environ["VAPI_BASE_URI"]
         context.has_login = bool({"username", "password"} & set(data))
-        if "api_key" not in data and not context.has_login and context.environ.get("VAPI_TOKEN"):
+        if "api_key" not in data and not context.has_login and environ.get("VAPI_TOKEN"):
             data["api_key"] = {"env": "VAPI_TOKEN"}
         return data
 

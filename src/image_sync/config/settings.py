@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from image_sync.config import annotations as marks
-from image_sync.config import texts
+from image_sync.config import mobius, texts
 from image_sync.config.credentials import Credentials
+from image_sync.config.mobius import Mobius
 from image_sync.config.model import Model
 from image_sync.config.problems import Mistake, printable
 from image_sync.config.sagemaker import SageMaker
 from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
 
 MIB = 1024 * 1024
-LATER_PLATFORMS = ("mobius",)
 
 
 class Threshold(Section):
@@ -137,10 +137,13 @@ class Upload(Section):
 class Settings(Section):
     """Everything that a configuration file says."""
 
-    platform: Literal["mvi", "sagemaker", "memory"] = Field(
+    platform: Literal["mvi", "sagemaker", "mobius", "memory"] = Field(
         default="mvi",
-        description="Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker.",
-        json_schema_extra={"enum": ["mvi", "sagemaker"]},
+        description=(
+            "Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker, `mobius` is a "
+            "Mobius Vision SDK."
+        ),
+        json_schema_extra={"enum": ["mvi", "sagemaker", "mobius"]},
     )
     credentials: Credentials = Field(
         default_factory=dict,  # validated, so that the environment is looked at
@@ -196,6 +199,9 @@ class Settings(Section):
     )
     watch: Watch = Field(default_factory=Watch, description="How pictures are found.")
     upload: Upload = Field(default_factory=Upload, description="How pictures are sent.")
+    mobius: Mobius = Field(
+        default_factory=Mobius, description='How a Mobius Vision SDK is used; only with `platform` "mobius".'
+    )
     state: State = Field(
         default=None,
         validate_default=True,
@@ -224,30 +230,31 @@ class Settings(Section):
 
     @field_validator("platform", mode="before")
     @classmethod
-    def _runnable(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and value in LATER_PLATFORMS:
-            raise Mistake('comes with a later version; this one writes to "mvi" or "sagemaker"')
+    def _known_from_here_on(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str):
             context_of(info).platform = value
         return value
 
-    @field_validator("credentials", "sagemaker", mode="before")
+    @field_validator("credentials", "sagemaker", "mobius", mode="before")
     @classmethod
     def _of_this_platform(cls, value: object, info: ValidationInfo) -> object:
         context, name = context_of(info), info.field_name or ""
-        if (name,) not in context.places or (name == "sagemaker") == (context.platform == "sagemaker"):
+        if (name,) not in context.places:
             return value
-        if name == "sagemaker":
-            raise Mistake('stands beside another platform; write "platform": "sagemaker", or remove it', bare=True)
-        if context.platform == "sagemaker":
-            context.warn((name,), "is not used: AWS's own chain says who we are (environment, profile or role)")
-            return {}
+        if name == "credentials":
+            if context.platform == "sagemaker":
+                context.warn((name,), "is not used: AWS's own chain says who we are (environment, profile or role)")
+                return {}
+        elif name != context.platform:
+            raise Mistake(f'stands beside another platform; write "platform": "{name}", or remove it', bare=True)
         return value
 
     @field_validator("model", mode="after")
     @classmethod
     def _named(cls, value: Model, info: ValidationInfo) -> Model:
         dataset = info.data.get("dataset")
+        if info.data.get("platform") == mobius.PLATFORM:
+            value = mobius.applicable(value, context_of(info))
         return value if value.name or not dataset else value.model_copy(update={"name": dataset.name})
 
     @field_validator("annotations", mode="before")
@@ -295,6 +302,8 @@ class Settings(Section):
         if context.literal_secret and context.mode & 0o044:
             shown = printable(str(context.shown))
             context.warn((), f"it holds a secret and can be read by other users; run: chmod 600 {shown}")
+        if self.platform == mobius.PLATFORM:
+            mobius.judge(self, context)
         self._warnings = context.told()
         return self
 

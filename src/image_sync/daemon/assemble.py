@@ -16,6 +16,7 @@ from image_sync.errors import ConfigError
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
+from image_sync.platforms.mobius.tags import NEGATIVE
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
@@ -55,12 +56,12 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         ConfigError: the platform cannot do what is configured.
     """
     stop = threading.Event()
-    platform = registry.make(settings, stop)
+    ledger = aimed_ledger(settings)
+    platform = registry.make(settings, stop, notes=ledger.notes)
     if settings.annotations != "none" and platform.describe().min_labelled is None:
         raise ConfigError(
             f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
         )
-    ledger = aimed_ledger(settings)
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.places.keep_roots(roots)
     thresholds = thresholds_of(settings, platform.describe())
@@ -183,6 +184,7 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         recursive=settings.recursive,
         category_from=settings.category_from,
         categories=settings.categories,
+        negatives=NEGATIVE if settings.platform == "mobius" else "",
         annotations=settings.annotations,
         annotation_format=settings.annotation_format,
         suffixes=traits.suffixes,

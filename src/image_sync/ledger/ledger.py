@@ -20,6 +20,7 @@ from image_sync.ledger.chores import Chores
 from image_sync.ledger.database import FILE, Database
 from image_sync.ledger.history import History
 from image_sync.ledger.inventory import Inventory
+from image_sync.ledger.notes import Notes
 from image_sync.ledger.places import Places
 from image_sync.ledger.runs import Runs
 from image_sync.ledger.schema import note, place, root, target, trouble
@@ -43,7 +44,7 @@ class Ledger:
     Attributes:
         places: the watcher's side. batches: the uploader's; chores: its debts. runs: the trainer's;
         aftermath: its debts. annotations: what is to be marked in pictures. history: single files. inventory: what
-        lies at the platform already.
+        lies at the platform already. notes: the platform's own.
     """
 
     def __init__(self, book: Book) -> None:
@@ -56,6 +57,7 @@ class Ledger:
         self.aftermath = Aftermath(book, self.runs)
         self.history = History(book)
         self.inventory = Inventory(book)
+        self.notes = Notes(book)
         self._counter = Counter(book, self.runs)
 
     @property

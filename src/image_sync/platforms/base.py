@@ -43,6 +43,12 @@ class Traits:
     """Whether two trainings of one dataset may run at once."""
     min_labelled: int | None = None
     """Fewest pictures that must carry each label before objects can be detected; None: it detects none."""
+    idempotent_starts: bool = False
+    """Whether starting a training of the same name once more continues the first start instead of making a second."""
+    lists_pictures: bool = True
+    """Whether it can tell what it has. If not: find and copies find nothing, count is None, listing is empty."""
+    keeps_models: bool = True
+    """Whether each training leaves a model of its own, to be deployed; if not, there is one, which always answers."""
 
 
 @dataclass(frozen=True, slots=True)

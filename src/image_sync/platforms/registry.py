@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from image_sync.config import Settings
 from image_sync.errors import ConfigError
 from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
+from image_sync.platforms.notes import MemoryNotes, Notes
 from image_sync.platforms.retrying import Retrying
 
+if TYPE_CHECKING:
+    from image_sync.platforms.mobius.platform import MobiusPlatform
 
-def make(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Platform:
+
+def make(settings: Settings, stop: threading.Event, *, attempts: int = 4, notes: Notes | None = None) -> Platform:
     """The platform, with patience around it.
 
     Args:
         settings: read and checked.
         stop: ends every wait.
         attempts: how often a call is tried that found nobody there.
+        notes: where it writes down what its server cannot tell; None: it forgets.
 
     Raises:
         ConfigError: the settings cannot be used for it.
@@ -32,8 +38,11 @@ def make(settings: Settings, stop: threading.Event, *, attempts: int = 4) -> Pla
         case "sagemaker":
             circuit = Circuit(f"AWS in {settings.sagemaker.region}")
             return Retrying(_sagemaker(settings, stop), stop, circuit=circuit, attempts=attempts)
+        case "mobius":
+            circuit = Circuit(f"The Mobius SDK at {urlsplit(settings.credentials.endpoint).netloc}")
+            return Retrying(mobius(settings, stop, notes or MemoryNotes()), stop, circuit=circuit, attempts=attempts)
         case other:
-            raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker or memory")
+            raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker, mobius or memory")
 
 
 def _memory(settings: Settings, stop: threading.Event) -> Platform:
@@ -71,4 +80,27 @@ def _sagemaker(settings: Settings, stop: threading.Event) -> Platform:
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
         timeout=upload.timeout,
+    )
+
+
+def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPlatform:
+    """The Mobius SDK of the settings, without patience."""
+    from image_sync.platforms.http import Timeouts
+    from image_sync.platforms.mobius.platform import MobiusPlatform
+
+    who, upload, how = settings.credentials, settings.upload, settings.mobius
+    return MobiusPlatform(
+        who.endpoint,
+        stop=stop,
+        notes=notes,
+        negatives=how.negatives,
+        max_negatives=how.max_negatives,
+        parallel=how.parallel,
+        tags=how.tags,
+        grace=settings.model.grace,
+        verify=str(who.ca_bundle) if who.ca_bundle and who.verify_tls else who.verify_tls,
+        proxy=who.proxy or "",
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeouts=Timeouts(connect=min(10.0, upload.timeout), read=upload.timeout, total=2 * upload.timeout),
     )

@@ -51,7 +51,7 @@ class Adoption:
         """Compare ledger and platform: if more lies there than we know of, read the whole listing before anything
         is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
         dataset = self._dataset()
-        if dataset is not None:
+        if dataset is not None and self._platform.describe().lists_pictures:
             count, expected = self._platform.count(dataset), self._ledger.inventory.expected()
             agreed = count is not None and count <= expected
             if agreed and first and count:

@@ -199,6 +199,10 @@ class Trainer:
             self._ledger.runs.started(run.id, found[0])
             self._next_look, self._absent = 0.0, None
             log.info("training.adopted", model=run.name, task=found[0])
+        elif self._platform.describe().idempotent_starts:
+            log.info("training.start_continued", model=run.name)
+            self._ledger.runs.again(run.id)
+            self._launch(run)
         elif self._absent is None or self._absent[0] != run.id:
             self._absent = (run.id, now)
         elif now - self._absent[1] >= self._recipe.grace:

@@ -44,6 +44,7 @@ class Filter:
         self._suffixes = frozenset(suffix.lower().encode() for suffix in rules.suffixes)
         self._depth = DEEPEST if rules.recursive else 1
         self._from_first = rules.category_from == "first"
+        self._negatives = rules.negatives.encode()
         # Pictures with annotations need no category: what is marked in them says what they show.
         self._rootless = Category("" if rules.annotations != "none" else None)
         self._categories = {_composed(key): _composed(value) for key, value in rules.categories.items()}
@@ -77,7 +78,13 @@ class Filter:
     def category(self, root: bytes, folder: bytes) -> Category:
         """The category of the pictures that lie in this folder, at or below the root."""
         steps = _steps(root, folder)
-        raw = (steps[0] if self._from_first else steps[-1]) if steps else root.rpartition(b"/")[2]
+        at = 1 if self._from_first else len(steps) - 1
+        if self._negatives and at > 0 and steps[at : at + 1] == [self._negatives]:
+            named = self._named(steps[:at], steps[at - 1])
+            return named if named.name is None else Category(f"{named.name}/{self._negatives.decode()}")
+        return self._named(steps, (steps[0] if self._from_first else steps[-1]) if steps else root.rpartition(b"/")[2])
+
+    def _named(self, steps: list[bytes], raw: bytes) -> Category:
         try:
             name = _composed(raw.decode())
         except UnicodeDecodeError:

@@ -23,6 +23,8 @@ class Rules:
         category_from: ``first``: the first folder below the root names the category; ``parent``: the folder that the
             picture lies in.
         categories: folder name to category name.
+        negatives: name of the folder in a category folder whose pictures show what the category is not: their category
+            is ``<category>/<negatives>``; empty: there is none.
         annotations: ``required``: a picture waits until its annotation is there; ``optional``: it goes without if there
             is none; ``none``: they are not looked for.
         annotation_format: which files are taken for annotations; ``auto``: all formats.
@@ -41,6 +43,7 @@ class Rules:
     recursive: bool = True
     category_from: Literal["first", "parent"] = "first"
     categories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    negatives: str = ""
     annotations: Literal["required", "optional", "none"] = "none"
     annotation_format: Literal["auto", "voc", "coco", "yolo", "sagemaker"] = "auto"
     suffixes: frozenset[str] = frozenset({"jpg", "jpeg", "png"})

@@ -49,7 +49,7 @@ def delete(
         found = platform.models(dataset_of(ledger, platform))
         doomed = [chosen(platform, found, model, settings.model.name) for model in dict.fromkeys(models)]
         for model in doomed:
-            if model.deployed:
+            if model.deployed and platform.describe().keeps_models:
                 raise Refused(
                     f"the model {model.name} is deployed, so nothing was deleted",
                     hint=f"Take it from service first: image-sync models undeploy {model.name}",

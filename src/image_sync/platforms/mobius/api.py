@@ -1,0 +1,162 @@
+"""The Mobius SDK's REST interface in its own words: one method for each call of "Customized Training" (SDK 1.5).
+
+Several of its calls change something by ``GET``. Such a call is sent once, and what became of it is told by the error
+(see ``http/outcomes.py``); whoever repeats it knows why that does no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from urllib.parse import quote
+
+from image_sync.logs import get_logger
+from image_sync.platforms.http import Client, Part, Timeouts, in_doubt, printable
+from image_sync.platforms.mobius import wire
+from image_sync.platforms.mobius.wire import Reply
+
+_log = get_logger(__name__)
+
+_SLOWEST_LINE = 10_000.0
+"""Bytes a second that an upload is given time for."""
+_STATE_TIMEOUTS = Timeouts(read=600.0, total=4 * 3600.0)
+_LONGEST_BODY = 4000
+"""Characters of a body that the debug log keeps."""
+_PIECE = 1 << 20
+
+
+class Api:
+    """The calls.
+
+    Args:
+        slots: how many calls may add or assign at the same time, over all threads.
+    """
+
+    def __init__(self, client: Client, timeouts: Timeouts, slots: int) -> None:
+        self._client = client
+        self._timeouts = timeouts
+        self._slots = threading.BoundedSemaphore(slots)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    # pictures
+
+    def add(self, image: str, picture: Part) -> Reply:
+        """``POST /system/database/image/add?image_id=``, the picture as part ``data``. Adding an id twice changes
+        nothing: the second answer says so, and is returned, as is what the server says of a picture it cannot read."""
+        fine = wire.THERE_ALREADY | wire.BAD_PICTURE
+        timeouts = self._timeouts._replace(total=self._timeouts.total + picture.size / _SLOWEST_LINE)
+        path, what = f"/system/database/image/add?image_id={image}", f"Adding the picture {picture.filename}"
+        with self._slots:
+            return self._call("POST", path, what, fine=fine, form=[picture], timeouts=timeouts)
+
+    def assign(self, image: str, kind: Literal["positive", "negative"], tag: str) -> None:
+        """``GET /custom/assign/<image_id>/<type>/<tag>``. Assigning twice is taken for assigning once."""
+        path = f"/custom/assign/{image}/{kind}/{_quoted(tag)}"
+        with self._slots:
+            self._call("GET", path, f"Assigning a picture to the tag {tag}")
+
+    # training
+
+    def train(self, tag: str) -> str:
+        """``GET /custom/train/<tag>``: the task's id. Not repeatable: each call starts a task."""
+        what = f"Training the tag {tag}"
+        reply = self._call("GET", f"/custom/train/{_quoted(tag)}", what, repeatable=False)
+        task = reply.id_of("task_id")
+        if not task:
+            raise in_doubt(what, "the answer names no task", repeatable=False)
+        return task
+
+    def status(self, task: str, what: str = "Asking how far a training is") -> Reply:
+        """``GET /status/<task_id>``: the task's state, also when that is an error."""
+        return self._call("GET", f"/status/{_quoted(task)}", what, judged=False)
+
+    def delete(self, tag: str) -> bool:
+        """``GET /custom/delete/<tag>``: whether there was something to reset. Not repeatable: one that is carried out
+        late would undo what was assigned since."""
+        what = f"Resetting the tag {tag}"
+        fine = frozenset({wire.NO_MODEL})
+        return not self._call("GET", f"/custom/delete/{_quoted(tag)}", what, repeatable=False, fine=fine).failed
+
+    # predictions
+
+    def predict_tag(self, tag: str, picture: bytes) -> Any:
+        """``POST /predict/custom/<tag>``."""
+        return self._predict("POST", f"/predict/custom/{_quoted(tag)}", f"Asking the tag {tag}", picture)
+
+    def predict_custom(self, picture: bytes) -> Any:
+        """``POST /predict/custom``: all custom models."""
+        return self._predict("POST", "/predict/custom", "Asking the custom models", picture)
+
+    def predict(self, picture: bytes) -> Any:
+        """``POST /predict``: all custom models and the base models."""
+        return self._predict("POST", "/predict", "Asking all models", picture)
+
+    def predict_added(self, image: str, tag: str = "") -> Any:
+        """``GET /custom/predict/<image_id>``, or ``/custom/predict/<tag>/<image_id>`` for one tag."""
+        path = f"/custom/predict/{_quoted(tag)}/{image}" if tag else f"/custom/predict/{image}"
+        return self._predict("GET", path, "Asking about an added picture")
+
+    def predict_batch(self, images: Sequence[str], tags: Sequence[str]) -> Any:
+        """``GET /custom/predict_batch?image_id=<list>&tags=<list>``, both lists with commas between."""
+        query = f"image_id={','.join(images)}&tags={','.join(map(_quoted, tags))}"
+        return self._predict("GET", f"/custom/predict_batch?{query}", "Asking about added pictures")
+
+    # everything
+
+    def set_state(self, file: BinaryIO, name: str, size: int) -> None:
+        """``POST /set_state``, a tar as part ``data``: replaces everything that the server knows. Not repeatable."""
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        part = Part("data", lambda: pieces, filename=name, content_type="application/x-tar", size=size)
+        what = f"Loading the state {Path(name).name}"
+        self._call("POST", "/set_state", what, repeatable=False, form=[part], timeouts=_STATE_TIMEOUTS)
+
+    # how every call is made
+
+    def _predict(self, method: str, path: str, what: str, picture: bytes = b"") -> Any:
+        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+        part = Part("data", picture, filename=f"picture.{kind}", content_type=f"image/{kind}")
+        return self._call(method, path, what, form=[part] if picture else (), bare=True).body
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        repeatable: bool = True,
+        fine: Collection[str] = (),
+        judged: bool = True,
+        bare: bool = False,
+        **request: Any,
+    ) -> Reply:
+        """One call.
+
+        Args:
+            fine: messages of failures that are returned like successes; all of them unless ``judged``.
+            bare: a success need not say that it is one.
+        """
+        answer = self._client.send(method, path, what=what, repeatable=repeatable, **request)
+        body = printable(answer.body[: 4 * _LONGEST_BODY].decode("utf-8", "replace"), _LONGEST_BODY)
+        _log.debug("mobius.answer", call=f"{method} {path}", status=answer.status, body=body)
+        reply = wire.read(answer)
+        if reply is None or (
+            reply.failed
+            and not wire.understood(reply, answer.status)
+            and (judged or answer.status in wire.NOT_ABOUT_A_TASK)
+        ):
+            found = self._client.check(answer, what=what, repeatable=repeatable)
+            if not bare or found is None:
+                raise in_doubt(what, "the answer does not say whether it worked", repeatable=repeatable)
+            return Reply("", "", found)
+        if reply.failed and judged and reply.message not in fine:
+            raise wire.failure(reply, what, repeatable=repeatable)
+        return reply
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")

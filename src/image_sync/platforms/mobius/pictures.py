@@ -1,0 +1,133 @@
+"""Pictures at a Mobius SDK: added under the id of their content, and assigned to the tag of their category."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from image_sync.domain import DatasetRef
+from image_sync.errors import NotFound, Refused, Transient
+from image_sync.logs import get_logger
+from image_sync.platforms.base import Item, Outcome, Shipment
+from image_sync.platforms.http import Part, printable
+from image_sync.platforms.mobius import wire
+from image_sync.platforms.mobius.api import Api
+from image_sync.platforms.mobius.records import Records
+from image_sync.platforms.mobius.tags import Naming, image_id, role_of, tag_of
+
+_log = get_logger(__name__)
+
+_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
+_REMEMBERED = 64
+"""Shipments of which it is known in this process how far they got."""
+
+
+class Pictures:
+    """The picture part of the platform.
+
+    Args:
+        stop: set when the program is to end: no further picture of a shipment is begun then.
+    """
+
+    def __init__(self, api: Api, records: Records, naming: Naming, stop: threading.Event) -> None:
+        self._api = api
+        self._records = records
+        self._naming = naming
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._done: OrderedDict[str, dict[str, Outcome]] = OrderedDict()
+        self._in_flight: set[str] = set()
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Add and assign each picture. What is done already of this shipment is not done again.
+
+        Everything here may be repeated: the id is the content's, and assigning twice is assigning once. So an answer
+        that got lost is reported as Transient, and the shipment comes again.
+        """
+        role = role_of(shipment.category)
+        try:
+            tag = tag_of(shipment.dataset, role.owner or shipment.category, self._naming)
+        except Refused as error:
+            return [Outcome(item.key, refused=str(error)) for item in shipment.items]
+        done = self._progress_of(shipment.batch_id)
+        ids = [image_id(item.sha256) for item in shipment.items]
+        # Written down first: should the picture be moved to another category before this is confirmed, it is known
+        # that the tag may have it.
+        note = self._records.attempt(tag, shipment.batch_id, ids) if role.positive else ""
+        with self._lock:
+            self._in_flight.add(note)
+        try:
+            for item in shipment.items:
+                if item.key in done:
+                    continue
+                if self._stop.is_set():
+                    raise Transient("The program ends; the rest of the pictures is sent at the next start")
+                done[item.key] = self._send(item, tag if role.positive else "")
+        finally:
+            with self._lock:
+                self._in_flight.discard(note)
+        refused = {image_id(item.sha256) for item in shipment.items if done[item.key].refused}
+        if role.positive and refused:  # these were never assigned
+            self._records.attempt(tag, shipment.batch_id, [one for one in ids if one not in refused])
+        with self._lock:
+            self._done.pop(shipment.batch_id, None)
+        return [done[item.key] for item in shipment.items]
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Assign it to the other tag. The one it had is reset at its next training: nothing takes it out."""
+        if not _is_image(remote_id):
+            raise NotFound(f"{printable(remote_id, 60) or 'An empty string'} is no id of a picture")
+        role = role_of(category)
+        try:
+            tag = tag_of(dataset, role.owner or category, self._naming)
+        except Refused as error:  # it has no tag any more
+            _log.error("mobius.no_tag", image=remote_id, error=error.what, hint=error.hint)
+            return
+        if role.positive:
+            self._records.attempt(tag, remote_id, [remote_id])
+            self._api.assign(remote_id, "positive", tag)
+
+    def remove(self, remote_id: str) -> None:
+        """Nothing to call: no documented call removes a picture. Its tag is reset at its next training."""
+        _log.info("mobius.picture_left", image=remote_id, hint="its tag is assigned anew at its next training")
+
+    @property
+    def in_flight(self) -> set[str]:
+        """Names of the notes of what is being assigned at this moment."""
+        with self._lock:
+            return set(self._in_flight)
+
+    def _send(self, item: Item, tag: str) -> Outcome:
+        image = image_id(item.sha256)
+        reply = self._api.add(image, _part(item))
+        if reply.failed and reply.message in wire.BAD_PICTURE:
+            return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}")
+        named = reply.id_of("image_id", "id")
+        if named and named != image:
+            raise Refused(
+                f"The Mobius SDK gave the picture {item.key} the id {named} instead of the one that was asked for",
+                hint="Only servers that take image_id can be used: SDK 1.4 and later",
+            )
+        if tag:
+            try:
+                self._api.assign(image, "positive", tag)
+            except NotFound as error:
+                raise Transient(f"{error.what}, although it has just taken the picture") from error
+        return Outcome(item.key, image)
+
+    def _progress_of(self, batch_id: str) -> dict[str, Outcome]:
+        with self._lock:
+            done = self._done.setdefault(batch_id, {})
+            self._done.move_to_end(batch_id)
+            while len(self._done) > _REMEMBERED:
+                self._done.popitem(last=False)
+            return done
+
+
+def _is_image(remote_id: str) -> bool:
+    return remote_id.isascii() and remote_id.isalnum()
+
+
+def _part(item: Item) -> Part:
+    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
+    return Part("data", item.read, filename=item.key, content_type=content_type, size=item.size)

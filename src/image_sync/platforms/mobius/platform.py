@@ -1,0 +1,257 @@
+"""A Mobius SDK as a platform of ours: what the protocol promises, said through ``api``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from image_sync.domain import Annotation, DatasetRef
+from image_sync.errors import ConfigError, NotFound, Refused, Transient, Unsupported
+from image_sync.platforms.base import (
+    Model,
+    Outcome,
+    Prediction,
+    Progress,
+    RemotePicture,
+    Shipment,
+    TrainingPlan,
+    Traits,
+)
+from image_sync.platforms.circuit import Unanswered
+from image_sync.platforms.http import Client, Timeouts
+from image_sync.platforms.mobius.api import Api
+from image_sync.platforms.mobius.assigning import Assigning
+from image_sync.platforms.mobius.following import Following, succeeded
+from image_sync.platforms.mobius.pictures import Pictures
+from image_sync.platforms.mobius.records import Records, Training
+from image_sync.platforms.mobius.scores import scores
+from image_sync.platforms.mobius.starting import Starting
+from image_sync.platforms.mobius.survey import Rule
+from image_sync.platforms.mobius.tags import Naming, role_of, short, tag_of
+from image_sync.platforms.notes import Notes
+
+_BATCH = 10
+"""Pictures in one shipment: each is a request of its own, and several threads share the work by shipments."""
+_NOBODY = "0" * 32
+
+
+class MobiusPlatform:
+    """A Mobius Vision SDK, or its emulator.
+
+    Args:
+        endpoint: its address.
+        notes: what the server cannot be asked; see ``records.py``.
+        negatives, max_negatives, parallel, tags: see the section ``mobius`` of the configuration.
+        grace: seconds in which a request without an answer may still be carried out, and a tag's training ends.
+        verify: whether to check the server's certificate, or a file with those to trust.
+        proxy: URL of a proxy.
+        batch_files, batch_bytes: most pictures and bytes for one shipment, as configured.
+        timeouts: of requests; adding a picture gets the time on top that its bytes need on a slow line.
+        stop: ends what takes long.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        stop: threading.Event,
+        notes: Notes,
+        negatives: str = "others",
+        max_negatives: int = 200,
+        parallel: int = 4,
+        tags: Naming = "category",
+        grace: float = 600.0,
+        verify: bool | str = True,
+        proxy: str = "",
+        batch_files: int = _BATCH,
+        batch_bytes: int = 64 * 2**20,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
+    ) -> None:
+        client = Client(base_uri(endpoint), verify=verify, proxy=proxy, timeouts=timeouts)
+        self.api = Api(client, timeouts, parallel)
+        self._naming = tags
+        self._records = Records(notes)
+        self._pictures = Pictures(self.api, self._records, tags, stop)
+        self._assigning = Assigning(self.api, self._records, parallel, stop)
+        self._following = Following(self.api, self._records)
+        rule = Rule(negatives, max_negatives)
+        self._starting = Starting(
+            self.api, self._records, self._pictures, self._assigning, self._following, tags, rule, grace=grace
+        )
+        self._traits = Traits(
+            name="mobius",
+            batch_files=min(batch_files, _BATCH),
+            batch_bytes=batch_bytes,
+            suffixes=frozenset({"jpg", "jpeg", "png"}),
+            # The server wants one positive; whatever a tag is not comes from another category, or from _negative_.
+            min_categories=2 if negatives == "others" else 1,
+            min_pictures=1,
+            idempotent_uploads=True,
+            warm_start=True,
+            idempotent_starts=True,
+            lists_pictures=False,
+            keeps_models=False,
+        )
+
+    def describe(self) -> Traits:
+        """What a Mobius SDK is like."""
+        return self._traits
+
+    def sign_in(self) -> None:
+        """Ask for a task that nobody has: there is no account, but something must answer, in the right words."""
+        try:
+            self.api.status(_NOBODY, "Signing in")
+        except Unanswered:
+            raise
+        except Transient as error:
+            hint = "Check credentials.endpoint and port: is it a Mobius SDK that answers there?"
+            raise Transient(error.what, hint=hint, retry_after=error.retry_after) from error
+
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The dataset, if it was asked for before: the server knows none."""
+        return self._records.dataset(name)
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """The dataset; a name of ours only."""
+        return self._records.make_dataset(name)
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """The tag. It comes into being with the first picture that is assigned to it."""
+        return tag_of(dataset, role_of(name).owner or name, self._naming)
+
+    def upload(self, shipment: Shipment) -> list[Outcome]:
+        """Add and assign every picture."""
+        return self._pictures.upload(shipment)
+
+    def find(self, shipment: Shipment) -> dict[str, str]:  # noqa: ARG002 - the protocol
+        """Nothing: the server does not tell what it has. Sending again is harmless."""
+        return {}
+
+    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:  # noqa: ARG002 - the protocol
+        """None: an id is there once."""
+        return {}
+
+    def count(self, dataset: DatasetRef) -> int | None:  # noqa: ARG002 - the protocol
+        """Unknown."""
+        return None
+
+    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
+        """Assign it to another tag; the old one is reset at its next training."""
+        self._pictures.relabel(dataset, remote_id, category)
+
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:  # noqa: ARG002
+        """Not here."""
+        raise Unsupported("A Mobius SDK detects no objects", hint="Use one folder per category")
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:  # noqa: ARG002 - the protocol
+        """Leave it there; the tag that it had is reset at its next training."""
+        self._pictures.remove(remote_id)
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:  # noqa: ARG002 - the protocol
+        """Nothing: the server does not tell what it has."""
+        return iter(())
+
+    def start_training(self, plan: TrainingPlan) -> str:
+        """A task for each tag that changed."""
+        if plan.detection:
+            raise Unsupported("A Mobius SDK detects no objects", hint="Leave model.nn_arch out")
+        return self._starting.start(plan)
+
+    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+        """The training of this name, once all of it was started."""
+        return self._following.find(dataset, name)
+
+    def progress(self, task_id: str) -> Progress:
+        """How many of its tags are done."""
+        return self._following.progress(task_id)
+
+    def models(self, dataset: DatasetRef) -> list[Model]:
+        """The one there is: the tags as the last training left them."""
+        current = self._following.current(dataset)
+        return [] if current is None else [self._model(current)]
+
+    def model_of(self, task_id: str) -> Model | None:
+        """The model, once the training ended well for any tag."""
+        training = self._records.training(task_id)
+        if training is None or training.ended is None or not succeeded(training):
+            return None
+        return self._model(training)
+
+    def deploy(self, model: Model) -> None:
+        """Nothing to do: tags answer as soon as they are trained."""
+
+    def undeploy(self, model: Model) -> None:
+        """Not here; an earlier model than the present one is out of service anyway."""
+        current = self._following.current(DatasetRef(model.dataset_id, ""))
+        if current is not None and current.id == model.id:
+            raise Unsupported(
+                f"The model {model.name} cannot be taken from service: tags answer as soon as they are trained",
+                hint=f"To reset its tags: image-sync models delete {model.name}",
+            )
+
+    def predict(self, model: Model, picture: bytes) -> list[Prediction]:
+        """What the dataset's tags say of the picture, each for itself."""
+        tags = {tag.name: tag.category for tag in self._records.tags(model.dataset_id) if tag.trained is not None}
+        if not tags:
+            raise NotFound(f"The model {model.name} has no trained tags at the Mobius SDK")
+        found = {score.tag: score.value for score in scores(self.api.predict_custom(picture), tags=tags)}
+        predictions = [Prediction(tags[tag], value) for tag, value in found.items()]
+        return sorted(predictions, key=lambda one: -one.confidence)
+
+    def export(self, model: Model, to: Path) -> Path:  # noqa: ARG002 - the protocol
+        """Not here."""
+        raise Unsupported(
+            f"The model {model.name} cannot be exported: a Mobius SDK 1.5 documents no call for it",
+            hint="Ask the server's operator for a state file",
+        )
+
+    def import_model(self, source: Path) -> Model:
+        """Not here: a state file is no model of one dataset, it takes the place of everything on the server."""
+        raise Unsupported(
+            f"{source.name} would replace everything on the Mobius SDK, for everybody who uses it",
+            hint=f"If that is what you want: image-sync mobius set-state {source.name}",
+        )
+
+    def delete_model(self, model: Model) -> None:
+        """Reset its tags, so that they answer no more. Their pictures are assigned anew at the next training."""
+        tags = self._records.tags(model.dataset_id)
+        if any(tag.start is not None and tag.start.run for tag in tags):
+            raise Refused(f"The model {model.name} is being trained", hint="Wait until that is over")
+        attempts = self._records.attempts()
+        for tag in tags:
+            if tag.trained is not None or tag.start is not None:
+                self._records.save(self._assigning.reset(tag, attempts.get(short(tag.name), {}), ""), start=None)
+        for training in self._records.trainings(model.dataset_id):
+            self._records.forget_training(training)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.api.close()
+
+    def _model(self, training: Training) -> Model:
+        tags = self._records.tags(training.dataset)
+        return Model(
+            id=training.id,
+            name=training.name,
+            dataset_id=training.dataset,
+            categories=tuple(tag.category for tag in tags if tag.trained is not None),
+            created_at=training.ended,
+            deployed=True,
+        )
+
+
+def base_uri(endpoint: str) -> str:
+    """The address below which the calls lie.
+
+    >>> base_uri("http://127.0.0.1:5000/")
+    'http://127.0.0.1:5000'
+    """
+    parts = urlsplit(endpoint.strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ConfigError(
+            "credentials.endpoint must look like http://mobius.example.com:5000",
+            hint="Users, passwords, queries and fragments do not belong there",
+        )
+    return endpoint.strip().rstrip("/")
