@@ -158,4 +158,4 @@ def test_annotations_are_of_no_use(tmp_path: Path) -> None:
     """Asking for annotations where no objects are detected is a mistake, told at load."""
     (told,) = mistakes(tmp_path, platform="mobius", annotations="required")
 
-    assert "annotations has no use at a Mobius SDK" in told
+    assert "a Mobius SDK detects no objects; leave the key out" in told
