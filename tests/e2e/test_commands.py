@@ -177,6 +177,28 @@ def test_check_says_what_the_daemon_would_do(plant: Plant) -> None:
     assert {finding["subject"] for finding in found["findings"]} >= {"configuration", "folder", "server", "dataset"}
 
 
+def test_check_counts_what_the_ledger_already_holds_ready(plant: Plant) -> None:
+    """Pictures found by a run that could not send them are uploaded and trained on next time, and check says so."""
+    plant.configure(credentials={"endpoint": "http://127.0.0.1:9"}, threshold={"upload": 5, "training": 10})
+    put_plates(plant)
+    assert plant.call("run", "--once").returncode == 69
+
+    told = plant.call("check").stdout
+    assert "Now it would upload 12 picture(s) (12 / 5) and then start a training (12 / 10" in told
+
+
+def test_a_single_run_says_why_it_is_not_content(plant: Plant) -> None:
+    """With a file that needs a person, the exit code is 1 each time, and the log says why each time."""
+    put_plates(plant)
+    plant.put("dark/broken.jpg", b"no picture")
+
+    for _ in range(2):
+        done = plant.call("run", "--once")
+        assert done.returncode == 1
+        assert "once.incomplete" in done.stderr
+        assert "needs a person" in done.stderr
+
+
 def test_check_names_a_folder_that_is_not_there(plant: Plant) -> None:
     """Exit 78, the folder, and what to do."""
     plant.configure(folders=[str(plant.root), str(plant.folder / "not-mounted")])

@@ -79,7 +79,8 @@ def check(
         findings += proofs
         if not any(finding.code for finding in proofs):
             findings += _server(settings, platform)
-        would = _would(ledger.tally(), new, thresholds_of(settings, platform.describe()))
+        known = Counter({name: counts.ready for name, counts in ledger.census().categories.items()})
+        would = _would(ledger.tally(), known, new, thresholds_of(settings, platform.describe()))
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
     if as_json:
         rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
@@ -211,13 +212,20 @@ def _policies(settings: Settings) -> dict[str, Any]:
     return policies(settings.sagemaker)
 
 
-def _would(tally: Tally, new: Counter[str], thresholds: Thresholds) -> str:
-    """One sentence: what the daemon would do now, and why."""
+def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thresholds) -> str:
+    """One sentence: what the daemon would do now, and why.
+
+    Args:
+        tally: the ledger's counts.
+        known: pictures per category that the ledger holds ready.
+        new: pictures per category that it has not seen yet.
+        thresholds: what all these are held against.
+    """
     waiting = tally.ready + sum(new.values())
     upload = upload_verdict(replace(tally, ready=waiting), thresholds, quiet_for=float("inf"))
     after = tally
     if upload.due:
-        trainable = Counter(tally.trainable) + new
+        trainable = Counter(tally.trainable) + known + new
         after = replace(tally, ready=0, cleared=0, untrained=tally.untrained + waiting, trainable=dict(trainable))
         first = f"upload {waiting + tally.cleared} picture(s) ({waiting} / {thresholds.upload})"
     else:
