@@ -106,7 +106,9 @@ def test_a_daemon_that_is_killed_while_deploying_deploys_once(plant: Plant, serv
     seen = len(server.requests.matching("POST", "/webapis"))
     put_plates(plant)
     with plant.running() as daemon:
-        plant.wait(lambda p: bool(p.runs() and Caller(server.url).call("GET", f"/webapis/{p.runs()[0].task_id}").ok))
+        plant.wait(lambda p: any(run.fate for run in p.runs()))
+        task = plant.runs()[0].task_id
+        plant.wait(lambda _: bool(Caller(server.url).call("GET", f"/webapis/{task}").ok))
         daemon.kill()
     assert [run.fate for run in plant.runs()] == ["chosen"]
     with plant.running() as daemon:
