@@ -175,12 +175,8 @@ class Batches:
         marked: Mapping[int, str] | None = None,
     ) -> None:
         now = self._book.clock()
-        for statement, outcomes, state in (
-            (_CONFIRM, stored, PictureState.CONFIRMED),
-            (_REFUSE, refused, PictureState.REFUSED),
-        ):
-            common = {"the_batch": batch_id, "held": _CLAIMED, "now": now, "nothing": "", "to": str(state)}
-            statement(tx, [{"the_id": key, "the_text": text, **common} for key, text in outcomes.items()])
+        _CONFIRM(tx, list(stored.items()), now, batch_id)
+        _REFUSE(tx, list(refused.items()), batch_id)
         if self._book.annotated and stored:
             markings.sent(tx, marked or {})
             markings.reckon(tx, markings.of_batch(batch_id))
@@ -245,21 +241,13 @@ _TAKE = (
 _HELD = (picture.c.batch_id == bindparam("the_batch")) & (picture.c.state == PictureState.CLAIMED)
 _ANY_HELD = select(picture.c.id).where(_HELD).limit(1)
 _UNCOUNT = update(picture).where(_HELD).values(attempts=picture.c.attempts - 1)
-_CLAIMED = str(PictureState.CLAIMED)
-_ONE = (
-    update(picture)
-    .where(picture.c.batch_id == bindparam("the_batch"), picture.c.state == bindparam("held"))
-    .where(picture.c.id == bindparam("the_id"))
+_ONE = f"picture.id = given.id AND batch_id = ? AND state = '{PictureState.CLAIMED}'"
+_CONFIRM = Bulk.update(
+    picture,
+    f"state = '{PictureState.CONFIRMED}', remote_id = given.text, reason = '', confirmed_at = ?",
+    *(_ONE, "id", "text"),
 )
-_CONFIRM = Bulk(
-    _ONE.values(
-        state=bindparam("to"),
-        remote_id=bindparam("the_text"),
-        reason=bindparam("nothing"),
-        confirmed_at=bindparam("now"),
-    )
-)
-_REFUSE = Bulk(_ONE.values(state=bindparam("to"), reason=bindparam("the_text")))
+_REFUSE = Bulk.update(picture, f"state = '{PictureState.REFUSED}', reason = given.text", _ONE, "id", "text")
 _DROP = delete(picture).where(
     picture.c.batch_id == bindparam("the_batch"),
     picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)]),

@@ -216,7 +216,10 @@ def _postgresql(url: URL) -> Engine:
             "a PostgreSQL ledger needs a driver that is not installed",
             hint="Run: pip install 'image-sync[postgres]'",
         ) from error
-    return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    # Statements are not kept prepared: a plan made while a table was empty would read all of it for ever after.
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"prepare_threshold": None}
+    )
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
