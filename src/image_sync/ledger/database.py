@@ -2,6 +2,9 @@
 
 SQLite runs with ``synchronous=FULL`` and a truncated rollback journal: in power-cut tests WAL with NORMAL lost
 acknowledged commits, this pair lost none. A lost "about to send" row would be a picture sent twice.
+
+All threads take turns at one connection to SQLite: what was read for one need not be read again for another, and
+nobody sleeps because of a lock of our own.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import StaticPool
 
 from image_sync.errors import LedgerError
 from image_sync.ledger.folder import make_folder
@@ -27,6 +31,7 @@ from image_sync.logs import get_logger
 
 FILE = "ledger.sqlite"
 _BUSY_MS = 30_000
+_CACHE_KIB = 16_384
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
 
 log = get_logger(__name__)
@@ -46,7 +51,7 @@ class _Job:
 
 
 class Database:
-    """One ledger database. Transactions are short; writers queue behind one lock.
+    """One ledger database. Transactions are short; writers queue behind one lock, with SQLite readers, too.
 
     Args:
         state: the state folder, or a ``postgresql://`` URL.
@@ -60,6 +65,7 @@ class Database:
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._engine = _engine(state)
+        self._reader = self._writer if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
         self.insert = _insert(self._engine.dialect.name)
         try:
             with self._translated():
@@ -71,7 +77,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A short read transaction: one consistent look."""
-        with self._translated(), self._engine.begin() as connection:
+        with self._reader, self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -202,6 +208,7 @@ def _engine(state: str | Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
         connect_args={"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False},
+        poolclass=StaticPool,
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -224,6 +231,7 @@ def _postgresql(url: URL) -> Engine:
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute("PRAGMA journal_mode=TRUNCATE")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
