@@ -25,8 +25,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import StaticPool
 
 from image_sync.errors import LedgerError
+from image_sync.ledger import counts
 from image_sync.ledger.folder import make_folder
-from image_sync.ledger.schema import HEAD
+from image_sync.ledger.schema import HEAD, metadata
 from image_sync.logs import get_logger
 
 FILE = "ledger.sqlite"
@@ -142,6 +143,12 @@ class Database:
         # Alembic takes longer to import than everything else here: asked only when there is something to do.
         with self._engine.begin() as connection:
             version = _version(connection)
+        if version is None:
+            with self.writing() as connection:
+                if connection.dialect.has_table(connection, "alembic_version"):  # another process was quicker
+                    version = _version(connection)
+                else:
+                    version = _make(connection)
         if version == HEAD:
             return
         from image_sync.ledger import migrations
@@ -183,6 +190,15 @@ def _version(connection: Connection) -> str | None:
         return None
     row = connection.execute(text("SELECT version_num FROM alembic_version")).first()
     return None if row is None else str(row[0])
+
+
+def _make(connection: Connection) -> str:
+    """Make the newest schema in an empty database, as all migrations together would, in a tenth of the time."""
+    metadata.create_all(connection, checkfirst=False)
+    counts.install(connection)
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+    return HEAD
 
 
 def _shown(state: str | Path) -> str:
