@@ -56,7 +56,8 @@ class Batches:
         *,
         sweep_at: float | None = None,
         annotated: Mapping[int, str] | None = None,
-    ) -> None:
+        then: tuple[DatasetRef, int, int] | None = None,
+    ) -> Batch | None:
         """The platform answered for these pictures of the batch; any others go back in line.
 
         A picture that came back so often that there is little hope is parked as refused instead.
@@ -66,10 +67,20 @@ class Batches:
             sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
             annotated: picture id -> what was marked in it with the same request. For all other pictures of the batch
                 that have an annotation it is due from now on.
+            then: what to :meth:`claim` in the same stroke: the disk is waited for once.
+
+        Returns:
+            The batch that was claimed.
         """
+
+        def settle(tx: Connection) -> Batch | None:
+            self._settle(tx, batch_id, stored, refused, sweep_at, marked)
+            return None if then is None else self._claim(tx, *then)
+
         marked = {key: markings.fingerprint(text) for key, text in (annotated or {}).items()}
-        self._book.db.write(lambda tx: self._settle(tx, batch_id, stored, refused, sweep_at, marked))
+        following = self._book.db.write(settle)
         self._book.changed()
+        return following
 
     def release(self, batch_id: str) -> None:
         """Nothing of the batch was sent: its pictures go back in line, and no attempt is counted."""
