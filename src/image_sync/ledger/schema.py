@@ -38,11 +38,15 @@ class Word(TypeDecorator[str]):
 
 
 class Raw(LargeBinary):
-    """Bytes that go to the driver as they are: wrapping a million names would take time, and no driver needs it."""
+    """Bytes that go to and from the driver as they are: wrapping a million names takes time, and no driver needs it."""
 
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002 - SQLAlchemy passes it
+        """None is needed."""
+        return
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # noqa: ARG002 - SQLAlchemy passes it
         """None is needed."""
         return
 

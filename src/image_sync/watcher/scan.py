@@ -178,53 +178,66 @@ class Scanner:
     def _look(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
         folder = look.folder
         category = self.filters.category(root.path, folder)
-        known = self._known(folder, category)
-        missing = set(known)
-        annotated, pictures = self.companions.used, dict[bytes, Stamp]()
-        number = 0
+        missing = self._known(folder, category)
+        annotated, pictures = self.companions.used, dict[bytes, tuple[Stamp, Stamp | None]]()
+        for found in self._found(root, folder, fd, missing, inner):
+            if found is None:
+                yield
+                continue
+            name, stamp, was = found
+            if annotated:
+                pictures[name] = stamp, was
+            elif look.news.get(name) != stamp and self.intake.consider(root, folder, fd, name, stamp, category):
+                yield
+        yield from self._look_with_annotations(root, look, fd, pictures, category)
+        if any(presence(fd, name) is Presence.ABSENT for name in missing):
+            root.departures.setdefault(folder, self._now())
+
+    def _found(
+        self, root: Root, folder: bytes, fd: int, missing: dict[bytes, Stamp], inner: list[bytes]
+    ) -> Iterator[tuple[bytes, Stamp, Stamp | None] | None]:
+        """The files that are not what is recorded of them (all of them where annotations are used): name, stamp, and
+        the recorded stamp. None now and then, where the look may be interrupted.
+
+        Whatever is there is taken out of ``missing``, which holds what is recorded. A million files come by here: most
+        are what they were, and for those nothing is done that need not be.
+        """
+        everything, number, local = self.companions.used, 0, root.local
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries, 1):
                 if number % _AT_ONCE == 0:
-                    yield
+                    yield None
                 name = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    self._inner(root, folder, name, inner)
+                if not entry.is_file(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
+                        self._inner(root, folder, name, inner)
                     continue
-                if not self.filters.file(name) or not entry.is_file(follow_symlinks=False):
+                if name not in missing and not self.filters.file(name):
                     continue
                 try:
-                    found = entry.stat(follow_symlinks=False)
+                    stamp = stamp_of(entry.stat(follow_symlinks=False), local=local)
                 except OSError:
                     continue  # gone since the listing, or not to be told: asked again below if it is recorded
-                missing.discard(name)
-                stamp = stamp_of(found, local=root.local)
-                if annotated:
-                    pictures[name] = stamp
-                elif known.get(name) == stamp or look.news.get(name) == stamp:
-                    continue
-                elif self.intake.consider(root, folder, fd, name, stamp, category):
-                    yield
+                was = missing.pop(name, None)
+                if (everything or was != stamp) and self.filters.file(name):
+                    yield name, stamp, was
         self.entries = number
-        yield from self._look_with_annotations(root, look, fd, known, pictures, category)
-        if any(presence(fd, name) is Presence.ABSENT for name in missing):
-            root.departures.setdefault(folder, self._now())
 
     def _look_with_annotations(
         self,
         root: Root,
         look: OpenLook,
         fd: int,
-        known: Mapping[bytes, Stamp],
-        pictures: Mapping[bytes, Stamp],
+        pictures: Mapping[bytes, tuple[Stamp, Stamp | None]],
         category: Category,
     ) -> Iterator[None]:
         """The pictures of a folder, each together with its annotation: where either has changed, it is looked at."""
         sources = self.companions.beside(root, look.folder, pictures) if pictures else {}
-        for number, (name, plain) in enumerate(pictures.items(), 1):
+        for number, (name, (plain, was)) in enumerate(pictures.items(), 1):
             if number % _AT_ONCE == 0:
                 yield
             source = sources.get(name)
-            stamp, was = self.companions.stamped(plain, source), known.get(name)
+            stamp = self.companions.stamped(plain, source)
             if was == stamp or look.news.get(name) == stamp:
                 continue
             newest = source.newest if source else self._wall() if self.companions.lost(was, stamp) else 0.0
