@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 
 from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, Sighting, Stamp
 from image_sync.ledger import markings
@@ -19,6 +19,12 @@ _PAGE = 1000
 _STAMPS = select(
     place.c.name, place.c.size, place.c.mtime_ns, place.c.ctime_ns, place.c.inode, place.c.annotation
 ).where(place.c.folder_id == bindparam("folder"))
+_NUMBER = (
+    select(folder.c.category, func.coalesce(func.sum(place_count.c.files), 0).label("files"))
+    .outerjoin(place_count, place_count.c.folder_id == folder.c.id)
+    .where(folder.c.path == bindparam("folder"))
+    .group_by(folder.c.id)
+)
 
 
 class Places:
@@ -40,6 +46,12 @@ class Places:
                 for files in tx.execute(_STAMPS, {"folder": row.id}).partitions(_PAGE)
                 for name, size, mtime_ns, ctime_ns, inode, annotation in files
             }
+
+    def recorded(self, path: bytes) -> tuple[str | None, int]:
+        """The category the folder was recorded under, and the number of recorded files."""
+        with self._book.db.reading() as tx:
+            row = tx.execute(_NUMBER, {"folder": path}).first()
+            return (None, 0) if row is None else (row.category, int(row.files))
 
     def folders(self, root_path: bytes) -> Sequence[bytes]:
         """All folders at or below the root in which files are recorded."""
