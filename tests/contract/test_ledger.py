@@ -106,6 +106,11 @@ def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
     assert category == "good"
     assert files == {b"1.jpg": Stamp(10, 1, 1, 2**64 - 1), b"2.jpg": Stamp(10, 1, 1, 2**64 - 1)}
     assert ledger.places.known(ROOT + b"/other") == (None, {})
+    assert ledger.places.recorded(ROOT + b"/good") == ("good", len(files))
+    assert ledger.places.recorded(ROOT + b"/other") == (None, 0)
+    ledger.places.gone(ROOT + b"/good", list(files))
+    assert ledger.places.recorded(ROOT + b"/good") == ("good", 0)
+    assert ledger.places.folders(ROOT) == []
 
 
 def test_paths_are_bytes(ledger: Ledger) -> None:
