@@ -103,6 +103,23 @@ def test_an_edited_annotation_is_sent_again_and_nothing_else(plant: Plant, serve
     assert len(contents(server)) == 3
 
 
+def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:
+    """Before the daemon ever ran, it knows which pictures have no annotation; of another format is as good as none."""
+    plant.configure(threshold={"upload": 2})
+    plates.make(plant.root / "plates", 2, 3)
+    plant.put("plates/bare.jpg", PICTURE)
+    plant.put("bare.jpg", PICTURE + b"y")
+
+    told = plant.call("check").stdout
+    assert "4 pictures in 2 folders" in told
+    assert "2 new pictures wait for their annotations" in told
+    assert "Now it would upload 2 picture(s) (2 / 2)" in told
+    plant.configure(annotation_format="yolo")
+    assert "upload nothing (0 / 2: waits for 2 more pictures)" in plant.call("check").stdout
+    plant.configure(annotations="optional")
+    assert "Now it would upload 4 picture(s) (4 / 2)" in plant.call("check").stdout
+
+
 def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: MviServer) -> None:
     """`status` and `show` tell what is waited for; an annotation of no object is one, too."""
     plant.configure(threshold={"training": 2})
@@ -113,6 +130,7 @@ def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: Mv
     assert len(contents(server)) == 2
 
     status, shown = plant.call("status").stdout, plant.call("show", str(bare)).stdout
+    assert "Needs a person" not in status
     assert "1 picture waits for its annotation" in status
     assert "no category" in status
     assert re.search(r"training  2 / 2: due, waits for label '\w+': [12] of 5", status)

@@ -3,7 +3,7 @@
 from image_sync.annotations.canonical import fingerprint, from_text, to_text
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.finder import Finder
-from image_sync.annotations.format import Format
+from image_sync.annotations.format import Format, chosen
 from image_sync.annotations.source import Source
 
-__all__ = ["AnnotationError", "Fault", "Finder", "Format", "Source", "fingerprint", "from_text", "to_text"]
+__all__ = ["AnnotationError", "Fault", "Finder", "Format", "Source", "chosen", "fingerprint", "from_text", "to_text"]
