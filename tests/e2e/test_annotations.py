@@ -14,9 +14,10 @@ from image_sync.cli import plates
 from image_sync.domain import RunState
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from support.annotations import PICTURE, voc, voc_object
+from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant
 from support.mvi_server import Caller, contents, serving
+from support.pictures import jpeg
 
 DETECTION = {"nn_arch": "frcnn", "strategy": {"max_iter": 300}}
 Boxes = Mapping[str, list[tuple[object, ...]]]
@@ -101,6 +102,21 @@ def test_an_edited_annotation_is_sent_again_and_nothing_else(plant: Plant, serve
         assert boxes_at(server) == boxes_in(plant)
         assert label_posts(server) == posts + 1
     assert len(contents(server)) == 3
+
+
+def test_spellings_that_are_one_tag_at_the_server_are_counted_as_one(plant: Plant, server: MviServer) -> None:
+    """MVI's tags ignore upper and lower case: three of Dent and two of dent are the five that it demands."""
+    plant.configure(threshold={"training": 5})
+    for number, label in enumerate(["Dent", "dent", "Dent", "dent", "Dent"]):
+        picture = plant.put(f"plates/{number}.jpg", jpeg(number, WIDTH, HEIGHT))
+        picture.with_suffix(".xml").write_text(voc(voc_object(label)))
+
+    done = plant.call("run", "--once", timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert plant.tally().labelled == {"Dent": 3, "dent": 2}
+    assert len({label for boxes in boxes_at(server).values() for label, *_ in boxes}) == 1
+    assert [(run.state, run.pictures) for run in plant.runs()] == [(RunState.TRAINED, 5)]
 
 
 def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:

@@ -92,6 +92,7 @@ class MviPlatform:
             warm_start=True,
             parallel_trainings=False,
             min_labelled=5,
+            labels_ignore_case=True,
         )
 
     def describe(self) -> Traits:
