@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -16,17 +16,11 @@ from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant
-from support.mvi_server import Caller, contents, serving
+from support.mvi_server import Caller, contents
 from support.pictures import jpeg
 
 DETECTION = {"nn_arch": "frcnn", "strategy": {"max_iter": 300}}
 Boxes = Mapping[str, list[tuple[object, ...]]]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
 
 
 @pytest.fixture
