@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
-from starlette.responses import Response
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
 
 SUCCESS = {"result": "success"}
 
@@ -46,6 +48,16 @@ def rendered(body: Any, status: int = 200, headers: Mapping[str, str] | None = N
     """A JSON response; ASCII only, so that no name however odd can break the encoding."""
     raw = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
     return Response(raw, status, dict(headers or {}), media_type="application/json")
+
+
+def download(archive: Path, name: str) -> Response:
+    """An archive, deleted once it is sent. The name comes last and without quotes, as IBM's tool cuts it out."""
+    return FileResponse(
+        archive,
+        media_type="application/zip",
+        headers={"Content-Disposition": f"attachment; filename={name}"},
+        background=BackgroundTask(archive.unlink, missing_ok=True),
+    )
 
 
 def counted(entries: list[dict[str, Any]], key: str = "result_list") -> Response:
