@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from image_sync.domain import RunState
 from image_sync.mobius_server.faults import Fault
 from image_sync.mobius_server.server import MobiusServer
-from support.daemon import Plant, crashed
+from support.daemon import Plant
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture
 from support.soak_crasher import EXIT
@@ -94,11 +96,17 @@ def test_ended_at_chosen_steps(tmp_path: Path, action: str, ends: tuple[int, ...
         )
         for number, crash_at in enumerate(ends):
             put(plant, 10 * number, 4)
-            assert crashed(plant, crash_at) in {EXIT, 0}
+            assert _crashed(plant, crash_at) in {EXIT, 0}
             assert plant.call("run", "--once").returncode == 0
 
         accounted(server, plant, len(ends))
         assert len(plant.runs()) == len(ends)
+
+
+def _crashed(plant: Plant, crash_at: int) -> int:
+    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
+    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
 
 
 @pytest.mark.parametrize("kind", MISHAPS[:-1] if DEEP else ("lost-answer", "reset"))
