@@ -60,15 +60,15 @@ def download(archive: Path, name: str) -> Response:
     )
 
 
-def counted(entries: list[dict[str, Any]], key: str = "result_list") -> Response:
+def counted(entries: list[dict[str, Any]]) -> Response:
     """The answer to a call on many things: 200 if all worked, 422 if at least one did not."""
     failed = sum(entry["result"] != "success" for entry in entries)
     body = {
         "result": "fail" if failed else "success",
         "success_count": len(entries) - failed,
         "fail_count": failed,
-        key: entries,
+        "result_list": entries,
     }
     if failed:
-        body["fault"] = f"{failed} of {len(entries)} could not be done; {key} says which and why."
+        body["fault"] = f"{failed} of {len(entries)} could not be done; result_list says which and why."
     return rendered(body, 422 if failed else 200)
