@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
@@ -15,7 +14,6 @@ from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock, holder_of
 from image_sync.ledger.moves import IllegalMove
 from image_sync.ledger.schema import metadata
-from support.postgres import a_database
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -30,14 +28,6 @@ class Clock:
 
     def __call__(self) -> float:
         return float(next(self._ticks))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def state(request, tmp_path: Path) -> Iterator[str | Path]:
-    if request.param == "sqlite":
-        yield tmp_path / "state"
-    else:
-        yield from a_database()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,26 +17,15 @@ from image_sync import __version__
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from support.daemon import PROGRAM, Plant, stored
+from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     return Plant(tmp_path / "plant", server.url)
-
-
-def put_plates(plant: Plant, each: int = 6) -> None:
-    for kind, number in itertools.product(("dark", "light"), range(each)):
-        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

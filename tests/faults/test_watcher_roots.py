@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def unavailable(watch: Watching, root: Path, why: str) -> None:
+def assert_unavailable(watch: Watching, root: Path, why: str) -> None:
     """Step until the root is given up for this reason, then for long enough to look again, and nothing is gone."""
     watch.until(lambda: watch.report(root).state is RootState.UNAVAILABLE)
     assert why in watch.report(root).reason
@@ -51,7 +51,7 @@ def test_a_vanished_root_is_an_alarm_and_no_loss(root, mode):
     """Once in the log, in the report, and resumed when it is back."""
     with watching(root, rules=quick(mode=mode)) as watch, capture_logs() as lines:
         away = root.rename(root.with_name("away"))
-        unavailable(watch, root, "does not exist")
+        assert_unavailable(watch, root, "does not exist")
         assert [line["log_level"] for line in lines if line["event"] == "watch.root_unavailable"] == ["error"]
         (away / "cat" / "b.jpg").write_bytes(jpeg(7))
         away.rename(root)
@@ -127,7 +127,7 @@ def test_an_empty_root_at_start_is_an_unmounted_share_not_a_loss(root):
     (root / "NOT MOUNTED.txt").write_bytes(b"")
     (root / "lost+found").mkdir()
     with watching(root, catalogue=catalogue) as watch:
-        unavailable(watch, root, "is empty although pictures are recorded below it")
+        assert_unavailable(watch, root, "is empty although pictures are recorded below it")
         (root / "cat").mkdir()
         watch.until(lambda: not catalogue.places)
         assert watch.report(root).state is RootState.WATCHED
@@ -147,7 +147,7 @@ def test_a_root_replaced_by_an_empty_one_is_not_believed(root):
     with watching(root) as watch:
         root.rename(root.with_name("old"))
         root.mkdir()
-        unavailable(watch, root, "is empty although")
+        assert_unavailable(watch, root, "is empty although")
 
 
 def test_a_new_empty_root_is_fine(tmp_path):
@@ -181,7 +181,7 @@ def test_an_unmounted_and_remounted_share_loses_nothing(tmp_path):
             image.mkdir()
             assert mounted("mount", "--bind", str(root), str(image))
             assert mounted("umount", str(root))
-            unavailable(watch, root, "is empty although")
+            assert_unavailable(watch, root, "is empty although")
             assert mounted("mount", "--bind", str(image), str(root))
             watch.until(lambda: watch.report(root).state is RootState.WATCHED)
             (root / "cat" / "b.jpg").write_bytes(jpeg(2))

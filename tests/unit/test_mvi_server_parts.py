@@ -82,6 +82,7 @@ def test_any_query_text_is_sql_or_a_bad_request(text):
     """No text makes SQL that the database refuses, or that reaches beyond its condition."""
     with contextlib.suppress(Failure), contextlib.closing(sqlite3.connect(":memory:")) as database:
         condition, values = file_filter(text)
+        assert condition.count("?") == len(values)
         database.execute("CREATE TABLE f (id, original_file_name, user_metadata)")
         database.execute(f"SELECT 1 FROM f, (SELECT 1 AS name) c WHERE {condition}", values)
 

@@ -43,6 +43,8 @@ class Traits:
     """Whether two trainings of one dataset may run at once."""
     min_labelled: int | None = None
     """Fewest pictures that must carry each label before objects can be detected; None: it detects none."""
+    labels_ignore_case: bool = False
+    """Whether labels that differ in upper and lower case only are one and the same there."""
     idempotent_starts: bool = False
     """Whether starting a training of the same name once more continues the first start instead of making a second."""
     lists_pictures: bool = True
