@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from image_sync.domain import RootState, WatchMode
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.hints import Hint
+from image_sync.watcher.mounts import listed_below
 from image_sync.watcher.observer import Observer
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
@@ -191,6 +192,65 @@ def test_an_unmounted_and_remounted_share_loses_nothing(tmp_path):
     finally:
         mounted("umount", str(root))
         mounted("umount", str(image))
+
+
+@pytest.fixture
+def share(root: Path) -> Iterator[Path]:
+    """A category folder that is a file system of its own, with a picture in a folder in it."""
+    folder = root / "bird"
+    folder.mkdir()
+    if not mounted("mount", "-t", "tmpfs", "none", str(folder)):
+        pytest.skip("mounting needs root")
+    (folder / "inner").mkdir()
+    for path in (folder / "a.jpg", folder / "inner" / "b.jpg"):
+        path.write_bytes(jpeg(len(path.name)))
+    kept = root.parent / "kept"
+    kept.mkdir()
+    mounted("mount", "--bind", str(folder), str(kept))
+    yield folder
+    mounted("umount", str(folder))
+    mounted("umount", str(kept))
+
+
+EVERYTHING = {"cat/a.jpg", "dog/a.jpg", "bird/a.jpg", "bird/inner/b.jpg"}
+
+
+@pytest.mark.parametrize("mode", ["events", "polling"])
+def test_a_share_mounted_inside_a_root_may_be_unmounted(root: Path, share: Path, mode: str) -> None:
+    """It is named in the report, nothing in it is gone, the rest of the root works on, and it is back when it is."""
+    with watching(root, rules=quick(mode=mode, rescan=0.3)) as watch:
+        assert watch.catalogue.paths(root) == EVERYTHING
+        assert mounted("umount", str(share))
+        watch.until(lambda: "is not mounted" in watch.report(root).reason)
+        (root / "cat" / "b.jpg").write_bytes(jpeg(7))
+        watch.until(lambda: "cat/b.jpg" in watch.catalogue.paths(root))
+        watch.spend(1)
+        assert watch.catalogue.losses == []
+        assert mounted("mount", "--bind", str(root.parent / "kept"), str(share))
+        (share / "c.jpg").write_bytes(jpeg(8))
+        watch.until(lambda: "bird/c.jpg" in watch.catalogue.paths(root) and "mounted" not in watch.report(root).reason)
+        (share / "a.jpg").unlink()
+        watch.until(lambda: "bird/a.jpg" not in watch.catalogue.paths(root))
+
+
+def test_a_share_that_the_system_should_mount_is_missed_from_the_start(
+    root: Path, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart without it, /etc/fstab says that something belongs there."""
+    with watching(root) as first:
+        catalogue = first.catalogue
+    assert mounted("umount", str(share))
+    table = root.parent / "fstab"
+    table.write_text(f"# a comment\n\nnas:/birds {share} nfs4 defaults 0 0\nUUID=1 / ext4 defaults 0 1\n")
+    monkeypatch.setattr("image_sync.watcher.guard.listed_below", lambda path: listed_below(path, table))
+    with watching(root, catalogue=catalogue, rules=quick(rescan=0.3)) as watch:
+        watch.until(lambda: "is not mounted" in watch.report(root).reason)
+        watch.spend(1)
+        assert catalogue.paths(root) == EVERYTHING
+        # Filled by hand, it is a folder like any other: what is missing in it now is gone.
+        (share / "c.jpg").write_bytes(jpeg(8))
+        watch.until(lambda: catalogue.paths(root) == {"cat/a.jpg", "dog/a.jpg", "bird/c.jpg"})
+        assert "mounted" not in watch.report(root).reason
 
 
 def test_dead_event_threads_are_replaced(root):

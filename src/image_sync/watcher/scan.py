@@ -25,6 +25,11 @@ from image_sync.watcher.rules import Rules
 from image_sync.watcher.seen import AT_ONCE, Seen, likeness
 from image_sync.watcher.settle import Settling
 
+_UNMOUNTED = (
+    "another file system belongs there, which is not mounted: mount it; if it is gone for good, take it out of "
+    "/etc/fstab and restart image-sync"
+)
+
 
 class Scanner:
     """Looks at folders and reports what it finds.
@@ -83,7 +88,7 @@ class Scanner:
         A folder that is not there (any more) is no error: the root's ``reap`` is set. ``again``: there is no reason to
         believe that anything has changed.
         """
-        if not self.filters.admits(root.path, folder):
+        if not self.filters.admits(root.path, folder) or self._lacks_its_share(root, folder):
             return
         try:
             fd = open_folder(root.path, folder)
@@ -93,6 +98,7 @@ class Scanner:
             else:
                 self.intake.cannot_look(root, folder, error)
             return
+        root.met(folder, fd)
         look = self.outbox.open(folder)
         # Where annotations are used a picture's stamp is made of several files, some of them elsewhere.
         work = self._look_once_more if again and not self.companions.used else self._look
@@ -163,9 +169,17 @@ class Scanner:
         # Asked last: had the root been unmounted before one of the answers above, this one would tell.
         if not root.unchanged(self.filters):
             return False
+        if self._lacks_its_share(root, folder):
+            return True
         self.digest.note("watch.gone", folder=folder, files=len(missing))
         self._catalogue.gone(folder, missing)
         return True
+
+    def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
+        place = root.unmounted(folder, self.filters)
+        if place is not None:
+            root.trouble(place, _UNMOUNTED)
+        return place is not None
 
     def vanished_folders(self, root: Root) -> Iterator[None]:
         """Note the departure of every recorded folder that is not there."""
