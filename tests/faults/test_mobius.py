@@ -40,7 +40,7 @@ STARTED = ("custom/train/dark", "custom/train/light", "/status/")
 MOMENTS: list[tuple[str, list[tuple[str, int]]]] = [
     # From which request on, and how many steps later: 1 is before it is sent, 2 when its answer is there.
     ("train", [("image/add", 2), ("delete/dark", 1), ("delete/dark", 2), ("negative/light", 4), ("train/light", 3)]),
-    ("retrain", [("delete/light", 3), ("positive/dark", 2), ("train/dark", 1), ("train/dark", 2), ("train/light", 6)]),
+    ("retrain", [("delete/light", 3), ("negative/dark", 2), ("train/dark", 1), ("train/dark", 2), ("train/light", 6)]),
 ]
 if DEEP:
     MOMENTS = [
@@ -62,8 +62,10 @@ def settled(plant: Plant, trainings: int, seconds: float = 60) -> None:
 
 
 def accounted(server: MobiusServer, plant: Plant, times: int) -> None:
-    """The server holds what the folders hold, and each tag was trained so often."""
-    assert assigned(server) == in_folders(plant.root)
+    """The server holds what the folders hold, each tag knows what it is not, and was trained so often."""
+    folders = in_folders(plant.root)
+    assert assigned(server) == folders
+    assert assigned(server, "negative") == dict(zip(KINDS, (folders[kind] for kind in reversed(KINDS)), strict=True))
     assert tasks(server) == dict.fromkeys(KINDS, times), plant.log()[-6000:]
     assert server.store.trained() == sorted(KINDS)
 
@@ -123,9 +125,10 @@ def _crashed(plant: Plant, request: str, step: int) -> int:
 @pytest.mark.parametrize("kind", MISHAPS[:-1] if DEEP else ("lost-answer", "reset", "late"))
 def test_a_start_that_goes_wrong_is_made_good_once(tmp_path: Path, kind: str) -> None:
     """Whatever becomes of the first `custom/train` and the first `custom/delete`: two tags, two tasks."""
+    late = 3.0 if kind == "late" else 1.0  # after a call that is repeated in haste, before the grace time is over
     with serving_mobius(tmp_path / "server") as server:
-        plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": 2})
-        server.faults.add(*(Fault(kind, 1.0, 0.3, path=path, left=1) for path in ("custom/train", "custom/delete")))
+        plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": late + 1})
+        server.faults.add(*(Fault(kind, 1.0, late, path=path, left=1) for path in ("custom/train", "custom/delete")))
         put(plant, 0, 4)
         settled(plant, 1)
 
