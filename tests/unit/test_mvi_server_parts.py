@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from image_sync.learning.learner import Point
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.curve import Curve
 from image_sync.mvi_server.faults import Action, Fault, Faults
-from image_sync.mvi_server.learner import Point
 from image_sync.mvi_server.pictures import NotAPicture, examine
 from image_sync.mvi_server.query import file_filter, file_order, ordered, page
 from image_sync.mvi_server.routes import find, inside
