@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 
 from image_sync.errors import Changed, Unreadable
-from image_sync.platforms.http.answer import printable
+from image_sync.platforms.words import printable
 
 
 @dataclass(frozen=True, slots=True)
