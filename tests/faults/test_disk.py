@@ -33,7 +33,7 @@ EVERY = [(call, error, at + 1) for call, most in CALLS.items() for error in ("EI
 
 
 def sent(server: MviServer) -> int:
-    return len([entry for entry in server.requests if entry.method == "POST" and entry.path.endswith("/files")])
+    return len(server.requests.matching("POST", "/files"))
 
 
 @pytest.mark.parametrize(("call", "error", "number"), EVERY if LONG else SPREAD)

@@ -21,7 +21,7 @@ def plant(tmp_path: Path, server: MviServer) -> Plant:
 
 
 def uploads(server: MviServer) -> int:
-    return len([one for one in server.requests if one.method == "POST" and one.path.endswith("/files")])
+    return len(server.requests.matching("POST", "/files"))
 
 
 def lose(plant: Plant, how: str) -> None:

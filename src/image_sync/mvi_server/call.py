@@ -43,8 +43,7 @@ class Call:
     body: Any
     """The JSON body; None when there was none."""
     form: Form
-    secret: str = ""
-    client: str = ""
+    client: str
     """Address the request came from."""
 
     @property

@@ -121,8 +121,7 @@ class TrainingPlan:
         base: model id to continue from, or empty: from the beginning.
         detection: whether objects are to be found in pictures, rather than pictures told apart.
         strategy: hyper-parameters under the platform's own names, passed on whole.
-        categories: pictures per category that the training contains; for a detection, pictures per label.
-        contents: the pictures it contains, for platforms that want a list of them.
+        contents: the pictures it contains, with what is marked in them, for platforms that want a list of them.
     """
 
     name: str
@@ -131,7 +130,6 @@ class TrainingPlan:
     nn_arch: str = ""
     detection: bool = False
     strategy: Mapping[str, object] = field(default_factory=dict)
-    categories: Mapping[str, int] = field(default_factory=dict)
     contents: Callable[[], Iterable[RemotePicture]] = tuple
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib3.fields import format_multipart_header_param
 
 from image_sync.errors import Changed, Unreadable
-from image_sync.platforms.http.answer import printable
+from image_sync.platforms.words import printable
 
 _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
