@@ -394,6 +394,20 @@ def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
     assert rig.platform.find(many_absent) == {}
 
 
+def test_find_asks_about_several_batches_at_once(rig: Rig, dataset: DatasetRef) -> None:
+    """A question without batch and category finds pictures of any; a lost answer to many batches is settled so."""
+    needs_listing(rig)
+    red, blue = pictures("red", 3, seed=31), pictures("blue", 3, seed=32)
+    ids = {
+        outcome.key: outcome.remote_id
+        for category, items in (("red", red), ("blue", blue))
+        for outcome in rig.platform.upload(shipment(dataset, category, items))
+    }
+    absent = pictures("red", 2, seed=33)
+
+    assert rig.platform.find(Shipment("", dataset, "", (*red, *blue, *absent))) == ids
+
+
 def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -> None:
     """What was sent twice is told twice, also after someone moved a copy; what is absent is left out."""
     needs_listing(rig)

@@ -106,8 +106,8 @@ def test_children_are_found_by_their_tags(tmp_path: Path) -> None:
     assert boxes(document) == [(4, 6, 16, 10)]
 
 
-def test_decimals_are_rounded_to_whole_pixels(tmp_path: Path) -> None:
-    """Coordinates with decimals become the nearest whole ones, at least one pixel apart."""
+def test_decimals_widen_the_box_to_whole_pixels(tmp_path: Path) -> None:
+    """No part of the object is cut off: the box of whole pixels holds the one with decimals."""
     files: dict[str, bytes | str] = {
         "x.jpg": PICTURE,
         "x.xml": voc(
@@ -115,7 +115,7 @@ def test_decimals_are_rounded_to_whole_pixels(tmp_path: Path) -> None:
         ),
     }
 
-    assert boxes(converted(tmp_path, files)["x.json"]) == [(4, 6, 17, 10), (39, 1, 1, 1)]
+    assert boxes(converted(tmp_path, files)["x.json"]) == [(4, 5, 17, 12), (39, 1, 1, 1)]
 
 
 def test_swapped_corners_are_put_in_order(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def test_a_key_that_is_too_long_is_refused() -> None:
 
 
 def test_boxes_become_pixels() -> None:
-    """Fractions widen the box, corners are put in order, what lies outside is cut off or left out."""
+    """Fractions widen the box, corners are put in order, what lies outside is cut off or left out; the residue of
+    relative coordinates adds no pixel, and the thinnest object has one."""
     annotation = Annotation(
         100,
         50,
@@ -140,6 +141,8 @@ def test_boxes_become_pixels() -> None:
             Box("b", 30.0, 40.0, 20.0, 10.0),
             Box("a", 90.0, 40.0, 130.0, 70.0),
             Box("c", 200.0, 10.0, 210.0, 20.0),
+            Box("b", 9.9999, 20.0004, 30.0004, 39.9999),
+            Box("b", 99.996, 9.998, 100.0, 10.001),
         ),
     )
 
@@ -151,9 +154,11 @@ def test_boxes_become_pixels() -> None:
         (0, 1, 2, 10, 19),
         (1, 20, 10, 10, 30),
         (0, 90, 40, 10, 10),
+        (1, 10, 20, 20, 20),
+        (1, 99, 9, 1, 2),
     ]
     assert found["categories"] == [{"class_id": 0, "name": "a"}, {"class_id": 1, "name": "b"}]
-    assert len(usable(annotation)) == 3
+    assert len(usable(annotation)) == 5
     assert usable(None) == ()
     assert (width_of(0), width_of(69), width_of(70), width_of(400)) == (350, 350, 352, 2002)
 

@@ -7,7 +7,6 @@ pixels, the only depth is 3, class ids go from 0 without a gap, ``file`` is rela
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from image_sync.annotations.document import document_of
 from image_sync.annotations.draft import Draft, called
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.figure import figure, whole
-from image_sync.domain import Annotation, Box
+from image_sync.domain import Annotation
 
 _KEYS = ("left", "top", "width", "height")
 _OTHERS = {
@@ -52,24 +51,19 @@ def write(annotation: Annotation, file: str, classes: Mapping[str, int]) -> byte
         "file": file,
         "image_size": [{"width": annotation.width, "height": annotation.height, "depth": 3}],
         "annotations": [
-            {"class_id": classes[box.label]} | _whole_pixels(box, annotation.width, annotation.height)
+            {
+                "class_id": classes[box.label],
+                "left": edges[0],
+                "top": edges[1],
+                "width": edges[2] - edges[0],
+                "height": edges[3] - edges[1],
+            }
             for box in annotation.boxes
+            if (edges := box.pixels(annotation.width, annotation.height))
         ],
         "categories": [{"class_id": number, "name": name} for name, number in classes.items()],
     }
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def _whole_pixels(box: Box, width: int, height: int) -> dict[str, int]:
-    """The nearest box of whole pixels that is at least one pixel large and lies in the picture."""
-    left, right = _span(box.left, box.right, width)
-    top, bottom = _span(box.top, box.bottom, height)
-    return {"left": left, "top": top, "width": right - left, "height": bottom - top}
-
-
-def _span(begin: float, end: float, size: int) -> tuple[int, int]:
-    first = min(math.floor(begin + 0.5), size - 1)
-    return first, min(max(math.floor(end + 0.5), first + 1), size)
 
 
 def _foreign(document: object) -> Fault:

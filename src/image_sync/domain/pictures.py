@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+_NOISE = 0.01
+"""Pixels: the decimals of relative coordinates leave so much behind, and no pixel is added for it."""
 
 
 class Stamp(NamedTuple):
@@ -89,6 +93,26 @@ class Box:
     """Outline of the object as (x, y) corners; empty when only the box is known."""
     difficult: bool = False
     """Marked as hard to recognise by whoever drew it (Pascal VOC)."""
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Left, top, right and bottom in whole pixels: widened, so that no part of the object is cut off.
+
+        None when nothing of it lies in a picture of this size.
+
+        >>> Box("hole", 1.5, 2.0, 10.2, 70.0).pixels(100, 50)
+        (1, 2, 11, 50)
+        """
+        left, right = _widened(self.left, self.right, width)
+        top, bottom = _widened(self.top, self.bottom, height)
+        return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _widened(one: float, other: float, size: int) -> tuple[int, int]:
+    begin, end = min(one, other), max(one, other)
+    first, last = math.floor(begin + _NOISE), math.ceil(end - _NOISE)
+    if first >= last:
+        first, last = math.floor(begin), math.ceil(end)
+    return max(0, first), min(size, last)
 
 
 @dataclass(frozen=True, slots=True)

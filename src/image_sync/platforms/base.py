@@ -81,6 +81,7 @@ class Shipment:
     batch_id: str
     dataset: DatasetRef
     category: str
+    """Empty for pictures that have none (:meth:`Platform.find` alone reads it as: any)."""
     items: tuple[Item, ...]
     claimed_at: float = 0.0
     """Unix time at which it was claimed: nothing of it can have arrived earlier."""
@@ -107,9 +108,12 @@ class RemotePicture:
     """Empty when it has none."""
     size: int | None = None
     batch_id: str = ""
+    """Of the shipment that it came with; empty where the platform keeps none, or tells it only when asked for a
+    single picture: listings may leave it out."""
     uploaded_at: float | None = None
+    """Unix time."""
     annotation: Annotation | None = None
-    """What the ledger knows to be marked in it; listings leave it out."""
+    """What the ledger knows to be marked in it; platforms leave it out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ def usable(annotation: Annotation | None) -> tuple[Box, ...]:
     """The boxes of which at least a pixel lies in the picture."""
     if annotation is None:
         return ()
-    return tuple(box for box in annotation.boxes if _pixels(box, annotation) is not None)
+    return tuple(box for box in annotation.boxes if box.pixels(annotation.width, annotation.height))
 
 
 def document(path: str, annotation: Annotation, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -34,9 +33,15 @@ def document(path: str, annotation: Annotation, numbers: Mapping[str, int]) -> d
         "file": path,
         "image_size": [{"width": annotation.width, "height": annotation.height, "depth": _DEPTH}],
         "annotations": [
-            {"class_id": numbers[box.label], **pixels}
+            {
+                "class_id": numbers[box.label],
+                "left": edges[0],
+                "top": edges[1],
+                "width": edges[2] - edges[0],
+                "height": edges[3] - edges[1],
+            }
             for box in annotation.boxes
-            if (pixels := _pixels(box, annotation)) is not None
+            if (edges := box.pixels(annotation.width, annotation.height))
         ],
         "categories": [{"class_id": number, "name": label} for label, number in sorted(numbers.items(), key=_second)],
     }
@@ -58,13 +63,3 @@ def width_of(objects: int) -> int:
 
 def _second(pair: tuple[str, int]) -> int:
     return pair[1]
-
-
-def _pixels(box: Box, annotation: Annotation) -> dict[str, int] | None:
-    left, right = sorted((box.left, box.right))
-    top, bottom = sorted((box.top, box.bottom))
-    left, top = max(0, math.floor(left)), max(0, math.floor(top))
-    right, bottom = min(annotation.width, math.ceil(right)), min(annotation.height, math.ceil(bottom))
-    if right <= left or bottom <= top:
-        return None
-    return {"left": left, "top": top, "width": right - left, "height": bottom - top}

@@ -63,8 +63,11 @@ class Pictures:
         return self._at_once(lambda item: self._store(place, shipment, item), shipment.items)
 
     def find(self, shipment: Shipment) -> dict[str, str]:
-        """Key -> remote id of what lies under the shipment's category."""
+        """Key -> remote id of what lies under the shipment's category; without batch and category: under any."""
         place = self._datasets.place(shipment.dataset)
+        if not shipment.batch_id and not shipment.category:
+            newest_first = sorted(self._everywhere(place, shipment.items), key=lambda one: -one[1].modified)
+            return {key_of(parts_of(remote_id)[2]): remote_id for remote_id, _ in newest_first}
         category = id_of(shipment.category)
         found = self._at_once(lambda item: self._of(place, item, category), shipment.items)
         return {item.key: objects[0][0] for item, objects in zip(shipment.items, found, strict=True) if objects}
@@ -72,21 +75,8 @@ class Pictures:
     def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
         """Key -> all that lies there under it, in any category, oldest first."""
         place = self._datasets.place(shipment.dataset)
-        categories = place.classes.all()
-        wanted = {item.key: item for item in shipment.items}
-        pages = self._counts.get(place.ref.id, 0) // _PAGE
-        if len(wanted) * len(categories) <= max(_FEW, _THREADS * pages):
-            pairs = [(item, category) for item in wanted.values() for category in categories]
-            found = [one for few in self._at_once(lambda pair: self._of(place, *pair), pairs) for one in few]
-        else:
-            everything = [one for side in SIDES for one in self._side(place, side)]
-            keyed = [(key_of(parts_of(remote_id)[2]), remote_id, stored) for remote_id, stored in everything]
-            found = [
-                (remote_id, stored)
-                for key, remote_id, stored in keyed
-                if key in wanted and is_of(parts_of(remote_id)[2], key, wanted[key].sha256)
-            ]
         copies: dict[str, list[RemotePicture]] = {}
+        found = self._everywhere(place, shipment.items)
         for picture in sorted(self._at_once(lambda one: self._told(place, *one), found), key=_age):
             if picture is not None:
                 copies.setdefault(picture.key, []).append(picture)
@@ -199,6 +189,22 @@ class Pictures:
             if remote_id and is_of(parts_of(remote_id)[2], item.key, item.sha256):
                 found.append((remote_id, stored))
         return found
+
+    def _everywhere(self, place: Place, items: Sequence[Item]) -> list[tuple[str, wire.Object]]:
+        """What lies there of them in any category."""
+        categories = place.classes.all()
+        wanted = {item.key: item for item in items}
+        pages = self._counts.get(place.ref.id, 0) // _PAGE
+        if len(wanted) * len(categories) <= max(_FEW, _THREADS * pages):
+            pairs = [(item, category) for item in wanted.values() for category in categories]
+            return [one for few in self._at_once(lambda pair: self._of(place, *pair), pairs) for one in few]
+        everything = [one for side in SIDES for one in self._side(place, side)]
+        keyed = [(key_of(parts_of(remote_id)[2]), remote_id, stored) for remote_id, stored in everything]
+        return [
+            (remote_id, stored)
+            for key, remote_id, stored in keyed
+            if key in wanted and is_of(parts_of(remote_id)[2], key, wanted[key].sha256)
+        ]
 
     def _side(self, place: Place, side: str) -> Iterator[tuple[str, wire.Object]]:
         for stored in self._api.objects(place.layout.side(side)):
