@@ -87,6 +87,15 @@ def state_of(ledger: Ledger, place: str) -> str:
 # -- what lies where
 
 
+def test_of_two_looks_at_a_file_the_later_one_counts(ledger: Ledger) -> None:
+    """Also when both are recorded at one stroke, together with files that are new."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"), ("good/1.jpg", "c"))
+
+    assert sorted(key.partition(".")[2][:2] for key in send_everything(ledger)) == [
+        char.encode().hex() for char in "bc"
+    ]
+
+
 def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
     """The watcher gets back exactly the stamps it gave, category included; 64-bit inodes survive."""
     record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))

@@ -223,3 +223,14 @@ def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
     finally:
         watch.watcher.close()
     assert_each_once(watch)
+
+
+def test_a_folder_that_is_replaced_at_once_takes_its_inner_folders_along(tmp_path):
+    """What was recorded deep in the old one is gone, although a folder of that name is there again."""
+    (tmp_path / "dog" / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "dog" / "deep" / "deeper" / "a.jpg").write_bytes(jpeg(1))
+    with watching(tmp_path) as watch:
+        shutil.rmtree(tmp_path / "dog")
+        (tmp_path / "dog").mkdir()
+        (tmp_path / "dog" / "b.jpg").write_bytes(jpeg(2))
+        watch.until(lambda: watch.catalogue.paths(tmp_path) == {"dog/b.jpg"})

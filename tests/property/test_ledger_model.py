@@ -109,7 +109,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     # -- files
 
-    @rule(folder=folders, found=st.lists(st.tuples(names, contents), min_size=1, max_size=3, unique_by=lambda f: f[0]))
+    @rule(folder=folders, found=st.lists(st.tuples(names, contents), min_size=1, max_size=3))
     def see(self, folder: bytes, found: list[tuple[bytes, int]]) -> None:
         self.record(folder, [(name, content, "") for name, content in found])
 

@@ -29,6 +29,9 @@ def write_down(
     aim = book.target.id
     contents = Counter(seen.sha256 for seen in sightings)
     alone = [seen for seen in sightings if seen.category is not None and not seen.fault and contents[seen.sha256] == 1]
+    looks = Counter((seen.folder, seen.name) for seen in sightings)
+    if len(looks) < len(sightings):  # a file was looked at twice: the later look replaces the earlier one
+        alone = [seen for seen in alone if looks[seen.folder, seen.name] == 1]
     if book.annotated:
         alone = [seen for seen in alone if not seen.waits]
     known = _known_places(tx, folders, alone)

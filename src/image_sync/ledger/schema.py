@@ -194,7 +194,7 @@ annotation = Table(
     # 1: the picture is at the platform, and what is wanted is neither sent nor refused.
     Column("due", Integer, nullable=False, server_default="0"),
 )
-# Partial on PostgreSQL, too: the migration says so. Here, it would load that dialect into every process.
+# Partial on PostgreSQL, too, see ``database``. Said here, it would load that dialect into every process.
 for _name, _which in (("annotation_due", text("due = 1")), ("annotation_refused", text("refused <> ''"))):
     Index(_name, annotation.c.target_id, annotation.c.picture_id, sqlite_where=_which)
 

@@ -12,12 +12,14 @@ MOST = 10_000
 
 
 class Hint(NamedTuple):
-    """A folder to look at; ``tree``: and everything below it; ``echo``: and once more a little later."""
+    """A folder to look at; ``tree``: and everything below it; ``echo``: and once more a little later; ``left``: one of
+    this name was deleted or moved away, perhaps with others in it, though there may be another by now."""
 
     root: bytes
     folder: bytes
     tree: bool = False
     echo: bool = False
+    left: bool = False
     not_before: float = 0.0
 
 
@@ -74,6 +76,7 @@ class Hints:
                     hint.folder,
                     old.tree or hint.tree,
                     old.echo or hint.echo,
+                    old.left or hint.left,
                     min(old.not_before, hint.not_before),
                 )
 
@@ -156,7 +159,8 @@ class Hints:
             cover = None
             for hint in ready:
                 del folders[hint.folder]
-                if cover and hint.folder.startswith(cover.folder + b"/") and (cover.echo or not hint.echo):
+                covered = cover and hint.folder.startswith(cover.folder + b"/") and (cover.echo or not hint.echo)
+                if covered and not hint.left:
                     continue
                 self._batch.append(hint)
                 if hint.tree:

@@ -114,6 +114,7 @@ class Looks:
         if (rested := self._rests.get(hint.folder, now)) > now:
             self._hints.later(hint._replace(not_before=rested))
             return
+        root.reap |= hint.left
         waiting = [hint.folder]
         while waiting:
             folder = waiting.pop()

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from watchdog.events import (
+    EVENT_TYPE_DELETED,
+    EVENT_TYPE_MOVED,
     DirCreatedEvent,
     DirDeletedEvent,
     DirMovedEvent,
@@ -229,7 +231,8 @@ class _Handler(FileSystemEventHandler):
         place = self._root + path[len(self._real) :]
         folder, _, name = place.rpartition(b"/")
         if event.is_directory:
-            self._hints.mark(Hint(self._root, place, tree=True, echo=True))
+            left = event.event_type in {EVENT_TYPE_DELETED, EVENT_TYPE_MOVED}
+            self._hints.mark(Hint(self._root, place, tree=True, echo=True, left=left))
             if self._companions().lie_in(place[len(self._root) :]):
                 self._hints.note(Note(self._root, place, below=True, echo=True))
         elif self._wanted(name):
