@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 
 from image_sync.errors import Changed, Unreadable
+from image_sync.platforms.base import Item
 from image_sync.platforms.http.answer import printable
+
+_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,12 @@ class Part:
     filename: str | None = None
     content_type: str | None = None
     size: int = 0
+
+
+def picture_part(name: str, item: Item) -> Part:
+    """A picture as the part of this name; it is read when its turn comes."""
+    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
+    return Part(name, item.read, filename=item.key, content_type=content_type, size=item.size)
 
 
 class _Content:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
 from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
-from image_sync.platforms.http import Part, printable
+from image_sync.platforms.http import picture_part, printable
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 
@@ -21,7 +21,6 @@ _FEW = 10
 _SKEW = 86_400.0
 """Seconds by which the server's clock may be behind ours."""
 _QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
-_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
 class Pictures:
@@ -53,7 +52,7 @@ class Pictures:
         try:
             uploaded = self._api.upload_files(
                 shipment.dataset.id,
-                [_part(item) for item in shipment.items],
+                [picture_part("files", item) for item in shipment.items],
                 category_id=category_id,
                 category_name=shipment.category,
                 metadata={"batch": shipment.batch_id, "source": "image-sync"},
@@ -305,11 +304,6 @@ def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
     if entry.result.lower() == "success":
         return Outcome(key, entry.id)
     return Outcome(key, refused=printable(entry.fault or f"result {entry.result or 'missing'}, no reason given"))
-
-
-def _part(item: Item) -> Part:
-    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
-    return Part("files", item.read, filename=item.key, content_type=content_type, size=item.size)
 
 
 def _normal(name: str) -> str:
