@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.domain import RunState
+from image_sync.domain import Fate, RunState
 from image_sync.mobius_server.server import MobiusServer
 from support.commands import forked, one_by_one
 from support.daemon import PROGRAM, Plant
@@ -49,7 +49,7 @@ def test_the_demo_pictures_end_with_a_prediction_over_all_tags(plant: Plant, ser
         kept[category] = max((plant.root / category).glob("*.jpg")).replace(plant.folder / f"{category}.jpg")
     plant.configure(threshold={"upload": 12, "training": 24})
     with plant.running() as daemon:
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED])
+        plant.wait(lambda p: [run.fate for run in p.runs()] == [Fate.DEPLOYED])
         assert daemon.stop() == 0
 
     assert assigned(server) == in_folders(plant.root)
