@@ -106,7 +106,10 @@ def test_a_daemon_that_is_killed_while_deploying_deploys_once(plant: Plant, serv
     seen = len(server.requests.matching("POST", "/webapis"))
     put_plates(plant)
     with plant.running() as daemon:
-        plant.wait(lambda p: bool(p.runs() and Caller(server.url).call("GET", f"/webapis/{p.runs()[0].task_id}").ok))
+        # Without an id the question would be for all deployments, and be answered at once.
+        plant.wait(lambda p: bool(p.runs() and p.runs()[0].task_id))
+        task = plant.runs()[0].task_id
+        plant.wait(lambda _: Caller(server.url).call("GET", f"/webapis/{task}").ok)
         daemon.kill()
     assert [run.fate for run in plant.runs()] == ["chosen"]
     with plant.running() as daemon:
