@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.domain import RunState
+from image_sync.domain import Fate, RunState
 from image_sync.mobius_server.server import MobiusServer
 from support.commands import forked, one_by_one
 from support.daemon import PROGRAM, Plant
@@ -49,7 +49,7 @@ def test_the_demo_pictures_end_with_a_prediction_over_all_tags(plant: Plant, ser
         kept[category] = max((plant.root / category).glob("*.jpg")).replace(plant.folder / f"{category}.jpg")
     plant.configure(threshold={"upload": 12, "training": 24})
     with plant.running() as daemon:
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED])
+        plant.wait(lambda p: [run.fate for run in p.runs()] == [Fate.DEPLOYED])
         assert daemon.stop() == 0
 
     assert assigned(server) == in_folders(plant.root)
@@ -66,6 +66,7 @@ def test_the_demo_pictures_end_with_a_prediction_over_all_tags(plant: Plant, ser
     assert (check.returncode, status.returncode) == (0, 0), check.stdout
     assert "'plates' is there" in check.stdout
     assert "good: 19 positives, 38 negatives assigned" in status.stdout
+    assert "tag 3 of 3, deployed: it answers as soon as it is trained" in status.stdout
     (model,) = json.loads(models.stdout)
     assert model["categories"] == list(DEMO)
     for category, row in zip(kept, json.loads(predicted.stdout), strict=True):
@@ -212,7 +213,11 @@ def test_serve_runs_the_emulator(tmp_path: Path) -> None:
             assert process.wait(20) == 0
         assert answer["status"] == ("error" if number else "success")
     assert answer["message"] == "duplicate_image_id"
-    for words, told in ((["--fault", "nonsense"], "KIND=RATE"), (["--host", "0.0.0.0"], "other machines")):
+    for words, told in (
+        (["--fault", "nonsense"], "KIND=RATE"),
+        (["--host", "0.0.0.0"], "other machines"),
+        (["--user", "ann"], "--user has no meaning"),
+    ):
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 2
         assert told in done.stderr

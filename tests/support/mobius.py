@@ -16,12 +16,9 @@ from support.daemon import Plant
 @contextmanager
 def serving_mobius(data: Path, **options: Any) -> Iterator[MobiusServer]:
     """An emulator that is started, and stopped at the end."""
-    server = MobiusServer(data, **options)
-    try:
+    with MobiusServer(data, **options) as server:
         server.start()
         yield server
-    finally:
-        server.stop()
 
 
 def mobius_plant(folder: Path, server: MobiusServer, **changes: Any) -> Plant:
@@ -57,4 +54,4 @@ def tasks(server: MobiusServer) -> Counter[str]:
 
 def calls(server: MobiusServer, words: str) -> list[str]:
     """The requests that contain these words, in their order."""
-    return [entry.call for entry in server.requests if words in entry.call]
+    return [call for call in server.requests if words in call]

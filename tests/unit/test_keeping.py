@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_by_default_nothing_is_deployed_and_nothing_is_asked(world: World) -> No
     assert (run.fate, run.fate_reason, run.owed) == (Fate.DECLINED, 'model.deploy is "never"', Owed.NOTHING)
     assert world.platform.diary == []
     assert not {"deploy", "models"} & {name for name, count in world.platform.calls.items() if count}
+
+
+def test_where_models_always_answer_that_is_what_is_told(world: World) -> None:
+    """Whatever `model.deploy` says: the newest one answers, and the one that it replaced no longer does."""
+    world.platform._traits = replace(world.platform.describe(), keeps_models=False)
+    world.stage()
+    world.train(0.9)
+    world.train(0.8)
+
+    assert fates(world) == [Fate.RETIRED, Fate.DEPLOYED]
+    assert world.ledger.runs.history()[0].fate_reason == "it answers as soon as it is trained"
 
 
 def test_the_better_model_is_deployed_and_replaces_the_old_one(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ class Site:
 
     def said(self) -> list[str]:
         """State-changing and asking calls since the last look, in short."""
-        lines = [entry.call.removeprefix("GET ") for entry in self.server.requests]
+        lines = [call.removeprefix("GET ") for call in self.server.requests]
         self.server.requests.clear()
         return [line for line in lines if not line.startswith(("/status", "POST"))]
 
@@ -741,10 +741,12 @@ def test_abreast_does_all_or_tells_the_first_error(width: int) -> None:
     assert len(done) < 10_000
 
 
-def test_import_and_export_say_where_to_go(site: Site, tmp_path: Path) -> None:
+def test_import_and_export_say_where_to_go(filled: Site, tmp_path: Path) -> None:
     """A state is no model: what it would replace, and the command for it, stand in the error."""
-    asked: list[Callable[[], object]] = [lambda: site.platform.import_model(tmp_path / "s.tar")]
-    for call in asked:
-        with pytest.raises(Unsupported, match="everything") as caught:
-            call()
-        assert "image-sync mobius set-state s.tar" in caught.value.hint
+    with pytest.raises(Unsupported, match="everything") as caught:
+        filled.platform.import_model(tmp_path / "s.tar")
+    assert "image-sync mobius set-state s.tar" in caught.value.hint
+    filled.train()
+    (model,) = filled.platform.models(filled.dataset)
+    with pytest.raises(Unsupported, match="cannot be exported"):
+        filled.platform.export(model, tmp_path)

@@ -12,7 +12,6 @@ import pytest
 
 from image_sync.errors import (
     Ambiguous,
-    ConfigError,
     ImageSyncError,
     NotFound,
     Permanent,
@@ -23,7 +22,7 @@ from image_sync.errors import (
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Part, Timeouts
 from image_sync.platforms.mobius.api import Api
-from image_sync.platforms.mobius.platform import MobiusPlatform, base_uri
+from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.mobius.wire import Reply
 from image_sync.platforms.notes import MemoryNotes
 from support.fake_http import FakeHttp, answer, ok
@@ -280,10 +279,3 @@ def test_signing_in_wants_the_right_words(server: FakeHttp) -> None:
             platform.sign_in()
         assert "credentials.endpoint" in caught.value.hint
     platform.close()
-
-
-@pytest.mark.parametrize("endpoint", ["mobius:5000", "http://ann:pw@host", "http://host/?MOBIUS_KEY=x", "ftp://host"])
-def test_odd_addresses_are_refused(endpoint: str) -> None:
-    """An address must be one."""
-    with pytest.raises(ConfigError):
-        base_uri(endpoint)

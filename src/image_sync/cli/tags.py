@@ -53,7 +53,10 @@ def without_tag(settings: Settings, categories: Iterable[str]) -> Iterator[Refus
 
 def shown(row: Mapping[str, Any]) -> str:
     """A tag's row as one line."""
-    parts = [f"{row['tag']}: {row['positives']} positives, {row['negatives']} negatives assigned"]
+    counts = (
+        f"{row[kind]} {kind if row[kind] != 1 else kind.removesuffix('s')}" for kind in ("positives", "negatives")
+    )
+    parts = [f"{row['tag']}: {', '.join(counts)} assigned"]
     if row["training"]:
         parts.append("is being trained")
     elif row["changed"]:

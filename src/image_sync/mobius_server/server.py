@@ -7,8 +7,6 @@ import json
 import socket
 import struct
 import threading
-import time
-from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,17 +40,6 @@ class Unprotected(ValueError):  # noqa: N818 - it is a state of affairs, named a
     """Other machines could reach the emulator, which lets everybody in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One request that came in whole."""
-
-    call: str
-    """``METHOD /path?query``, as it stood on the wire."""
-    at: float
-    """Unix time."""
-    fault: str
-
-
 class MobiusServer:
     """An emulator in threads of this process.
 
@@ -65,7 +52,8 @@ class MobiusServer:
         self.store = Store(data)
         self.tasks = Tasks(self.store)
         self.faults = Faults(fault_seed)
-        self.requests: list[Entry] = []
+        self.requests: list[str] = []
+        """``METHOD /path?query`` of those that came in whole, as they stood on the wire; the oldest go in time."""
         self.calls = Calls(self.store, self.tasks)
         self.stopping = threading.Event()
         self._http: _Http | None = None
@@ -91,8 +79,8 @@ class MobiusServer:
         _log.info("mobius_server.started", url=self.url)
         return self.url
 
-    def note(self, request: Entry) -> None:
-        """Remember a request; the oldest are forgotten in time."""
+    def note(self, request: str) -> None:
+        """Remember a request."""
         self.requests.append(request)
         if len(self.requests) > 2 * _KEPT:
             del self.requests[:_KEPT]
@@ -155,8 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not _is_own(self.headers):
             self._say(403, Failure("wrong_arguments_format").body)
             return
+        emulator.note(f"{method} {self.path}")
         fault = emulator.faults.draw(f"{method} {self.path}")
-        emulator.note(Entry(f"{method} {self.path}", time.time(), fault.kind if fault else ""))
         if fault is None:
             self._say(*self._carried_out(method, body))
         else:

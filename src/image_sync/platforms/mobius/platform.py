@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import ConfigError, NotFound, Refused, Transient, Unsupported
+from image_sync.errors import NotFound, Refused, Transient, Unsupported
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -41,7 +40,7 @@ class MobiusPlatform:
     """A Mobius Vision SDK, or its emulator.
 
     Args:
-        endpoint: its address.
+        endpoint: its address, without a slash at the end.
         notes: what the server cannot be asked; see ``records.py``.
         negatives, max_negatives, parallel, tags: see the section ``mobius`` of the configuration.
         grace: seconds in which a request without an answer may still be carried out, and a tag's training ends.
@@ -69,7 +68,7 @@ class MobiusPlatform:
         batch_bytes: int = 64 * 2**20,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
     ) -> None:
-        client = Client(base_uri(endpoint), verify=verify, proxy=proxy, timeouts=timeouts)
+        client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts)
         self.api = Api(client, timeouts, parallel)
         self._naming = tags
         self._records = Records(notes)
@@ -240,18 +239,3 @@ class MobiusPlatform:
             created_at=training.ended,
             deployed=True,
         )
-
-
-def base_uri(endpoint: str) -> str:
-    """The address below which the calls lie.
-
-    >>> base_uri("http://127.0.0.1:5000/")
-    'http://127.0.0.1:5000'
-    """
-    parts = urlsplit(endpoint.strip())
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ConfigError(
-            "credentials.endpoint must look like http://mobius.example.com:5000",
-            hint="Users, passwords, queries and fragments do not belong there",
-        )
-    return endpoint.strip().rstrip("/")

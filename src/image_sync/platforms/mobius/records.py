@@ -49,7 +49,7 @@ class Start:
     probes: tuple[str, ...] = ()
     """Pictures by whose scores it can be told whether the model has changed ..."""
     marks: str = ""
-    """... and their scores before it was asked for; see ``trainings.py``."""
+    """... and their scores before it was asked for; see ``marks.py``."""
 
 
 @dataclass(frozen=True, slots=True)
