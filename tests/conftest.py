@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+
+if TYPE_CHECKING:
+    from image_sync.mvi_server.server import MviServer
 
 # One thread for each test process: several that compute with several each get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -22,3 +27,12 @@ def _logging_as_it_was() -> Iterator[None]:
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MviServer]:
+    """An embedded server of the test's own."""
+    from support.mvi_server import serving  # late: most tests need none
+
+    with serving(tmp_path / "server") as running:
+        yield running

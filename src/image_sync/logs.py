@@ -16,7 +16,13 @@ from types import TracebackType
 from typing import Any, TextIO
 from urllib.parse import quote
 
-import structlog
+# structlog takes rich with it wherever it is installed, for tracebacks that are not used here: 8 MB in a daemon, and a
+# tenth of the time that a command takes to start.
+_rich: Any = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None: an import fails
+import structlog  # noqa: E402 - see above
+
+if _rich is None:
+    del sys.modules["rich"]
 
 MASK = "********"
 _SHORTEST_SECRET = 4  # masking "a" would garble every line

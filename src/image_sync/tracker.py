@@ -39,6 +39,8 @@ class Thresholds:
     """So many categories with so many pictures each: the platform's minimum, or a higher one of ours."""
     min_labelled: int | None = None
     """So many pictures must carry each label, where objects are detected; categories do not matter then."""
+    labels_ignore_case: bool = False
+    """Labels that differ in upper and lower case only are one to the platform, and are counted as one."""
     quiet_hours: Hours = ()
     """Times of day, local, between which no training is started."""
     max_ratio: float | None = None
@@ -151,7 +153,8 @@ def _running(run: Run) -> str:
 
 def _minimum(tally: Tally, thresholds: Thresholds) -> str:
     if thresholds.min_labelled is not None:
-        return _labels(tally.labelled, thresholds.min_labelled)
+        labelled = _alike(tally.labelled) if thresholds.labels_ignore_case else tally.labelled
+        return _labels(labelled, thresholds.min_labelled)
     categories = {name: count for name, count in tally.trainable.items() if name}
     few = {name: count for name, count in categories.items() if count < thresholds.min_pictures}
     short = [f"category '{name}': {count} of {thresholds.min_pictures}" for name, count in few.items()]
@@ -160,6 +163,16 @@ def _minimum(tally: Tally, thresholds: Thresholds) -> str:
         noun = "category" if absent == 1 else "categories"
         short.append(f"{absent} more {noun}")
     return f"waits for {', '.join(short)}" if short else ""
+
+
+def _alike(labelled: Mapping[str, int]) -> dict[str, int]:
+    """Spellings of one label counted together, under the first of them. A picture with two of them counts twice."""
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for label, count in labelled.items():
+        name = names.setdefault(label.casefold(), label)
+        counts[name] = counts.get(name, 0) + count
+    return counts
 
 
 def _labels(labelled: Mapping[str, int], need: int) -> str:

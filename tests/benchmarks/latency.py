@@ -31,9 +31,10 @@ def measure(session: Session) -> Iterator[Row]:
     count = session.scaled(_COUNT)
     plant = session.plant(Tree(root, 0, _SIZE), watch={"settle": _SETTLE})
     session.say(f"latency: {count} pictures, one by one")
-    with plant.running("--log-level", "debug"):
+    with plant.running("--log-level", "debug") as daemon:
         plant.wait(lambda here: bool(here.events(_READY)))
         waits = sorted(1000 * (wait - _SETTLE) for wait in _one_by_one(session, root, count))
+        daemon.stop()  # in order: the last answer is on its way to the ledger
     confirmed_all(plant, count)
     note = (
         f"{count} pictures, threshold 1, time 0; from close to the last byte at the server, by the server's clock (to "

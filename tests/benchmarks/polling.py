@@ -19,9 +19,8 @@ def measure(session: Session) -> Iterator[Row]:
     seconds = _QUICK if session.quick else _SECONDS
     session.say(f"polling: {seconds:g} seconds")
     archive.plant.configure(watch={"mode": "polling", "poll": 10})
-    before, after = watched(archive.plant, seconds)
+    before, after, looks = watched(archive.plant, seconds)
     archive.plant.configure(watch={"mode": "auto"})
-    looks = len(archive.plant.events("watch.scanned")) - 1
     note = f"{archive.tree.count:,} pictures, every 10 s, {looks} looks in {seconds:g} s"
     yield Row("polling, processor", busy(before, after), "% of a core", goal=under(5), note=note)
     yield Row("polling, memory", after.memory / 1e6, "MB")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
@@ -15,7 +14,6 @@ from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock, holder_of
 from image_sync.ledger.moves import IllegalMove
 from image_sync.ledger.schema import metadata
-from support.postgres import a_database
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -30,14 +28,6 @@ class Clock:
 
     def __call__(self) -> float:
         return float(next(self._ticks))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def state(request, tmp_path: Path) -> Iterator[str | Path]:
-    if request.param == "sqlite":
-        yield tmp_path / "state"
-    else:
-        yield from a_database()
 
 
 @pytest.fixture
@@ -106,6 +96,11 @@ def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
     assert category == "good"
     assert files == {b"1.jpg": Stamp(10, 1, 1, 2**64 - 1), b"2.jpg": Stamp(10, 1, 1, 2**64 - 1)}
     assert ledger.places.known(ROOT + b"/other") == (None, {})
+    assert ledger.places.recorded(ROOT + b"/good") == ("good", len(files))
+    assert ledger.places.recorded(ROOT + b"/other") == (None, 0)
+    ledger.places.gone(ROOT + b"/good", list(files))
+    assert ledger.places.recorded(ROOT + b"/good") == ("good", 0)
+    assert ledger.places.folders(ROOT) == []
 
 
 def test_paths_are_bytes(ledger: Ledger) -> None:

@@ -15,19 +15,10 @@ from image_sync.domain import DatasetRef, Sighting, Stamp
 from image_sync.ledger import Ledger, counts, open_ledger
 from image_sync.ledger.inventory import Remote
 from image_sync.ledger.schema import annotation, marks, place
-from support.postgres import a_database
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
 MIB = 1 << 20
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def state(request, tmp_path: Path) -> Iterator[str | Path]:
-    if request.param == "sqlite":
-        yield tmp_path / "state"
-    else:
-        yield from a_database()
 
 
 @pytest.fixture

@@ -5,25 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from image_sync.domain import DatasetRef, Fate, Owed, Point, Run, RunState, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger, series
 from image_sync.ledger.moves import IllegalMove
-from support.postgres import a_database
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def state(request, tmp_path: Path) -> Iterator[str | Path]:
-    if request.param == "sqlite":
-        yield tmp_path / "state"
-    else:
-        yield from a_database()
 
 
 @pytest.fixture

@@ -6,20 +6,13 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
 
 import pytest
 
 from image_sync.mvi_server.server import MviServer
-from support.mvi_server import Caller, archive, picture, serving, until
+from support.mvi_server import Caller, archive, picture, until
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-@pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
-    with serving(tmp_path_factory.mktemp("mvi")) as server:
-        yield server
 
 
 @pytest.fixture(name="caller")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,6 @@ from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
 JPG = picture("dark", 1)
 """64 x 64 pixels."""
 BOX = {"xmin": 1, "ymin": 2, "xmax": 30, "ymax": 40}
-
-
-@pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
-    with serving(tmp_path_factory.mktemp("mvi")) as server:
-        yield server
 
 
 @pytest.fixture(name="caller", scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from support.mvi_server import Caller, picture, serving, until
 
 JPG = picture("dark", 1)
 UPLOADS = {"method": "POST", "path": "/files$"}
-
-
-@pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
-    with serving(tmp_path_factory.mktemp("mvi")) as server:
-        yield server
 
 
 @pytest.fixture(name="caller")

@@ -7,7 +7,6 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from support.mvi_server import Caller, archive, contents, picture, serving, unti
 JPG = picture("dark", 1)
 BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
 KEY = "AbC1-d2E3-fG4h-5IjK"
-
-
-@pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
-    with serving(tmp_path_factory.mktemp("mvi")) as server:
-        yield server
 
 
 @pytest.fixture(name="caller")

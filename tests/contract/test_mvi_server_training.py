@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from image_sync.mvi_server.server import MviServer
-from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
-
-
-@pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MviServer]:
-    with serving(tmp_path_factory.mktemp("mvi")) as server:
-        yield server
+from support.mvi_server import ENDLESS, Caller, archive, picture, until
 
 
 @pytest.fixture(name="caller", scope="module")

@@ -620,9 +620,7 @@ def _finish(rig: Rig, task: str) -> None:
 def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:
     """The whole life of a model: trained, listed, deployed, asked, continued from, exported, deleted."""
     traits, contents = rig.platform.describe(), _filled(rig, dataset)
-    plan = TrainingPlan(
-        "m-1", dataset, strategy={"max_iter": 100}, categories={"red": 8, "blue": 8}, contents=lambda: contents
-    )
+    plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100}, contents=lambda: contents)
 
     task = rig.platform.start_training(plan)
     assert rig.platform.find_trainings(dataset, "m-1") == [task]

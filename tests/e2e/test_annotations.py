@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,18 +14,13 @@ from image_sync.cli import plates
 from image_sync.domain import RunState
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from support.annotations import PICTURE, voc, voc_object
+from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant
-from support.mvi_server import Caller, contents, serving
+from support.mvi_server import Caller, contents
+from support.pictures import jpeg
 
 DETECTION = {"nn_arch": "frcnn", "strategy": {"max_iter": 300}}
 Boxes = Mapping[str, list[tuple[object, ...]]]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
 
 
 @pytest.fixture
@@ -103,6 +98,38 @@ def test_an_edited_annotation_is_sent_again_and_nothing_else(plant: Plant, serve
     assert len(contents(server)) == 3
 
 
+def test_spellings_that_are_one_tag_at_the_server_are_counted_as_one(plant: Plant, server: MviServer) -> None:
+    """MVI's tags ignore upper and lower case: three of Dent and two of dent are the five that it demands."""
+    plant.configure(threshold={"training": 5})
+    for number, label in enumerate(["Dent", "dent", "Dent", "dent", "Dent"]):
+        picture = plant.put(f"plates/{number}.jpg", jpeg(number, WIDTH, HEIGHT))
+        picture.with_suffix(".xml").write_text(voc(voc_object(label)))
+
+    done = plant.call("run", "--once", timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert plant.tally().labelled == {"Dent": 3, "dent": 2}
+    assert len({label for boxes in boxes_at(server).values() for label, *_ in boxes}) == 1
+    assert [(run.state, run.pictures) for run in plant.runs()] == [(RunState.TRAINED, 5)]
+
+
+def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:
+    """Before the daemon ever ran, it knows which pictures have no annotation; of another format is as good as none."""
+    plant.configure(threshold={"upload": 2})
+    plates.make(plant.root / "plates", 2, 3)
+    plant.put("plates/bare.jpg", PICTURE)
+    plant.put("bare.jpg", PICTURE + b"y")
+
+    told = plant.call("check").stdout
+    assert "4 pictures in 2 folders" in told
+    assert "2 new pictures wait for their annotations" in told
+    assert "Now it would upload 2 picture(s) (2 / 2)" in told
+    plant.configure(annotation_format="yolo")
+    assert "upload nothing (0 / 2: waits for 2 more pictures)" in plant.call("check").stdout
+    plant.configure(annotations="optional")
+    assert "Now it would upload 4 picture(s) (4 / 2)" in plant.call("check").stdout
+
+
 def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: MviServer) -> None:
     """`status` and `show` tell what is waited for; an annotation of no object is one, too."""
     plant.configure(threshold={"training": 2})
@@ -113,6 +140,7 @@ def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: Mv
     assert len(contents(server)) == 2
 
     status, shown = plant.call("status").stdout, plant.call("show", str(bare)).stdout
+    assert "Needs a person" not in status
     assert "1 picture waits for its annotation" in status
     assert "no category" in status
     assert re.search(r"training  2 / 2: due, waits for label '\w+': [12] of 5", status)

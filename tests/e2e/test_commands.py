@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,26 +17,15 @@ from image_sync import __version__
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from support.daemon import PROGRAM, Plant, stored
+from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     return Plant(tmp_path / "plant", server.url)
-
-
-def put_plates(plant: Plant, each: int = 6) -> None:
-    for kind, number in itertools.product(("dark", "light"), range(each)):
-        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -175,6 +163,28 @@ def test_check_says_what_the_daemon_would_do(plant: Plant) -> None:
     found = json.loads(plant.call("check", "--json").stdout)
     assert found["ok"] is True
     assert {finding["subject"] for finding in found["findings"]} >= {"configuration", "folder", "server", "dataset"}
+
+
+def test_check_counts_what_the_ledger_already_holds_ready(plant: Plant) -> None:
+    """Pictures found by a run that could not send them are uploaded and trained on next time, and check says so."""
+    plant.configure(credentials={"endpoint": "http://127.0.0.1:9"}, threshold={"upload": 5, "training": 10})
+    put_plates(plant)
+    assert plant.call("run", "--once").returncode == 69
+
+    told = plant.call("check").stdout
+    assert "Now it would upload 12 picture(s) (12 / 5) and then start a training (12 / 10" in told
+
+
+def test_a_single_run_says_why_it_is_not_content(plant: Plant) -> None:
+    """With a file that needs a person, the exit code is 1 each time, and the log says why each time."""
+    put_plates(plant)
+    plant.put("dark/broken.jpg", b"no picture")
+
+    for _ in range(2):
+        done = plant.call("run", "--once")
+        assert done.returncode == 1
+        assert "once.incomplete" in done.stderr
+        assert "needs a person" in done.stderr
 
 
 def test_check_names_a_folder_that_is_not_there(plant: Plant) -> None:

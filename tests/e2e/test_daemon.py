@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +17,13 @@ import pytest
 from image_sync.domain import RunState
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
-from support.daemon import PROGRAM, Plant, stored
-from support.mvi_server import Caller, picture, serving
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
+from support.daemon import PROGRAM, Plant, put_plates, stored
+from support.mvi_server import Caller, picture
 
 
 @pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     return Plant(tmp_path / "plant", server.url)
-
-
-def put_plates(plant: Plant, each: int = 15, start: int = 0) -> None:
-    for kind, number in itertools.product(("dark", "light"), range(start, start + each)):
-        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
 def trainings(server: MviServer) -> list[dict[str, Any]]:
@@ -56,7 +43,7 @@ def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> No
     plant.configure(threshold={"upload": 3, "training": 20})
     with plant.running() as daemon:
         plant.wait(lambda p: bool(p.events("daemon.started")))
-        put_plates(plant)
+        put_plates(plant, each=15)
         plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED])
         assert daemon.stop() == 0
 
@@ -78,9 +65,9 @@ def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> No
 def test_the_second_training_continues_the_first_with_retrain(plant: Plant, server: MviServer) -> None:
     """With `model.action: "retrain"` the server is told which model to continue."""
     plant.configure(threshold={"upload": 1, "training": 20}, model={"action": "retrain"})
-    put_plates(plant)
+    put_plates(plant, each=15)
     assert plant.call("run", "--once").returncode == 0
-    put_plates(plant, start=50)
+    put_plates(plant, each=15, start=50)
     assert plant.call("run", "--once").returncode == 0
 
     second, first = plant.runs()
@@ -116,7 +103,7 @@ def test_killed_half_way_every_picture_is_there_once_and_one_training(
 def test_sigterm_during_an_upload_finishes_it(plant: Plant, server: MviServer) -> None:
     """The request in flight is finished and written down, the rest waits for the next start, all within `shutdown`."""
     plant.configure(upload={"batch_files": 5, "parallel": 1}, shutdown=10)
-    put_plates(plant)
+    put_plates(plant, each=15)
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=1.0))
     with plant.running() as daemon:
         plant.wait(lambda p: p.tally().sending > 0)
@@ -132,7 +119,7 @@ def test_sigterm_during_an_upload_finishes_it(plant: Plant, server: MviServer) -
 
 def test_a_second_signal_ends_it_at_once(plant: Plant, server: MviServer) -> None:
     """Whoever presses Ctrl-C twice does not want to wait; the ledger knows what was in flight."""
-    put_plates(plant)
+    put_plates(plant, each=15)
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=20.0))
     with plant.running() as daemon:
         plant.wait(lambda p: p.tally().sending > 0)
@@ -277,7 +264,7 @@ def test_lost_answers_lead_to_no_second_copy(plant: Plant, server: MviServer, re
     plant.configure(upload={"batch_files": 3, "parallel": 2, "grace": 1})
     server.faults.add(Fault(Action.LOSE_ANSWER, "POST", "/files$", count=None, probability=0.5))
     server.faults.add(Fault(Action.STATUS, "POST", "/files$", count=None, probability=0.2, status=503))
-    put_plates(plant, start=100 * repeat)
+    put_plates(plant, each=15, start=100 * repeat)
     with plant.running():
         plant.wait(lambda p: p.tally().confirmed == 30, 60)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from PIL import Image
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support.commands import forked, one_by_one
-from support.daemon import Plant
+from support.daemon import Plant, put_plates
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
 from support.mvi_server import Caller, picture, serving
 
@@ -31,11 +30,6 @@ def plant(tmp_path: Path, server: MviServer, request: pytest.FixtureRequest) -> 
     name = request.node.name
     yield Plant(tmp_path / "plant", server.url, dataset={"name": name}, model={"name": "plates", "poll": 0.1})
     server.faults.clear()
-
-
-def put_plates(plant: Plant, first: int = 0, count: int = 6) -> None:
-    for kind, number in itertools.product(("dark", "light"), range(first, first + count)):
-        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
 def said(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
@@ -55,7 +49,7 @@ def test_a_daemon_that_deploys_replaces_and_tidies(plant: Plant) -> None:
     plant.configure(threshold={"training": 8}, model={"deploy": "always", "keep": 1, "action": "retrain"})
     put_plates(plant)
     said(plant.call("run", "--once"))
-    put_plates(plant, first=10)
+    put_plates(plant, start=10)
     once, listing, status, early, late = one_by_one(
         plant,
         ["run", "--once"],
@@ -106,7 +100,9 @@ def test_a_daemon_that_is_killed_while_deploying_deploys_once(plant: Plant, serv
     seen = len(server.requests.matching("POST", "/webapis"))
     put_plates(plant)
     with plant.running() as daemon:
-        plant.wait(lambda p: bool(p.runs() and Caller(server.url).call("GET", f"/webapis/{p.runs()[0].task_id}").ok))
+        plant.wait(lambda p: any(run.fate for run in p.runs()))
+        task = plant.runs()[0].task_id
+        plant.wait(lambda _: bool(Caller(server.url).call("GET", f"/webapis/{task}").ok))
         daemon.kill()
     assert [run.fate for run in plant.runs()] == ["chosen"]
     with plant.running() as daemon:

@@ -11,12 +11,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from image_sync.cli import plates
 from image_sync.mvi_server.server import MviServer
-from support.mvi_server import serving
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,12 +67,6 @@ def is_drawn(path: Path) -> bool:
     """Whether it is a picture with something in it."""
     with Image.open(path) as image:
         return len(image.convert("RGB").getcolors(1 << 24) or ()) > 10
-
-
-@pytest.fixture
-def server(tmp_path: Path):
-    with serving(tmp_path / "server") as running:
-        yield running
 
 
 def test_the_chapter_leads_from_pictures_to_a_deployed_model(tmp_path: Path, server: MviServer) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,18 +15,11 @@ from image_sync.domain import RunState
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support import diary
-from support.daemon import PROGRAM, Daemon, Plant, stored
-from support.mvi_server import picture, serving
+from support.daemon import PROGRAM, Daemon, Plant, put_some, stored
 from support.resources import LONG, processor_seconds
 
 SHORT = {"max_iter": 20, "test_interval": 20, "learning_rate": 0.01}
 LIBRARIES = "/usr/lib/*/faketime/libfaketime.so.1"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
 
 
 @pytest.fixture
@@ -40,11 +32,6 @@ def plant(tmp_path: Path, server: MviServer) -> Plant:
         model={"strategy": SHORT, "grace": 1.5},
         threshold={"upload": 4, "training": 16},
     )
-
-
-def put(plant: Plant, numbers: range) -> None:
-    for number in numbers:
-        plant.put(f"{('dark', 'light')[number % 2]}/{number}.jpg", picture(("dark", "light")[number % 2], number))
 
 
 class Clock:
@@ -92,7 +79,7 @@ def test_a_jump_of_the_clock_changes_no_waiting(
     clock = Clock(tmp_path)
     with plant.running(**clock.environ) as daemon:
         plant.wait(lambda p: bool(p.events("daemon.started")))
-        put(plant, range(8))
+        put_some(plant, range(8))
         plant.wait(lambda p: p.tally().ready == 8)
         clock.jump(first)
         began = time.monotonic()
@@ -100,7 +87,7 @@ def test_a_jump_of_the_clock_changes_no_waiting(
         assert time.monotonic() - began < 6
         # its request is carried out a second after the connection broke; meanwhile the clock jumps again
         server.faults.add(Fault(Action.LATE, "POST", "/files$", count=1, seconds=1.0))
-        put(plant, range(8, 16))
+        put_some(plant, range(8, 16))
         plant.wait(lambda p: bool(p.events("batch.doubtful")))
         clock.jump(second)
         plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 30)
@@ -121,7 +108,7 @@ def test_a_suspended_machine_settles_what_was_on_its_way(plant: Plant, server: M
     if shutil.which("unshare") is None or subprocess.run([*ahead, "true"], check=False, capture_output=True).returncode:
         pytest.skip("another boot clock needs unshare, root and time namespaces")
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.5))
-    put(plant, range(8))
+    put_some(plant, range(8))
     with plant.running() as daemon:
         plant.wait(lambda p: p.tally().sending > 0)
         daemon.kill()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from image_sync.domain import DatasetRef, Sighting, Stamp
 from image_sync.errors import Ambiguous, Transient
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Progress
-from support.daemon import Plant, stored
+from support.daemon import Plant, crashed, stored
 from support.model import MODEL_GRACE, UPLOAD_GRACE, World, digest
 from support.mvi_server import Caller, picture, serving
 from support.soak import UPLOADS, Plan, Soak
@@ -224,7 +222,7 @@ def test_the_program_ends_at_chosen_steps_and_nothing_is_lost_or_doubled(tmp_pat
             for kind in ("dark", "light"):
                 for copy in range(2):
                     plant.put(f"{kind}/{number}-{copy}.jpg", picture(kind, 10 * number + copy))
-            assert _crashed(plant, crash_at) in {EXIT, 0}
+            assert crashed(plant, crash_at) in {EXIT, 0}
         plant.call("run", "--once")
         plant.call("run", "--once")
 
@@ -234,12 +232,6 @@ def test_the_program_ends_at_chosen_steps_and_nothing_is_lost_or_doubled(tmp_pat
     assert Counter(category for category, _ in files) == {"dark": 2 * len(ends), "light": 2 * len(ends)}
     assert len({task["name"] for task in trainings}) == len(trainings) == len(plant.runs())
     assert len(trainings) == len(files) // 30 or DEEP
-
-
-def _crashed(plant: Plant, crash_at: int) -> int:
-    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
-    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
 
 
 # -- every step of one life

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from image_sync.ledger.database import FILE
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support import diary, strace
-from support.daemon import Plant, stored
-from support.mvi_server import picture, serving
+from support.daemon import Plant, put_some, stored
 from support.resources import LONG, fill, small_disk
 
 STEPS = len(diary.CYCLE)
@@ -34,19 +32,8 @@ SPREAD = [
 EVERY = [(call, error, at + 1) for call, most in CALLS.items() for error in ("EIO", "ENOSPC") for at in range(most)]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
-
-
-def put(plant: Plant, numbers: range) -> None:
-    for number in numbers:
-        plant.put(f"{('dark', 'light')[number % 2]}/{number}.jpg", picture("dark", number))
-
-
 def sent(server: MviServer) -> int:
-    return len([entry for entry in server.requests if entry.method == "POST" and entry.path.endswith("/files")])
+    return len(server.requests.matching("POST", "/files"))
 
 
 @pytest.mark.parametrize(("call", "error", "number"), EVERY if LONG else SPREAD)
@@ -84,7 +71,7 @@ def test_a_failing_disk_ends_the_daemon_and_the_next_start_goes_on(
     """EIO under the ledger from some moment on: exit code 74 with the cause in words; afterwards nothing is doubled."""
     strace.needed()
     plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2, "parallel": 1, "grace": 0.5})
-    put(plant, range(12))
+    put_some(plant, range(12))
     state = plant.folder / "state"
     done = strace.python(
         *("-m", "image_sync", "run", "-c", str(plant.config)),
@@ -106,10 +93,10 @@ def test_a_full_disk_under_the_ledger_pauses_everything_until_there_is_room(tmp_
         plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 5, "grace": 1})
         server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.05))
         with plant.running() as daemon:
-            put(plant, range(40))
+            put_some(plant, range(40))
             plant.wait(lambda p: len(stored(server)) > 10)
             ballast = fill(disk)
-            put(plant, range(40, 80))
+            put_some(plant, range(40, 80))
             plant.wait(lambda p: "disk is full" in p.log())
             time.sleep(0.5)  # what was under way when the disk became full
             before = sent(server)
@@ -130,7 +117,7 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> 
     """Where not even an empty ledger fits, the program says so in words with exit code 74, and sends nothing."""
     with small_disk(tmp_path / "plant/state", 64 << 10):
         plant = Plant(tmp_path / "plant", server.url)
-        put(plant, range(3))
+        put_some(plant, range(3))
         done = plant.call("run", "--once")
 
     assert done.returncode == EXIT_LEDGER, done.stderr
@@ -145,7 +132,7 @@ def test_pictures_on_a_full_and_read_only_disk_are_uploaded(tmp_path: Path, serv
     with small_disk(tmp_path / "pictures", 1 << 20) as disk:
         plant.root = disk
         plant.configure(folders=[str(disk)])
-        put(plant, range(6))
+        put_some(plant, range(6))
         fill(disk)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         done = plant.call("run", "--once")
@@ -157,12 +144,12 @@ def test_pictures_on_a_full_and_read_only_disk_are_uploaded(tmp_path: Path, serv
 def test_a_ledger_that_somebody_reads_for_a_while_is_waited_for(tmp_path: Path, server: MviServer) -> None:
     """Another program holds the ledger for seconds, as a backup does: the daemon waits and loses nothing."""
     plant = Plant(tmp_path / "plant", server.url, upload={"batch_files": 2})
-    put(plant, range(4))
+    put_some(plant, range(4))
     with plant.running() as daemon:
         plant.wait(lambda p: p.tally().confirmed == 4)
         holder = sqlite3.connect(plant.folder / "state" / FILE, isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        put(plant, range(4, 8))
+        put_some(plant, range(4, 8))
         time.sleep(1)
         assert len(stored(server)) == 4
         holder.execute("ROLLBACK")
@@ -178,7 +165,7 @@ def test_a_picture_that_cannot_be_read_for_a_moment_is_not_forgotten(tmp_path: P
     """EIO when the uploader reads a sound picture, as on a weak network: it is looked at again and sent."""
     strace.needed()
     plant = Plant(tmp_path / "plant", server.url, upload={"grace": 0.5, "batch_files": 1})
-    put(plant, range(3))
+    put_some(plant, range(3))
     injection = "openat:error=EIO:when=1"
     code = strace.injected(plant, "uploader", injection, "run", "--once", path=plant.root / "dark/0.jpg")
 

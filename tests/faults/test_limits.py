@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 
 from image_sync.mvi_server.server import MviServer
 from support import diary
-from support.daemon import PROGRAM, Plant, stored
-from support.mvi_server import picture, serving
+from support.daemon import PROGRAM, Plant, put_some, stored
+from support.mvi_server import picture
 from support.resources import LONG, large_jpeg, open_files, peak_memory
 
 MIB = 1 << 20
@@ -23,19 +22,8 @@ MOST_MEMORY = 250 * MIB
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     return Plant(tmp_path / "plant", server.url, upload={"grace": 0.5})
-
-
-def put(plant: Plant, numbers: range) -> None:
-    for number in numbers:
-        plant.put(f"{('dark', 'light')[number % 2]}/{number}.jpg", picture("dark", number))
 
 
 def each_once(plant: Plant, server: MviServer, number: int) -> None:
@@ -48,13 +36,13 @@ def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> 
     """The process may open nothing more for some seconds: it stays, sends nothing by halves, and goes on afterwards."""
     plant.configure(watch={"rescan": 1})
     with plant.running() as daemon:
-        put(plant, range(4))
+        put_some(plant, range(4))
         plant.wait(lambda p: p.tally().confirmed == 4)
         pid = daemon.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         # the lowest number that is free decides: nothing above the third descriptor can be opened
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
-        put(plant, range(4, 12))
+        put_some(plant, range(4, 12))
         time.sleep(1)
         assert daemon.process.poll() is None, plant.log()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -68,7 +56,7 @@ def test_without_a_free_descriptor_it_waits(plant: Plant, server: MviServer) -> 
 @pytest.mark.parametrize("number", [8, 10, 20, 24, 28, 32] if LONG else [10, 32])
 def test_with_few_descriptors_it_works_or_says_why(plant: Plant, server: MviServer, number: int) -> None:
     """`ulimit -n 32` is enough; below that it gets through or ends in words. With more it goes on."""
-    put(plant, range(6))
+    put_some(plant, range(6))
     plant.configure(upload={"batch_files": 1})
     command = ["prlimit", f"--nofile={number}", *PROGRAM, "run", "--once", "-c", str(plant.config)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=plant.environ, timeout=60)
@@ -149,7 +137,7 @@ def test_memory_does_not_grow_with_the_size_of_pictures(plant: Plant, server: Mv
 
 def test_out_of_memory_it_ends_and_the_next_start_goes_on(plant: Plant, server: MviServer) -> None:
     """Too little address space for the work: whatever fails, the process ends or gets through; afterwards each once."""
-    put(plant, range(10))
+    put_some(plant, range(10))
     plant.configure(upload={"batch_files": 2})
     codes = []
     for megabytes in range(60, 400, 20) if LONG else (90, 200):

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from image_sync.mvi_server.server import MviServer
-from support.daemon import Plant, stored
-from support.mvi_server import Caller, picture, serving
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
+from support.daemon import Plant, put_plates, stored
+from support.mvi_server import Caller, picture
 
 
 @pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     made = Plant(tmp_path / "plant", server.url, threshold={"upload": 1, "training": 12})
-    put(made, range(6))
+    put_plates(made)
     assert made.call("run", "--once").returncode == 0
     return made
 
 
-def put(plant: Plant, numbers: range) -> None:
-    for kind, number in itertools.product(("dark", "light"), numbers):
-        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
-
-
 def uploads(server: MviServer) -> int:
-    return len([one for one in server.requests if one.method == "POST" and one.path.endswith("/files")])
+    return len(server.requests.matching("POST", "/files"))
 
 
 def lose(plant: Plant, how: str) -> None:
@@ -54,7 +41,7 @@ def test_a_ledger_that_is_gone_is_made_anew_from_what_lies_there(plant: Plant, s
     """No picture is sent a second time, no training started again; what is new is sent."""
     before = stored(server)
     lose(plant, how)
-    put(plant, range(6, 8))
+    put_plates(plant, each=2, start=6)
     sent = uploads(server)
     assert plant.call("run", "--once").returncode == 0
 
@@ -90,7 +77,7 @@ def test_a_damaged_ledger_is_named_and_set_aside_on_demand(plant: Plant, server:
 def test_a_ledger_restored_from_yesterday_repeats_nothing(plant: Plant, server: MviServer) -> None:
     """What was sent since the backup is found at the platform before anything is sent."""
     backup = (plant.folder / "state/ledger.sqlite").read_bytes()
-    put(plant, range(6, 9))
+    put_plates(plant, each=3, start=6)
     assert plant.call("run", "--once").returncode == 0
     (plant.folder / "state/ledger.sqlite").write_bytes(backup)
     sent = uploads(server)

@@ -34,9 +34,18 @@ MISHAPS = (
     "unknown-error",
     "twice",
 )
-STEPS: list[tuple[str, tuple[int, ...]]] = [("train", (17, 33)), ("retrain", (9, 25))]
+UPLOADED = ("image/add", "positive/dark")
+PREPARED = ("custom/delete/dark", "custom/delete/light", "negative/light", "predict_batch")
+STARTED = ("custom/train/dark", "custom/train/light", "/status/")
+MOMENTS: list[tuple[str, list[tuple[str, int]]]] = [
+    # From which request on, and how many steps later: 1 is before it is sent, 2 when its answer is there.
+    ("train", [("image/add", 2), ("delete/dark", 1), ("delete/dark", 2), ("negative/light", 4), ("train/light", 3)]),
+    ("retrain", [("delete/light", 3), ("negative/dark", 2), ("train/dark", 1), ("train/dark", 2), ("train/light", 6)]),
+]
 if DEEP:
-    STEPS = [("train", tuple(range(6, 60, 3))), ("retrain", tuple(range(6, 60, 3)))]
+    MOMENTS = [
+        ("train", [(request, step) for step in range(1, 13)]) for request in (*UPLOADED, *PREPARED, *STARTED)
+    ] + [("retrain", [(request, step) for step in range(1, 13)]) for request in (*UPLOADED, "predict_batch", *STARTED)]
 
 
 def put(plant: Plant, start: int, each: int) -> None:
@@ -53,8 +62,10 @@ def settled(plant: Plant, trainings: int, seconds: float = 60) -> None:
 
 
 def accounted(server: MobiusServer, plant: Plant, times: int) -> None:
-    """The server holds what the folders hold, and each tag was trained so often."""
-    assert assigned(server) == in_folders(plant.root)
+    """The server holds what the folders hold, each tag knows what it is not, and was trained so often."""
+    folders = in_folders(plant.root)
+    assert assigned(server) == folders
+    assert assigned(server, "negative") == dict(zip(KINDS, (folders[kind] for kind in reversed(KINDS)), strict=True))
     assert tasks(server) == dict.fromkeys(KINDS, times), plant.log()[-6000:]
     assert server.store.trained() == sorted(KINDS)
 
@@ -87,34 +98,37 @@ def test_killed_at_random_moments_among_faults(tmp_path: Path, seed: int) -> Non
         accounted(server, plant, 1)
 
 
-@pytest.mark.parametrize(("action", "ends"), STEPS)
-def test_ended_at_chosen_steps(tmp_path: Path, action: str, ends: tuple[int, ...]) -> None:
-    """The process exits at the n-th transaction of the ledger or call of the platform; every life adds a training."""
+@pytest.mark.parametrize(("action", "moments"), MOMENTS)
+def test_ended_at_chosen_moments(tmp_path: Path, action: str, moments: list[tuple[str, int]]) -> None:
+    """The process exits around a call, before or after what is written down of it; every life adds a training."""
     with serving_mobius(tmp_path / "server") as server:
         plant = mobius_plant(
             tmp_path / "plant", server, threshold={"training": 8}, model={"action": action, "grace": 2}
         )
-        for number, crash_at in enumerate(ends):
+        for number, (request, step) in enumerate(moments, 1):
             put(plant, 10 * number, 4)
-            assert _crashed(plant, crash_at) in {EXIT, 0}
+            assert _crashed(plant, request, step) == EXIT
             assert plant.call("run", "--once").returncode == 0
 
-        accounted(server, plant, len(ends))
-        assert len(plant.runs()) == len(ends)
+            accounted(server, plant, number)
+        assert len(plant.runs()) == len(moments)
 
 
-def _crashed(plant: Plant, crash_at: int) -> int:
-    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+def _crashed(plant: Plant, request: str, step: int) -> int:
+    where = {"CRASH_FROM": request, "CRASH_AT": str(step), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
-    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+    return subprocess.run(
+        command, env={**plant.environ, **where}, capture_output=True, timeout=60, check=False
+    ).returncode
 
 
-@pytest.mark.parametrize("kind", MISHAPS[:-1] if DEEP else ("lost-answer", "reset"))
+@pytest.mark.parametrize("kind", MISHAPS[:-1] if DEEP else ("lost-answer", "reset", "late"))
 def test_a_start_that_goes_wrong_is_made_good_once(tmp_path: Path, kind: str) -> None:
     """Whatever becomes of the first `custom/train` and the first `custom/delete`: two tags, two tasks."""
+    late = 3.0 if kind == "late" else 1.0  # after a call that is repeated in haste, before the grace time is over
     with serving_mobius(tmp_path / "server") as server:
-        plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": 2})
-        server.faults.add(*(Fault(kind, 1.0, 0.3, path=path, left=1) for path in ("custom/train", "custom/delete")))
+        plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": late + 1})
+        server.faults.add(*(Fault(kind, 1.0, late, path=path, left=1) for path in ("custom/train", "custom/delete")))
         put(plant, 0, 4)
         settled(plant, 1)
 
@@ -130,11 +144,14 @@ def test_a_server_that_forgets_its_tasks(tmp_path: Path) -> None:
         server.tasks.gate.clear()
         with plant.running() as daemon:
             plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.RUNNING])
-            _, second = server.tasks.all.values()
-            server.tasks.gate.set()
-            plant.wait(lambda _: second.status == "success")
-            server.tasks.all.clear()
-            server.store.reset(second.tag)
+            assert daemon.stop() == 0
+        # Nobody looks while the server is made to look as if it had been restarted between the two.
+        _, second = server.tasks.all.values()
+        server.tasks.gate.set()
+        plant.wait(lambda _: second.status == "success")
+        server.tasks.all.clear()
+        server.store.reset(second.tag)
+        with plant.running() as daemon:
             plant.wait(lambda p: bool(p.events("training.failed")))
             assert daemon.stop() == 0
         (told,) = plant.events("training.failed")

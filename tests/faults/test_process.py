@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from image_sync.ledger.schema import HEAD, metadata
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support import diary, strace
-from support.daemon import Plant, stored
-from support.mvi_server import Caller, picture, serving
+from support.daemon import Plant, put_some, stored
+from support.mvi_server import Caller, serving
 from support.resources import LONG
 
 SHORT = {"max_iter": 20, "test_interval": 20, "learning_rate": 0.01}
@@ -78,19 +77,8 @@ STAGES = [
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[MviServer]:
-    with serving(tmp_path / "server") as running:
-        yield running
-
-
-@pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
     return Plant(tmp_path / "plant", server.url, upload={"grace": 0.5}, model={"strategy": SHORT, "grace": 0.5})
-
-
-def put(plant: Plant, numbers: range) -> None:
-    for number in numbers:
-        plant.put(f"{('dark', 'light')[number % 2]}/{number}.jpg", picture(("dark", "light")[number % 2], number))
 
 
 def each_once(plant: Plant, server: MviServer, number: int) -> None:
@@ -120,7 +108,7 @@ def test_killed_at_system_calls_of_every_thread_it_ends_well(plant: Plant, serve
     """SIGKILL before system calls of each thread, one run after the other: each picture once, one training."""
     strace.needed()
     plant.configure(threshold={"training": 16}, upload={"batch_files": 2, "parallel": 1})
-    put(plant, range(16))
+    put_some(plant, range(16))
     killed = [kill for kill in KILLS if strace.killed_at(plant, *kill, "run", "--once")]
 
     assert killed == KILLS
@@ -143,7 +131,7 @@ def test_killed_at_each_system_call_it_ends_well(tmp_path: Path, thread: str, ca
         with serving(folder / "server") as server:
             plant = Plant(folder / "plant", server.url, upload={"grace": 0.5}, model={"strategy": SHORT, "grace": 0.5})
             plant.configure(threshold={"training": 10}, upload={"batch_files": 5, "parallel": 1})
-            put(plant, range(10))
+            put_some(plant, range(10))
             killed = strace.killed_at(plant, thread, call, number, "run", "--once")
             done = plant.call("run", "--once")
             assert done.returncode == 0, done.stderr
@@ -163,7 +151,7 @@ def test_sigterm_at_any_moment_ends_it_in_order(tmp_path: Path, server: MviServe
 
     def one(number: int) -> tuple[int, float]:
         plant = Plant(tmp_path / f"plant-{number}", server.url, upload={"batch_files": 1, "grace": 0.5}, shutdown=10)
-        put(plant, range(1000 * number, 1000 * number + 12))
+        put_some(plant, range(1000 * number, 1000 * number + 12))
         with plant.running() as daemon:
             plant.wait(lambda p: (p.folder / "state/lock").exists())  # from here on it listens to signals
             time.sleep(moments[number])
@@ -189,7 +177,7 @@ def test_paused_in_the_middle_of_an_upload_it_goes_on(plant: Plant, server: MviS
     """SIGSTOP for seconds while requests are on their way, as when a virtual machine is moved, then SIGCONT."""
     plant.configure(upload={"batch_files": 2})
     server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.2))
-    put(plant, range(20))
+    put_some(plant, range(20))
     with plant.running() as daemon:
         plant.wait(lambda p: 0 < p.tally().confirmed < 20 and p.tally().sending > 0)
         daemon.signal(signal.SIGSTOP)
@@ -203,7 +191,7 @@ def test_paused_in_the_middle_of_an_upload_it_goes_on(plant: Plant, server: MviS
 
 def test_of_several_daemons_started_at_once_one_works(plant: Plant, server: MviServer) -> None:
     """Four starts on one state folder at the same moment: three exit with 75 at once, one does the work."""
-    put(plant, range(6))
+    put_some(plant, range(6))
     daemons = [program(plant, "from image_sync.cli.main import run; run()", "run") for _ in range(4)]
     try:
         plant.wait(lambda p: p.tally().confirmed == 6)
@@ -228,7 +216,7 @@ def test_of_several_daemons_started_at_once_one_works(plant: Plant, server: MviS
 @pytest.mark.parametrize(("module", "name"), STAGES)
 def test_a_mistake_of_ours_in_a_worker_ends_the_process(plant: Plant, module: str, name: str) -> None:
     """A stage raises what nobody expected: the process ends, not 0, and the log has the traceback; no half daemon."""
-    put(plant, range(2))
+    put_some(plant, range(2))
     with program(plant, BROKEN.format(module=module, name=name), "run") as daemon:
         _, told = daemon.communicate(timeout=20)
 
@@ -242,7 +230,7 @@ def test_systemd_hears_no_more_of_a_daemon_whose_worker_hangs(
     tmp_path: Path, plant: Plant, server: MviServer, hangs: bool
 ) -> None:
     """One thread hangs for good: within its patience the pings to systemd stop; without that they go on."""
-    put(plant, range(2))
+    put_some(plant, range(2))
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.bind(str(address))
@@ -335,7 +323,7 @@ def test_a_ledger_of_a_newer_version_is_left_alone(plant: Plant, server: MviServ
         db.execute("UPDATE alembic_version SET version_num = '9999'")
         db.commit()
     content = (state / FILE).read_bytes()
-    put(plant, range(2))
+    put_some(plant, range(2))
     done = plant.call("run", "--once")
 
     assert done.returncode == EXIT_LEDGER

@@ -33,7 +33,7 @@ def fast() -> Iterator[Path]:
         yield Path(folder)
 
 
-def each_once(watch: Watching) -> None:
+def assert_each_once(watch: Watching) -> None:
     """Every place was reported once, and is as it was reported."""
     counted = Counter((sighting.folder, sighting.name, sighting.stamp) for sighting in watch.catalogue.history)
     assert set(counted.values()) == {1}
@@ -157,7 +157,7 @@ def test_trees_made_in_any_way_are_found_whole(fast, way):
         # And what is put there later is found, for all that the watching of new folders may have missed.
         (top / "t7" / "d" / "d" / "later.jpg").write_bytes(CONTENT)
         watch.until(lambda: "t7/d/d/later.jpg" in watch.catalogue.paths(top))
-    each_once(watch)
+    assert_each_once(watch)
 
 
 def test_folders_that_watchdog_lost_sight_of_are_watched_again_after_a_full_look(fast):
@@ -195,7 +195,7 @@ def test_more_restless_files_than_can_be_remembered_are_all_found(fast, monkeypa
         watch.until(done)
         assert most == 50
         watch.until_idle()
-    each_once(watch)
+    assert_each_once(watch)
 
 
 def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
@@ -222,4 +222,4 @@ def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
         assert max(watch.steps) < 1.0
     finally:
         watch.watcher.close()
-    each_once(watch)
+    assert_each_once(watch)

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from image_sync.domain import RootState, WatchMode
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.hints import Hint
+from image_sync.watcher.mounts import listed_below
 from image_sync.watcher.observer import Observer
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
@@ -37,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def unavailable(watch: Watching, root: Path, why: str) -> None:
+def assert_unavailable(watch: Watching, root: Path, why: str) -> None:
     """Step until the root is given up for this reason, then for long enough to look again, and nothing is gone."""
     watch.until(lambda: watch.report(root).state is RootState.UNAVAILABLE)
     assert why in watch.report(root).reason
@@ -51,7 +52,7 @@ def test_a_vanished_root_is_an_alarm_and_no_loss(root, mode):
     """Once in the log, in the report, and resumed when it is back."""
     with watching(root, rules=quick(mode=mode)) as watch, capture_logs() as lines:
         away = root.rename(root.with_name("away"))
-        unavailable(watch, root, "does not exist")
+        assert_unavailable(watch, root, "does not exist")
         assert [line["log_level"] for line in lines if line["event"] == "watch.root_unavailable"] == ["error"]
         (away / "cat" / "b.jpg").write_bytes(jpeg(7))
         away.rename(root)
@@ -127,7 +128,7 @@ def test_an_empty_root_at_start_is_an_unmounted_share_not_a_loss(root):
     (root / "NOT MOUNTED.txt").write_bytes(b"")
     (root / "lost+found").mkdir()
     with watching(root, catalogue=catalogue) as watch:
-        unavailable(watch, root, "is empty although pictures are recorded below it")
+        assert_unavailable(watch, root, "is empty although pictures are recorded below it")
         (root / "cat").mkdir()
         watch.until(lambda: not catalogue.places)
         assert watch.report(root).state is RootState.WATCHED
@@ -147,7 +148,7 @@ def test_a_root_replaced_by_an_empty_one_is_not_believed(root):
     with watching(root) as watch:
         root.rename(root.with_name("old"))
         root.mkdir()
-        unavailable(watch, root, "is empty although")
+        assert_unavailable(watch, root, "is empty although")
 
 
 def test_a_new_empty_root_is_fine(tmp_path):
@@ -181,7 +182,7 @@ def test_an_unmounted_and_remounted_share_loses_nothing(tmp_path):
             image.mkdir()
             assert mounted("mount", "--bind", str(root), str(image))
             assert mounted("umount", str(root))
-            unavailable(watch, root, "is empty although")
+            assert_unavailable(watch, root, "is empty although")
             assert mounted("mount", "--bind", str(image), str(root))
             watch.until(lambda: watch.report(root).state is RootState.WATCHED)
             (root / "cat" / "b.jpg").write_bytes(jpeg(2))
@@ -191,6 +192,65 @@ def test_an_unmounted_and_remounted_share_loses_nothing(tmp_path):
     finally:
         mounted("umount", str(root))
         mounted("umount", str(image))
+
+
+@pytest.fixture
+def share(root: Path) -> Iterator[Path]:
+    """A category folder that is a file system of its own, with a picture in a folder in it."""
+    folder = root / "bird"
+    folder.mkdir()
+    if not mounted("mount", "-t", "tmpfs", "none", str(folder)):
+        pytest.skip("mounting needs root")
+    (folder / "inner").mkdir()
+    for path in (folder / "a.jpg", folder / "inner" / "b.jpg"):
+        path.write_bytes(jpeg(len(path.name)))
+    kept = root.parent / "kept"
+    kept.mkdir()
+    mounted("mount", "--bind", str(folder), str(kept))
+    yield folder
+    mounted("umount", str(folder))
+    mounted("umount", str(kept))
+
+
+EVERYTHING = {"cat/a.jpg", "dog/a.jpg", "bird/a.jpg", "bird/inner/b.jpg"}
+
+
+@pytest.mark.parametrize("mode", ["events", "polling"])
+def test_a_share_mounted_inside_a_root_may_be_unmounted(root: Path, share: Path, mode: str) -> None:
+    """It is named in the report, nothing in it is gone, the rest of the root works on, and it is back when it is."""
+    with watching(root, rules=quick(mode=mode, rescan=0.3)) as watch:
+        assert watch.catalogue.paths(root) == EVERYTHING
+        assert mounted("umount", str(share))
+        watch.until(lambda: "is not mounted" in watch.report(root).reason)
+        (root / "cat" / "b.jpg").write_bytes(jpeg(7))
+        watch.until(lambda: "cat/b.jpg" in watch.catalogue.paths(root))
+        watch.spend(1)
+        assert watch.catalogue.losses == []
+        assert mounted("mount", "--bind", str(root.parent / "kept"), str(share))
+        (share / "c.jpg").write_bytes(jpeg(8))
+        watch.until(lambda: "bird/c.jpg" in watch.catalogue.paths(root) and "mounted" not in watch.report(root).reason)
+        (share / "a.jpg").unlink()
+        watch.until(lambda: "bird/a.jpg" not in watch.catalogue.paths(root))
+
+
+def test_a_share_that_the_system_should_mount_is_missed_from_the_start(
+    root: Path, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart without it, /etc/fstab says that something belongs there."""
+    with watching(root) as first:
+        catalogue = first.catalogue
+    assert mounted("umount", str(share))
+    table = root.parent / "fstab"
+    table.write_text(f"# a comment\n\nnas:/birds {share} nfs4 defaults 0 0\nUUID=1 / ext4 defaults 0 1\n")
+    monkeypatch.setattr("image_sync.watcher.guard.listed_below", lambda path: listed_below(path, table))
+    with watching(root, catalogue=catalogue, rules=quick(rescan=0.3)) as watch:
+        watch.until(lambda: "is not mounted" in watch.report(root).reason)
+        watch.spend(1)
+        assert catalogue.paths(root) == EVERYTHING
+        # Filled by hand, it is a folder like any other: what is missing in it now is gone.
+        (share / "c.jpg").write_bytes(jpeg(8))
+        watch.until(lambda: catalogue.paths(root) == {"cat/a.jpg", "dog/a.jpg", "bird/c.jpg"})
+        assert "mounted" not in watch.report(root).reason
 
 
 def test_dead_event_threads_are_replaced(root):

@@ -5,12 +5,9 @@ The whole system again, in a world where pictures have annotations beside them.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
@@ -21,14 +18,6 @@ from support.marked import MarkedWorld
 
 SHALLOW = settings(SEARCH, max_examples=2000 if DEEP else 25)
 drawings = st.integers(-1, 7)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _silence() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 class AnnotatedSystem(WholeSystem):

@@ -102,7 +102,7 @@ def corners(box: Box) -> tuple[float, float, float, float]:
     return box.left, box.top, box.right, box.bottom
 
 
-def same(before: Annotation, after: Annotation, formats: tuple[Format, ...]) -> None:
+def assert_same(before: Annotation, after: Annotation, formats: tuple[Format, ...]) -> None:
     """Both mark the same, as far as these formats can hold it."""
     # Whole pixels may move each side outward by almost one.
     tolerance = 1.01 if Format.SAGEMAKER in formats else sum(TOLERANCE[form] for form in formats)
@@ -124,20 +124,20 @@ def same(before: Annotation, after: Annotation, formats: tuple[Format, ...]) -> 
 @given(annotation=marked_pictures())
 def test_what_is_marked_survives_a_format(form: Format, annotation: Annotation) -> None:
     """Written and read again, labels, boxes and outlines are the same but for the rounding of the format."""
-    same(annotation, WAYS[form](annotation), (form,))
+    assert_same(annotation, WAYS[form](annotation), (form,))
 
 
 @given(marked_pictures())
 def test_counting_from_1_comes_back(annotation: Annotation) -> None:
     """Pascal VOC files written in the original way of counting are read in it."""
-    same(annotation, through_voc(annotation, one_based=True), (Format.VOC,))
+    assert_same(annotation, through_voc(annotation, one_based=True), (Format.VOC,))
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(Format, 2)), ids=lambda form: form.value)
 @given(annotation=marked_pictures())
 def test_what_is_marked_survives_two_formats(first: Format, second: Format, annotation: Annotation) -> None:
     """From any format to any other."""
-    same(annotation, WAYS[second](WAYS[first](annotation)), (first, second))
+    assert_same(annotation, WAYS[second](WAYS[first](annotation)), (first, second))
 
 
 @given(marked_pictures())
@@ -195,7 +195,7 @@ READERS: dict[str, tuple[Callable[[bytes], Annotation | None], list[bytes]]] = {
 }
 
 
-def outcome(read: Callable[[bytes], Annotation | None], data: bytes) -> Annotation | None:
+def assert_harmless(read: Callable[[bytes], Annotation | None], data: bytes) -> Annotation | None:
     """What the bytes mean, None when they are refused; anything but a sound annotation and an error fails the test."""
     try:
         found = read(data)
@@ -227,7 +227,7 @@ def test_the_files_that_are_broken_here_are_whole(kind: str) -> None:
     """The tests below begin from files that can be used."""
     read, files = READERS[kind]
 
-    assert all(outcome(read, data) for data in files)
+    assert all(assert_harmless(read, data) for data in files)
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -237,7 +237,7 @@ def test_every_prefix_is_used_or_refused(kind: str) -> None:
 
     for data in files:
         for length in range(len(data.rstrip())):
-            assert outcome(read, data[:length]) is None or kind == "yolo"
+            assert assert_harmless(read, data[:length]) is None or kind == "yolo"
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -250,7 +250,7 @@ def test_single_changed_bytes_do_no_harm(kind: str) -> None:
         data = dice.choice(files)
         at = dice.randrange(len(data))
         byte = bytes([dice.randrange(256)])
-        outcome(read, data[:at] + dice.choice([byte, b"", byte + data[at : at + 1]]) + data[at + 1 :])
+        assert_harmless(read, data[:at] + dice.choice([byte, b"", byte + data[at : at + 1]]) + data[at + 1 :])
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -263,14 +263,14 @@ def test_pieces_in_another_order_do_no_harm(kind: str) -> None:
         data = dice.choice(files)
         one, two, three = sorted(dice.randrange(len(data)) for _ in range(3))
         a, b, c, d = data[:one], data[one:two], data[two:three], data[three:]
-        outcome(read, dice.choice([a + c + d, a + b + b + c + d, a + c + b + d]))
+        assert_harmless(read, dice.choice([a + c + d, a + b + b + c + d, a + c + b + d]))
 
 
 @pytest.mark.parametrize("kind", READERS)
 @given(data=st.binary(max_size=300))
 def test_random_bytes_do_no_harm(kind: str, data: bytes) -> None:
     """Random bytes are used or refused."""
-    outcome(READERS[kind][0], data)
+    assert_harmless(READERS[kind][0], data)
 
 
 ANYTHING = st.recursive(
@@ -303,7 +303,7 @@ def test_any_value_in_any_place_does_no_harm(kind: str, draw: st.DataObject) -> 
     text = files[0].decode()
     place = draw.draw(st.sampled_from(places(json.loads(text))))
 
-    outcome(read, changed(text, place, draw.draw(ANYTHING)))
+    assert_harmless(read, changed(text, place, draw.draw(ANYTHING)))
 
 
 @given(st.text(alphabet="names:[]{}, -'\"#\\\n\t01ab&*", max_size=80))

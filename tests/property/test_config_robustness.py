@@ -29,7 +29,7 @@ VALID = f"""\ufeff{{
 """.encode()
 
 
-def outcome(data: bytes) -> Settings | ConfigError:
+def assert_harmless(data: bytes) -> Settings | ConfigError:
     """What the bytes mean; anything but settings and a ConfigError fails the test."""
     try:
         return parse(data, Path("/nowhere/configuration.json"), {"HOME": "/home/ann"})
@@ -42,7 +42,7 @@ def outcome(data: bytes) -> Settings | ConfigError:
 
 def test_the_file_that_is_broken_here_is_whole() -> None:
     """The tests below begin from a file that can be used."""
-    found = outcome(VALID)
+    found = assert_harmless(VALID)
 
     assert isinstance(found, Settings)
     assert found.model.strategy == {"max_iter": 1500, "learning_rate": 0.001}
@@ -53,7 +53,7 @@ def test_every_prefix_is_refused() -> None:
     end = VALID.rindex(b"}")
 
     for length in range(end + 1):
-        found = outcome(VALID[:length])
+        found = assert_harmless(VALID[:length])
         assert isinstance(found, ConfigError)
         assert SECRET not in found.what
 
@@ -66,20 +66,20 @@ def test_single_changed_bytes_do_no_harm() -> None:
         at = dice.randrange(len(VALID))
         byte = bytes([dice.randrange(256)])
         data = VALID[:at] + dice.choice([byte, b"", byte + VALID[at : at + 1]]) + VALID[at + 1 :]
-        found = outcome(data)
+        found = assert_harmless(data)
         assert SECRET not in (found.what if isinstance(found, ConfigError) else repr(found) + "".join(found.warnings))
 
 
 @given(st.binary(max_size=400))
 def test_random_bytes_do_no_harm(data: bytes) -> None:
     """Random bytes are used or refused."""
-    outcome(data)
+    assert_harmless(data)
 
 
 @given(st.text(alphabet="{}[]:,\"'\\/*# \n0123456789.eE+-xaNtrufls\u00fc\ud800", max_size=200))
 def test_random_json_does_no_harm(text: str) -> None:
     """Random texts made of what JSON is made of are used or refused."""
-    outcome(text.encode("utf-8", "surrogatepass"))
+    assert_harmless(text.encode("utf-8", "surrogatepass"))
 
 
 def keys() -> list[tuple[str, ...]]:
@@ -114,4 +114,4 @@ def test_any_value_under_any_key_does_no_harm(key: tuple[str, ...], value: objec
     else:
         section = document.get(key[0])
         document[key[0]] = {**(section if isinstance(section, dict) else {}), key[1]: value}
-    outcome(json.dumps(document).encode())
+    assert_harmless(json.dumps(document).encode())

@@ -5,13 +5,11 @@ The whole system again, with models that are deployed and tidied up, and a platf
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
@@ -23,14 +21,6 @@ from support.model import World
 
 CALLS = ("deploy", "undeploy", "delete_model", "models", "model_of")
 SHALLOW = settings(SEARCH, max_examples=2000 if DEEP else 25)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _silence() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 class LivingWorld(World):

@@ -6,13 +6,11 @@ The real watcher, ledger, uploader and trainer work on real files; only the plat
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -32,15 +30,6 @@ SEARCH = settings(
 
 CATEGORIES = ("cat", "dog", "owl")
 FOLDERS = (*CATEGORIES, "cat/deep", "dog/deep")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _silence() -> Iterator[None]:
-    """Thousands of small lives would log more than anybody reads."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
 
 
 places = st.builds("{}/{}".format, st.sampled_from(FOLDERS), st.sampled_from(("a.jpg", "b.jpg", "c.png")))

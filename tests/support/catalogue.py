@@ -30,6 +30,10 @@ class MemoryCatalogue:
         self._fail()
         return self.category_of.get(folder), self._folders.get(folder, {})
 
+    def recorded(self, folder: bytes) -> tuple[str | None, int]:
+        self._fail()
+        return self.category_of.get(folder), len(self._folders.get(folder, {}))
+
     def folders(self, root: bytes) -> Sequence[bytes]:
         self._fail()
         return [f for f, files in self._folders.items() if files and (f == root or f.startswith(root + b"/"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Census, Run, Tally
 from image_sync.ledger import exists
+from support.mvi_server import Caller, picture
 
 QUICK = {"max_iter": 100, "test_interval": 20, "learning_rate": 0.01}
 PROGRAM = (sys.executable, "-m", "image_sync")
@@ -157,10 +159,28 @@ class Daemon:
         self._log.close()
 
 
+def put_plates(plant: Plant, each: int = 6, start: int = 0) -> None:
+    """So many dark and as many light pictures, numbered from ``start``."""
+    for kind, number in itertools.product(("dark", "light"), range(start, start + each)):
+        plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
+
+
+def put_some(plant: Plant, numbers: range) -> None:
+    """A picture for each number, dark and light in turn."""
+    for number in numbers:
+        kind = ("dark", "light")[number % 2]
+        plant.put(f"{kind}/{number}.jpg", picture(kind, number))
+
+
+def crashed(plant: Plant, crash_at: int) -> int:
+    """``run --once`` in a process that ends itself at this operation; its exit code."""
+    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
+    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+
+
 def stored(server: Any) -> list[tuple[str, str]]:
     """(category, original name) of every file in every dataset of an embedded server, sorted."""
-    from support.mvi_server import Caller
-
     caller = Caller(server.url)
     return sorted(
         (file.get("category_name") or "", file["original_file_name"])

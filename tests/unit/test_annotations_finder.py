@@ -317,30 +317,6 @@ def test_a_class_file_that_comes_later_is_noticed(tmp_path: Path) -> None:
     assert second.read(WIDTH, HEIGHT).boxes[0].label == "scratch"
 
 
-@pytest.mark.parametrize(
-    ("changed", "name", "concerned"),
-    [
-        ("s/a", "x.xml", True),
-        ("s/a/annotations", "x.xml", True),
-        ("s/annotations", "x.xml", True),
-        ("s/annotations/a", "x.xml", True),
-        ("s", "annotations.json", True),
-        ("s", "classes.txt", True),
-        ("", "data.yaml", True),
-        ("s/b", "classes.txt", False),
-        ("s/b", "x.xml", False),
-        ("s/annotations/b", "x.xml", False),
-        ("", "x.xml", False),
-    ],
-)
-def test_it_is_known_which_pictures_a_change_concerns(tmp_path: Path, changed: str, name: str, concerned: bool) -> None:
-    """Whoever hears of a changed file can ask which folders must be looked at again."""
-    finder, root = finder_of(tmp_path), os.fsencode(tmp_path)
-    there = root + (b"/" + changed.encode() if changed else b"")
-
-    assert finder.concerns(there, name.encode(), root + b"/s/a") is concerned
-
-
 def test_a_file_that_changes_before_it_is_read_is_not_used(tmp_path: Path) -> None:
     """What is read is what the stamp was made of, also when the new content has the same length."""
     put(tmp_path, {"x.jpg": PICTURE, "x.xml": voc(voc_object("spot"))})

@@ -119,6 +119,7 @@ def test_without_the_drawing_library_one_line_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "image_sync.cli.models.charts", raising=False)
+    monkeypatch.delattr("image_sync.cli.models.charts", raising=False)
     monkeypatch.chdir(tmp_path)
     command._plot(Detection(), None, None, Scene(Console()))  # type: ignore[arg-type]
 

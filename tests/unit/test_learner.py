@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_sync.mvi_server import features
-from image_sync.mvi_server.learner import BATCH, Point, Sample, StopTraining, _held_out, train
-from image_sync.mvi_server.model import Model
+from image_sync.learning import features
+from image_sync.learning.learner import BATCH, Point, Sample, StopTraining, _held_out, train
+from image_sync.learning.model import Model
 
 IMAGES = Path(__file__).parents[2] / "images"
 CATEGORIES = ("good", "scratch", "spot")

@@ -46,6 +46,15 @@ def test_a_box_is_drawn_where_it_is() -> None:
     assert (box[0], box[3]) == (50, 100)
 
 
+def test_a_label_has_the_same_colour_in_every_picture() -> None:
+    """Whatever else was found there."""
+    hole = found("hole", 50, 60, 90, 100)
+    pictures = [mark(content(), [hole, found(name, 120, 60, 150, 90)]) for name in ("dent", "screw", "\ud800")]
+
+    assert len({picture.getpixel((50, 80)) for picture in pictures}) == 1
+    assert len({picture.getpixel((120, 80)) for picture in pictures}) == 3
+
+
 @pytest.mark.parametrize(
     "corners", [(0, 0, 200, 160), (190, 150, 400, 400), (-20, -20, 5, 5), (10, 10, 10.2, 10.2), (199, 159, 200, 160)]
 )

@@ -347,10 +347,14 @@ def test_a_picture_in_doubt_that_was_moved_leaves_the_old_tag(filled: Site, serv
     filled.contents[stray] = "light"
     filled.put("dark", first=31, count=1)
 
-    filled.train("m-2", base)
+    second = filled.train("m-2", base)
 
     assert stray not in assigned(server)["dark"]
     assert stray in assigned(server)["light"]
+    filled.put("dark", first=32, count=1)
+    filled.said()
+    filled.train("m-3", second)
+    assert [line for line in filled.said() if "delete" in line] == []
 
 
 def test_what_arrives_during_a_reset_is_assigned_at_the_next_training(filled: Site, server: MobiusServer) -> None:
@@ -585,6 +589,25 @@ def test_a_reset_without_an_answer_is_waited_out(filled: Site, server: MobiusSer
 
     assert [line for line in filled.said() if "delete" in line] == ["/custom/delete/dark"]
     assert tasks(server) == {"dark": 1, "light": 1}
+
+
+def test_a_reset_without_an_answer_is_made_again_before_anything_is_trained_on_top(
+    filled: Site, server: MobiusServer
+) -> None:
+    """It may have been carried out: then what is written down of the tag's assignments no longer holds."""
+    base = filled.train()
+    server.faults.add(Fault("lost-answer", path="custom/delete/dark", left=1))
+    with pytest.raises(Ambiguous):
+        filled.platform.delete_model(filled.platform.models(filled.dataset)[0])
+    filled.put("dark", first=20, count=1)
+    with pytest.raises(Ambiguous):
+        filled.begin("m-2", base)
+    filled.now += GRACE + 1
+
+    filled.train("m-2", base)
+
+    assert len(assigned(server)["dark"]) == 5
+    assert tasks(server) == {"dark": 2, "light": 1}
 
 
 def test_a_start_that_is_turned_away_is_no_doubt(filled: Site, server: MobiusServer) -> None:

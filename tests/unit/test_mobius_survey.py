@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
-from image_sync.platforms.base import RemotePicture
 from image_sync.platforms.mobius.negatives import choose
 from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag
 from image_sync.platforms.mobius.survey import Rule, Survey
@@ -27,9 +26,7 @@ def ids(category: str, count: int, first: int = 0) -> list[str]:
 
 
 def survey(negatives: str = "others", most: int = 200, **categories: list[str]) -> Survey:
-    contents = [
-        RemotePicture(one, one, name.replace("__", "/")) for name, images in categories.items() for one in images
-    ]
+    contents = [(one, name.replace("__", "/")) for name, images in categories.items() for one in images]
     return Survey(DATASET, contents, "category", Rule(negatives, most))
 
 

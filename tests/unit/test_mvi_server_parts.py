@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from image_sync.learning.learner import Point
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.curve import Curve
 from image_sync.mvi_server.faults import Action, Fault, Faults
-from image_sync.mvi_server.learner import Point
 from image_sync.mvi_server.pictures import NotAPicture, examine
 from image_sync.mvi_server.query import file_filter, file_order, ordered, page
 from image_sync.mvi_server.routes import find, inside
@@ -82,6 +82,7 @@ def test_any_query_text_is_sql_or_a_bad_request(text):
     """No text makes SQL that the database refuses, or that reaches beyond its condition."""
     with contextlib.suppress(Failure), contextlib.closing(sqlite3.connect(":memory:")) as database:
         condition, values = file_filter(text)
+        assert condition.count("?") == len(values)
         database.execute("CREATE TABLE f (id, original_file_name, user_metadata)")
         database.execute(f"SELECT 1 FROM f, (SELECT 1 AS name) c WHERE {condition}", values)
 

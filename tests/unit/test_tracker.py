@@ -30,6 +30,18 @@ def test_below_the_upload_threshold_it_says_how_many_are_missing() -> None:
     assert verdict.reason == "waits for 3 more pictures"
 
 
+def test_spellings_of_a_label_are_counted_together_where_they_are_one() -> None:
+    """Three of Dent and two of dent are five; elsewhere they are two labels with too few pictures each."""
+    tally = Tally(untrained=24, trainable=ENOUGH, labelled={"Dent": 3, "dent": 2, "hole": 5})
+    apart = replace(RULES, min_labelled=5)
+    together = replace(apart, labels_ignore_case=True)
+
+    assert training_verdict(tally, together, now=NOW).due
+    assert training_verdict(tally, apart, now=NOW).reason == "due, waits for label 'Dent': 3 of 5, label 'dent': 2 of 5"
+    more = training_verdict(tally, replace(together, min_labelled=6), now=NOW)
+    assert more.reason == "due, waits for label 'Dent': 5 of 6, label 'hole': 5 of 6"
+
+
 def test_one_missing_picture_is_told_in_the_singular() -> None:
     """Eleven of twelve wait for 1 more picture."""
     assert upload_verdict(Tally(ready=11), RULES, quiet_for=99).reason == "waits for 1 more picture"

@@ -111,6 +111,7 @@ def test_a_folder_of_annotations_that_is_moved_in_is_heard_of(root: Path, watch:
     (tmp_path / "elsewhere").rename(root / "annotations")
 
     watch.until(lambda: marked(watch, root / "good/x.jpg") and marked(watch, root / "good/y.jpg"), limit=8)
+    assert marked(watch, root / "good/x.jpg") != marked(watch, root / "good/y.jpg")
 
 
 def test_a_changed_annotation_is_a_new_sighting_of_the_same_picture(root: Path, watch: Watching) -> None:
@@ -251,6 +252,7 @@ def test_other_rules_look_at_everything_again(root: Path, before: str, after: st
         watch.watcher.reconfigure(quick(annotations=after))
         watch.until(lambda: waits(watch, root / "bad/y.jpg") == (after == "required"))
         watch.until(lambda: bool(marked(watch, root / "good/x.jpg")) == (after == "required"))
+        assert waits(watch, root / "bad/y.jpg") == (after == "required")
 
 
 def test_only_files_of_the_chosen_format_count(root: Path) -> None:
@@ -260,6 +262,7 @@ def test_only_files_of_the_chosen_format_count(root: Path) -> None:
         watch.until(lambda: waits(watch, root / "good/x.jpg"))
         put(root, {"good/x.txt": YOLO, "good/classes.txt": "hole\n"})
         watch.until(lambda: marked(watch, root / "good/x.jpg"))
+        assert not waits(watch, root / "good/x.jpg")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any
 
@@ -37,11 +36,6 @@ def from_text(text: str) -> Annotation:
         return Annotation(document["width"], document["height"], tuple(map(_box, document["boxes"])))
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("this is no annotation as it is kept") from error
-
-
-def fingerprint(annotation: Annotation) -> str:
-    """The SHA-256 of the annotation's text: 64 hex digits that are equal for equal annotations."""
-    return hashlib.sha256(to_text(annotation).encode()).hexdigest()
 
 
 def _data(box: Box) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from image_sync.annotations import sagemaker, voc, yolo
 from image_sync.annotations.class_files import ClassFiles
-from image_sync.annotations.classes import is_class_file
 from image_sync.annotations.content import Disk, Opener
 from image_sync.annotations.draft import Draft
 from image_sync.annotations.fault import Fault
@@ -106,12 +105,6 @@ class Finder:
         if search.broken:
             found |= {name: search.broken for name in names if name not in found}
         return found
-
-    def concerns(self, changed: bytes, name: bytes, folder: bytes) -> bool:
-        """Whether a change of the file ``name`` in the folder ``changed`` may change what :meth:`beside` says."""
-        if is_class_file(name):
-            return any((place.folder + b"/").startswith(changed + b"/") for place in places(self._root, folder))
-        return any(place.folder == changed for place in places(self._root, folder))
 
     def _visit(self, place: Place, search: _Search) -> None:
         fd, listing = self._listings.of(place.folder)

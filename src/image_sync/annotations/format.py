@@ -33,6 +33,11 @@ class Format(StrEnum):
         return 64 << 20 if self is Format.COCO else 8 << 20
 
 
+def chosen(name: str) -> tuple[Format, ...]:
+    """The formats that a setting means: the one of this name, or all for ``auto``."""
+    return tuple(Format) if name == "auto" else (Format(name),)
+
+
 _WORDS = {
     Format.VOC: "Pascal VOC",
     Format.COCO: "COCO",

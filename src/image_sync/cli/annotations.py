@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from image_sync.annotations import Finder, Format
+from image_sync.annotations import Finder, Format, chosen
 from image_sync.annotations.label import label_of
 from image_sync.annotations.output import Style, losses, outputs, writable, write
 from image_sync.annotations.survey import Folder, Survey, Wishes, survey
@@ -147,7 +147,7 @@ def _survey(root: bytes, read: str, wishes: Wishes, *, voc_one_based: bool) -> S
         root,
         partial(open_folder, root),
         filters.file,
-        formats=tuple(Format) if read == "auto" else (Format(read),),
+        formats=chosen(read),
         voc_one_based=voc_one_based,
     )
     found = survey(root, _walk(root, filters), finder, _measure, wishes)

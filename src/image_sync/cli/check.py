@@ -6,8 +6,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +23,14 @@ from image_sync.config import Settings
 from image_sync.config.strategy import is_detection
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
-from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, UsageError
+from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Platform
 from image_sync.tracker import Thresholds, training_verdict, upload_verdict
 from image_sync.watcher.filters import Filter
+from image_sync.watcher.folders import open_folder
 from image_sync.watcher.mounts import remote_filesystem
 from image_sync.watcher.observer import watch_limit
 
@@ -46,9 +48,11 @@ class Finding:
 
 @dataclass(slots=True)
 class _Found:
-    """What lies in the folders by name: nothing is read."""
+    """What lies in the folders by name: no picture is read."""
 
     pictures: int = 0
+    bare: int = 0
+    """New pictures that wait for their annotations."""
     folders: int = 0
     unreadable: int = 0
 
@@ -80,7 +84,8 @@ def check(
         findings += proofs
         if not any(finding.code for finding in proofs):
             findings += _server(settings, platform)
-        would = _would(ledger.tally(), new, thresholds_of(settings, platform.describe()))
+        known = Counter({name: counts.ready for name, counts in ledger.census().categories.items()})
+        would = _would(ledger.tally(), known, new, thresholds_of(settings, platform.describe()))
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
     if as_json:
         rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
@@ -134,7 +139,7 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
         hint = "Give the user that runs image-sync the right to read it."
         yield Finding("folder", f"{shown} may not be read by this user", hint, EXIT_CONFIG)
         return
-    found = _walk(root, filters, ledger, new)
+    found = _walk(root, filters, ledger, new, _annotated(settings, root, filters))
     remote, limit = remote_filesystem(root), watch_limit()
     if settings.watch.mode == "polling":
         how = "looked at every few seconds, as configured"
@@ -147,12 +152,33 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
     else:
         how = "watched by events"
     yield Finding("folder", f"{shown}: {found.pictures} pictures in {found.folders} folders, {how}")
+    if found.bare:
+        wait = "picture waits for its annotation" if found.bare == 1 else "pictures wait for their annotations"
+        yield Finding(
+            "annotations", f"{found.bare} new {wait}", "`image-sync annotations check` tells which.", warning=True
+        )
     if found.unreadable:
         hint = "Give the user that runs image-sync the right to read them."
         yield Finding("folder", f"{found.unreadable} folders below {shown} cannot be read", hint, EXIT_CONFIG)
 
 
-def _walk(root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> _Found:
+def _annotated(settings: Settings, root: bytes, filters: Filter) -> Callable[[bytes, list[bytes]], Collection[bytes]]:
+    """Says which of a folder's pictures need not wait for an annotation."""
+    if settings.annotations != "required":
+        return lambda _, names: names
+    from image_sync.annotations import Finder, chosen  # late: most configurations never need it
+
+    finder = Finder(root, partial(open_folder, root), filters.file, formats=chosen(settings.annotation_format))
+    return finder.beside
+
+
+def _walk(
+    root: bytes,
+    filters: Filter,
+    ledger: Ledger,
+    new: Counter[str],
+    annotated: Callable[[bytes, list[bytes]], Collection[bytes]],
+) -> _Found:
     found = _Found()
     waiting = [root]
     while waiting:
@@ -165,14 +191,24 @@ def _walk(root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> _F
         found.folders += 1
         _, known = ledger.places.known(folder)
         category = filters.category(root, folder).name
+        pictures = []
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if filters.admits(root, folder.rstrip(b"/") + b"/" + entry.name):
                     waiting.append(entry.path)
             elif filters.file(entry.name) and entry.is_file(follow_symlinks=False):
-                found.pictures += 1
-                if category is not None and entry.name not in known:
-                    new[category] += 1
+                pictures.append(entry.name)
+        found.pictures += len(pictures)
+        fresh = [] if category is None else [name for name in pictures if name not in known]
+        if category is None or not fresh:
+            continue
+        try:
+            ready = len(set(fresh).intersection(annotated(folder, pictures)))
+        except Unreadable:
+            found.unreadable += 1
+            continue
+        found.bare += len(fresh) - ready
+        new[category] += ready
     return found
 
 
@@ -212,13 +248,20 @@ def _policies(settings: Settings) -> dict[str, Any]:
     return policies(settings.sagemaker)
 
 
-def _would(tally: Tally, new: Counter[str], thresholds: Thresholds) -> str:
-    """One sentence: what the daemon would do now, and why."""
+def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thresholds) -> str:
+    """One sentence: what the daemon would do now, and why.
+
+    Args:
+        tally: the ledger's counts.
+        known: pictures per category that the ledger holds ready.
+        new: pictures per category that it has not seen yet.
+        thresholds: what all these are held against.
+    """
     waiting = tally.ready + sum(new.values())
     upload = upload_verdict(replace(tally, ready=waiting), thresholds, quiet_for=float("inf"))
     after = tally
     if upload.due:
-        trainable = Counter(tally.trainable) + new
+        trainable = Counter(tally.trainable) + known + new
         after = replace(tally, ready=0, cleared=0, untrained=tally.untrained + waiting, trainable=dict(trainable))
         first = f"upload {waiting + tally.cleared} picture(s) ({waiting} / {thresholds.upload})"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _SMALLEST = 10
 
 
 def mark(content: bytes, found: Sequence[Prediction]) -> Image.Image:
-    """The picture with a box, a label and a confidence for each object; each label has a colour of its own.
+    """The picture with a box, a label and a confidence for each object; a label's colour is the same everywhere.
 
     Pixels are counted as they are stored, whichever way up a camera says that they belong.
 
@@ -32,11 +33,10 @@ def mark(content: bytes, found: Sequence[Prediction]) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     thick = max(1, round(min(picture.size) / 200))
     font = ImageFont.load_default(max(_SMALLEST, round(min(picture.size) / 30)))
-    labels = sorted({one.category for one in found})
     for one in sorted(found, key=lambda one: one.confidence):  # the surest last, on top
         if one.box is None:
             continue
-        colour = _COLOURS[labels.index(one.category) % len(_COLOURS)]
+        colour = _COLOURS[zlib.crc32(one.category.encode("utf-8", "surrogatepass")) % len(_COLOURS)]
         corners = (one.box.left, one.box.top, one.box.right - 1, one.box.bottom - 1)
         if corners[0] > corners[2] or corners[1] > corners[3]:
             corners = (one.box.left, one.box.top, one.box.left, one.box.top)

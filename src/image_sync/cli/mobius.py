@@ -21,7 +21,7 @@ from image_sync.cli import options
 from image_sync.cli.bars import wide_console
 from image_sync.cli.session import notes_of, settings_of
 from image_sync.config import Settings
-from image_sync.errors import Ambiguous, UsageError
+from image_sync.errors import Ambiguous, Refused, UsageError
 from image_sync.ledger.lock import Lock
 from image_sync.logs import show_path, show_text
 from image_sync.platforms import registry
@@ -57,7 +57,9 @@ def predict(
 ) -> None:
     """Ask all custom models, or single tags, or the base models, too; each says how sure it is for itself."""
     if base and (tag or added):
-        raise UsageError("--base stands beside --tag or --added", hint="The base models answer for whole pictures only")
+        raise UsageError(
+            "--base goes with neither --tag nor --added", hint="The base models answer for pictures that are sent only"
+        )
     settings = _settings(config)
     contents = [(image, _read(image)) for image in images]
     with _api(settings) as api:
@@ -108,17 +110,23 @@ def set_state(
             known.forget_all()
             raise
         known.forget_all()
-    typer.echo("The state is loaded. Pictures that it does not hold are sent again after: image-sync ledger rebuild")
+    typer.echo(
+        "The state is loaded, and its tags answer: image-sync mobius predict. To train yours anew: image-sync train\n"
+        "If it does not hold your pictures, have them sent again before: image-sync ledger rebuild"
+    )
 
 
 def _about(
     api: Api, contents: list[tuple[Path, bytes]], tags: list[str], *, base: bool
 ) -> Iterator[tuple[Path, list[Score]]]:
     for image, picture in contents:
-        if tags:
-            bodies = [(api.predict_tag(tag, picture), [tag]) for tag in tags]
-        else:
-            bodies = [(api.predict(picture) if base else api.predict_custom(picture), [])]
+        try:
+            if tags:
+                bodies = [(api.predict_tag(tag, picture), [tag]) for tag in tags]
+            else:
+                bodies = [(api.predict(picture) if base else api.predict_custom(picture), [])]
+        except Refused as error:
+            raise Refused(f"{show_path(str(image))}: {error.what}", hint=error.hint) from error
         yield image, [score for body, asked in bodies for score in scores(body, tags=asked)]
 
 
@@ -129,7 +137,7 @@ def _about_added(api: Api, contents: list[tuple[Path, bytes]], tags: list[str]) 
         yield contents[0][0], scores(body, tags=tags, images=ids)
         return
     if not tags:
-        raise UsageError("Several added pictures are asked about by tag", hint="Name the tags: --tag TAG")
+        raise UsageError("About several added pictures, tags must be named", hint="Say which: --tag TAG")
     found: list[Score] = []
     for start in range(0, len(ids), _TOGETHER):
         some = ids[start : start + _TOGETHER]

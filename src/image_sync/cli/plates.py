@@ -17,11 +17,13 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+from image_sync.annotations import voc
+from image_sync.domain import Annotation, Box
 
 Plane = NDArray[np.float32]
 
@@ -67,7 +69,9 @@ def make(folder: Path, count: int, seed: int) -> list[Path]:
     for number, (picture, marks) in enumerate(drawn(count, seed), 1):
         path = folder / f"plate-{number:04d}.jpg"
         # The annotation first: whoever watches the folder finds it when the picture comes.
-        path.with_suffix(".xml").write_bytes(annotation(path.name, marks))
+        path.with_suffix(".xml").write_bytes(
+            voc.write(Annotation(*SIZE, tuple(Box(*mark) for mark in marks)), path.name)
+        )
         path.write_bytes(picture)
         paths.append(path)
     return paths
@@ -95,23 +99,6 @@ def draw(rng: np.random.Generator) -> tuple[bytes, list[Mark]]:
             plate = paint(rng, plate, spot)
             marks.append(_mark(kind, spot))
     return _photograph(rng, plate), marks
-
-
-def annotation(name: str, marks: list[Mark]) -> bytes:
-    """The marks as Pascal VOC XML, counted from 0."""
-    root = ET.Element("annotation")
-    ET.SubElement(root, "filename").text = name
-    size = ET.SubElement(root, "size")
-    for key, value in (("width", SIZE[0]), ("height", SIZE[1]), ("depth", 3)):
-        ET.SubElement(size, key).text = str(value)
-    for mark in marks:
-        thing = ET.SubElement(root, "object")
-        ET.SubElement(thing, "name").text = mark.kind
-        box = ET.SubElement(thing, "bndbox")
-        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), mark[1:], strict=True):
-            ET.SubElement(box, key).text = str(value)
-    ET.indent(root)
-    return bytes(ET.tostring(root, encoding="utf-8")) + b"\n"
 
 
 def _bare(rng: np.random.Generator) -> Plane:

@@ -88,6 +88,8 @@ def serve(
     if api == "mobius":
         from image_sync.cli.emulator import serve_mobius
 
+        _check_unneeded(context)
+
         folder = data or _default_folder().with_name("mobius")
         serve_mobius(host, port, folder, fault or [], fault_seed, on_signals=_on_signals, refused=_address_error)
         return
@@ -109,6 +111,16 @@ def serve(
         if struck := server.faults.struck:
             times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
             typer.echo(f"image-sync: so often did faults strike: {times}", err=True)
+
+
+def _check_unneeded(context: typer.Context) -> None:
+    for name in ("user", "password", "password_file", "api_key", "api_key_file", "faults"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no meaning with --api mobius",
+                hint="The emulator lets everybody on this machine in; faults are given with --fault.",
+            )
 
 
 def _check_extra() -> None:

@@ -60,10 +60,11 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         ("training", _threshold(seen["training"])),
     ]
     active, last = seen["training"]["running"], seen["training"]["last"]
+    step = "tag" if "tags" in seen else "iteration"
     if active is not None:
-        lines.append(("", _training(active)))
+        lines.append(("", _training(active, step)))
     elif last is not None:
-        lines.append(("", _training(last)))
+        lines.append(("", _training(last, step)))
     if seen["training"]["imbalance"]:
         lines.append(("balance", seen["training"]["imbalance"]))
     lines += [("tag", shown(row)) for row in seen.get("tags", ())]
@@ -101,10 +102,10 @@ def _threshold(verdict: dict[str, Any]) -> str:
     return f"{verdict['have']} / {verdict['need']}{short}: {verdict['reason']}"
 
 
-def _training(run: dict[str, Any]) -> str:
+def _training(run: dict[str, Any], step: str) -> str:
     parts = [f"{run['name']}: {run['state']}, {run['pictures']} pictures"]
     if run["iterations"]:
-        parts.append(f"iteration {run['iteration']} of {run['iterations']}")
+        parts.append(f"{step} {run['iteration']} of {run['iterations']}")
     if run["loss"] is not None:
         parts.append(f"loss {run['loss']:.4f}")
     if run["accuracy"] is not None:

@@ -9,7 +9,6 @@ from image_sync.config import Settings
 from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
 from image_sync.ledger import Ledger
-from image_sync.platforms.base import RemotePicture
 from image_sync.platforms.mobius.records import Records, Tag
 from image_sync.platforms.mobius.survey import Rule, Survey
 from image_sync.platforms.mobius.tags import role_of, short, tag_of
@@ -19,7 +18,8 @@ def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
     """Each tag with its pictures, and whether and why it will be trained or reset."""
     how, target, records = settings.mobius, ledger.target, Records(ledger.notes)
     dataset = DatasetRef(target.dataset_id, target.dataset_name)
-    survey = Survey(dataset, _contents(ledger), how.tags, Rule(how.negatives, how.max_negatives))
+    contents = ((image, category) for image, _, category, _ in ledger.runs.contents())
+    survey = Survey(dataset, contents, how.tags, Rule(how.negatives, how.max_negatives))
     known, attempts = {tag.name: tag for tag in records.tags(dataset.id)}, records.attempts()
     rows = []
     for name in sorted({*known, *survey.categories}):
@@ -61,8 +61,3 @@ def shown(row: Mapping[str, Any]) -> str:
     if row["reset"] and not row["training"]:
         parts.append(f"to be reset before, since {row['reset']}")
     return "; ".join(parts)
-
-
-def _contents(ledger: Ledger) -> Iterator[RemotePicture]:
-    for remote_id, key, category, _ in ledger.runs.contents():
-        yield RemotePicture(remote_id, key, category)

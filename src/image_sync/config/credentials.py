@@ -101,7 +101,8 @@ class Credentials(Section):
         if value == "" and ("credentials", "endpoint") not in context.places:
             if context.platform == "memory":
                 return ""
-            raise Mistake('is missing; write the server\'s address, such as "https://mvi.example.com"', bare=True)
+            example = "http://mobius.example.com:5000" if context.platform == "mobius" else "https://mvi.example.com"
+            raise Mistake(f'is missing; write the server\'s address, such as "{example}"', bare=True)
         try:
             server = endpoints.parse(text_of(value))
         except Mistake as mistake:
@@ -109,9 +110,10 @@ class Credentials(Section):
                 raise
             raise Mistake(f"in the environment variable VAPI_BASE_URI {mistake.text}") from None
         if not server.encrypted and not server.loopback:
+            seen = "pictures" if context.platform == "mobius" else "keys, passwords and pictures"
             context.warn(
                 ("credentials", "endpoint"),
-                "the connection is not encrypted: keys, passwords and pictures can be read on the way; use https://",
+                f"the connection is not encrypted: {seen} can be read on the way; use https://",
             )
         return server.url
 

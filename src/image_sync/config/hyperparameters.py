@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from image_sync.config.problems import nearest, show_value
+from image_sync.config.rules import Choice, Pattern, Real, Rule, Whole, either, fault
 from image_sync.config.strategy import Range
 
-_ABOVE_0 = Range(1, 10**9)
 _SHARE = Range(0, 1)
 _RATE = Range(0, 1, open_low=True)
 _OPEN = Range(0, 1, open_low=True, open_high=True)
@@ -32,32 +32,6 @@ COMPUTED = ("num_classes", "num_training_samples")
 """What is counted at the start of each training, whatever the file says."""
 
 
-class Whole(NamedTuple):
-    """A whole number in a range."""
-
-    range: Range = _ABOVE_0
-
-
-class Real(NamedTuple):
-    """A number in a range."""
-
-    range: Range
-
-
-class Choice(NamedTuple):
-    """One of some words."""
-
-    words: tuple[str, ...]
-
-
-class Pattern(NamedTuple):
-    """A text of a form; ``form`` is what a person should write."""
-
-    pattern: re.Pattern[str]
-    form: str
-
-
-Rule = Whole | Real | Choice | Pattern
 _SWITCH = Choice(("0", "1"))
 _EARLY: dict[str, Rule] = {
     "early_stopping": Choice(("True", "False")),
@@ -209,9 +183,9 @@ def shape_of(text: str) -> tuple[int, int, int]:
 
 def _take(reading: Reading, key: str, rule: Rule, value: object) -> None:
     text = _text(key, value)
-    fault = _fault(rule, text)
-    if fault:
-        reading.mistakes.append((key, f"{show_value((), value)} {fault}"))
+    wrong = fault(rule, text)
+    if wrong:
+        reading.mistakes.append((key, f"{show_value((), value)} {wrong}"))
     elif key in COMPUTED:
         reading.notes.append((key, "is counted when a training starts; the value here is not used"))
     else:
@@ -227,34 +201,10 @@ def _text(key: str, value: object) -> str:
     return text.capitalize() if key == "early_stopping" else text
 
 
-def _fault(rule: Rule, text: str) -> str:
-    match rule:
-        case Choice(words):
-            return "" if text in words else f"is not possible here; write {_or(words)}"
-        case Pattern(pattern, form):
-            return "" if pattern.fullmatch(text) else f"cannot be used; write {form}"
-        case Whole(allowed):
-            number = float(text) if re.fullmatch(r"-?[0-9]{1,15}", text) else None
-            kind = "whole number"
-        case Real(allowed):
-            number, kind = _number(text), "number"
-    if number is None:
-        return f"is no {kind}; write {allowed}"
-    return "" if allowed.holds(number) else f"is out of range; write {allowed}"
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _max_iter(reading: Reading, value: object) -> None:
-    fault = _fault(Whole(_MOST_ITERATIONS), _text("max_iter", value))
-    if fault:
-        reading.mistakes.append(("max_iter", f"{show_value((), value)} {fault}"))
+    wrong = fault(Whole(_MOST_ITERATIONS), _text("max_iter", value))
+    if wrong:
+        reading.mistakes.append(("max_iter", f"{show_value((), value)} {wrong}"))
         return
     reading.max_iter = int(_text("max_iter", value))
     reading.notes.append(
@@ -271,7 +221,7 @@ def _agree(reading: Reading, key: str, size: str, nn_arch: str) -> None:
 def _relations(values: Mapping[str, str], *, detection: bool) -> Iterator[tuple[str, str]]:
     for key, other, meanings in _NEEDS:
         if key in values and values.get(other, "") not in meanings:
-            wanted = _or(tuple(word for word in meanings if word))
+            wanted = either(tuple(word for word in meanings if word))
             yield key, f"means nothing unless {other} is {wanted}; remove it or set that"
     if "lr_scheduler_factor" in values and "lr_scheduler_step" not in values:
         yield "lr_scheduler_factor", "means nothing without lr_scheduler_step; add that"
@@ -291,7 +241,7 @@ def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if pretrained and values.get("num_layers") in SMALL_LAYERS:
         yield (
             "num_layers",
-            f'has no pretrained network; write one of {_or(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
+            f'has no pretrained network; write one of {either(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
         )
     channels, height, width = shape_of(values.get("image_shape", "3,224,224"))
     if channels != CHANNELS:
@@ -313,7 +263,3 @@ def _unknown(key: str, rules: Mapping[str, Rule], *, detection: bool) -> str:
     if key in other:
         return f"belongs to {'image classification' if detection else 'object detection'}; remove it, or see nn_arch"
     return f"is no hyper-parameter of {kind}; known are {', '.join(sorted(rules))}"
-
-
-def _or(words: tuple[str, ...]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -15,59 +15,9 @@ from image_sync.config.model import Model
 from image_sync.config.problems import Mistake, printable
 from image_sync.config.sagemaker import SageMaker
 from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
-
-MIB = 1024 * 1024
-
-
-class Threshold(Section):
-    """How many pictures are enough."""
-
-    upload: int = Field(default=1, ge=1, le=10**9, description="Upload once this many pictures are waiting.")
-    training: int = Field(
-        default=10,
-        ge=1,
-        le=10**9,
-        description="Train once this many pictures were uploaded since the last training. `train` is the same key.",
-    )
-
-    per_category: int | None = Field(
-        default=None,
-        ge=1,
-        le=10**6,
-        description=(
-            "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
-            "platform asks for (MVI: 5)."
-        ),
-    )
-    max_ratio: float | None = Field(
-        default=10,
-        ge=1,
-        le=10**6,
-        description=(
-            "Warn when one category has more than this many times the pictures of another; `null` never warns."
-        ),
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _alias(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "train" not in data:
-            return data
-        data = dict(data)
-        train = data.pop("train")
-        training = data.setdefault("training", train)
-        if (type(training), training) != (type(train), train):
-            raise Mistake("has both training and train, with different values; keep training", bare=True)
-        return data
-
-    @model_validator(mode="after")
-    def _order(self, info: ValidationInfo) -> Self:
-        if self.upload > self.training:
-            context_of(info).warn(
-                ("threshold", "upload"),
-                f"{self.upload} is more than the {self.training} of threshold.training: every upload starts a training",
-            )
-        return self
+from image_sync.config.threshold import Threshold
+from image_sync.config.upload import Upload
+from image_sync.config.watch import Watch
 
 
 class Dataset(Section):
@@ -80,58 +30,6 @@ class Dataset(Section):
         default="append",
         description="`append` adds to the dataset of that name; `create` makes a new one, `<name>-<time>`, once.",
     )
-
-
-class Watch(Section):
-    """How pictures are found."""
-
-    mode: Literal["auto", "events", "polling"] = Field(
-        default="auto",
-        description="`events` listens to the system, `polling` looks regularly (network folders), `auto` chooses.",
-    )
-    settle: Seconds = Field(
-        default=2, ge=0, description="Seconds for which a file must stay unchanged before it counts as complete."
-    )
-    rescan: Seconds = Field(default=300, ge=1, description="Seconds between two full looks at all folders.")
-    poll: Seconds = Field(default=10, ge=0.1, description="Seconds between two looks where events do not work.")
-    validation: Literal["header", "full"] = Field(
-        default="header",
-        alias="validate",
-        description="`header` checks that a picture is whole by its start and end; `full` also decodes it (slower).",
-    )
-    max_pixels: int = Field(
-        default=50_000_000, ge=1, le=10**10, description="Pictures with more pixels than this are set aside."
-    )
-    max_bytes: int = Field(
-        default=200 * MIB, ge=1, le=2**40, description="Files larger than this are set aside (default: 200 MiB)."
-    )
-
-
-class Upload(Section):
-    """How pictures are sent."""
-
-    batch_files: int = Field(default=100, ge=1, le=10_000, description="Most pictures in one request.")
-    batch_bytes: int = Field(
-        default=64 * MIB,
-        ge=1,
-        le=2**40,
-        description="Most bytes in one request (default: 64 MiB); a larger one goes alone.",
-    )
-    grace: Seconds = Field(
-        default=180, ge=0, description="Seconds until the server is asked what became of a request without an answer."
-    )
-    names: Literal["key", "original"] = Field(
-        default="key",
-        description=(
-            "`key` adds part of the content's fingerprint to the file name, so that nothing is stored twice; "
-            "`original` keeps the plain name, and with it a small risk of doubles."
-        ),
-    )
-    parallel: int = Field(default=4, ge=1, le=32, description="Requests at the same time.")
-    max_wait: Seconds = Field(
-        default=300, ge=0, description="Longest wait for quiet (`time`) once the threshold is reached, in seconds."
-    )
-    timeout: Seconds = Field(default=60, ge=0.1, description="Seconds to wait for a connection and for each answer.")
 
 
 class Settings(Section):
@@ -306,6 +204,3 @@ class Settings(Section):
             mobius.judge(self, context)
         self._warnings = context.told()
         return self
-
-
-__all__ = ["Credentials", "Dataset", "Model", "Section", "Settings", "Threshold", "Upload", "Watch"]

@@ -148,6 +148,7 @@ def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
         # Without annotations nobody here knows labels: the platform itself demands enough of each.
         min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
         min_labelled=max(traits.min_labelled or 0, settings.threshold.per_category or 0) if labelled else None,
+        labels_ignore_case=traits.labels_ignore_case,
         quiet_hours=settings.model.quiet,
         max_ratio=None if detection else settings.threshold.max_ratio,
     )

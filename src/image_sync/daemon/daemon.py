@@ -159,7 +159,16 @@ class Daemon:
         troubled += crew.ledger.annotations.refusals()
         last = crew.ledger.tally().last
         failed = last is not None and (last.reason or last.fate is Fate.REFUSED)
-        return EXIT_SOME_FAILED if troubled or failed or not crew.watcher.complete else EXIT_DONE
+        if not (troubled or failed or not crew.watcher.complete):
+            return EXIT_DONE
+        log.warning(
+            "once.incomplete",
+            pictures_set_aside=troubled,
+            training_failed=bool(failed),
+            folders_looked_at=crew.watcher.complete,
+            hint="image-sync status names what needs a person",
+        )
+        return EXIT_SOME_FAILED
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""

@@ -56,7 +56,8 @@ class Batches:
         *,
         sweep_at: float | None = None,
         annotated: Mapping[int, str] | None = None,
-    ) -> None:
+        then: tuple[DatasetRef, int, int] | None = None,
+    ) -> Batch | None:
         """The platform answered for these pictures of the batch; any others go back in line.
 
         A picture that came back so often that there is little hope is parked as refused instead.
@@ -66,10 +67,20 @@ class Batches:
             sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
             annotated: picture id -> what was marked in it with the same request. For all other pictures of the batch
                 that have an annotation it is due from now on.
+            then: what to :meth:`claim` in the same stroke: the disk is waited for once.
+
+        Returns:
+            The batch that was claimed.
         """
+
+        def settle(tx: Connection) -> Batch | None:
+            self._settle(tx, batch_id, stored, refused, sweep_at, marked)
+            return None if then is None else self._claim(tx, *then)
+
         marked = {key: markings.fingerprint(text) for key, text in (annotated or {}).items()}
-        self._book.db.write(lambda tx: self._settle(tx, batch_id, stored, refused, sweep_at, marked))
+        following = self._book.db.write(settle)
         self._book.changed()
+        return following
 
     def release(self, batch_id: str) -> None:
         """Nothing of the batch was sent: its pictures go back in line, and no attempt is counted."""
@@ -175,12 +186,8 @@ class Batches:
         marked: Mapping[int, str] | None = None,
     ) -> None:
         now = self._book.clock()
-        for statement, outcomes, state in (
-            (_CONFIRM, stored, PictureState.CONFIRMED),
-            (_REFUSE, refused, PictureState.REFUSED),
-        ):
-            common = {"the_batch": batch_id, "held": _CLAIMED, "now": now, "nothing": "", "to": str(state)}
-            statement(tx, [{"the_id": key, "the_text": text, **common} for key, text in outcomes.items()])
+        _CONFIRM(tx, list(stored.items()), now, batch_id)
+        _REFUSE(tx, list(refused.items()), batch_id)
         if self._book.annotated and stored:
             markings.sent(tx, marked or {})
             markings.reckon(tx, markings.of_batch(batch_id))
@@ -245,21 +252,13 @@ _TAKE = (
 _HELD = (picture.c.batch_id == bindparam("the_batch")) & (picture.c.state == PictureState.CLAIMED)
 _ANY_HELD = select(picture.c.id).where(_HELD).limit(1)
 _UNCOUNT = update(picture).where(_HELD).values(attempts=picture.c.attempts - 1)
-_CLAIMED = str(PictureState.CLAIMED)
-_ONE = (
-    update(picture)
-    .where(picture.c.batch_id == bindparam("the_batch"), picture.c.state == bindparam("held"))
-    .where(picture.c.id == bindparam("the_id"))
+_ONE = f"picture.id = given.id AND batch_id = ? AND state = '{PictureState.CLAIMED}'"
+_CONFIRM = Bulk.update(
+    picture,
+    f"state = '{PictureState.CONFIRMED}', remote_id = given.text, reason = '', confirmed_at = ?",
+    *(_ONE, "id", "text"),
 )
-_CONFIRM = Bulk(
-    _ONE.values(
-        state=bindparam("to"),
-        remote_id=bindparam("the_text"),
-        reason=bindparam("nothing"),
-        confirmed_at=bindparam("now"),
-    )
-)
-_REFUSE = Bulk(_ONE.values(state=bindparam("to"), reason=bindparam("the_text")))
+_REFUSE = Bulk.update(picture, f"state = '{PictureState.REFUSED}', reason = given.text", _ONE, "id", "text")
 _DROP = delete(picture).where(
     picture.c.batch_id == bindparam("the_batch"),
     picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)]),

@@ -1,44 +1,59 @@
 """Statements for many rows at once, handed to the driver as they are: SQLAlchemy's care for each parameter of each row
-would take longer than the database's work."""
+would take longer than the database's work.
+
+Many rows go into one statement. The driver then gives the interpreter up and takes it back once, not once for each
+row, and PostgreSQL's triggers, which work statement by statement, run once as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, bindparam, insert
-from sqlalchemy.sql import Executable
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy import Connection, Table
+
+_MOST = 128
+"""Rows in one statement. There are only statements of 1, 2, 4, ... rows, so that the driver can keep them prepared."""
 
 
 class Bulk:
-    """One statement whose values are all named parameters.
+    """One statement for any number of rows.
 
     Values must be of types that both drivers take as they are: int, float, plain str, bytes, None.
+
+    Args:
+        statement: SQL with ``{rows}`` where the list of rows belongs, and ``?`` behind it for what all rows share.
+        row: one row of it.
     """
 
-    def __init__(self, statement: Any) -> None:
-        self._statement: Executable = statement
-        self._compiled: dict[str, tuple[str, itemgetter[Any] | None]] = {}
+    def __init__(self, statement: str, row: str) -> None:
+        self._statement = statement
+        self._row = row
+        self._sql = cache(self._made)
 
     @classmethod
-    def into(cls, table: Any, *columns: str) -> Bulk:
-        """An insertion of these columns."""
-        return cls(insert(table).values({column: bindparam(column) for column in columns}))
+    def into(cls, table: Table, *columns: str, **others: str) -> Bulk:
+        """An insertion of these columns, and behind them of others whose values are SQL."""
+        row = ", ".join((*("?" for _ in columns), *others.values()))
+        return cls(f"INSERT INTO {table.name} ({', '.join((*columns, *others))}) VALUES {{rows}}", f"({row})")
 
-    def __call__(self, tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Carry it out for each row."""
-        if not rows:
-            return
-        sql, in_order = self._for(tx.dialect)
-        tx.exec_driver_sql(sql, list(rows) if in_order is None else list(map(in_order, rows)))
+    @classmethod
+    def update(cls, table: Table, values: str, where: str, *columns: str) -> Bulk:
+        """A change of rows by what is ``given``: a table of these columns."""
+        given = f"WITH given ({', '.join(columns)}) AS (VALUES {{rows}})"
+        row = ", ".join("?" for _ in columns)
+        return cls(f"{given} UPDATE {table.name} SET {values} FROM given WHERE {where}", f"({row})")
 
-    def _for(self, dialect: Dialect) -> tuple[str, itemgetter[Any] | None]:
-        found = self._compiled.get(dialect.name)
-        if found is None:
-            compiled: SQLCompiler = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-            order = compiled.positiontup
-            found = (str(compiled), itemgetter(*order) if order else None)
-            self._compiled[dialect.name] = found
-        return found
+    def __call__(self, tx: Connection, rows: Sequence[Sequence[Any]], *common: Any) -> None:
+        """Carry it out for these rows, each with its values in order; ``common`` is what they share."""
+        mark = "?" if tx.dialect.paramstyle == "qmark" else "%s"
+        at = 0
+        while at < len(rows):
+            size = min(_MOST, 1 << (len(rows) - at).bit_length() - 1)
+            tx.exec_driver_sql(self._sql(size, mark), (*chain.from_iterable(rows[at : at + size]), *common))
+            at += size
+
+    def _made(self, size: int, mark: str) -> str:
+        return self._statement.format(rows=", ".join([self._row] * size)).replace("?", mark)

@@ -12,7 +12,7 @@ from image_sync.ledger import contents, markings
 from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import annotation, batch, doubt, inventory, picture, place, removal
+from image_sync.ledger.schema import annotation, batch, doubt, inventory, picture, picture_count, place, removal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,23 @@ class Chores:
 
     def relabels(self, limit: int) -> list[Relabel]:
         """Stored pictures that the platform has under another category than the folders say."""
+        # Asked every few seconds: the counts tell at once when there are none.
+        contradicting = select(picture_count.c.category).where(
+            picture_count.c.target_id == self._target,
+            picture_count.c.state == PictureState.CONFIRMED,
+            picture_count.c.category != picture_count.c.sent_category,
+            picture_count.c.pictures > 0,
+        )
         with self._book.db.reading() as tx:
+            categories = tx.execute(contradicting.distinct()).scalars().all()
+            if not categories:
+                return []
             rows = tx.execute(
                 select(picture.c.id, picture.c.remote_id, picture.c.category)
                 .where(
                     picture.c.target_id == self._target,
                     picture.c.state == PictureState.CONFIRMED,
+                    picture.c.category.in_(categories),
                     picture.c.category != picture.c.sent_category,
                 )
                 .order_by(picture.c.id)

@@ -32,7 +32,8 @@ _COUNTED: Mapping[str, tuple[str, str, Mapping[str, str]]] = {
 
 
 def install(tx: Connection, *counts: str) -> None:
-    """Make the triggers of these counting tables, and count what is there."""
+    """Make the triggers of these counting tables (all, if none is named), and count what is there."""
+    counts = counts or tuple(_COUNTED)
     for count in counts:
         for statement in _sqlite(count) if tx.dialect.name == "sqlite" else _postgresql(count):
             tx.execute(text(statement))

@@ -2,6 +2,9 @@
 
 SQLite runs with ``synchronous=FULL`` and a truncated rollback journal: in power-cut tests WAL with NORMAL lost
 acknowledged commits, this pair lost none. A lost "about to send" row would be a picture sent twice.
+
+All threads take turns at one connection to SQLite: what was read for one need not be read again for another, and
+nobody sleeps because of a lock of our own.
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection, Engine, create_engine, event, exc, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import StaticPool
 
 from image_sync.errors import LedgerError
+from image_sync.ledger import counts
 from image_sync.ledger.folder import make_folder
-from image_sync.ledger.schema import HEAD
+from image_sync.ledger.schema import HEAD, metadata
 from image_sync.logs import get_logger
 
 FILE = "ledger.sqlite"
 _BUSY_MS = 30_000
+_CACHE_KIB = 16_384
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
 
 log = get_logger(__name__)
@@ -46,7 +52,7 @@ class _Job:
 
 
 class Database:
-    """One ledger database. Transactions are short; writers queue behind one lock.
+    """One ledger database. Transactions are short; writers queue behind one lock, with SQLite readers, too.
 
     Args:
         state: the state folder, or a ``postgresql://`` URL.
@@ -60,6 +66,7 @@ class Database:
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._engine = _engine(state)
+        self._reader = self._writer if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
         self.insert = _insert(self._engine.dialect.name)
         try:
             with self._translated():
@@ -71,7 +78,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A short read transaction: one consistent look."""
-        with self._translated(), self._engine.begin() as connection:
+        with self._reader, self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -136,6 +143,12 @@ class Database:
         # Alembic takes longer to import than everything else here: asked only when there is something to do.
         with self._engine.begin() as connection:
             version = _version(connection)
+        if version is None:
+            with self.writing() as connection:
+                if connection.dialect.has_table(connection, "alembic_version"):  # another process was quicker
+                    version = _version(connection)
+                else:
+                    version = _make(connection)
         if version == HEAD:
             return
         from image_sync.ledger import migrations
@@ -179,6 +192,15 @@ def _version(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
+def _make(connection: Connection) -> str:
+    """Make the newest schema in an empty database, as all migrations together would, in a tenth of the time."""
+    metadata.create_all(connection, checkfirst=False)
+    counts.install(connection)
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+    return HEAD
+
+
 def _shown(state: str | Path) -> str:
     if isinstance(state, str) and "://" in state:
         return make_url(state).render_as_string(hide_password=True)
@@ -202,6 +224,7 @@ def _engine(state: str | Path) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
         connect_args={"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False},
+        poolclass=StaticPool,
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -216,11 +239,15 @@ def _postgresql(url: URL) -> Engine:
             "a PostgreSQL ledger needs a driver that is not installed",
             hint="Run: pip install 'image-sync[postgres]'",
         ) from error
-    return create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    # Statements are not kept prepared: a plan made while a table was empty would read all of it for ever after.
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"prepare_threshold": None}
+    )
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute("PRAGMA journal_mode=TRUNCATE")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")

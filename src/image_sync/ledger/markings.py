@@ -54,11 +54,6 @@ def follow(tx: Connection, database: Database, target_id: int, picture_id: int, 
     reckon(tx, this)
 
 
-def begin(tx: Connection, target_id: int, wanted: Mapping[int, str]) -> None:
-    """The same for new pictures that are not sent yet: fingerprints by picture id."""
-    _INSERT(tx, [{"picture_id": key, "target_id": target_id, "wanted": value} for key, value in wanted.items()])
-
-
 def texts(tx: Connection, picture_ids: Collection[int]) -> dict[int, str]:
     """What is to be marked in these pictures, by picture id; those of which nothing is known are left out."""
     rows = tx.execute(_TEXTS, {"these": list(picture_ids)})
@@ -75,7 +70,7 @@ def sent(tx: Connection, done: Mapping[int, str]) -> None:
     ids = [row.picture_id for row in known]
     rows = tx.execute(select(marks.c.fingerprint, marks.c.labels).where(marks.c.fingerprint.in_(set(done.values()))))
     labels = {row.fingerprint: json.loads(row.labels) for row in rows}
-    _SEND(tx, [{"this": key, "what": done[key], "nothing": ""} for key in ids])
+    _SEND(tx, [(key, done[key]) for key in ids])
     tx.execute(delete(label).where(label.c.picture_id.in_(ids)))
     carried = [
         {"picture_id": row.picture_id, "target_id": row.target_id, "label": name}
@@ -126,11 +121,8 @@ def of_batch(batch_id: str) -> Any:
 
 
 _THERE = str(PictureState.CONFIRMED)
-_INSERT = Bulk.into(annotation, "picture_id", "target_id", "wanted")
-_SEND = Bulk(
-    update(annotation)
-    .where(annotation.c.picture_id == bindparam("this"))
-    .values(sent=bindparam("what"), refused=bindparam("nothing"), reason=bindparam("nothing"))
+_SEND = Bulk.update(
+    annotation, "sent = text, refused = '', reason = ''", "annotation.picture_id = given.id", "id", "text"
 )
 _TEXTS = (
     select(annotation.c.picture_id, marks.c.text)

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, select
 
 from image_sync.domain import PictureState, PlaceRole, PlaceState, Sighting, Stamp
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.names import key_of
-from image_sync.ledger.schema import inventory, picture, place
+from image_sync.ledger.schema import annotation, inventory, picture, place
 
 
 def write_down(
@@ -39,18 +39,16 @@ def write_down(
     if not keyed:
         return sightings
     now = book.clock()
-    newest = tx.execute(select(func.max(picture.c.id))).scalar() or 0
-    _INSERT_PICTURE(tx, [_picture(aim, seen, key, now) for seen, key in keyed])
-    made = tx.execute(_MADE, {"newest": newest}).scalars()  # there is one writer, and ids only grow
-    sound = [(seen, picture_id) for (seen, _), picture_id in zip(keyed, made, strict=True)]
-    places = [_place(folders[seen.folder], seen, now, picture_id) for seen, picture_id in sound]
+    _INSERT_PICTURE(tx, [(aim, seen.sha256, seen.category, key, seen.stamp.size, now) for seen, key in keyed])
     if book.annotated:
-        marked = [columns | marks_of(seen) for columns, (seen, _) in zip(places, sound, strict=True)]
-        _INSERT_MARKED_PLACE(tx, marked)
-        wanted = {picture_id: markings.fingerprint(seen.annotation) for seen, picture_id in sound if seen.annotation}
-        markings.begin(tx, aim, wanted)
+        _INSERT_MARKED_PLACE(
+            tx,
+            [(*_place(folders[seen.folder], seen, now), *marks_of(seen).values(), aim, key) for seen, key in keyed],
+        )
+        marked = [(seen, key) for seen, key in keyed if seen.annotation]
+        _INSERT_ANNOTATION(tx, [(aim, markings.fingerprint(seen.annotation), aim, key) for seen, key in marked])
     else:
-        _INSERT_PLACE(tx, places)
+        _INSERT_PLACE(tx, [(*_place(folders[seen.folder], seen, now), aim, key) for seen, key in keyed])
     done = {id(seen) for seen, _ in keyed}
     return [seen for seen in sightings if id(seen) not in done]
 
@@ -104,39 +102,29 @@ def _known_contents(tx: Connection, aim: int, digests: Sequence[str]) -> set[str
     return found
 
 
-def _picture(aim: int, seen: Sighting, key: str, now: float) -> dict[str, Any]:
-    return {
-        "target_id": aim,
-        "sha256": seen.sha256,
-        "copy": 0,
-        "category": seen.category,
-        "sent_category": "",
-        "key": key,
-        "size": seen.stamp.size,
-        "state": _READY,
-        "batch_id": "",
-        "remote_id": "",
-        "reason": "",
-        "attempts": 0,
-        "ready_at": now,
-    }
+def _place(folder_id: int, seen: Sighting, now: float) -> tuple[Any, ...]:
+    return (folder_id, seen.name, *columns_of(seen, now).values())
 
 
-def _place(folder_id: int, seen: Sighting, now: float, picture_id: int) -> dict[str, Any]:
-    standing = {"state": _SOUND, "role": _OWNER, "picture_id": picture_id}
-    return {"folder_id": folder_id, "name": seen.name, **columns_of(seen, now), **standing}
-
-
-_READY, _SOUND, _OWNER = str(PictureState.READY), str(PlaceState.SOUND), str(PlaceRole.OWNER)
-_NOTHING = Sighting(b"", b"", Stamp(0, 0, 0, 0), "")
-_PICTURE = tuple(_picture(0, _NOTHING, "", 0.0))
-_PLACE = tuple(_place(0, _NOTHING, 0.0, 0))
+_LOOK = tuple(columns_of(Sighting(b"", b"", Stamp(0, 0, 0, 0), ""), 0.0))
+_OWNS = {
+    "state": f"'{PlaceState.SOUND}'",
+    "role": f"'{PlaceRole.OWNER}'",
+    "picture_id": "(SELECT id FROM picture WHERE target_id = ? AND key = ?)",
+}
 
 # Statements are made once: making one costs more than carrying it out.
-_INSERT_PICTURE = Bulk.into(picture, *_PICTURE)
-_INSERT_PLACE = Bulk.into(place, *_PLACE)
-_INSERT_MARKED_PLACE = Bulk.into(place, *_PLACE, *marks_of(_NOTHING))
-_MADE = select(picture.c.id).where(picture.c.id > bindparam("newest")).order_by(picture.c.id)
+_INSERT_PICTURE = Bulk.into(
+    picture,
+    *("target_id", "sha256", "category", "key", "size", "ready_at"),
+    copy="0",
+    state=f"'{PictureState.READY}'",
+    attempts="0",
+    **dict.fromkeys(("sent_category", "batch_id", "remote_id", "reason"), "''"),
+)
+_INSERT_PLACE = Bulk.into(place, "folder_id", "name", *_LOOK, **_OWNS)
+_INSERT_MARKED_PLACE = Bulk.into(place, "folder_id", "name", *_LOOK, "annotation", "marks", **_OWNS)
+_INSERT_ANNOTATION = Bulk.into(annotation, "target_id", "wanted", picture_id=_OWNS["picture_id"])
 _MINE = picture.c.target_id == bindparam("aim")
 _TAKEN = select(picture.c.key).where(_MINE, picture.c.key.in_(bindparam("these", expanding=True)))
 _KNOWN_CONTENTS = select(picture.c.sha256).where(_MINE, picture.c.sha256.in_(bindparam("these", expanding=True)))

@@ -38,13 +38,15 @@ class Word(TypeDecorator[str]):
 
 
 class Raw(LargeBinary):
-    """Bytes that go to the driver as they are: wrapping a million names would take time, and no driver needs it."""
+    """Bytes that go to and from the driver as they are: wrapping a million names takes time, and no driver needs it."""
 
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002 - SQLAlchemy passes it
+    def bind_processor(self, *_: object) -> None:
         """None is needed."""
-        return
+
+    def result_processor(self, *_: object) -> None:
+        """None is needed."""
 
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
@@ -192,9 +194,9 @@ annotation = Table(
     # 1: the picture is at the platform, and what is wanted is neither sent nor refused.
     Column("due", Integer, nullable=False, server_default="0"),
 )
+# Partial on PostgreSQL, too: the migration says so. Here, it would load that dialect into every process.
 for _name, _which in (("annotation_due", text("due = 1")), ("annotation_refused", text("refused <> ''"))):
-    _columns = (annotation.c.target_id, annotation.c.picture_id)
-    Index(_name, *_columns, sqlite_where=_which, postgresql_where=_which)
+    Index(_name, annotation.c.target_id, annotation.c.picture_id, sqlite_where=_which)
 
 # The labels of what the platform has marked in a picture; and how many pictures carry each, kept by triggers.
 label = Table(

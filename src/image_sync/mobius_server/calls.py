@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from image_sync.learning.features import extract
 from image_sync.mobius_server.store import Store, labelled, usable_id
 from image_sync.mobius_server.tasks import Tasks
-from image_sync.mvi_server.features import extract
 
 SUCCESS = {"status": "success"}
 _PART = r"([^/]+)"

@@ -27,6 +27,8 @@ from image_sync.mobius_server.tasks import Tasks
 _log = get_logger(__name__)
 
 _LARGEST = 2**30
+_KEPT = 10_000
+"""Requests that are remembered at least."""
 _PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _UNDONE: dict[str, tuple[int, Any]] = {
     "500-before": (500, b"Internal Server Error"),
@@ -78,7 +80,7 @@ class MobiusServer:
         """
         if not is_local(host):
             raise Unprotected(f"{host} can be reached from other machines, and the emulator asks nobody who they are")
-        self._http = _Http((host, port), _Handler)
+        self._http = (_Http6 if ":" in host else _Http)((host, port), _Handler)
         self._http.emulator = self
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._http.server_address[1]}"
         self.tasks.start()
@@ -88,6 +90,12 @@ class MobiusServer:
         self._thread.start()
         _log.info("mobius_server.started", url=self.url)
         return self.url
+
+    def note(self, request: Entry) -> None:
+        """Remember a request; the oldest are forgotten in time."""
+        self.requests.append(request)
+        if len(self.requests) > 2 * _KEPT:
+            del self.requests[:_KEPT]
 
     def stop(self) -> None:
         """End."""
@@ -118,6 +126,10 @@ class _Http(ThreadingHTTPServer):
         """A client that went is no news."""
 
 
+class _Http6(_Http):
+    address_family = socket.AF_INET6
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 75
@@ -144,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(403, Failure("wrong_arguments_format").body)
             return
         fault = emulator.faults.draw(f"{method} {self.path}")
-        emulator.requests.append(Entry(f"{method} {self.path}", time.time(), fault.kind if fault else ""))
+        emulator.note(Entry(f"{method} {self.path}", time.time(), fault.kind if fault else ""))
         if fault is None:
             self._say(*self._carried_out(method, body))
         else:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from image_sync.mvi_server.model import Model
+from image_sync.learning.model import Model
 
 _STATE = "state.sqlite"
 _PICTURES = "pictures"

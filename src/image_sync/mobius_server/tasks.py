@@ -86,7 +86,7 @@ class Tasks:
         # Late: scikit-learn takes a second to import, and a server may never train.
         from threadpoolctl import threadpool_limits
 
-        from image_sync.mvi_server import learner
+        from image_sync.learning import learner
 
         if self.doomed.is_set():
             raise ValueError("This failure was asked for.")

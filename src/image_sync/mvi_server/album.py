@@ -12,11 +12,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from image_sync.learning.features import Floats
+from image_sync.learning.learner import heed
 from image_sync.logs import show_path
 from image_sync.mvi_server import windows
 from image_sync.mvi_server.boxes import Mark
-from image_sync.mvi_server.features import Floats
-from image_sync.mvi_server.learner import heed
 from image_sync.mvi_server.windows import Grid, View
 
 _MEMORY = 256 * 1024 * 1024

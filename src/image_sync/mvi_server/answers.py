@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
-from starlette.responses import Response
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
 
 SUCCESS = {"result": "success"}
 
@@ -48,15 +50,25 @@ def rendered(body: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(raw, status, dict(headers or {}), media_type="application/json")
 
 
-def counted(entries: list[dict[str, Any]], key: str = "result_list") -> Response:
+def download(archive: Path, name: str) -> Response:
+    """An archive, deleted once it is sent. The name comes last and without quotes, as IBM's tool cuts it out."""
+    return FileResponse(
+        archive,
+        media_type="application/zip",
+        headers={"Content-Disposition": f"attachment; filename={name}"},
+        background=BackgroundTask(archive.unlink, missing_ok=True),
+    )
+
+
+def counted(entries: list[dict[str, Any]]) -> Response:
     """The answer to a call on many things: 200 if all worked, 422 if at least one did not."""
     failed = sum(entry["result"] != "success" for entry in entries)
     body = {
         "result": "fail" if failed else "success",
         "success_count": len(entries) - failed,
         "fail_count": failed,
-        key: entries,
+        "result_list": entries,
     }
     if failed:
-        body["fault"] = f"{failed} of {len(entries)} could not be done; {key} says which and why."
+        body["fault"] = f"{failed} of {len(entries)} could not be done; result_list says which and why."
     return rendered(body, 422 if failed else 200)

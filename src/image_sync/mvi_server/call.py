@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from image_sync.mvi_server import texts
@@ -41,8 +43,7 @@ class Call:
     body: Any
     """The JSON body; None when there was none."""
     form: Form
-    secret: str = ""
-    client: str = ""
+    client: str
     """Address the request came from."""
 
     @property
@@ -87,6 +88,19 @@ class Call:
             Failure: 400 when it is blank, too long, or holds control characters or half characters.
         """
         return texts.checked(name, value, most or self.site.limits.name, may_be_empty=may_be_empty)
+
+    def archive(self) -> Path:
+        """The archive of an import as a scratch file, which the caller deletes.
+
+        Raises:
+            Failure: 400 when there is none, or more than one.
+        """
+        if len(self.form.files) != 1:
+            raise Failure(400, "An import takes one part named files: the exported archive.")
+        scratch = self.store.scratch()
+        with self.form.files[0].open() as file, scratch.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+        return scratch
 
     def ids(self, *names: str) -> list[str]:
         """A list of ids, under the first of these names that the body has.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from image_sync.mvi_server.learner import Point
+    from image_sync.learning.learner import Point
 
 
 class Curve:

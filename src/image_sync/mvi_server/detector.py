@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from image_sync.mvi_server import boxes, parcel, windows
+from image_sync.learning import parcel
+from image_sync.learning.features import Floats
+from image_sync.learning.model import softmax
+from image_sync.mvi_server import boxes, windows
 from image_sync.mvi_server.boxes import Boxes, Find
-from image_sync.mvi_server.features import Floats
-from image_sync.mvi_server.model import softmax
 from image_sync.mvi_server.windows import Grid, View
 
 MOST = 500

@@ -21,14 +21,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from image_sync.learning.features import Floats
+from image_sync.learning.learner import Point, heed
+from image_sync.learning.strategy import Strategy
 from image_sync.mvi_server import album, windows
 from image_sync.mvi_server.album import Album, Marked, Page
 from image_sync.mvi_server.boxes import precisions
 from image_sync.mvi_server.detector import Detector
-from image_sync.mvi_server.features import Floats
 from image_sync.mvi_server.harvest import Field, Harvest
-from image_sync.mvi_server.learner import Point, heed
-from image_sync.mvi_server.strategy import Strategy
 
 ITERATIONS = 4000
 """Mini-batches unless the strategy says otherwise, as IBM documents for detection."""

@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from image_sync.learning.features import Floats
 from image_sync.mvi_server.album import Album
 from image_sync.mvi_server.boxes import Boxes, edges, overlaps
 from image_sync.mvi_server.detector import Detector, moves_of
-from image_sync.mvi_server.features import Floats
 from image_sync.mvi_server.windows import Grid
 
 _THING, _NOTHING = 0.5, 0.45  # overlap with a marked box from which on there is a thing, below which there is none

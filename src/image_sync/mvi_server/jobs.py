@@ -18,9 +18,9 @@ from image_sync.mvi_server.shelf import Shelf
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
+    from image_sync.learning.learner import Point
+    from image_sync.learning.model import Model
     from image_sync.mvi_server.detector import Detector
-    from image_sync.mvi_server.learner import Point
-    from image_sync.mvi_server.model import Model
 
 _log = get_logger(__name__)
 _PATIENCE = 30.0
@@ -168,7 +168,7 @@ class Jobs:
         # Late: scikit-learn takes a second to import, and a server may never train.
         from threadpoolctl import threadpool_limits
 
-        from image_sync.mvi_server.learner import StopTraining
+        from image_sync.learning.learner import StopTraining
 
         try:
             base = self._shelf.model(task["base"]) if task["base"] else None

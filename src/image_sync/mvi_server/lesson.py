@@ -12,9 +12,9 @@ from image_sync.mvi_server.records.models import NewModel
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
+    from image_sync.learning.learner import Point
+    from image_sync.learning.model import Model
     from image_sync.mvi_server.detector import Detector
-    from image_sync.mvi_server.learner import Point
-    from image_sync.mvi_server.model import Model
 
 
 def learn(
@@ -26,9 +26,10 @@ def learn(
 ) -> Model | Detector:
     """The model that a task asks for. Raises ValueError with a sentence for the user, and StopTraining."""
     # Late: scikit-learn takes a second to import, and a server may never train.
-    from image_sync.mvi_server import detector_learner, learner
+    from image_sync.learning import learner
+    from image_sync.learning.model import Model
+    from image_sync.mvi_server import detector_learner
     from image_sync.mvi_server.detector import Detector
-    from image_sync.mvi_server.model import Model
 
     strategy = json.loads(task["strategy"])
     if base is not None and base.usage != task["usage"]:
@@ -43,7 +44,7 @@ def learn(
 
 
 def _samples(store: Store, dataset_id: str) -> list[Any]:
-    from image_sync.mvi_server.learner import Sample
+    from image_sync.learning.learner import Sample
 
     rows = store.rows(
         "SELECT f.file_name, c.name FROM files f JOIN categories c ON c.id = f.category_id"

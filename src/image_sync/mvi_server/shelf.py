@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from image_sync.mvi_server.store import Store
 
 if TYPE_CHECKING:
+    from image_sync.learning.model import Model
     from image_sync.mvi_server.detector import Detector
-    from image_sync.mvi_server.model import Model
 
 _KEPT = 4
 
@@ -20,9 +20,9 @@ def read(raw: bytes) -> Model | Detector:
     # Late: NumPy takes a while to import, and most requests never need it.
     from threadpoolctl import threadpool_limits
 
+    from image_sync.learning.model import Model
+    from image_sync.learning.parcel import ANOTHER
     from image_sync.mvi_server.detector import Detector
-    from image_sync.mvi_server.model import Model
-    from image_sync.mvi_server.parcel import ANOTHER
 
     # For good: threads that share the small matrices of one picture wait for each other, a few times slower than one.
     threadpool_limits(limits=1)

@@ -16,9 +16,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_sync.mvi_server import raster
+from image_sync.learning import raster
+from image_sync.learning.features import Floats
 from image_sync.mvi_server.boxes import Boxes
-from image_sync.mvi_server.features import Floats
 
 SIDE = 400
 """Pixels of a picture's longer side; larger pictures are made smaller before they are looked at."""

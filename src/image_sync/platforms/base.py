@@ -43,6 +43,8 @@ class Traits:
     """Whether two trainings of one dataset may run at once."""
     min_labelled: int | None = None
     """Fewest pictures that must carry each label before objects can be detected; None: it detects none."""
+    labels_ignore_case: bool = False
+    """Whether labels that differ in upper and lower case only are one and the same there."""
     idempotent_starts: bool = False
     """Whether starting a training of the same name once more continues the first start instead of making a second."""
     lists_pictures: bool = True
@@ -123,8 +125,7 @@ class TrainingPlan:
         base: model id to continue from, or empty: from the beginning.
         detection: whether objects are to be found in pictures, rather than pictures told apart.
         strategy: hyper-parameters under the platform's own names, passed on whole.
-        categories: pictures per category that the training contains; for a detection, pictures per label.
-        contents: the pictures it contains, for platforms that want a list of them.
+        contents: the pictures it contains, with what is marked in them, for platforms that want a list of them.
     """
 
     name: str
@@ -133,7 +134,6 @@ class TrainingPlan:
     nn_arch: str = ""
     detection: bool = False
     strategy: Mapping[str, object] = field(default_factory=dict)
-    categories: Mapping[str, int] = field(default_factory=dict)
     contents: Callable[[], Iterable[RemotePicture]] = tuple
 
 

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from image_sync.config import Settings
+from image_sync.config import Credentials, Settings
 from image_sync.errors import ConfigError
 from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
@@ -14,6 +14,7 @@ from image_sync.platforms.notes import MemoryNotes, Notes
 from image_sync.platforms.retrying import Retrying
 
 if TYPE_CHECKING:
+    from image_sync.platforms.http import Timeouts
     from image_sync.platforms.mobius.platform import MobiusPlatform
 
 
@@ -52,7 +53,6 @@ def _memory(settings: Settings, stop: threading.Event) -> Platform:
 
 
 def _mvi(settings: Settings, stop: threading.Event) -> Platform:
-    from image_sync.platforms.http import Timeouts
     from image_sync.platforms.mvi.platform import MviPlatform
 
     who, upload = settings.credentials, settings.upload
@@ -62,11 +62,11 @@ def _mvi(settings: Settings, stop: threading.Event) -> Platform:
         username=who.username or "",
         password=who.password.get_secret_value() if who.password else "",
         api_key=who.api_key.get_secret_value() if who.api_key else "",
-        verify=str(who.ca_bundle) if who.ca_bundle and who.verify_tls else who.verify_tls,
+        verify=_trusted(who),
         proxy=who.proxy or "",
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
-        timeouts=Timeouts(connect=min(10.0, upload.timeout), read=upload.timeout, total=2 * upload.timeout),
+        timeouts=_timeouts(upload.timeout),
     )
 
 
@@ -85,7 +85,6 @@ def _sagemaker(settings: Settings, stop: threading.Event) -> Platform:
 
 def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPlatform:
     """The Mobius SDK of the settings, without patience."""
-    from image_sync.platforms.http import Timeouts
     from image_sync.platforms.mobius.platform import MobiusPlatform
 
     who, upload, how = settings.credentials, settings.upload, settings.mobius
@@ -98,9 +97,20 @@ def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPla
         parallel=how.parallel,
         tags=how.tags,
         grace=settings.model.grace,
-        verify=str(who.ca_bundle) if who.ca_bundle and who.verify_tls else who.verify_tls,
+        verify=_trusted(who),
         proxy=who.proxy or "",
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
-        timeouts=Timeouts(connect=min(10.0, upload.timeout), read=upload.timeout, total=2 * upload.timeout),
+        timeouts=_timeouts(upload.timeout),
     )
+
+
+def _trusted(who: Credentials) -> bool | str:
+    """Whether a server's certificate is checked, or the file with those to trust."""
+    return str(who.ca_bundle) if who.ca_bundle and who.verify_tls else who.verify_tls
+
+
+def _timeouts(seconds: float) -> Timeouts:
+    from image_sync.platforms.http import Timeouts
+
+    return Timeouts(connect=min(10.0, seconds), read=seconds, total=2 * seconds)

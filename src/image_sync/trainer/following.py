@@ -60,7 +60,7 @@ class Follower:
             self._failed(run, seen.reason or "the platform gave no reason")
         elif self._age(run, now) > self._recipe.deadline:
             self._late(run)
-        else:
+        elif (seen.iteration or 0, seen.accuracy) != (run.iteration, run.accuracy):
             log.info(
                 "training.progress",
                 model=run.name,

@@ -11,7 +11,7 @@ from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Model, Platform
 from image_sync.setback import Setback
-from image_sync.trainer.judging import judge
+from image_sync.trainer.judging import Decision, judge
 from image_sync.trainer.naming import of_name, stem_of
 from image_sync.trainer.recipe import Recipe
 
@@ -39,6 +39,7 @@ class Keeper:
         self._recipe = recipe
         self._stop = stop
         self._clock = clock
+        self._always = not platform.describe().keeps_models
         self.setback = Setback(STAGE, ledger)
 
     @property
@@ -70,17 +71,22 @@ class Keeper:
                 self._tidy(run)
 
     def _judge(self, run: Run) -> None:
+        decision = self._decision(run)
+        self._ledger.aftermath.decided(run.id, deploy=decision.deploy, reason=decision.reason)
+        log.info("model.judged", model=run.name, deploy=decision.deploy, reason=decision.reason)
+
+    def _decision(self, run: Run) -> Decision:
+        if self._always:
+            return Decision(True, "it answers as soon as it is trained")
         others: list[Model] = []
         if self._recipe.deploy == "better":
             named = of_name(stem_of(run.name), self._platform.models(run.dataset))
             others = [model for model in named if model.deployed and model.name != run.name]
-        decision = judge(self._recipe, run.accuracy, others)
-        self._ledger.aftermath.decided(run.id, deploy=decision.deploy, reason=decision.reason)
-        log.info("model.judged", model=run.name, deploy=decision.deploy, reason=decision.reason)
+        return judge(self._recipe, run.accuracy, others)
 
     def _deploy(self, run: Run) -> None:
         aftermath = self._ledger.aftermath
-        if self._recipe.deploy == "never":
+        if self._recipe.deploy == "never" and not self._always:
             aftermath.not_deployed(run.id, Fate.DECLINED, 'model.deploy was changed to "never" before it was deployed')
             return
         try:

@@ -110,8 +110,6 @@ class Trainer:
 
     def _launch(self, run: Run) -> None:
         """Ask the platform for a training that is written down already."""
-        labelled = self._thresholds.min_labelled is not None
-        trainable = self._ledger.annotations.labelled() if labelled else self._ledger.runs.trainable()
         plan = TrainingPlan(
             name=run.name,
             dataset=run.dataset,
@@ -119,12 +117,11 @@ class Trainer:
             nn_arch=self._recipe.nn_arch,
             detection=self._recipe.detection,
             strategy=self._recipe.strategy,
-            categories=trainable,
             contents=self._contents,
         )
         base = run.base_name or run.base or None
         log.info("training.starting", model=run.name, pictures=run.pictures, base=base)
-        warning = imbalance(trainable, self._thresholds.max_ratio)
+        warning = imbalance(self._ledger.runs.trainable(), self._thresholds.max_ratio)
         if warning:
             log.warning("training.unbalanced", model=run.name, reason=warning)
         try:

@@ -73,6 +73,8 @@ def read_verified(path: bytes, size: int, sha256: str) -> Iterator[bytes]:
 
 def _piece(path: bytes, at: int, size: int) -> bytes:
     # Opened for each piece: whoever gives up in the middle of a request leaves no open file behind.
-    with open(os.open(path, _OPEN), "rb", buffering=0) as file:
-        handle = file.fileno()
+    handle = os.open(path, _OPEN)
+    try:
         return os.pread(handle, size, at) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    finally:
+        os.close(handle)

@@ -33,6 +33,7 @@ from image_sync.uploader.cargo import annotation_of, shipment_of
 STAGE = "upload"
 _IDLE = 5.0
 _SURE = 0.2  # seconds for which a decision to send stands: counting after each batch would hold up the others
+_IN_A_ROW = 20  # batches that a thread sends before it looks up
 _ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
 
 log = get_logger(__name__)
@@ -119,11 +120,12 @@ class Uploader:
             return self.setback.left(now)
         return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
 
-    def send(self, now: float) -> bool:
+    def send(self, now: float, most: int = 1) -> bool:
         """Send one batch, if one is cleared. Returns whether there may be more to send at once.
 
         Args:
             now: monotonic time in seconds.
+            most: so many batches, if one follows the other.
         """
         if not self._open or self._stop.is_set() or self.setback.left(now):
             return False
@@ -136,9 +138,16 @@ class Uploader:
         if batch is None:
             self._open = False
             return False
+        more: Batch | bool = batch
+        while isinstance(more, Batch):
+            most -= 1
+            more = self._carry(more, now, further=most > 0)
+        return more
+
+    def _carry(self, batch: Batch, now: float, *, further: bool) -> Batch | bool:
         self._in_flight.add(batch.id)
         try:
-            more = self._send(batch, now)
+            return self._send(batch, now, further=further)
         except LedgerError:
             # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first, or
             # the step that doubts the stranded would pass it over.
@@ -147,11 +156,10 @@ class Uploader:
             raise
         finally:
             self._in_flight.discard(batch.id)
-        return more
 
     def help(self, now: float) -> float:
         """What the pool's other threads do: send for as long as there is something. Returns seconds to wait."""
-        return 0.0 if self.send(now) else _IDLE
+        return 0.0 if self.send(now, _IN_A_ROW) else _IDLE
 
     @property
     def thresholds(self) -> Thresholds:
@@ -197,7 +205,8 @@ class Uploader:
                 target = self._ledger.target
             return DatasetRef(target.dataset_id, target.dataset_name)
 
-    def _send(self, batch: Batch, now: float) -> bool:
+    def _send(self, batch: Batch, now: float, *, further: bool) -> Batch | bool:
+        """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
         spoiled: list[Claimed] = []
         present = [item for item in batch.pictures if self._still_there(item, spoiled)]
         shipment = shipment_of(batch, present, spoiled)
@@ -222,14 +231,15 @@ class Uploader:
         refused = {outcome.key: outcome.refused for outcome in outcomes if outcome.refused}
         unmarked = [item for item in batch.pictures if item.annotation and item.key in ids.keys() - marked]
         with self._ledger.annotations.in_hand([item.picture_id for item in unmarked]):
-            self._confirm(batch, ids, refused, marked)
+            further = further and not (unmarked or self._stop.is_set() or self.setback.left(now))
+            following = self._confirm(batch, ids, refused, marked, further=further)
             if unmarked:
                 self._annotate(batch.dataset, unmarked, ids)
         with self._lock:
             self._files = min(self._most_files, self._files * 2)
             self._turned_away = 0
         self.setback.over()
-        return True
+        return following or True
 
     def _annotate(self, dataset: DatasetRef, pictures: Iterable[Claimed], ids: dict[str, str]) -> None:
         """Mark what could not be sent with the pictures. Whatever fails is owed; the reconciler pays it."""
@@ -249,16 +259,24 @@ class Uploader:
         self._ledger.annotations.sent(done)
 
     def _confirm(
-        self, batch: Batch, ids: dict[str, str], refused: dict[str, str], marked: Collection[str] = ()
-    ) -> None:
+        self,
+        batch: Batch,
+        ids: dict[str, str],
+        refused: dict[str, str],
+        marked: Collection[str] = (),
+        *,
+        further: bool = False,
+    ) -> Batch | None:
         stored = {item.picture_id: ids[item.key] for item in batch.pictures if item.key in ids}
         reasons = {item.picture_id: refused[item.key] for item in batch.pictures if item.key in refused}
         annotated = {item.picture_id: item.annotation for item in batch.pictures if item.key in marked}
-        self._ledger.batches.confirm(batch.id, stored, reasons, annotated=annotated)
+        then = (batch.dataset, self._files, self._most_bytes) if further else None
+        following = self._ledger.batches.confirm(batch.id, stored, reasons, annotated=annotated, then=then)
         for item in batch.pictures:
             if item.key in refused:
                 log.warning("picture.refused", path=item.path, reason=refused[item.key])
         log.info("batch.uploaded", batch=batch.id, category=batch.category, pictures=len(stored), refused=len(reasons))
+        return following
 
     def _doubt(self, batch: Batch, spoiled: list[Claimed], error: ImageSyncError) -> None:
         self._ledger.batches.doubt(batch.id, not_before=self._clock() + self._rules.grace)

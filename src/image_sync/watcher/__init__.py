@@ -17,6 +17,8 @@ What it promises:
 * A root that cannot be looked at, or that is empty at the first look although pictures are recorded below it, is
   unavailable: nothing below it is reported gone. A root emptied while the watcher looks on is believed. Somebody who
   emptied one while no daemon ran shows that it was meant by making a folder in it.
+* The same for a share that is mounted inside a root, if it was seen mounted or stands in /etc/fstab: while it is not
+  there, what is recorded of it is not reported gone.
 """
 
 from image_sync.watcher.catalogue import Catalogue

@@ -25,6 +25,10 @@ class Catalogue(Protocol):
         """
         ...
 
+    def recorded(self, folder: bytes) -> tuple[str | None, int]:
+        """The category as :meth:`known` tells it, and how many files are recorded."""
+        ...
+
     def folders(self, root: bytes) -> Sequence[bytes]:
         """Every folder at or below ``root`` that has recorded files."""
         ...

@@ -11,7 +11,7 @@ from image_sync.logs import get_logger
 from image_sync.watcher.catalogue import Catalogue
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import count_folders
-from image_sync.watcher.mounts import remote_filesystem
+from image_sync.watcher.mounts import listed_below, remote_filesystem
 from image_sync.watcher.observer import OUT_OF_WATCHES, Observer, watch_limit
 from image_sync.watcher.roots import NEVER, Root
 from image_sync.watcher.rules import Rules
@@ -67,6 +67,7 @@ class Guard:
             log.info("watch.root_back" if not root.available else "watch.root_replaced", root=root.path)
         root.start_anew()
         root.identity, root.seen_content = found.identity, found.content
+        root.mounts |= listed_below(root.path)
         root.state, root.why = RootState.WATCHED, ""
         self._observer.unwatch(root.path)
         self.subscribe(root)

@@ -148,7 +148,7 @@ class Looks:
         while waiting:
             folder = waiting.pop()
             folders += 1
-            yield from self._scanner.look(root, folder, waiting)
+            yield from self._scanner.look(root, folder, waiting, again=root.scanned)
             yield
         root.reap = False
         yield from self._scanner.vanished_folders(root)

@@ -1,4 +1,4 @@
-"""Which file system a folder lies on, and whether it tells of changes made elsewhere."""
+"""Which file system a folder lies on, whether it tells of changes made elsewhere, and which belong below it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _REMOTE = frozenset(
     }
 )
 _MOUNTS = Path("/proc/self/mountinfo")
+_LISTED = Path("/etc/fstab")
 
 
 def remote_filesystem(folder: bytes, table: Path = _MOUNTS) -> str:
@@ -39,6 +40,17 @@ def remote_filesystem(folder: bytes, table: Path = _MOUNTS) -> str:
         elif _holds(here, place) and _is_remote(kind):
             below = kind
     return own if _is_remote(own) else below
+
+
+def listed_below(root: bytes, table: Path = _LISTED) -> set[bytes]:
+    """The folders below the root on which the system's administrator has other file systems mounted."""
+    try:
+        lines = table.read_bytes().splitlines()
+    except OSError:
+        return set()
+    here = os.path.realpath(root)
+    places = [_unescaped(fields[1]).rstrip(b"/") for line in lines if len(fields := line.split()) > 1]
+    return {root + place[len(here) :] for place in places if place != here and _holds(here, place)}
 
 
 def _is_remote(kind: str) -> bool:

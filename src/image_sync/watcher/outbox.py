@@ -18,10 +18,12 @@ class OpenLook:
 
     Attributes:
         news: files of it that were reported since it began; what the catalogue said then no longer holds for them.
+        agrees: whether the catalogue was right about everything so far.
     """
 
     folder: bytes
     news: dict[bytes, Stamp] = field(default_factory=dict)
+    agrees: bool = True
 
 
 class Outbox:

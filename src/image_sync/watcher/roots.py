@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from image_sync.domain import RootReport, RootState, WatchMode
 from image_sync.logs import show_path
 from image_sync.watcher.filters import Filter
+from image_sync.watcher.folders import VANISHED
 
 _REMEMBERED = 1000
 NEVER = math.inf
@@ -29,6 +31,7 @@ class Root:
         reap: a folder was not there: recorded folders must be looked for.
         departures: folders from which recorded files are missing, and since when.
         troubles: places that could not be looked at, and why; stale: those that this scan has not met again.
+        mounts: folders on another file system than the root.
     """
 
     path: bytes
@@ -51,6 +54,7 @@ class Root:
     departures: dict[bytes, float] = field(default_factory=dict)
     troubles: dict[bytes, str] = field(default_factory=dict)
     stale: set[bytes] = field(default_factory=set)
+    mounts: set[bytes] = field(default_factory=set)
     reported: RootReport | None = None
     reported_at: float = -NEVER
 
@@ -81,6 +85,30 @@ class Root:
         """Whether it is still the folder that was found, so that what is missing in it is really gone."""
         now = self.inspect(filters)
         return not now.trouble and now.identity == self.identity and (now.content or self.seen_content)
+
+    def met(self, folder: bytes, fd: int) -> None:
+        """Take notice of a folder that begins another file system than the root's."""
+        if self.identity and os.fstat(fd).st_dev != self.identity[0] and not self._mount_above(folder):
+            self.mounts.add(folder)
+
+    def unmounted(self, folder: bytes, filters: Filter) -> bytes | None:
+        """The place at or above this folder whose own file system is not there, while it has nothing else in it."""
+        place = self._mount_above(folder)
+        if place is None or self.identity is None:
+            return None
+        try:
+            if os.lstat(place).st_dev != self.identity[0]:
+                return None
+            with os.scandir(place) as entries:
+                if any(_counts(entry, filters) for entry in entries):
+                    self.mounts.discard(place)  # it has become a folder like any other
+                    return None
+        except OSError as error:
+            return place if error.errno in VANISHED else None
+        return place
+
+    def _mount_above(self, folder: bytes) -> bytes | None:
+        return next((place for place in self.mounts if folder == place or folder.startswith(place + b"/")), None)
 
     def start_anew(self) -> None:
         """Forget what was going on: everything is to be looked at, if it can be."""
@@ -124,7 +152,7 @@ class Inspection:
     trouble: str = ""
 
 
-def _counts(entry: os.DirEntry[str], filters: Filter) -> bool:
+def _counts(entry: os.DirEntry[Any], filters: Filter) -> bool:
     # A marker like "NOT MOUNTED.txt" or lost+found, as they lie in an unmounted mount point, is no content.
     if entry.is_dir(follow_symlinks=False):
         return filters.folder(os.fsencode(entry.name))

@@ -22,10 +22,13 @@ from image_sync.watcher.intake import Intake
 from image_sync.watcher.outbox import OpenLook, Outbox
 from image_sync.watcher.roots import Root
 from image_sync.watcher.rules import Rules
+from image_sync.watcher.seen import AT_ONCE, Seen, likeness
 from image_sync.watcher.settle import Settling
 
-_AT_ONCE = 256
-"""Names looked at between two yields."""
+_UNMOUNTED = (
+    "another file system belongs there, which is not mounted: mount it; if it is gone for good, take it out of "
+    "/etc/fstab and restart image-sync"
+)
 
 
 class Scanner:
@@ -57,6 +60,7 @@ class Scanner:
         self.companions = Companions(rules, self.filters, wall)
         self.outbox = Outbox(catalogue)
         self.digest = Digest()
+        self.seen = Seen()
         self.intake = Intake(rules, stop, self.outbox, self.digest, now, wall, later)
         self.entries = 0
         """Directory entries met by the last look that ended."""
@@ -64,6 +68,7 @@ class Scanner:
     def use(self, rules: Rules) -> None:
         """Take other rules from now on."""
         self._rules = rules
+        self.seen.clear()
         self.intake.use(rules)
         self.filters = Filter(rules)
         self.companions = Companions(rules, self.filters, self._wall)
@@ -77,12 +82,13 @@ class Scanner:
         """Whether a file of this name is wanted, by the present rules."""
         return self.filters.file(name)
 
-    def look(self, root: Root, folder: bytes, inner: list[bytes]) -> Iterator[None]:
+    def look(self, root: Root, folder: bytes, inner: list[bytes], *, again: bool = False) -> Iterator[None]:
         """Look at the files of one folder, append its sub-folders to ``inner``. Yields while there is more.
 
-        A folder that is not there (any more) is no error: the root's ``reap`` is set.
+        A folder that is not there (any more) is no error: the root's ``reap`` is set. ``again``: there is no reason to
+        believe that anything has changed.
         """
-        if not self.filters.admits(root.path, folder):
+        if not self.filters.admits(root.path, folder) or self._lacks_its_share(root, folder):
             return
         try:
             fd = open_folder(root.path, folder)
@@ -92,9 +98,12 @@ class Scanner:
             else:
                 self.intake.cannot_look(root, folder, error)
             return
+        root.met(folder, fd)
         look = self.outbox.open(folder)
+        # Where annotations are used a picture's stamp is made of several files, some of them elsewhere.
+        work = self._look_once_more if again and not self.companions.used else self._look
         try:
-            yield from self._look(root, look, fd, inner)
+            yield from work(root, look, fd, inner)
         except (OSError, Unreadable) as error:  # it broke off: nothing can be said of what was not met
             self.intake.cannot_look(root, folder, error)
         else:
@@ -160,9 +169,17 @@ class Scanner:
         # Asked last: had the root been unmounted before one of the answers above, this one would tell.
         if not root.unchanged(self.filters):
             return False
+        if self._lacks_its_share(root, folder):
+            return True
         self.digest.note("watch.gone", folder=folder, files=len(missing))
         self._catalogue.gone(folder, missing)
         return True
+
+    def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
+        place = root.unmounted(folder, self.filters)
+        if place is not None:
+            root.trouble(place, _UNMOUNTED)
+        return place is not None
 
     def vanished_folders(self, root: Root) -> Iterator[None]:
         """Note the departure of every recorded folder that is not there."""
@@ -172,59 +189,87 @@ class Scanner:
             except OSError as error:
                 if error.errno in VANISHED:
                     root.departures.setdefault(folder, self._now())
-            if number % _AT_ONCE == 0:
+            if number % AT_ONCE == 0:
                 yield
 
     def _look(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
-        folder = look.folder
-        category = self.filters.category(root.path, folder)
-        known = self._known(folder, category)
-        missing = set(known)
-        annotated, pictures = self.companions.used, dict[bytes, Stamp]()
-        number = 0
+        category = self.filters.category(root.path, look.folder)
+        known = self._known(look.folder, category)
+        annotated, pictures = self.companions.used, dict[bytes, tuple[Stamp, Stamp | None]]()
+        for found in self._found(root, look.folder, fd, known, inner):
+            if found is None:
+                yield
+                continue
+            look.agrees = False
+            name, stamp, was = found
+            if annotated:
+                pictures[name] = stamp, was
+            elif look.news.get(name) != stamp and self.intake.consider(root, look.folder, fd, name, stamp, category):
+                yield
+        yield from self._look_with_annotations(root, look, fd, pictures, category)
+        if known:  # what was met has been taken out of it
+            look.agrees = False
+            if any(presence(fd, name) is Presence.ABSENT for name in known):
+                root.departures.setdefault(look.folder, self._now())
+
+    def _look_once_more(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
+        """The same for a folder that was looked at before, which mostly is as it was."""
+        met: list[bytes] = []
+        found = yield from likeness(fd, lambda name: self._inner(root, look.folder, name, met), local=root.local)
+        recorded_as, number = self._catalogue.recorded(look.folder)
+        same_category = not number or recorded_as == self.filters.category(root.path, look.folder).name
+        if found is not None and same_category and self.seen.recorded(look.folder, found) == number:
+            inner += met
+            return
+        yield from self._look(root, look, fd, inner)
+        if found is not None and look.agrees:
+            self.seen.agreed(look.folder, found, number)
+
+    def _found(
+        self, root: Root, folder: bytes, fd: int, missing: dict[bytes, Stamp], inner: list[bytes]
+    ) -> Iterator[tuple[bytes, Stamp, Stamp | None] | None]:
+        """The files that are not what is recorded of them (all of them where annotations are used): name, stamp, and
+        the recorded stamp. None now and then, where the look may be interrupted.
+
+        Whatever is there is taken out of ``missing``, which holds what is recorded. A million files come by here: most
+        are what they were, and for those nothing is done that need not be.
+        """
+        everything, number, local = self.companions.used, 0, root.local
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries, 1):
-                if number % _AT_ONCE == 0:
-                    yield
+                if number % AT_ONCE == 0:
+                    yield None
                 name = os.fsencode(entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    self._inner(root, folder, name, inner)
+                if not entry.is_file(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
+                        self._inner(root, folder, name, inner)
                     continue
-                if not self.filters.file(name) or not entry.is_file(follow_symlinks=False):
+                if name not in missing and not self.filters.file(name):
                     continue
                 try:
-                    found = entry.stat(follow_symlinks=False)
+                    stamp = stamp_of(entry.stat(follow_symlinks=False), local=local)
                 except OSError:
                     continue  # gone since the listing, or not to be told: asked again below if it is recorded
-                missing.discard(name)
-                stamp = stamp_of(found, local=root.local)
-                if annotated:
-                    pictures[name] = stamp
-                elif known.get(name) == stamp or look.news.get(name) == stamp:
-                    continue
-                elif self.intake.consider(root, folder, fd, name, stamp, category):
-                    yield
+                was = missing.pop(name, None)
+                if (everything or was != stamp) and self.filters.file(name):
+                    yield name, stamp, was
         self.entries = number
-        yield from self._look_with_annotations(root, look, fd, known, pictures, category)
-        if any(presence(fd, name) is Presence.ABSENT for name in missing):
-            root.departures.setdefault(folder, self._now())
 
     def _look_with_annotations(
         self,
         root: Root,
         look: OpenLook,
         fd: int,
-        known: Mapping[bytes, Stamp],
-        pictures: Mapping[bytes, Stamp],
+        pictures: Mapping[bytes, tuple[Stamp, Stamp | None]],
         category: Category,
     ) -> Iterator[None]:
         """The pictures of a folder, each together with its annotation: where either has changed, it is looked at."""
         sources = self.companions.beside(root, look.folder, pictures) if pictures else {}
-        for number, (name, plain) in enumerate(pictures.items(), 1):
-            if number % _AT_ONCE == 0:
+        for number, (name, (plain, was)) in enumerate(pictures.items(), 1):
+            if number % AT_ONCE == 0:
                 yield
             source = sources.get(name)
-            stamp, was = self.companions.stamped(plain, source), known.get(name)
+            stamp = self.companions.stamped(plain, source)
             if was == stamp or look.news.get(name) == stamp:
                 continue
             newest = source.newest if source else self._wall() if self.companions.lost(was, stamp) else 0.0

@@ -163,6 +163,7 @@ class Watcher:
             self._guard.make_sure_of_room(root)
 
     def _look_at_everything(self, *, rearm: bool) -> None:
+        self._scanner.seen.clear()
         for root in self._roots.values():
             root.scan = None
             root.look_due = -NEVER
@@ -188,6 +189,7 @@ class Watcher:
 
     def _start_over(self) -> None:
         self._looks.drop()
+        self._scanner.seen.clear()
         for root in self._roots.values():
             root.start_anew()
             root.reported = None

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -17,9 +16,6 @@ from image_sync.cli.markup import mark
 from image_sync.domain import Box
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.platforms.base import Prediction
-
-if TYPE_CHECKING:
-    from image_sync.cli.plates import Mark
 
 _PLATES, _SEED = 40, 1
 _LATE = 4
@@ -72,7 +68,7 @@ class Detection:
     def judge(self, ask: Ask, scene: Scene) -> str:
         """What is marked, found and right on other plates; two of them stay as pictures with the boxes found."""
         plates = [
-            (picture, [_box(one) for one in marks]) for picture, marks in self._plates.drawn(_UNSEEN, _OTHER_SEED)
+            (picture, [Box(*one) for one in marks]) for picture, marks in self._plates.drawn(_UNSEEN, _OTHER_SEED)
         ]
         found = [[one for one in ask(picture) if one.confidence >= _SURE] for picture, _ in plates]
         scores = {kind: Score() for kind in self._plates.KINDS}
@@ -100,10 +96,6 @@ def _with_boxes(pictures: Iterable[Path]) -> list[tuple[Path, Path]]:
 
 def _boxes(picture: Path) -> Path:
     return picture.with_suffix(".xml")
-
-
-def _box(one: Mark) -> Box:
-    return Box(one.kind, one.left, one.top, one.right, one.bottom)
 
 
 def _draw(picture: bytes, found: list[Prediction], target: Path) -> Path:

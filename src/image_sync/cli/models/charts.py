@@ -38,8 +38,8 @@ def training(run: Run, series: list[Point], target: Path) -> None:
     right: Any = left.twinx()
     _line(left, losses, LOSS, "loss", marker="o")
     _line(right, tests, ACCURACY, "accuracy on held-out pictures", marker="s")
-    _axis(left, "y", "loss", LOSS)
-    _axis(right, "y", "accuracy on held-out pictures", ACCURACY)
+    _axis(left, "loss", LOSS)
+    _axis(right, "accuracy on held-out pictures", ACCURACY)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.03)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -79,8 +79,8 @@ def models(runs: list[Run], name: str, target: Path) -> None:
                 f"{accuracy:.1%}", (place, accuracy), xytext=(0, 9), textcoords="offset points", ha="center",
                 color=ACCURACY, fontsize=8,
             )  # fmt: skip
-    _axis(bars, "y", "pictures that the model contains", INK)
-    _axis(line, "y", "accuracy on held-out pictures", ACCURACY)
+    _axis(bars, "pictures that the model contains", INK)
+    _axis(line, "accuracy on held-out pictures", ACCURACY)
     line.set_ylim(0, 1.12)
     line.set_yticks([n / 5 for n in range(6)])
     line.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -110,9 +110,9 @@ def _line(axes: Any, points: list[tuple[int, float]], colour: str, label: str, *
         axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=shown, markersize=3.5, linewidth=1.8)
 
 
-def _axis(axes: Any, which: str, label: str, colour: str) -> None:
+def _axis(axes: Any, label: str, colour: str) -> None:
     axes.set_ylabel(label, color=colour)
-    axes.tick_params(axis=which, colors=colour)
+    axes.tick_params(axis="y", colors=colour)
     for side in ("top", "left", "right", "bottom"):
         axes.spines[side].set_color(FAINT)
 

@@ -35,22 +35,22 @@ def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
         if deploy is not None:
             platform.deploy(chosen(platform, found, deploy, settings.model.name))
             found = platform.models(dataset)
-        active = ledger.runs.active()
+        active, keeps = ledger.runs.active(), platform.describe().keeps_models
         contents = {model.id: ledger.runs.contained(runs[model.id].id) for model in found if model.id in runs}
     if as_json:
         rows = [_data(model, runs.get(model.id), contents.get(model.id, [])) for model in found]
         typer.echo(json.dumps(rows, indent=2))
         return
     if active is not None:
-        typer.echo(_running(active))
+        typer.echo(_running(active, by_tag=settings.platform == "mobius"))
     if not found:
         typer.echo(f"Dataset {dataset.name} has no trained model yet; `image-sync status` tells what it waits for.")
         return
-    wide_console().print(_table(found, runs))
+    wide_console().print(_table(found, runs, keeps=keeps))
 
 
-def _running(run: Run) -> str:
-    step = f"iteration {run.iteration} of {run.iterations}" if run.iterations else ""
+def _running(run: Run, *, by_tag: bool) -> str:
+    step = f"{'tag' if by_tag else 'iteration'} {run.iteration} of {run.iterations}" if run.iterations else ""
     parts = (
         f"Training {show_text(run.name)}: {run.state}, {run.pictures} pictures",
         step,
@@ -60,7 +60,7 @@ def _running(run: Run) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _table(found: list[Model], runs: dict[str, Run]) -> Table:
+def _table(found: list[Model], runs: dict[str, Run], *, keeps: bool) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in _COLUMNS:
         justify: Any = "right" if name in {"accuracy", "pictures"} else "left"
@@ -73,20 +73,25 @@ def _table(found: list[Model], runs: dict[str, Run]) -> Table:
             "" if run is None else str(run.pictures),
             Text(show_text(", ".join(model.categories))),
             "" if model.created_at is None else f"{datetime.fromtimestamp(model.created_at, UTC):%Y-%m-%d %H:%M}Z",
-            Text(show_text("; ".join(_standing(model, run)))),
+            Text(show_text("; ".join(_standing(model, run, keeps=keeps)))),
             Text(model.id),
         )
     return table
 
 
-def _standing(model: Model, run: Run | None) -> list[str]:
-    """Whether it is deployed, as the platform says; why, as the ledger does; and where it began."""
+def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
+    """Whether it is deployed, as the platform says; why, as the ledger does; and where it began.
+
+    Args:
+        keeps: whether models are deployed at all; else the one there is always answers.
+    """
     if run is None:
         return [*(["deployed"] if model.deployed else []), "not trained by this ledger"]
     ours = run.fate is Fate.DEPLOYED
     fate = fate_of(run)
     if model.deployed is not ours:
-        fate = "deployed by hand" if model.deployed else "undeployed by hand" if ours else fate
+        by_hand = "deployed by hand" if keeps else "deployed"
+        fate = by_hand if model.deployed else "undeployed by hand" if ours else fate
     began = [f"continues from {run.base_name or run.base}"] if run.base else []
     return [*([fate] if fate else []), *began]
 

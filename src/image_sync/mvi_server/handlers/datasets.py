@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from typing import Any
 
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from image_sync.logs import get_logger
 from image_sync.mvi_server import archive, uploads, zips
-from image_sync.mvi_server.answers import Failure, counted, success
+from image_sync.mvi_server.answers import Failure, counted, download, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered
 from image_sync.mvi_server.records import background, categories, datasets, files, keys, labels
@@ -130,25 +128,16 @@ def _clone(call: Call, source: str, name: str) -> str:
 
 
 def export(call: Call) -> Response:
-    """``GET /datasets/{id}/export``: the name comes last and without quotes, as IBM's tool cuts it out."""
+    """``GET /datasets/{id}/export``."""
     target = call.store.scratch()
     raw = call.query.get("raw", "").lower() == "true"
     name = archive.write_dataset(call.store, call.path["ds"], target, raw=raw)
-    return FileResponse(
-        target,
-        media_type="application/zip",
-        headers={"Content-Disposition": f"attachment; filename={name}"},
-        background=BackgroundTask(target.unlink, missing_ok=True),
-    )
+    return download(target, name)
 
 
 def import_(call: Call) -> dict[str, Any]:
     """``POST /datasets/import``: looked at before the answer, filled in the background."""
-    if len(call.form.files) != 1:
-        raise Failure(400, "An import takes one part named files: the exported archive.")
-    source = call.store.scratch()
-    with call.form.files[0].open() as file, source.open("xb") as copy:
-        shutil.copyfileobj(file, copy)
+    source = call.archive()
     try:
         properties = archive.read_properties(source, call.site.limits)
         given = call.form.fields.get("name") or str(properties.get("name") or "")

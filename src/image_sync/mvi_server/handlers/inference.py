@@ -27,8 +27,8 @@ def infer(call: Call) -> dict[str, Any]:
     row = models.find_deployment(call.store, call.path["model"])
     if row["status"] != models.READY:
         raise Failure(503, f"The deployed model is {row['status']}, not ready.", headers={"Retry-After": "1"})
-    threshold = _number(call, "confthre", 0.0)
-    most = int(_number(call, "clsnum", 0.0))
+    threshold = _number(call, "confthre")
+    most = int(_number(call, "clsnum"))
     if len(call.form.files) != 1:
         raise Failure(400, "An inference takes one part named files: the picture.")
     part = call.form.files[0]
@@ -68,10 +68,11 @@ def _shown(guess: tuple[str, float] | Find) -> dict[str, Any]:
     return {"label": guess.label, "confidence": round(guess.confidence, 5), **corners}
 
 
-def _number(call: Call, name: str, default: float) -> float:
+def _number(call: Call, name: str) -> float:
+    """A number from 0 on of the form or the query; 0 when it is not given."""
     text = call.form.fields.get(name, call.query.get(name, "")).strip()
     try:
-        value = float(text) if text else default
+        value = float(text) if text else 0.0
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1000:  # noqa: PLR2004 - more categories than any dataset has

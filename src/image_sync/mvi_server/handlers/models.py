@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from image_sync.mvi_server import archive, shelf
-from image_sync.mvi_server.answers import Failure, counted, success
+from image_sync.mvi_server.answers import Failure, counted, download, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered
 from image_sync.mvi_server.records import background, models
@@ -74,21 +72,12 @@ def export(call: Call) -> Response:
     shown = models.as_json(models.find(call.store, call.path["model"]))
     target = call.store.scratch()
     name = archive.write_model(call.store, shown, target)
-    return FileResponse(
-        target,
-        media_type="application/zip",
-        headers={"Content-Disposition": f"attachment; filename={name}"},
-        background=BackgroundTask(target.unlink, missing_ok=True),
-    )
+    return download(target, name)
 
 
 def import_(call: Call) -> dict[str, Any]:
     """``POST /import``: a model exported by a server like this one; it gets a new id."""
-    if len(call.form.files) != 1:
-        raise Failure(400, "An import takes one part named files: the exported archive.")
-    source = call.store.scratch()
-    with call.form.files[0].open() as file, source.open("xb") as copy:
-        shutil.copyfileobj(file, copy)
+    source = call.archive()
     try:
         about, raw = archive.read_model(source, call.site.limits)
     finally:

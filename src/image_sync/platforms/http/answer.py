@@ -13,7 +13,7 @@ from typing import Any
 import requests
 import urllib3
 
-from image_sync.logs import masked
+from image_sync.platforms.words import printable
 
 MAX_ANSWER = 16 * 2**20
 """Bytes of an ordinary answer; a longer one is not read to its end."""
@@ -21,7 +21,6 @@ _CHUNK = 256 * 2**10
 _BODILESS = {204, 205, 304}
 _LENGTHS = {"content-length", "transfer-encoding"}
 _LONGEST_WAIT = 3600.0
-_LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,6 @@ class Answer:
             raise ValueError("its JSON is nested too deeply") from None
         except ValueError:
             raise ValueError(f"it is no JSON: {printable(self.body[:60].decode('utf-8', 'replace'))!r}") from None
-
-
-def printable(text: object, limit: int = _LONGEST_TEXT) -> str:
-    """A server's words as they may be shown: one line, no control characters, no secret, not too long."""
-    # Masked before blanks are folded, too: a password may hold two in a row.
-    line = masked(" ".join(masked(str(text)[: limit * 4]).split()))
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def retry_after(value: str, now: float) -> float | None:

@@ -18,10 +18,11 @@ import urllib3
 from image_sync import __version__
 from image_sync.errors import ConfigError, ImageSyncError, Refused
 from image_sync.logs import get_logger, hide
-from image_sync.platforms.http.answer import MAX_ANSWER, Answer, printable, read_answer
+from image_sync.platforms.http.answer import MAX_ANSWER, Answer, read_answer
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
 from image_sync.platforms.http.outcomes import DOUBT, Denied, in_doubt, lost_connection, no_connection, refusal
+from image_sync.platforms.words import printable
 
 _log = get_logger(__name__)
 

@@ -1,15 +1,19 @@
-"""A form as a stream: of known length, with a piece of one picture at a time in memory."""
+"""A form as a stream: of known length, with a block of it at a time in memory."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from requests_toolbelt.multipart.encoder import MultipartEncoder
+from urllib3.fields import format_multipart_header_param
 
 from image_sync.errors import Changed, Unreadable
-from image_sync.platforms.http.answer import printable
+from image_sync.platforms.words import printable
+
+_BLOCK = 1 << 18
+"""Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,56 +28,68 @@ class Part:
     size: int = 0
 
 
-class _Content:
-    """The bytes of one part, fetched piece by piece when the encoder comes to them."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._left = len(part.content) if isinstance(part.content, bytes) else part.size
-        self._pieces: Iterator[bytes] | None = None
-        self._piece = memoryview(b"")
-
-    @property
-    def len(self) -> int:
-        return self._left
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._left:
-            return b""
-        if not self._piece:
-            self._piece = self._next()
-        chunk = self._piece if size < 0 else self._piece[:size]
-        self._piece = self._piece[len(chunk) :]
-        self._left -= len(chunk)
-        return bytes(chunk)
-
-    def _next(self) -> memoryview:
-        try:
-            if self._pieces is None:
-                content = self._part.content if isinstance(self._part.content, bytes) else self._part.content()
-                self._pieces = iter((content,) if isinstance(content, bytes) else content)
-            piece = next(self._pieces, b"")
-        except OSError as error:
-            raise Unreadable(f"{printable(self._part.filename)} cannot be read: {error.strerror or error}") from error
-        if not 0 < len(piece) <= self._left:
-            raise Changed(f"{printable(self._part.filename)} has not {self._part.size} bytes")
-        return memoryview(piece)
-
-
 class Form:
-    """The parts as one stream, which ends with a TimeoutError when the request's time is over."""
+    """The parts as one stream, which ends with a TimeoutError when the request's time is over. Read once."""
 
     def __init__(self, form: Sequence[Part], deadline: float) -> None:
-        self._encoder = MultipartEncoder(
-            [(part.name, (part.filename, _Content(part), part.content_type)) for part in form]
-        )
+        boundary = uuid.uuid4().hex
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._end = f"--{boundary}--\r\n".encode()
+        self._parts = [(_head(part, boundary), part, _size(part)) for part in form]
+        self.len = sum(len(head) + size + 2 for head, _, size in self._parts) + len(self._end)
         self._deadline = deadline
-        self.content_type: str = self._encoder.content_type
-        self.len: int = self._encoder.len
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, none at the end."""
+    def __iter__(self) -> Iterator[bytes]:
+        """Blocks of bytes; the time that a connection has for each is limited, and so must be its size."""
+        waiting: list[bytes] = []
+        held = 0
+        for piece in self._pieces():
+            if held + len(piece) > _BLOCK:
+                yield self._block(waiting)
+                waiting, held = [], 0
+            waiting.append(piece)
+            held += len(piece)
+        yield self._block(waiting)
+
+    def _block(self, pieces: Sequence[bytes]) -> bytes:
         if time.monotonic() > self._deadline:
             raise TimeoutError("the request's time is over")
-        chunk: bytes = self._encoder.read(size)
-        return chunk
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _pieces(self) -> Iterator[bytes]:
+        for head, part, size in self._parts:
+            yield head
+            for piece in (part.content,) if isinstance(part.content, bytes) else _fetched(part.content, part, size):
+                if len(piece) <= _BLOCK:
+                    yield piece
+                else:
+                    yield from (piece[at : at + _BLOCK] for at in range(0, len(piece), _BLOCK))
+            yield b"\r\n"
+        yield self._end
+
+
+def _size(part: Part) -> int:
+    return len(part.content) if isinstance(part.content, bytes) else part.size
+
+
+def _head(part: Part, boundary: str) -> bytes:
+    named = {"name": part.name, "filename": part.filename}
+    shown = "; ".join(format_multipart_header_param(key, value) for key, value in named.items() if value is not None)
+    kind = f"Content-Type: {part.content_type}\r\n" if part.content_type else ""
+    return f"--{boundary}\r\nContent-Disposition: form-data; {shown}\r\n{kind}\r\n".encode()
+
+
+def _fetched(content: Callable[[], bytes | Iterable[bytes]], part: Part, size: int) -> Iterator[bytes]:
+    """The content, which comes only now: as many bytes as were announced, and the last of them only when it is all."""
+    try:
+        pieces = content()
+        left = size
+        for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+            left -= len(piece)
+            if left < 0:
+                break
+            yield piece
+    except OSError as error:
+        raise Unreadable(f"{printable(part.filename)} cannot be read: {error.strerror or error}") from error
+    if left:
+        raise Changed(f"{printable(part.filename)} has not {size} bytes")

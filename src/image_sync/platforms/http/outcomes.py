@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 
 from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http.answer import Answer, printable, retry_after
+from image_sync.platforms.http.answer import Answer, retry_after
+from image_sync.platforms.words import printable
 
 DOUBT = "It may have been carried out; the platform will be asked before a repeat"
 _NOBODY_BEHIND = {502, 503, 504}

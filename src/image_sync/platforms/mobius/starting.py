@@ -100,7 +100,8 @@ class Starting:
             settled = {
                 tag: {name: one for name, one in found.items() if name not in flying} for tag, found in attempts.items()
             }
-            survey = Survey(plan.dataset, plan.contents(), self._naming, self._rule)
+            contents = ((one.remote_id, one.category) for one in plan.contents())
+            survey = Survey(plan.dataset, contents, self._naming, self._rule)
             self._tidy(plan)
             return self._start_all(
                 plan.dataset,
@@ -164,7 +165,7 @@ class Starting:
             self._records.save(self._assigning.reset(tag, attempts, work.run), start=None)
             _log.info("mobius.reset", tag=tag.name, reason="no picture is left of it")
             return RESET
-        if work.survey.lacks_negatives(tag):
+        if work.survey.lacks_negatives(tag.name):
             raise Refused(
                 "there are no pictures of another category to tell it from",
                 hint='Add another category or a folder _negative_, or set mobius.negatives to "none"',

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
-from image_sync.platforms.base import RemotePicture
 from image_sync.platforms.mobius.negatives import choose
 from image_sync.platforms.mobius.records import Attempt, Sum, Tag
 from image_sync.platforms.mobius.tags import Naming, role_of, tag_of
@@ -38,29 +37,37 @@ class Survey:
     """The pictures of a dataset by what they are good for.
 
     Args:
-        contents: all of them, under the categories that the ledger knows.
+        contents: id and category of each, as the ledger knows them.
     """
 
-    def __init__(self, dataset: DatasetRef, contents: Iterable[RemotePicture], naming: Naming, rule: Rule) -> None:
+    def __init__(self, dataset: DatasetRef, contents: Iterable[tuple[str, str]], naming: Naming, rule: Rule) -> None:
         self._rule = rule
         self.categories: dict[str, str] = {}
         """Tag -> category, for every tag that has pictures."""
         self._positives: dict[str, set[str]] = {}
         self._negatives: dict[str, set[str]] = {}
         self._general: set[str] = set()
-        for picture in contents:
-            role = role_of(picture.category)
-            if not role.owner:
-                self._general.add(picture.remote_id)
-                continue
-            try:
-                tag = tag_of(dataset, role.owner, naming)
-            except Refused:
-                continue  # moved to a category that can have no tag: told when it was moved
-            side = self._positives if role.positive else self._negatives
-            side.setdefault(tag, set()).add(picture.remote_id)
-            if role.positive:
-                self.categories[tag] = role.owner
+        sides: dict[str, set[str]] = {}
+        for image, category in contents:
+            side = sides.get(category)
+            if side is None:
+                side = sides[category] = self._side_of(category, dataset, naming)
+            side.add(image)
+        self._shown: set[str] = set().union(*self._positives.values())
+
+    def _side_of(self, category: str, dataset: DatasetRef, naming: Naming) -> set[str]:
+        """Where the pictures of this category belong."""
+        role = role_of(category)
+        if not role.owner:
+            return self._general
+        try:
+            tag = tag_of(dataset, role.owner, naming)
+        except Refused:
+            return set()  # moved to a category that can have no tag: told when it was moved
+        if not role.positive:
+            return self._negatives.setdefault(tag, set())
+        self.categories[tag] = role.owner
+        return self._positives.setdefault(tag, set())
 
     def positives(self, tag: str) -> set[str]:
         """The pictures that show it."""
@@ -74,14 +81,12 @@ class Survey:
 
     def negatives(self, tag: Tag) -> list[str]:
         """What is to be assigned as negative, what is assigned already included."""
-        others: set[str] = set()
-        if self._rule.negatives == "others":
-            others = set().union(*self._positives.values()) - self.positives(tag.name)
-        return choose(tag.name, self.own_negatives(tag.name), others, kept=tag.negatives, most=self._rule.most)
+        own, others = self.own_negatives(tag.name), self._others(tag.name)
+        return choose(tag.name, own, others, kept=tag.negatives, most=self._rule.most)
 
-    def lacks_negatives(self, tag: Tag) -> bool:
-        """Whether it has none, although it should."""
-        return self._rule.negatives == "others" and not self.negatives(tag)
+    def lacks_negatives(self, tag: str) -> bool:
+        """Whether there are none for it, although there should be."""
+        return self._rule.negatives == "others" and not self._has_negatives(tag)
 
     def standing(self, tag: Tag, attempts: Mapping[str, Attempt]) -> Standing:
         """Whether it has to be trained again, and whether it has to be reset before.
@@ -100,7 +105,7 @@ class Survey:
         own, assigned = self.own_negatives(tag.name), set(tag.negatives)
         if own - assigned:
             return "it has new negatives"
-        if not assigned and self.negatives(tag):
+        if not assigned and self._has_negatives(tag.name):
             return "it was trained without negatives"
         return ""
 
@@ -112,6 +117,13 @@ class Survey:
         in_force = {image for attempt in attempts.values() if not attempt.void for image in attempt.ids}
         if in_force - positives or Sum.of(positives - tried) != tag.assigned:
             return "pictures were moved away from it or removed"
-        if not set(tag.negatives) <= set(self.negatives(tag)):
-            return "pictures that were its negatives are so no longer"
-        return ""
+        gone = set(tag.negatives) - self.own_negatives(tag.name)
+        if self._rule.negatives == "others":
+            gone = (gone - self._shown) | (gone & positives)
+        return "pictures that were its negatives are so no longer" if gone else ""
+
+    def _has_negatives(self, tag: str) -> bool:
+        return bool(self.own_negatives(tag) or self._others(tag))
+
+    def _others(self, tag: str) -> set[str]:
+        return self._shown - self.positives(tag) if self._rule.negatives == "others" else set()

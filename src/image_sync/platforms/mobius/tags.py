@@ -43,7 +43,7 @@ def tag_of(dataset: DatasetRef, category: str, naming: Naming) -> str:
     if "/" in tag or "," in tag or not tag.strip(".") or not tag.isprintable():
         raise Refused(
             f"The category {category!a} cannot be a tag of the Mobius SDK",
-            hint="Rename the folder, or give it a name without / and , in categories",
+            hint='Rename the folder, or give it a name without / and , in the setting "categories"',
         )
     return tag
 

@@ -29,6 +29,11 @@ _NOT_FOUND = frozenset({NO_MODEL, NO_TASK, "image_id_not_found"})
 _LATER = frozenset({"token_server_connection_error", "features_loading_error", "file_saving_error", "unknown_error"})
 _LICENCE = frozenset({"invalid_signature", "token_verification_error", "expired_token", "unknown_token"})
 _LIMIT = "exceeds_test_limit"
+_HINTS = {
+    "image_reading_error": "It reads whole JPEG and PNG files only",
+    NO_MODEL: "Is the tag spelt right, and was it trained? See: image-sync status",
+    "image_id_not_found": "Was it uploaded, and not changed since? If the server lost it: image-sync ledger rebuild",
+}
 _KNOWN = frozenset({*THERE_ALREADY, *BAD_PICTURE, *_NOT_FOUND, *_LATER, *_LICENCE, _LIMIT, "positive_samples_required"})
 
 NOT_ABOUT_A_TASK = frozenset({404, 405, 429})
@@ -82,9 +87,9 @@ def failure(reply: Reply, what: str, *, repeatable: bool) -> PlatformError:
     if message in _LATER:
         return in_doubt(what, f"the Mobius SDK says {message}", repeatable=repeatable, kind=Transient)
     if message in _NOT_FOUND:
-        return NotFound(said)
+        return NotFound(said, hint=_HINTS.get(message, ""))
     if message in _LICENCE:
         return Unauthorised(said, hint="Check the licence (MOBIUS_TOKEN) of the server's container")
     if message == _LIMIT:
         return Permanent(said, hint="The server's licence allows no more; ask Mobius Labs")
-    return Refused(said)
+    return Refused(said, hint=_HINTS.get(message, ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import threading
-import unicodedata
 from collections.abc import Iterable
 
 from image_sync.domain import Annotation, Box, DatasetRef
@@ -88,4 +87,4 @@ def _entry(box: Box, name: str, annotation: Annotation) -> dict[str, object]:
 
 
 def _normal(label: str) -> str:
-    return unicodedata.normalize("NFC", label).strip().casefold()
+    return wire.normal(label).strip().casefold()

@@ -218,6 +218,6 @@ def _model(model: wire.TrainedModel) -> Model:
         dataset_id=model.dataset_id,
         accuracy=model.accuracy,
         categories=tuple(category.category_name for category in model.categories if category.category_name),
-        created_at=None if model.created_at is None else model.created_at / 1000,
+        created_at=wire.seconds(model.created_at),
         deployed=bool(model.deployed),
     )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
 from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
-from image_sync.platforms.http import Part, printable
+from image_sync.platforms.http import Part
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
+from image_sync.platforms.mvi.outcomes import outcomes
+from image_sync.platforms.mvi.wanted import Wanted
 
 _PAGE = 1000
 _MOST_BACKS = 10
 _FEW = 10
 """So many pictures are asked for one by one; for more of them the list is quicker."""
-_SKEW = 86_400.0
-"""Seconds by which the server's clock may be behind ours."""
 _QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
 _CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
@@ -62,7 +61,7 @@ class Pictures:
         except (NotFound, Refused):
             self._forget(shipment.dataset.id)
             raise
-        known = _outcomes(shipment.items, uploaded) if uploaded else {}
+        known = outcomes(shipment.items, uploaded) if uploaded else {}
         if labels is not None:
             # Only an answer about this very request proves that its labels were taken, too.
             known = {key: replace(outcome, annotated=not outcome.refused) for key, outcome in known.items()}
@@ -82,7 +81,7 @@ class Pictures:
         The first two are shortcuts that old releases ignore or refuse. Only the list can prove that a picture is
         not there, so it is read whenever one is missing. Without a category it is that of the whole dataset.
         """
-        wanted = _Wanted(shipment)
+        wanted = Wanted(shipment)
         dataset = shipment.dataset.id
         if shipment.batch_id:
             wanted.take(self._query(dataset, f'user_metadata.batch == "{shipment.batch_id}"', len(shipment.items)))
@@ -105,7 +104,7 @@ class Pictures:
         A few are asked for one by one; many, or those of a server that does not answer such questions, are picked
         out of the list of the whole dataset. The list of one category would not do: people sort pictures anew.
         """
-        wanted = _Wanted(shipment)
+        wanted = Wanted(shipment)
         dataset = shipment.dataset
         files = self._named(dataset, [item.key for item in shipment.items])
         if files is None:
@@ -143,7 +142,7 @@ class Pictures:
                 category=file.category_name or names.get(file.category_id, ""),
                 size=file.size,
                 batch_id=batch if isinstance(batch, str) else "",
-                uploaded_at=_seconds(file.uploaded_at),
+                uploaded_at=wire.seconds(file.uploaded_at),
             )
 
     def _named(self, dataset: DatasetRef, keys: list[str]) -> list[wire.File] | None:
@@ -226,95 +225,10 @@ class Pictures:
         yield from (file for file in self._api.files(dataset, **query) if file.id not in seen)
 
 
-class _Wanted:
-    """The pictures of a shipment that are still looked for."""
-
-    def __init__(self, shipment: Shipment) -> None:
-        self._shipment = shipment
-        self._items = {_normal(item.key): item for item in shipment.items}
-        self._ages: dict[str, float] = {}
-        self.found: dict[str, str] = {}
-
-    @property
-    def missing(self) -> set[str]:
-        return {item.key for item in self._items.values()} - self.found.keys()
-
-    def take(self, files: Iterable[wire.File]) -> None:
-        """Keep those that are wanted: servers answer queries that they do not understand with other files."""
-        for file in files:
-            key = self.key_of(file)
-            if key is None:
-                continue
-            age = file.uploaded_at or 0.0
-            # Of several copies the oldest counts: it is the one that a clean-up of duplicates leaves.
-            if key not in self.found or age <= self._ages[key]:
-                self.found[key], self._ages[key] = file.id, age
-
-    def key_of(self, file: wire.File) -> str | None:
-        """The key of the picture that this file is, or None when it is none of them."""
-        item = self._items.get(_normal(file.original_file_name))
-        return item.key if item is not None and self._ours(item, file) else None
-
-    def _ours(self, item: Item, file: wire.File) -> bool:
-        if f".{item.sha256[:16]}" in item.key:
-            return True  # the name holds the content's hash, so the name alone says it
-        if file.size is not None and file.size != item.size:
-            return False
-        if file.category_name and _normal(file.category_name) != _normal(self._shipment.category):
-            return False
-        uploaded_at = _seconds(file.uploaded_at)
-        return uploaded_at is None or uploaded_at >= self._shipment.claimed_at - _SKEW
-
-
 def _counted(shipment: Shipment) -> str:
     return f"{len(shipment.items)} pictures{f' of {shipment.category}' if shipment.category else ''}"
-
-
-def _outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
-    """What the answer says: by name where it has names, by position only if it has none and the lengths match.
-
-    One entry that is left over is about the one picture that is: some servers change a name that they do not like.
-    """
-    entries = uploaded.result_list or []
-    if not entries and uploaded.id and len(items) == 1:
-        return {items[0].key: Outcome(items[0].key, uploaded.id)}
-    keys = {_normal(item.key): item.key for item in items}
-    named: dict[str, wire.UploadEntry] = {}
-    for entry in entries:
-        for name in map(_normal, entry.names):
-            if name in keys:
-                named[keys[name]] = entry
-                break
-    if not named and len(entries) == len(items) and not any(_is_foreign(entry) for entry in entries):
-        named = {item.key: entry for item, entry in zip(items, entries, strict=True)}
-    elif len(entries) == len(items) == len(named) + 1:
-        (key,) = {item.key for item in items} - named.keys()
-        spare = [entry for entry in entries if keys.keys().isdisjoint(map(_normal, entry.names))]
-        if spare:
-            named[key] = spare[0]
-    return {key: _outcome(key, entry) for key, entry in named.items()}
-
-
-def _is_foreign(entry: wire.UploadEntry) -> bool:
-    # ``file_name`` may be the server's own name for it, <id>.<suffix>; any other name we would have recognised.
-    stored = entry.file_name.rpartition(".")[0]
-    return any(name != entry.file_name or stored != entry.id for name in entry.names)
-
-
-def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
-    if entry.result.lower() == "success":
-        return Outcome(key, entry.id)
-    return Outcome(key, refused=printable(entry.fault or f"result {entry.result or 'missing'}, no reason given"))
 
 
 def _part(item: Item) -> Part:
     content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
     return Part("files", item.read, filename=item.key, content_type=content_type, size=item.size)
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

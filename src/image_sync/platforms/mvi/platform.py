@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -92,6 +91,7 @@ class MviPlatform:
             warm_start=True,
             parallel_trainings=False,
             min_labelled=5,
+            labels_ignore_case=True,
         )
 
     def describe(self) -> Traits:
@@ -104,7 +104,7 @@ class MviPlatform:
 
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The newest of this name: MVI does not keep names unique."""
-        same = [dataset for dataset in self._api.datasets() if _normal(dataset.name) == _normal(name)]
+        same = [dataset for dataset in self._api.datasets() if wire.normal(dataset.name) == wire.normal(name)]
         newest = max(same, key=lambda dataset: dataset.created_at or 0.0, default=None)
         return None if newest is None else DatasetRef(newest.id, newest.name)
 
@@ -118,7 +118,7 @@ class MviPlatform:
     def ensure_category(self, dataset: DatasetRef, name: str) -> str:
         """The category's id, remembered: each shipment asks for it."""
         with self._lock:
-            known = self._categories.get(dataset.id, {}).get(_normal(name))
+            known = self._categories.get(dataset.id, {}).get(wire.normal(name))
             return known or self._find_category(dataset, name) or self._make_category(dataset, name)
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
@@ -202,15 +202,15 @@ class MviPlatform:
         self._api.close()
 
     def _find_category(self, dataset: DatasetRef, name: str) -> str | None:
-        found = {_normal(category.name): category.id for category in reversed(self._api.categories(dataset.id))}
+        found = {wire.normal(category.name): category.id for category in reversed(self._api.categories(dataset.id))}
         self._categories[dataset.id] = found
-        return found.get(_normal(name))
+        return found.get(wire.normal(name))
 
     def _make_category(self, dataset: DatasetRef, name: str) -> str:
         identity = self._making.made(
             lambda: self._api.create_category(dataset.id, name).category_id, lambda: self._find_category(dataset, name)
         )
-        self._categories.setdefault(dataset.id, {})[_normal(name)] = identity
+        self._categories.setdefault(dataset.id, {})[wire.normal(name)] = identity
         return identity
 
     def _forget(self, dataset_id: str) -> None:
@@ -234,7 +234,3 @@ def base_uri(endpoint: str, port: int | None = None) -> str:
     number = port if port is not None else parts.port
     root = parts.path.rstrip("/").removesuffix("/api")
     return f"{parts.scheme}://{host}{f':{number}' if number else ''}{root}/api"
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

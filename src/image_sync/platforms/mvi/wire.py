@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -287,3 +288,13 @@ def fault(body: object) -> str | None:
     if not isinstance(body, dict) or str(body.get("result", "success")).lower() == "success":
         return None
     return str(body.get("fault") or "no reason given")
+
+
+def normal(name: str) -> str:
+    """The spelling by which names are compared: systems differ in how they store an accented letter."""
+    return unicodedata.normalize("NFC", name)
+
+
+def seconds(milliseconds: float | None) -> float | None:
+    """What the server counts in milliseconds."""
+    return None if milliseconds is None else milliseconds / 1000

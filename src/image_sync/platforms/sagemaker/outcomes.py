@@ -24,7 +24,7 @@ import re
 from dataclasses import dataclass
 
 from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
-from image_sync.logs import masked
+from image_sync.platforms import words
 from image_sync.platforms.circuit import Unanswered
 
 DOUBT = "It may have been carried out; SageMaker will be asked for its name before a repeat"
@@ -93,10 +93,8 @@ class Said:
 
 
 def printable(text: object) -> str:
-    """AWS's words as they may be shown: one line, no control characters, no secret, not too long."""
-    line = masked(" ".join(str(text).split()))
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"
+    """AWS's words as they may be shown."""
+    return words.printable(text, _LONGEST_TEXT)
 
 
 def error_of(what: str, said: Said, *, repeatable: bool) -> PlatformError:  # noqa: C901 - one case after the other

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from image_sync.learning import features
+from image_sync.learning.features import Floats, Standard
+from image_sync.learning.model import Model, softmax
+from image_sync.learning.strategy import Strategy
 from image_sync.logs import show_path
-from image_sync.mvi_server import features
-from image_sync.mvi_server.features import Floats, Standard
-from image_sync.mvi_server.model import Model, softmax
-from image_sync.mvi_server.strategy import Strategy
 
 BATCH = 32
 """Pictures in one mini-batch, for training and for the held-out test."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_sync.mvi_server import raster
+from image_sync.learning import raster
 
 Floats = NDArray[np.float32]
 

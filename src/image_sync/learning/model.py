@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from image_sync.mvi_server import features, parcel
-from image_sync.mvi_server.features import Floats, Standard
+from image_sync.learning import features, parcel
+from image_sync.learning.features import Floats, Standard
 
 _MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
 

@@ -1,0 +1,44 @@
+"""What an answer to an upload says of each picture."""
+
+from __future__ import annotations
+
+from image_sync.platforms.base import Item, Outcome
+from image_sync.platforms.http import printable
+from image_sync.platforms.mvi import wire
+
+
+def outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
+    """What the answer says: by name where it has names, by position only if it has none and the lengths match.
+
+    One entry that is left over is about the one picture that is: some servers change a name that they do not like.
+    """
+    entries = uploaded.result_list or []
+    if not entries and uploaded.id and len(items) == 1:
+        return {items[0].key: Outcome(items[0].key, uploaded.id)}
+    keys = {wire.normal(item.key): item.key for item in items}
+    named: dict[str, wire.UploadEntry] = {}
+    for entry in entries:
+        for name in map(wire.normal, entry.names):
+            if name in keys:
+                named[keys[name]] = entry
+                break
+    if not named and len(entries) == len(items) and not any(_is_foreign(entry) for entry in entries):
+        named = {item.key: entry for item, entry in zip(items, entries, strict=True)}
+    elif len(entries) == len(items) == len(named) + 1:
+        (key,) = {item.key for item in items} - named.keys()
+        spare = [entry for entry in entries if keys.keys().isdisjoint(map(wire.normal, entry.names))]
+        if spare:
+            named[key] = spare[0]
+    return {key: _outcome(key, entry) for key, entry in named.items()}
+
+
+def _is_foreign(entry: wire.UploadEntry) -> bool:
+    # ``file_name`` may be the server's own name for it, <id>.<suffix>; any other name we would have recognised.
+    stored = entry.file_name.rpartition(".")[0]
+    return any(name != entry.file_name or stored != entry.id for name in entry.names)
+
+
+def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
+    if entry.result.lower() == "success":
+        return Outcome(key, entry.id)
+    return Outcome(key, refused=printable(entry.fault or f"result {entry.result or 'missing'}, no reason given"))

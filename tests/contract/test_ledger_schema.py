@@ -1,0 +1,90 @@
+"""A new ledger is made at one stroke, an old one brought up to date by migrations: they must come to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+
+from image_sync.ledger import counts, migrations, open_ledger
+from image_sync.ledger.database import FILE
+from image_sync.ledger.schema import HEAD, metadata
+from support.postgres import a_database
+
+_TRIGGERS = {
+    "sqlite": "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": "SELECT t.tgname, c.relname, pg_get_functiondef(t.tgfoid), pg_get_triggerdef(t.oid) FROM pg_trigger t"
+    " JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal",
+}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def two(request, tmp_path) -> Iterator[tuple[Engine, Engine]]:
+    """A database in which a ledger was made, and one that went through all migrations."""
+    if request.param == "sqlite":
+        open_ledger(tmp_path).close()
+        urls = [f"sqlite:///{tmp_path / FILE}", f"sqlite:///{tmp_path / 'migrated'}"]
+        yield from _engines(urls)
+        return
+    for made in a_database():
+        open_ledger(made).close()
+        for migrated in a_database():
+            yield from _engines([str(made), str(migrated)])
+
+
+def _engines(urls: list[str]) -> Iterator[tuple[Engine, Engine]]:
+    drivers = {"postgresql": "postgresql+psycopg"}
+    made, migrated = (
+        create_engine(make_url(url).set(drivername=drivers.get(make_url(url).drivername, "sqlite"))) for url in urls
+    )
+    if migrated.dialect.name == "sqlite":
+        event.listen(migrated, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys=ON"))
+    with migrated.begin() as tx:
+        migrations.upgrade(tx)
+    yield made, migrated
+    made.dispose()
+    migrated.dispose()
+
+
+def _shape(engine: Engine) -> dict[str, Any]:
+    """Everything that the database enforces, told apart by its meaning and not by its order."""
+    found = inspect(engine)
+    shape: dict[str, Any] = {}
+    for table in sorted(found.get_table_names()):
+        columns = found.get_columns(table)
+        shape[table] = {
+            "columns": sorted((c["name"], str(c["type"]), c["nullable"], str(c["default"])) for c in columns),
+            "key": found.get_pk_constraint(table)["constrained_columns"],
+            "foreign": sorted(
+                (f["constrained_columns"], f["referred_table"], f["referred_columns"], sorted(f["options"].items()))
+                for f in found.get_foreign_keys(table)
+            ),
+            "unique": sorted(sorted(u["column_names"]) for u in found.get_unique_constraints(table)),
+            "indexes": sorted(
+                (
+                    i["name"],
+                    i["column_names"],
+                    bool(i["unique"]),
+                    sorted(map(str, i.get("dialect_options", {}).values())),
+                )
+                for i in found.get_indexes(table)
+            ),
+        }
+    with engine.begin() as tx:
+        shape["triggers"] = sorted(map(tuple, tx.execute(text(_TRIGGERS[engine.dialect.name]))))
+        shape["version"] = tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        assert counts.correct(tx)
+    return shape
+
+
+def test_a_new_ledger_is_what_the_migrations_make(two: tuple[Engine, Engine]) -> None:
+    """Columns, keys, indexes, triggers and version are the same, whichever way a ledger came to be."""
+    made, migrated = map(_shape, two)
+
+    assert made == migrated
+    assert made["version"] == HEAD
+    assert made.keys() >= metadata.tables.keys()
+    assert made["triggers"]
