@@ -120,11 +120,15 @@ def test_check_tells_what_is_wrong_and_what_to_do(aws: Aws, tmp_path: Path) -> N
     assert no_role.returncode == 77
     assert "there is no role image-sync-training" in no_role.stdout
     assert "iam:PassRole" in no_role.stdout
+    assert "/image-classification:1" in no_role.stdout
     assert "becomes epochs = max_iter x mini_batch_size" in no_role.stdout
     assert "test_iter: is not used" in no_role.stdout
+    plant.configure(model={"nn_arch": "ssd", "strategy": {}})
+    assert "/object-detection:1" in plant.call("check").stdout
     plant.configure(sagemaker={"bucket": "nobody-made-this"})
     no_bucket = plant.call("check")
     assert no_bucket.returncode != 0
+    assert "there is no bucket nobody-made-this" in no_bucket.stdout
     assert "aws s3 mb s3://nobody-made-this" in no_bucket.stdout
     plant.configure(sagemaker={"bucket": BUCKET, "region": "eu-central-1"})
     elsewhere = plant.call("check")
@@ -135,6 +139,8 @@ def test_check_tells_what_is_wrong_and_what_to_do(aws: Aws, tmp_path: Path) -> N
     stranger = plant.call("check")
     assert stranger.returncode == 77
     assert "Unable to locate credentials" in stranger.stdout
+    assert "aws sso login" in stranger.stdout
+    assert "These rights are needed" not in stranger.stdout  # it is not rights that are missing
     daemon = plant.call("run", "--once")
     assert daemon.returncode == 77
     assert "Traceback" not in daemon.stderr

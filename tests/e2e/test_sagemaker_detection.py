@@ -68,7 +68,7 @@ def drawn(plant: Plant) -> dict[str, Marks]:
         for image in document["images"]:
             stem = image["file_name"].removesuffix(".jpg")
             boxes = (one["bbox"] for one in document["annotations"] if one["image_id"] == image["id"])
-            found[stem] = [("scratch", *map(int, box)) for box in boxes]
+            found[stem] = [("scratch", int(box[0]), int(box[1]), int(box[2]), int(box[3])) for box in boxes]
     return {stem: sorted(marks) for stem, marks in found.items()}
 
 

@@ -22,6 +22,7 @@ from image_sync.config import load
 from image_sync.errors import ConfigError, UsageError
 
 SECRET = "S3CRET-canary"
+ROLE = "arn:aws:iam::123456789012:role/training"
 PROGRAM = """
 import typer
 from image_sync.cli.init import init
@@ -38,9 +39,9 @@ except ImageSyncError as error:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with a key in a file, and nothing of IBM's in the environment."""
+    """An empty folder to work in, with a key in a file, and nothing of IBM's or AWS's in the environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("VAPI_BASE_URI", "VAPI_TOKEN"):
+    for name in ("VAPI_BASE_URI", "VAPI_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     key = tmp_path / "key"
@@ -88,6 +89,61 @@ def test_a_login_and_defaults(here: Path) -> None:
     assert loaded.credentials.username == "ann"
     assert loaded.credentials.password
     assert (loaded.threshold.upload, loaded.threshold.training, loaded.model.action) == (1, 10, "train")
+
+
+def test_options_for_sagemaker(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """AWS's options name the platform by themselves; the environment's region is written down; no credentials are."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    init(role=ROLE, bucket="acme-vision", profile="plant", folder=[Path("i")], dataset="d")
+
+    document = json.loads((here / "configuration.json").read_text())
+    assert document["platform"] == "sagemaker"
+    assert document["sagemaker"] == {
+        "region": "eu-central-1",
+        "role": ROLE,
+        "bucket": "acme-vision",
+        "profile": "plant",
+    }
+    assert "credentials" not in document
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    loaded = load(here / "configuration.json", os.environ)
+    assert (loaded.platform, loaded.address) == ("sagemaker", "s3://acme-vision/image-sync")
+    assert "image-sync check --policy -c configuration.json" in capsys.readouterr().out
+
+
+def test_sagemaker_without_its_extra_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is written all the same, and what has to be installed is said."""
+    monkeypatch.setattr("image_sync.platforms.sagemaker.calls.installed", lambda: False)
+    init(region="us-east-1", role=ROLE, bucket="acme-vision", folder=[Path("i")], dataset="d")
+
+    assert (here / "configuration.json").exists()
+    assert "pip install 'image-sync[sagemaker]'" in capsys.readouterr().err
+
+
+def test_options_for_mobius(here: Path) -> None:
+    """An address is all that a Mobius SDK needs."""
+    init(platform="mobius", endpoint="http://mobius:5000/", folder=[Path("i")], dataset="d")
+
+    document = json.loads((here / "configuration.json").read_text())
+    assert (document["platform"], document["credentials"]) == ("mobius", {"endpoint": "http://mobius:5000/"})
+    assert load(here / "configuration.json", os.environ).credentials.endpoint == "http://mobius:5000"
+
+
+def test_options_of_another_platform_are_refused(here: Path) -> None:
+    """An option that the platform has no use for is a mistake; what is missing depends on the platform."""
+    with pytest.raises(UsageError, match="--bucket: of no use with the platform mvi"):
+        init(platform="mvi", bucket="b")
+    with pytest.raises(UsageError, match="--endpoint, --username: of no use with the platform sagemaker"):
+        init(role=ROLE, endpoint="https://x", username="ann")
+    with pytest.raises(UsageError, match="--api-key-file: of no use with the platform mobius"):
+        init(platform="mobius", api_key_file=Path("key"))
+    with pytest.raises(UsageError, match="missing: --region, --role, --bucket, --folder, --dataset"):
+        init(platform="sagemaker")
+    with pytest.raises(UsageError, match="missing: --endpoint, --folder, --dataset"):
+        init(platform="mobius")
+    assert not (here / "configuration.json").exists()
 
 
 def test_missing_options_are_named(here: Path) -> None:
@@ -205,6 +261,8 @@ class Terminal:
 def test_asking_on_a_terminal(here: Path) -> None:
     """Asked one thing at a time, a person gets a valid file; wrong answers are asked again, hidden ones never shown."""
     terminal = Terminal()
+    terminal.answer("mvi, sagemaker or mobius", "aws")
+    terminal.answer("mvi, sagemaker or mobius", "")
     terminal.answer("Address of the server", "mvi.example.com")
     terminal.answer("Address of the server", "https://mvi.example.com/visual-inspection/api/")
     terminal.answer("API key, a password, or none", "")
@@ -254,6 +312,38 @@ def test_asking_for_a_login_kept_in_the_file(here: Path) -> None:
     assert loaded.credentials.password
     assert loaded.credentials.password.get_secret_value() == SECRET
     assert len(loaded.warnings) == 1  # the folder does not exist yet
+
+
+def test_asking_for_sagemaker(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Region (the environment's, by Enter), role and bucket are asked, no key; each answer is checked."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    terminal = Terminal("--folder", "images", "--upload", "2", "--training", "4")
+    terminal.answer("mvi, sagemaker or mobius", "SageMaker")
+    terminal.answer("AWS region", "")
+    terminal.answer("Role that SageMaker works under", "training")
+    terminal.answer("Role that SageMaker works under", f"{ROLE} ")
+    terminal.answer("S3 bucket", "Acme Vision")
+    terminal.answer("S3 bucket", "acme-vision")
+    terminal.answer("Name of the dataset", "d")
+
+    assert terminal.end() == 0, terminal.seen
+    assert "write the ARN of a role, such as" in terminal.seen
+    assert "write the name of a bucket" in terminal.seen
+    assert "key" not in terminal.seen
+    document = json.loads((here / "configuration.json").read_text())
+    assert document["sagemaker"] == {"region": "eu-west-1", "role": ROLE, "bucket": "acme-vision"}
+
+
+def test_asking_for_mobius(here: Path) -> None:
+    """Only the address is asked of the platform: a Mobius SDK asks nobody who they are."""
+    terminal = Terminal("--platform", "mobius", "--folder", "images", "--dataset", "d")
+    terminal.answer("Address of the server", "http://mobius:5000")
+    terminal.answer("Upload once so many", "")
+    terminal.answer("Train once so many", "")
+
+    assert terminal.end() == 0, terminal.seen
+    loaded = load(here / "configuration.json", os.environ)
+    assert (loaded.platform, loaded.credentials.endpoint) == ("mobius", "http://mobius:5000")
 
 
 def test_schema_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,17 +20,10 @@ from image_sync.cli import options
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
+from image_sync.config.strategy import is_detection
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
-from image_sync.errors import (
-    EXIT_CONFIG,
-    EXIT_DONE,
-    EXIT_LEDGER,
-    EXIT_UNAUTHORISED,
-    ImageSyncError,
-    Unreadable,
-    UsageError,
-)
+from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path, show_text
@@ -105,7 +98,7 @@ def check(
             if finding.hint:
                 console.print(Text(f"{'':19}{show_text(finding.hint)}"), soft_wrap=True)
         console.print(Text(would), soft_wrap=True)
-        if code == EXIT_UNAUTHORISED and settings.platform == "sagemaker":
+        if any(finding.code and "--policy" in finding.hint for finding in findings):
             console.print("\nThese rights are needed:")
             console.print_json(json.dumps(_policies(settings)))
     raise typer.Exit(code)
@@ -241,7 +234,7 @@ def _aws(settings: Settings) -> Iterator[Finding]:
 
     api = Api(settings.sagemaker, timeout=settings.upload.timeout)
     try:
-        for step in steps(settings.sagemaker, api):
+        for step in steps(settings.sagemaker, api, detection=is_detection(settings.model.nn_arch)):
             yield Finding(step.subject, step.text, step.hint, step.code, step.warning)
     finally:
         api.close()

@@ -51,6 +51,21 @@ def _tags(value: object) -> Mapping[str, str]:
     return dict(value)
 
 
+_PLACES = {
+    "region": (_REGION, "an AWS region, such as eu-central-1"),
+    "role": (_ROLE, "the ARN of a role, such as arn:aws:iam::123456789012:role/name"),
+    "bucket": (_BUCKET, "the name of a bucket: small letters, digits, - and . only"),
+}
+
+
+def place(name: str, text: str) -> str:
+    """The text, if it can be a ``region``, ``role`` or ``bucket``. Raises :class:`Mistake`."""
+    pattern, form = _PLACES[name]
+    if texts.is_placeholder(text) or not pattern.fullmatch(text):
+        raise Mistake(f"cannot be used; write {form}")
+    return text
+
+
 _Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -170,15 +185,7 @@ class SageMaker(Section):
             if not value:
                 example = (cls.model_fields[name].examples or [""])[0]
                 raise Mistake(f'is missing; write, for example, "{example}"', bare=True)
-        text = text_of(value)
-        pattern, form = {
-            "region": (_REGION, "an AWS region, such as eu-central-1"),
-            "role": (_ROLE, "the ARN of a role, such as arn:aws:iam::123456789012:role/name"),
-            "bucket": (_BUCKET, "the name of a bucket: small letters, digits, - and . only"),
-        }[name]
-        if texts.is_placeholder(text) or not pattern.fullmatch(text):
-            raise Mistake(f"cannot be used; write {form}")
-        return text
+        return place(name, text_of(value))
 
     @field_validator("prefix", mode="after")
     @classmethod

@@ -156,11 +156,11 @@ class Hints:
             ready = sorted(
                 (hint for hint in folders.values() if hint.not_before <= now), key=lambda hint: hint.folder + b"/"
             )
-            cover = None
+            cover: Hint | None = None
             for hint in ready:
                 del folders[hint.folder]
-                covered = cover and hint.folder.startswith(cover.folder + b"/") and (cover.echo or not hint.echo)
-                if covered and not hint.left:
+                below = cover is not None and hint.folder.startswith(cover.folder + b"/")
+                if below and cover and (cover.echo or not hint.echo) and not hint.left:
                     continue
                 self._batch.append(hint)
                 if hint.tree:

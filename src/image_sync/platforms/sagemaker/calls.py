@@ -122,7 +122,7 @@ class Calls:
             boto.InvalidConfigError,
             boto.ProfileNotFound,
         ) as error:
-            hint = "Log in at AWS, set sagemaker.profile, or give this machine a role"
+            hint = "Log in (`aws sso login`, `aws configure`), set sagemaker.profile, or give this machine a role"
             raise Unauthorised(f"{what}: {printable(error)}", hint=hint) from error
         except boto.SSLError as error:  # mostly a certificate, but it may have been the end of a connection that stood
             raise (unsent(what, error) if repeatable else lost(what, error, repeatable=False)) from error

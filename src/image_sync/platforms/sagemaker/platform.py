@@ -180,7 +180,8 @@ class SageMakerPlatform:
         """Not possible: a model of ours is what a training job made."""
         raise Unsupported(
             f"{source.name} cannot be brought to SageMaker: a model there is what a training job made",
-            hint="To continue from one that still lies there, name its id in model.pretrained_model",
+            hint="To continue from one that still lies there, name its id in model.pretrained_model; to serve an "
+            "archive, make a model of it in SageMaker by hand, with the container that `image-sync check` tells",
         )
 
     def delete_model(self, model: Model) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from image_sync.config.sagemaker import SageMaker
 from image_sync.errors import (
@@ -34,9 +35,9 @@ class Step:
     warning: bool = False
 
 
-def steps(setup: SageMaker, api: Api) -> Iterator[Step]:
+def steps(setup: SageMaker, api: Api, *, detection: bool = False) -> Iterator[Step]:
     """Who we are, the bucket, SageMaker, the role, the quotas; stops where nothing further makes sense."""
-    for proof in (_identity, _bucket, _trainings, _container):
+    for proof in (_identity, _bucket, _trainings, partial(_container, detection=detection)):
         for step in proof(setup, api):
             yield step
             if step.code:
@@ -55,8 +56,10 @@ def _identity(setup: SageMaker, api: Api) -> Iterator[Step]:
         yield Step("aws", f"cannot tell who we are: {error.what}", error.hint, warning=True)
         return
     yield Step("aws", f"we are {printable(arn)}")
-    if arn.split(":")[4:5] != setup.role.split(":")[4:5]:
-        yield Step("aws", "sagemaker.role is of another account: SageMaker will not take it", "", EXIT_CONFIG)
+    ours, theirs = arn.split(":")[4:5], setup.role.split(":")[4:5]
+    if ours != theirs:
+        hint = f"Name a role of the account {printable(''.join(ours))}, or be somebody of {''.join(theirs)}"
+        yield Step("aws", "sagemaker.role is of another account: SageMaker will not take it", hint, EXIT_CONFIG)
 
 
 def _bucket(setup: SageMaker, api: Api) -> Iterator[Step]:
@@ -70,7 +73,7 @@ def _bucket(setup: SageMaker, api: Api) -> Iterator[Step]:
         api.some(f"{setup.prefix}/", 1)
     except NotFound as error:
         hint = f"Make it: aws s3 mb s3://{setup.bucket} --region {setup.region}"
-        yield Step("bucket", error.what, hint, error.exit_code)
+        yield Step("bucket", f"there is no bucket {setup.bucket}", hint, error.exit_code)
     except PlatformError as error:
         yield _failed("bucket", error)
     else:
@@ -86,9 +89,9 @@ def _trainings(_setup: SageMaker, api: Api) -> Iterator[Step]:
         yield Step("sagemaker", "answers and lets us list training jobs")
 
 
-def _container(setup: SageMaker, _api: Api) -> Iterator[Step]:
+def _container(setup: SageMaker, _api: Api, *, detection: bool) -> Iterator[Step]:
     try:
-        image = setup.image_uri or image_of(setup.region, detection=False)
+        image = setup.image_uri or image_of(setup.region, detection=detection)
     except Refused as error:
         yield Step("container", error.what, error.hint, EXIT_CONFIG)
     else:
