@@ -69,10 +69,10 @@ class Observer:
 
     Args:
         wanted: whether a file of this name matters.
-        companions: tells which files may be annotations, by the present rules.
+        companions: tells which files may be annotations.
     """
 
-    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool], companions: Callable[[], Companions]) -> None:
+    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool], companions: Companions) -> None:
         self._hints = hints
         self._wanted = wanted
         self._companions = companions
@@ -200,7 +200,7 @@ class _Handler(FileSystemEventHandler):
         root: bytes,
         real: bytes,
         wanted: Callable[[bytes], bool],
-        companions: Callable[[], Companions],
+        companions: Companions,
     ) -> None:
         self._hints = hints
         self._root = root
@@ -230,12 +230,12 @@ class _Handler(FileSystemEventHandler):
         folder, _, name = place.rpartition(b"/")
         if event.is_directory:
             self._hints.mark(Hint(self._root, place, tree=True, echo=True))
-            if self._companions().lie_in(place[len(self._root) :]):
+            if self._companions.lie_in(place[len(self._root) :]):
                 self._hints.note(Note(self._root, place, below=True, echo=True))
         elif self._wanted(name):
             self._hints.mark(Hint(self._root, folder))
-        elif self._companions().heard(name):
-            self._hints.note(Note(self._root, folder, below=self._companions().name_classes(name)))
+        elif self._companions.heard(name):
+            self._hints.note(Note(self._root, folder, below=self._companions.name_classes(name)))
 
 
 class _OverflowEars(logging.Handler):
