@@ -132,7 +132,6 @@ def test_what_was_not_sent_with_the_picture_is_due(ledger: Ledger) -> None:
     assert pay(ledger) == {"r-1": "A", "r-2": "B"}
 
     assert (ledger.tally().unmarked, ledger.tally().labelled) == (0, {"dent": 1, "hole": 2})
-    assert ledger.annotations.labelled() == {"dent": 1, "hole": 2}
 
 
 def test_what_was_sent_with_the_picture_is_not_due(ledger: Ledger) -> None:

@@ -249,7 +249,8 @@ def test_other_rules_look_at_everything_again(root: Path, before: str, after: st
     """Pictures that had no annotation wait once one is required, and no longer once none is used."""
     put(root, {"good/x.jpg": PICTURE, "good/x.xml": voc(), "bad/y.jpg": PICTURE + b"y"})
     with watching(root, rules=quick(annotations=before)) as watch:
-        watch.watcher.reconfigure(quick(annotations=after))
+        catalogue = watch.catalogue
+    with watching(root, catalogue=catalogue, rules=quick(annotations=after)) as watch:
         watch.until(lambda: waits(watch, root / "bad/y.jpg") == (after == "required"))
         watch.until(lambda: bool(marked(watch, root / "good/x.jpg")) == (after == "required"))
         assert waits(watch, root / "bad/y.jpg") == (after == "required")

@@ -196,10 +196,12 @@ def test_pictures_directly_in_a_root_are_uncategorised_until_the_map_names_the_r
     assert watch.catalogue.at(path).category is None
     assert watch.catalogue.at(path).sha256 == ""
     assert watch.catalogue.at(path).fault == ""
-    watch.watcher.reconfigure(quick(categories={"parts": "Parts"}))
-    assert not watch.watcher.idle
-    watch.until(lambda: watch.catalogue.places and watch.catalogue.at(path).sha256)
-    assert watch.catalogue.at(path).category == "Parts"
+    watch.watcher.close()
+    with watching(root, catalogue=watch.catalogue, rules=quick(categories={"parts": "Parts"}), start=False) as again:
+        assert not again.watcher.idle
+        again.watcher.start()
+        again.until(lambda: again.catalogue.places and again.catalogue.at(path).sha256)
+        assert again.catalogue.at(path).category == "Parts"
 
 
 def test_a_changed_map_recategorises_without_reading_again(root, watch):
@@ -207,14 +209,14 @@ def test_a_changed_map_recategorises_without_reading_again(root, watch):
     path = root / "cat" / "a.jpg"
     path.write_bytes(jpeg())
     recorded(watch, path)
-    watch.watcher.reconfigure(quick(categories={"cat": "Cats"}))
-    watch.until_idle()
-    watch.until(lambda: watch.catalogue.recategorised)
-    watch.catalogue.rescan = True
-    watch.until_idle()
-    watch.spend(0.2)
-    assert watch.catalogue.recategorised == [(os.fsencode(root / "cat"), "Cats")]
-    assert len(watch.catalogue.history) == 1
+    watch.watcher.close()
+    with watching(root, catalogue=watch.catalogue, rules=quick(categories={"cat": "Cats"})) as again:
+        again.until(lambda: again.catalogue.recategorised)
+        again.catalogue.rescan = True
+        again.until_idle()
+        again.spend(0.2)
+        assert again.catalogue.recategorised == [(os.fsencode(root / "cat"), "Cats")]
+        assert len(again.catalogue.history) == 1
 
 
 def test_a_folder_name_that_is_no_text_is_a_fault(root, watch):
@@ -257,11 +259,9 @@ def test_only_the_category_folder_is_looked_at_when_not_recursive(root):
     (root / "cat" / "a.jpg").write_bytes(jpeg())
     with watching(root, rules=quick(recursive=False)) as watch:
         assert watch.catalogue.paths(root) == {"cat/a.jpg"}
-        watch.watcher.reconfigure(quick())
-        watch.until_idle()
+    with watching(root, catalogue=watch.catalogue, rules=quick()) as watch:
         assert watch.catalogue.paths(root) == {"cat/a.jpg", "cat/deep/b.jpg"}
-        watch.watcher.reconfigure(quick(recursive=False))
-        watch.until_idle()
+    with watching(root, catalogue=watch.catalogue, rules=quick(recursive=False)) as watch:
         watch.spend(0.75)
         assert watch.catalogue.losses == []
 

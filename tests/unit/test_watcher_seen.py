@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,15 +127,17 @@ def test_a_folder_whose_recorded_category_is_another_is_compared(root, watch):
 
 def test_new_rules_and_requests_have_everything_compared(root, watch):
     """Neither what is wanted nor what was asked for may be taken for granted."""
-    watch.catalogue.compared.clear()
-    watch.watcher.reconfigure(replace(quick(settle=0.0, poll=3600.0, mode="polling"), category_from="parent"))
-    watch.until(lambda: len(watch.catalogue.compared) >= 3)
-    watch.until_idle()
-    look(watch, 2)
-    assert look(watch) == []
+    watch.watcher.close()
+    catalogue = watch.catalogue
+    catalogue.compared.clear()
+    rules = quick(settle=0.0, poll=3600.0, mode="polling", category_from="parent")
+    with watching(root, catalogue=catalogue, rules=rules) as again:
+        assert len(catalogue.compared) >= 3
+        look(again, 2)
+        assert look(again) == []
 
-    watch.catalogue.rescan = True
-    watch.until(lambda: len(watch.catalogue.compared) >= 3)
+        catalogue.rescan = True
+        again.until(lambda: len(catalogue.compared) >= 3)
 
 
 def test_a_file_that_cannot_be_read_is_tried_again_at_each_look(root, watch, monkeypatch):

@@ -72,7 +72,7 @@ def dataset_of(ledger: Ledger, platform: Platform) -> DatasetRef:
     """
     target = ledger.target
     if target.dataset_id:
-        return DatasetRef(target.dataset_id, target.dataset_name)
+        return target.dataset
     found = platform.find_dataset(target.dataset_name)
     if found is None:
         raise NotFound(

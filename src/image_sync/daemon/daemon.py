@@ -32,16 +32,13 @@ class Daemon:
         settings: the configuration to begin with.
         path: its file, watched for changes; None: it never changes.
         once: end when everything that is there is worked off.
-        notifier: tells systemd; by default as the environment says.
     """
 
-    def __init__(
-        self, settings: Settings, path: Path | None = None, *, once: bool = False, notifier: Notifier | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, path: Path | None = None, *, once: bool = False) -> None:
         self._settings = settings
         self._path = path
         self._once = once
-        self._notifier = notifier or Notifier()
+        self._notifier = Notifier()
         self._signals = Signals()
         self._news = threading.Event()
         self._failure: BaseException | None = None

@@ -101,11 +101,6 @@ class Annotations:
         with self._book.db.reading() as tx:
             return int(tx.execute(_REFUSALS, {"aim": self._book.aimed().id}).scalar_one())
 
-    def labelled(self) -> dict[str, int]:
-        """Pictures at the platform that carry each label."""
-        with self._book.db.reading() as tx:
-            return labels(tx, self._book.aimed().id)
-
 
 def unpaid(tx: Connection, target_id: int) -> int:
     """How many annotations are due."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from image_sync.domain import DatasetRef
 from image_sync.ledger.database import Database
 
 
@@ -21,6 +22,11 @@ class Target:
     """As it is called at the platform."""
     dataset_id: str
     """Empty until the platform told it."""
+
+    @property
+    def dataset(self) -> DatasetRef:
+        """The dataset as platforms are asked for it; its id may still be empty."""
+        return DatasetRef(self.dataset_id, self.dataset_name)
 
 
 @dataclass(slots=True)

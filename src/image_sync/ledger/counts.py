@@ -6,7 +6,7 @@ work row by row, on PostgreSQL statement by statement.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table, case, delete, func, insert, select, text, true
@@ -37,15 +37,6 @@ def install(tx: Connection, *counts: str) -> None:
     for count in counts:
         for statement in _sqlite(count) if tx.dialect.name == "sqlite" else _postgresql(count):
             tx.execute(text(statement))
-    _count(tx, counts)
-
-
-def recount(tx: Connection) -> None:
-    """Count everything anew."""
-    _count(tx, tuple(_COUNTED))
-
-
-def _count(tx: Connection, counts: Collection[str]) -> None:
     for table, counted in _counted():
         if table.name in counts:
             tx.execute(delete(table))

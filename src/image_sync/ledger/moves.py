@@ -1,4 +1,8 @@
-"""The moves that a picture, a batch and a run may make. Every other move is a mistake and raises."""
+"""The moves that a batch and a run may make. Every other move is a mistake and raises.
+
+Pictures move many at a time and have no table: each statement that moves them names the states it expects, or has read
+them in the same transaction.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeVar
 
-from image_sync.domain import BatchState, PictureState, RunState
-
-PICTURE: Mapping[PictureState, frozenset[PictureState]] = MappingProxyType(
-    {
-        PictureState.READY: frozenset(
-            {PictureState.CLAIMED, PictureState.CONFIRMED}
-        ),  # the latter: it was there already
-        PictureState.CLAIMED: frozenset({PictureState.CONFIRMED, PictureState.REFUSED, PictureState.READY}),
-        PictureState.CONFIRMED: frozenset(),
-        PictureState.REFUSED: frozenset({PictureState.READY, PictureState.CONFIRMED}),
-    }
-)
+from image_sync.domain import BatchState, RunState
 
 BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
     {

@@ -37,10 +37,6 @@ class Traits:
     """Fewest pictures that each of them needs."""
     idempotent_uploads: bool
     """Whether sending the same key twice stores it once."""
-    warm_start: bool
-    """Whether a training can continue from an earlier model."""
-    parallel_trainings: bool = False
-    """Whether two trainings of one dataset may run at once."""
     min_labelled: int | None = None
     """Fewest pictures that must carry each label before objects can be detected; None: it detects none."""
     labels_ignore_case: bool = False

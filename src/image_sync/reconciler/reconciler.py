@@ -100,4 +100,4 @@ class Reconciler:
             self._ledger.dataset(found)
             log.info("dataset.found", dataset=found.name, id=found.id)
             return found
-        return DatasetRef(target.dataset_id, target.dataset_name)
+        return target.dataset

@@ -100,8 +100,7 @@ class Trainer:
         return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
 
     def _start(self) -> None:
-        target = self._ledger.target
-        dataset = DatasetRef(target.dataset_id, target.dataset_name)
+        dataset = self._ledger.target.dataset
         base, base_name = self._base(dataset)
         taken = {run.name for run in self._ledger.runs.history()}
         run = self._ledger.runs.begin(stamped(self._recipe.name, self._clock(), taken), base, base_name)

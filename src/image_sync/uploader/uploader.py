@@ -203,7 +203,7 @@ class Uploader:
                 self._ledger.dataset(made)
                 log.info("dataset.found", dataset=made.name, id=made.id)
                 target = self._ledger.target
-            return DatasetRef(target.dataset_id, target.dataset_name)
+            return target.dataset
 
     def _send(self, batch: Batch, now: float, *, further: bool) -> Batch | bool:
         """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""

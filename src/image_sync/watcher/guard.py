@@ -43,11 +43,11 @@ class Guard:
         self._observer = observer
         self._now = now
         self._folders: dict[bytes, int] = {}
-        self.rules = rules
+        self._rules = rules
 
     def inspect(self, root: Root, filters: Filter) -> None:
         """Look whether the root is there and the same; take it up anew, or give it up, if that has changed."""
-        root.look_due = self._now() + self.rules.poll
+        root.look_due = self._now() + self._rules.poll
         found = root.inspect(filters)
         if found.trouble:
             self._give_up(root, found.trouble)
@@ -90,9 +90,9 @@ class Guard:
         self._observer.unwatch(root.path)
         self._folders.pop(root.path, None)
         if reason != root.polled_because:
-            log.info("watch.polled", root=root.path, reason=reason, seconds=self.rules.poll)
+            log.info("watch.polled", root=root.path, reason=reason, seconds=self._rules.poll)
         root.mode, root.polled_because = WatchMode.POLLING, reason
-        root.scan_by(self._now() + self.rules.poll)
+        root.scan_by(self._now() + self._rules.poll)
 
     def make_sure_of_room(self, root: Root) -> None:
         """See, after new folders, whether more of them can still be watched."""
@@ -110,8 +110,8 @@ class Guard:
         for path in root.stale:
             root.troubles.pop(path, None)
         if root.arm_due == NEVER:
-            root.arm_due = now + self.rules.rescan
-        if folders > self.rules.max_folders and root.mode is WatchMode.EVENTS:
+            root.arm_due = now + self._rules.rescan
+        if folders > self._rules.max_folders and root.mode is WatchMode.EVENTS:
             self.poll(root, self._too_many())
 
     def report(self, roots: Iterable[Root], settling: Callable[[bytes], int]) -> float | None:
@@ -139,12 +139,12 @@ class Guard:
 
     def _why_polled(self, root: Root, remote: str) -> str:
         self._folders.pop(root.path, None)
-        if self.rules.mode == "polling":
+        if self._rules.mode == "polling":
             return "the configuration says so (watch.mode)"
-        if remote and self.rules.mode == "auto":
+        if remote and self._rules.mode == "auto":
             return f"a {remote} file system does not tell of all changes"
-        number = count_folders(root.path, self.rules.max_folders, self._stop)
-        if number > self.rules.max_folders:
+        number = count_folders(root.path, self._rules.max_folders, self._stop)
+        if number > self._rules.max_folders:
             return self._too_many()
         limit = watch_limit()
         if limit is not None and number + sum(self._folders.values()) > limit:
@@ -160,4 +160,4 @@ class Guard:
         return watching is None or watching >= sum(self._folders.values())
 
     def _too_many(self) -> str:
-        return f"it has more than {self.rules.max_folders:,} folders (watch.max_folders)"
+        return f"it has more than {self._rules.max_folders:,} folders (watch.max_folders)"

@@ -62,11 +62,6 @@ class Intake:
         self._sound: dict[tuple[bytes, bytes], tuple[Stamp, Verdict]] = {}
         self.settling = Settling(rules)
 
-    def use(self, rules: Rules) -> None:
-        """Take other rules from now on."""
-        self._sound.clear()
-        self._rules = self.settling.rules = rules
-
     def consider(
         self,
         root: Root,

@@ -46,7 +46,7 @@ class Looks:
         self._now = now
         self._hot: Iterator[None] | None = None
         self._rests: dict[bytes, float] = {}
-        self.rules = rules
+        self._rules = rules
 
     @property
     def following(self) -> bool:
@@ -104,7 +104,7 @@ class Looks:
         for folder in self._scanner.companions.concerned(note.root, note.folder, below=note.below):
             self._hints.later(Hint(note.root, folder))
         if note.echo:
-            self._hints.note(note._replace(echo=False, not_before=now + max(self.rules.settle, 1.0)))
+            self._hints.note(note._replace(echo=False, not_before=now + max(self._rules.settle, 1.0)))
 
     def _follow(self, hint: Hint) -> Iterator[None]:
         root = self._roots[hint.root]
@@ -126,7 +126,7 @@ class Looks:
                 yield
         if hint.echo:
             # What is made in a new folder while watchdog gets round to watching it may go unheard.
-            pause = max(self.rules.settle, 1.0)
+            pause = max(self._rules.settle, 1.0)
             self._hints.later(Hint(hint.root, hint.folder, tree=True, not_before=self._now() + pause))
             root.grew = True
 
@@ -155,7 +155,8 @@ class Looks:
         yield from self._scanner.vanished_folders(root)
         now = self._now()
         self._guard.after_scan(root, folders)
-        root.scan_by(now + (self.rules.rescan if root.mode is WatchMode.EVENTS else max(self.rules.poll, now - began)))
+        pause = self._rules.rescan if root.mode is WatchMode.EVENTS else max(self._rules.poll, now - began)
+        root.scan_by(now + pause)
         root.scanned = True
         log.debug("watch.scanned", root=root.path, folders=folders, seconds=round(now - began, 3))
 

@@ -71,10 +71,10 @@ class Observer:
 
     Args:
         wanted: whether a file of this name matters.
-        companions: tells which files may be annotations, by the present rules.
+        companions: tells which files may be annotations.
     """
 
-    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool], companions: Callable[[], Companions]) -> None:
+    def __init__(self, hints: Hints, wanted: Callable[[bytes], bool], companions: Companions) -> None:
         self._hints = hints
         self._wanted = wanted
         self._companions = companions
@@ -202,7 +202,7 @@ class _Handler(FileSystemEventHandler):
         root: bytes,
         real: bytes,
         wanted: Callable[[bytes], bool],
-        companions: Callable[[], Companions],
+        companions: Companions,
     ) -> None:
         self._hints = hints
         self._root = root
@@ -233,12 +233,12 @@ class _Handler(FileSystemEventHandler):
         if event.is_directory:
             left = event.event_type in {EVENT_TYPE_DELETED, EVENT_TYPE_MOVED}
             self._hints.mark(Hint(self._root, place, tree=True, echo=True, left=left))
-            if self._companions().lie_in(place[len(self._root) :]):
+            if self._companions.lie_in(place[len(self._root) :]):
                 self._hints.note(Note(self._root, place, below=True, echo=True))
         elif self._wanted(name):
             self._hints.mark(Hint(self._root, folder))
-        elif self._companions().heard(name):
-            self._hints.note(Note(self._root, folder, below=self._companions().name_classes(name)))
+        elif self._companions.heard(name):
+            self._hints.note(Note(self._root, folder, below=self._companions.name_classes(name)))
 
 
 class _OverflowEars(logging.Handler):

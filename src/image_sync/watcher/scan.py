@@ -65,22 +65,10 @@ class Scanner:
         self.entries = 0
         """Directory entries met by the last look that ended."""
 
-    def use(self, rules: Rules) -> None:
-        """Take other rules from now on."""
-        self._rules = rules
-        self.seen.clear()
-        self.intake.use(rules)
-        self.filters = Filter(rules)
-        self.companions = Companions(rules, self.filters, self._wall)
-
     @property
     def settling(self) -> Settling:
         """The files that may still change."""
         return self.intake.settling
-
-    def wants(self, name: bytes) -> bool:
-        """Whether a file of this name is wanted, by the present rules."""
-        return self.filters.file(name)
 
     def look(self, root: Root, folder: bytes, inner: list[bytes], *, again: bool = False) -> Iterator[None]:
         """Look at the files of one folder, append its sub-folders to ``inner``. Yields while there is more.

@@ -35,7 +35,7 @@ class Settling:
     """Files that were seen but may still change. Times are monotonic seconds except ``wall``, which is Unix time."""
 
     def __init__(self, rules: Rules, limit: int = LIMIT) -> None:
-        self.rules = rules
+        self._rules = rules
         self._limit = limit
         self._files: dict[tuple[bytes, bytes, bytes], _Restless] = {}
         self._per_root: dict[bytes, int] = {}
@@ -79,12 +79,12 @@ class Settling:
         key = (root, folder, name)
         file = self._files.get(key)
         since = file.since if file and file.stamp == stamp else now
-        rests_at = since + self.rules.settle
+        rests_at = since + self._rules.settle
         age = wall - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9
         if newest:
             age = min(age, wall - newest)
-        if (local or self.rules.impatient) and age >= 0:
-            rests_at = min(rests_at, now + self.rules.settle - age)
+        if (local or self._rules.impatient) and age >= 0:
+            rests_at = min(rests_at, now + self._rules.settle - age)
         if rests_at <= now:
             return True
         if file is None:

@@ -58,7 +58,7 @@ class Watcher:
         self._roots = {path: Root(path) for path in dict.fromkeys(map(abspath, roots))}
         self._hints = Hints(list(self._roots), wake)
         self._scanner = Scanner(catalogue, rules, stop, self._roots, self._now, clock, self._look_later)
-        self._observer = Observer(self._hints, self._scanner.wants, lambda: self._scanner.companions)
+        self._observer = Observer(self._hints, self._scanner.filters.file, self._scanner.companions)
         self._guard = Guard(catalogue, rules, stop, self._observer, self._now)
         self._looks = Looks(rules, self._roots, self._hints, self._scanner, self._guard, self._now)
         self._report_due: float | None = None
@@ -66,7 +66,6 @@ class Watcher:
         self._stepping = False
         self._base = 0.0
         self._base_counter = time.perf_counter()
-        self._new_rules: Rules | None = None
 
     def start(self) -> None:
         """Subscribe to events wherever they can be had. A root that is missing is no error."""
@@ -74,10 +73,6 @@ class Watcher:
         for root in self._roots.values():
             self._inspect(root)
             root.look_due = -NEVER  # whoever steps the watcher brings a clock of his own
-
-    def reconfigure(self, rules: Rules) -> None:
-        """Take other rules with the next step, and look at everything again. May be called by any thread."""
-        self._new_rules = rules
 
     @property
     def complete(self) -> bool:
@@ -88,8 +83,7 @@ class Watcher:
     def idle(self) -> bool:
         """Whether everything that can be seen now is reported: the first full look has ended, nothing waits."""
         return (
-            self._new_rules is None
-            and not self._stepping
+            not self._stepping
             and not self._hints
             and not self._scanner.settling
             and not self._scanner.outbox
@@ -144,14 +138,9 @@ class Watcher:
     # What there is to do.
 
     def _prepare(self) -> None:
-        if (rules := self._new_rules) is not None:
-            self._new_rules = None
-            self._rules = self._guard.rules = self._looks.rules = rules
-            self._scanner.use(rules)
-            self._look_at_everything(rearm=True)
         if self._request_due <= self._now() and self._catalogue.rescan_requested():
             self._request_due = self._now() + _BETWEEN_REQUESTS
-            self._look_at_everything(rearm=False)
+            self._look_at_everything()
         floods, doubts, overflows = self._hints.take_roots()
         for path in floods:
             self._roots[path].scan_by(self._now())
@@ -162,13 +151,11 @@ class Watcher:
                 self._inspect(root)
             self._guard.make_sure_of_room(root)
 
-    def _look_at_everything(self, *, rearm: bool) -> None:
+    def _look_at_everything(self) -> None:
         self._scanner.seen.clear()
         for root in self._roots.values():
             root.scan = None
             root.look_due = -NEVER
-            if rearm:
-                root.arm_due = -NEVER
             if root.available:
                 root.scanned = False
                 root.scan_due = -NEVER

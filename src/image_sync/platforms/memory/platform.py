@@ -65,7 +65,6 @@ class MemoryPlatform(Mischief):
             min_categories=2,
             min_pictures=5,
             idempotent_uploads=False,
-            warm_start=True,
             min_labelled=5,
         )
 

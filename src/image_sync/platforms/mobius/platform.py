@@ -88,7 +88,6 @@ class MobiusPlatform:
             min_categories=2 if negatives == "others" else 1,
             min_pictures=1,
             idempotent_uploads=True,
-            warm_start=True,
             idempotent_starts=True,
             lists_pictures=False,
             keeps_models=False,

@@ -88,8 +88,6 @@ class MviPlatform:
             min_categories=2,
             min_pictures=5,
             idempotent_uploads=False,
-            warm_start=True,
-            parallel_trainings=False,
             min_labelled=5,
             labels_ignore_case=True,
         )

@@ -73,8 +73,6 @@ class SageMakerPlatform:
             min_categories=MIN_CATEGORIES,
             min_pictures=_EACH,
             idempotent_uploads=True,
-            warm_start=True,
-            parallel_trainings=True,
             min_labelled=_EACH,
         )
 
