@@ -116,6 +116,30 @@ def test_a_file_that_returns_while_it_is_being_removed_is_uploaded_again(moment:
         world.close()
 
 
+@pytest.mark.parametrize("lost", ["process", "answer"])
+def test_a_file_that_moves_back_while_its_category_is_changed_ends_where_it_lies(lost: str) -> None:
+    """The platform took the other category, nobody wrote that down, and the file is where it was: it is told again."""
+    world = World()
+    try:
+        world.put("cat/1.jpg", 1)
+        world.work()
+        world.rename("cat/1.jpg", "dog/1.jpg")
+        world.look()
+        world.pass_time(6)
+        if lost == "process":
+            world.fuse.at = "after relabel"
+        else:
+            world.remote.fail_next("relabel", Transient("no answer"), after=True)
+        world.send()
+        assert [category for category, _, _ in world.remote.stored] == ["dog"]
+        world.rename("dog/1.jpg", "cat/1.jpg")
+        world.finish()
+
+        assert [category for category, _, _ in world.remote.stored] == ["cat"]
+    finally:
+        world.close()
+
+
 def test_the_answer_to_a_removal_is_lost_and_the_file_returns() -> None:
     """Removed there, not known here: the file that comes back counts as new."""
     world = World(deletions="remove")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
@@ -12,7 +12,9 @@ from image_sync.ledger import contents, markings
 from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, held_by
 from image_sync.ledger.book import Book
-from image_sync.ledger.schema import annotation, batch, doubt, inventory, picture, picture_count, place, removal
+from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
+
+_RELABEL = "relabel/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Chores:
         self._book = book
 
     def relabels(self, limit: int) -> list[Relabel]:
-        """Stored pictures that the platform has under another category than the folders say."""
+        """Stored pictures that the platform has under another category than the folders say, or may have."""
         # Asked every few seconds: the counts tell at once when there are none.
         contradicting = select(picture_count.c.category).where(
             picture_count.c.target_id == self._target,
@@ -53,26 +55,37 @@ class Chores:
         )
         with self._book.db.reading() as tx:
             categories = tx.execute(contradicting.distinct()).scalars().all()
-            if not categories:
+            begun = tx.execute(select(note.c.name).where(note.c.name.startswith(_RELABEL))).scalars().all()
+            if not categories and not begun:
                 return []
             rows = tx.execute(
                 select(picture.c.id, picture.c.remote_id, picture.c.category)
                 .where(
                     picture.c.target_id == self._target,
                     picture.c.state == PictureState.CONFIRMED,
-                    picture.c.category.in_(categories),
-                    picture.c.category != picture.c.sent_category,
+                    (picture.c.category.in_(categories) & (picture.c.category != picture.c.sent_category))
+                    | picture.c.id.in_([int(name.removeprefix(_RELABEL)) for name in begun]),
                 )
                 .order_by(picture.c.id)
                 .limit(limit)
             )
             return [Relabel(row.id, row.remote_id, row.category) for row in rows]
 
+    def relabelling(self, picture_ids: Iterable[int]) -> None:
+        """The platform is about to be told the categories of these pictures.
+
+        Until :meth:`relabelled` nobody knows which it has: a file that is moved back meanwhile must be told again.
+        """
+        begin = self._book.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
+        with self._book.db.writing() as tx:
+            tx.execute(begin, [{"name": f"{_RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
+
     def relabelled(self, picture_id: int, category: str) -> None:
         """The platform has the picture under this category now."""
         with self._book.db.writing() as tx:
             contents.close(tx, picture_id)
             tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
+            tx.execute(delete(note).where(note.c.name == f"{_RELABEL}{picture_id}"))
 
     def orphans(self, *, before: float, limit: int) -> Batch:
         """Stored pictures whose last file was deleted before that Unix time, as if they were a batch."""
@@ -94,6 +107,7 @@ class Chores:
             if tx.execute(select(picture.c.id).where(picture.c.id == picture_id, ~files)).first() is not None:
                 contents.close(tx, picture_id)
                 tx.execute(delete(picture).where(picture.c.id == picture_id))
+                tx.execute(delete(note).where(note.c.name == f"{_RELABEL}{picture_id}"))
                 statement = self._book.db.insert(removal).on_conflict_do_nothing()
                 for remote_id in remote_ids:
                     tx.execute(statement.values(target_id=self._target, remote_id=remote_id))

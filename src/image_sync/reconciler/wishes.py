@@ -51,9 +51,13 @@ class Wishes:
 
     def relabel(self) -> None:
         """Moved files: their pictures get the category of their new folder."""
-        for change in self._ledger.chores.relabels(_CHORES):
-            dataset = self._dataset()
-            if self._stop.is_set() or dataset is None:
+        changes = self._ledger.chores.relabels(_CHORES)
+        dataset = self._dataset() if changes else None
+        if dataset is None:
+            return
+        self._ledger.chores.relabelling(change.picture_id for change in changes)
+        for change in changes:
+            if self._stop.is_set():
                 return
             try:
                 self._platform.relabel(dataset, change.remote_id, change.category)
