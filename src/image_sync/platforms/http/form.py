@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from urllib3.fields import format_multipart_header_param
 
 from image_sync.errors import Changed, Unreadable
+from image_sync.platforms.base import Item
 from image_sync.platforms.words import printable
 
 _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
+_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,12 @@ class Part:
     filename: str | None = None
     content_type: str | None = None
     size: int = 0
+
+    @classmethod
+    def of_picture(cls, name: str, item: Item) -> Part:
+        """A picture under its key, read when its turn comes."""
+        content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
+        return cls(name, item.read, filename=item.key, content_type=content_type, size=item.size)
 
 
 class Form:

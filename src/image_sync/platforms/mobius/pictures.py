@@ -17,7 +17,6 @@ from image_sync.platforms.mobius.tags import Naming, image_id, role_of, tag_of
 
 _log = get_logger(__name__)
 
-_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 _REMEMBERED = 64
 """Shipments of which it is known in this process how far they got."""
 
@@ -99,7 +98,7 @@ class Pictures:
 
     def _send(self, item: Item, tag: str) -> Outcome:
         image = image_id(item.sha256)
-        reply = self._api.add(image, _part(item))
+        reply = self._api.add(image, Part.of_picture("data", item))
         if reply.failed and reply.message in wire.BAD_PICTURE:
             return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}")
         named = reply.id_of("image_id", "id")
@@ -126,8 +125,3 @@ class Pictures:
 
 def _is_image(remote_id: str) -> bool:
     return remote_id.isascii() and remote_id.isalnum()
-
-
-def _part(item: Item) -> Part:
-    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
-    return Part("data", item.read, filename=item.key, content_type=content_type, size=item.size)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
-from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
+from image_sync.platforms.base import Outcome, RemotePicture, Shipment
 from image_sync.platforms.http import Part
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
@@ -20,7 +20,6 @@ _MOST_BACKS = 10
 _FEW = 10
 """So many pictures are asked for one by one; for more of them the list is quicker."""
 _QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
-_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
 class Pictures:
@@ -52,7 +51,7 @@ class Pictures:
         try:
             uploaded = self._api.upload_files(
                 shipment.dataset.id,
-                [_part(item) for item in shipment.items],
+                [Part.of_picture("files", item) for item in shipment.items],
                 category_id=category_id,
                 category_name=shipment.category,
                 metadata={"batch": shipment.batch_id, "source": "image-sync"},
@@ -227,8 +226,3 @@ class Pictures:
 
 def _counted(shipment: Shipment) -> str:
     return f"{len(shipment.items)} pictures{f' of {shipment.category}' if shipment.category else ''}"
-
-
-def _part(item: Item) -> Part:
-    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
-    return Part("files", item.read, filename=item.key, content_type=content_type, size=item.size)
