@@ -16,7 +16,7 @@ import requests
 from image_sync.domain import Fate, RunState
 from image_sync.mobius_server.server import MobiusServer
 from support.commands import forked, one_by_one
-from support.daemon import PROGRAM, Plant
+from support.daemon import PROGRAM, Plant, put_plates
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture
 
@@ -33,12 +33,6 @@ def server(tmp_path: Path) -> Iterator[MobiusServer]:
 @pytest.fixture
 def plant(tmp_path: Path, server: MobiusServer) -> Plant:
     return mobius_plant(tmp_path / "plant", server)
-
-
-def put_plates(plant: Plant, each: int = 6, start: int = 0) -> None:
-    for kind in ("dark", "light"):
-        for number in range(start, start + each):
-            plant.put(f"{kind}/{number:03}.jpg", picture(kind, number))
 
 
 def test_the_demo_pictures_end_with_a_prediction_over_all_tags(plant: Plant, server: MobiusServer) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from image_sync.domain import RunState
 from image_sync.mobius_server.faults import Fault
 from image_sync.mobius_server.server import MobiusServer
-from support.daemon import Plant
+from support.daemon import Plant, crashed
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture
 from support.soak_crasher import EXIT
@@ -107,19 +105,11 @@ def test_ended_at_chosen_moments(tmp_path: Path, action: str, moments: list[tupl
         )
         for number, (request, step) in enumerate(moments, 1):
             put(plant, 10 * number, 4)
-            assert _crashed(plant, request, step) == EXIT
+            assert crashed(plant, step, request) == EXIT
             assert plant.call("run", "--once").returncode == 0
 
             accounted(server, plant, number)
         assert len(plant.runs()) == len(moments)
-
-
-def _crashed(plant: Plant, request: str, step: int) -> int:
-    where = {"CRASH_FROM": request, "CRASH_AT": str(step), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
-    return subprocess.run(
-        command, env={**plant.environ, **where}, capture_output=True, timeout=60, check=False
-    ).returncode
 
 
 @pytest.mark.parametrize("kind", MISHAPS[:-1] if DEEP else ("lost-answer", "reset", "late"))

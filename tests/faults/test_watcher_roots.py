@@ -281,17 +281,17 @@ def test_an_event_that_cannot_be_understood_leads_to_a_full_look(root, monkeypat
     def refuse(_filter: Filter, name: bytes) -> bool:
         raise ValueError(name)
 
+    original = Filter.file
+    calls: list[bytes] = []
+
+    def fail_in_other_threads(filters: Filter, name: bytes) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            return original(filters, name)
+        calls.append(name)
+        return refuse(filters, name)
+
+    monkeypatch.setattr(Filter, "file", fail_in_other_threads)
     with watching(root) as watch:
-        original = Filter.file
-        calls: list[bytes] = []
-
-        def fail_in_other_threads(filters: Filter, name: bytes) -> bool:
-            if threading.current_thread() is threading.main_thread():
-                return original(filters, name)
-            calls.append(name)
-            return refuse(filters, name)
-
-        monkeypatch.setattr(Filter, "file", fail_in_other_threads)
         with capture_logs() as lines:
             (root / "cat" / "new.jpg").write_bytes(jpeg(9))
             watch.until(lambda: "cat/new.jpg" in watch.catalogue.paths(root), limit=15)

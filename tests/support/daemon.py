@@ -172,11 +172,12 @@ def put_some(plant: Plant, numbers: range) -> None:
         plant.put(f"{kind}/{number}.jpg", picture(kind, number))
 
 
-def crashed(plant: Plant, crash_at: int) -> int:
-    """``run --once`` in a process that ends itself at this operation; its exit code."""
-    environ = {**plant.environ, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
+def crashed(plant: Plant, crash_at: int, crash_from: str = "") -> int:
+    """``run --once`` in a process that ends itself at this operation, from this request on; its exit code."""
+    where = {"CRASH_FROM": crash_from, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
-    return subprocess.run(command, env=environ, capture_output=True, timeout=60, check=False).returncode
+    done = subprocess.run(command, env={**plant.environ, **where}, capture_output=True, timeout=60, check=False)
+    return done.returncode
 
 
 def stored(server: Any) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from image_sync.learning import features
 from image_sync.learning.features import Floats, Standard
-from image_sync.learning.model import Model, softmax
+from image_sync.learning.model import Model, cross_entropy, softmax
 from image_sync.learning.strategy import Strategy
 from image_sync.logs import show_path
 
@@ -29,7 +29,6 @@ BATCH = 32
 
 _REPORTS = 50
 _FEWEST_CATEGORIES = 2
-_NEVER = 1e-12  # probability that stands for 0 in a loss
 
 
 class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
@@ -186,7 +185,7 @@ def _descend(
         heed(stop)
         batch = next(batches)
         answers = softmax(batch.figures @ weights + bias)
-        losses.append(_loss(answers, batch))
+        losses.append(cross_entropy(answers, batch.labels))
         answers[np.arange(len(batch)), batch.labels] -= 1
         answers /= len(batch)
         speed = plan.momentum * speed - plan.learning_rate * (batch.figures.T @ answers + plan.weight_decay * weights)
@@ -216,15 +215,10 @@ def _batches(learnt: _Table) -> Iterator[_Table]:
             yield learnt.rows(order[start : start + BATCH])
 
 
-def _loss(answers: NDArray[np.floating], table: _Table) -> float:
-    """Mean cross-entropy."""
-    return float(-np.log(np.maximum(answers[np.arange(len(table)), table.labels], _NEVER)).mean())
-
-
 def _measure(tested: _Table, weights: Floats, bias: Floats) -> tuple[float, float]:
     """Loss and accuracy."""
     answers = softmax(tested.figures @ weights + bias)
-    return _loss(answers, tested), float((answers.argmax(axis=1) == tested.labels).mean())
+    return cross_entropy(answers, tested.labels), float((answers.argmax(axis=1) == tested.labels).mean())
 
 
 def heed(stop: threading.Event) -> None:

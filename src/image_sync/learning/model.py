@@ -13,6 +13,7 @@ from image_sync.learning import features, parcel
 from image_sync.learning.features import Floats, Standard
 
 _MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
+_NEVER = 1e-12  # probability that stands for 0 in a loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,3 +79,8 @@ def softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:
     """Probabilities along the last axis."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def cross_entropy(answers: NDArray[np.floating], labels: NDArray[np.intp]) -> float:
+    """Mean loss of answers, a row of probabilities each, whose right columns are these."""
+    return float(-np.log(np.maximum(answers[np.arange(len(labels)), labels], _NEVER)).mean())

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from image_sync.learning.features import Floats
 from image_sync.learning.learner import Point, heed
+from image_sync.learning.model import cross_entropy
 from image_sync.learning.strategy import Strategy
 from image_sync.mvi_server import album, windows
 from image_sync.mvi_server.album import Album, Marked, Page
@@ -46,7 +46,6 @@ _STILL = 1e-5  # variance that is none, where all windows look alike
 _SAMPLE = 20_000  # windows that say how figures vary
 _RIDGE = 3.0  # how firmly the map of moves is held to that of the base model, or to no moves
 _FARTHEST = 1e4  # no number of a network that learns comes near it
-_NEVER = 1e-12  # probability that stands for 0 in a loss
 
 
 def train(
@@ -123,7 +122,7 @@ class _Training:
                 self._nothings = Harvest.of([self._nothings, mistaken])
             testing = iteration in tests
             if testing or iteration == 1 or iteration % every == 0:
-                test_loss = _loss(self._model.judge(self._test.figures), self._test) if testing else None
+                test_loss = cross_entropy(self._model.judge(self._test.figures), self._test.labels) if testing else None
                 if testing:
                     self._model = replace(self._model, accuracy=self._precision(_TESTED if iteration < last else None))
                 remaining = (time.monotonic() - begun) / iteration * (last - iteration)
@@ -235,7 +234,7 @@ def _slopes(model: Detector, batch: Harvest, decay: float) -> tuple[float, list[
     """The loss of a mini-batch, and how it changes with each of the model's numbers."""
     seen = model.seen(batch.figures)
     answers = model.told(seen)
-    loss = _loss(answers, batch)
+    loss = cross_entropy(answers, batch.labels)
     answers[np.arange(len(batch)), batch.labels] -= 1
     answers /= len(batch)
     back = (answers @ model.weights.T) * (seen > 0)
@@ -246,8 +245,3 @@ def _slopes(model: Detector, batch: Harvest, decay: float) -> tuple[float, list[
         answers.sum(axis=0),
     ]
     return loss, slopes
-
-
-def _loss(answers: NDArray[np.floating], some: Harvest) -> float:
-    """Mean cross-entropy."""
-    return float(-np.log(np.maximum(answers[np.arange(len(some)), some.labels], _NEVER)).mean())

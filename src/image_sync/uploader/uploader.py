@@ -29,12 +29,12 @@ from image_sync.platforms.base import Platform
 from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 from image_sync.uploader.cargo import annotation_of, shipment_of
+from image_sync.uploader.size import Size
 
 STAGE = "upload"
 _IDLE = 5.0
 _SURE = 0.2  # seconds for which a decision to send stands: counting after each batch would hold up the others
 _IN_A_ROW = 20  # batches that a thread sends before it looks up
-_ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
 
 log = get_logger(__name__)
 
@@ -82,13 +82,10 @@ class Uploader:
         self._quiet = Quiet()
         self._lock = threading.Lock()
         traits = platform.describe()
-        self._most_files = min(rules.batch_files, traits.batch_files)
-        self._most_bytes = min(rules.batch_bytes, traits.batch_bytes)
-        self._files = self._most_files
+        self._size = Size(min(rules.batch_files, traits.batch_files), min(rules.batch_bytes, traits.batch_bytes))
         self._open = False
         self._in_flight: set[str] = set()
         self._stranded = False
-        self._turned_away = 0
         self._said = ""
         self._sure_until = 0.0
         self.setback = Setback(STAGE, ledger)
@@ -134,7 +131,7 @@ class Uploader:
         except ImageSyncError as error:
             self._fail(error, now)
             return False
-        batch = self._ledger.batches.claim(dataset, self._files, self._most_bytes)
+        batch = self._ledger.batches.claim(dataset, self._size.files, self._size.bytes)
         if batch is None:
             self._open = False
             return False
@@ -235,9 +232,7 @@ class Uploader:
             following = self._confirm(batch, ids, refused, marked, further=further)
             if unmarked:
                 self._annotate(batch.dataset, unmarked, ids)
-        with self._lock:
-            self._files = min(self._most_files, self._files * 2)
-            self._turned_away = 0
+        self._size.taken()
         self.setback.over()
         return following or True
 
@@ -270,7 +265,7 @@ class Uploader:
         stored = {item.picture_id: ids[item.key] for item in batch.pictures if item.key in ids}
         reasons = {item.picture_id: refused[item.key] for item in batch.pictures if item.key in refused}
         annotated = {item.picture_id: item.annotation for item in batch.pictures if item.key in marked}
-        then = (batch.dataset, self._files, self._most_bytes) if further else None
+        then = (batch.dataset, self._size.files, self._size.bytes) if further else None
         following = self._ledger.batches.confirm(batch.id, stored, reasons, annotated=annotated, then=then)
         for item in batch.pictures:
             if item.key in refused:
@@ -289,15 +284,12 @@ class Uploader:
         When several in a row are refused alone, it is not the pictures: the others are spared, and a person is told.
         """
         if len(batch.pictures) > 1:
-            with self._lock:
-                self._files = max(1, len(batch.pictures) // 2)
+            self._size.halve(len(batch.pictures))  # first, or another thread would claim as many again
             self._ledger.batches.release(batch.id)
             log.warning("batch.refused", batch=batch.id, pictures=len(batch.pictures), error=error.what)
         else:
             self._confirm(batch, {}, {item.key: error.what for item in batch.pictures})
-            with self._lock:
-                self._turned_away += 1
-            if self._turned_away % _ENOUGH == 0:
+            if self._size.refused_alone():
                 self._fail(error, now)
                 return False
         return True

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from image_sync.logs import get_logger
 from image_sync.mvi_server import archive, uploads, zips
-from image_sync.mvi_server.answers import Failure, counted, download, success
+from image_sync.mvi_server.answers import Failure, download, success
 from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.handlers import several
 from image_sync.mvi_server.query import ordered
 from image_sync.mvi_server.records import background, categories, datasets, files, keys, labels
 
@@ -66,17 +67,8 @@ def delete(call: Call) -> dict[str, Any]:
 
 def act_on_many(call: Call) -> Response:
     """``POST /datasets/action``: delete several."""
-    if call.text("action") != "delete":
-        raise Failure(400, "The action for several datasets is delete.")
-    entries = []
-    for dataset_id in call.ids("dataset_id_list"):
-        entry = {"dataset_id": dataset_id, "result": "success"}
-        try:
-            datasets.delete(call.store, dataset_id)
-        except Failure as failure:
-            entry |= {"result": "fail", "fault": failure.fault}
-        entries.append(entry)
-    return counted(entries)
+    delete = partial(datasets.delete, call.store)
+    return several.deleted(call, "datasets", ("dataset_id_list",), "dataset_id", delete)
 
 
 def act(call: Call) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from image_sync.mvi_server import labelling, mishaps, texts, uploads
 from image_sync.mvi_server.answers import Failure, counted, rendered, success
 from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.handlers import several
 from image_sync.mvi_server.handlers.datasets import UNLABELED
 from image_sync.mvi_server.query import file_filter, file_order, page
 from image_sync.mvi_server.records import categories, datasets, files, labels
@@ -168,18 +170,9 @@ def act(call: Call) -> dict[str, Any]:
 
 def act_on_many(call: Call) -> Response:
     """``POST /action``: delete several."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    if call.text("action") != "delete":
-        raise Failure(400, "The action for several files is delete.")
-    entries = []
-    for file_id in call.ids("file_id_list", "id_list"):
-        entry = {"dataset_id": dataset["id"], "file_id": file_id, "result": "success"}
-        try:
-            files.delete(call.store, dataset["id"], file_id)
-        except Failure as failure:
-            entry |= {"result": "fail", "fault": failure.fault}
-        entries.append(entry)
-    return counted(entries)
+    dataset_id = datasets.find(call.store, call.path["ds"])["id"]
+    delete = partial(files.delete, call.store, dataset_id)
+    return several.deleted(call, "files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
 
 
 def copy(call: Call) -> Response:

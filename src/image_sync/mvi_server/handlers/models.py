@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from image_sync.mvi_server import archive, shelf
-from image_sync.mvi_server.answers import Failure, counted, download, success
+from image_sync.mvi_server.answers import Failure, download, success
 from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.handlers import several
 from image_sync.mvi_server.query import ordered
 from image_sync.mvi_server.records import background, models
 from image_sync.mvi_server.store import new_id
@@ -54,17 +56,7 @@ def delete(call: Call) -> dict[str, Any]:
 
 def act_on_many(call: Call) -> Response:
     """``POST /action``: delete several."""
-    if call.text("action") != "delete":
-        raise Failure(400, "The action for several models is delete.")
-    entries = []
-    for model_id in call.ids("model_list"):
-        entry = {"result": "success", "model_id": model_id}
-        try:
-            _delete(call, model_id)
-        except Failure as failure:
-            entry |= {"result": "fail", "fault": failure.fault}
-        entries.append(entry)
-    return counted(entries)
+    return several.deleted(call, "models", ("model_list",), "model_id", partial(_delete, call))
 
 
 def export(call: Call) -> Response:

@@ -7,8 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from image_sync.mvi_server.answers import Failure, counted, success
+from image_sync.mvi_server.answers import success
 from image_sync.mvi_server.call import Call
+from image_sync.mvi_server.handlers import several
 from image_sync.mvi_server.query import ordered
 from image_sync.mvi_server.records import models
 
@@ -45,14 +46,4 @@ def delete(call: Call) -> dict[str, Any]:
 
 def act_on_many(call: Call) -> Response:
     """``POST /action``: undeploy several."""
-    if call.text("action") != "delete":
-        raise Failure(400, "The action for several deployed models is delete.")
-    entries = []
-    for model_id in call.ids("webapi_list"):
-        entry = {"result": "success", "webapi_id": model_id}
-        try:
-            _delete(call, model_id)
-        except Failure as failure:
-            entry |= {"result": "fail", "fault": failure.fault}
-        entries.append(entry)
-    return counted(entries)
+    return several.deleted(call, "deployed models", ("webapi_list",), "webapi_id", partial(_delete, call))

@@ -15,6 +15,7 @@ from image_sync.platforms.words import printable
 
 _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
+_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 _CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
@@ -30,11 +31,11 @@ class Part:
     content_type: str | None = None
     size: int = 0
 
-
-def picture_part(name: str, item: Item) -> Part:
-    """A picture as the part of this name; it is read when its turn comes."""
-    content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
-    return Part(name, item.read, filename=item.key, content_type=content_type, size=item.size)
+    @classmethod
+    def of_picture(cls, name: str, item: Item) -> Part:
+        """A picture under its key, read when its turn comes."""
+        content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
+        return cls(name, item.read, filename=item.key, content_type=content_type, size=item.size)
 
 
 class Form:

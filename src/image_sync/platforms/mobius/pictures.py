@@ -9,7 +9,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Item, Outcome, Shipment
-from image_sync.platforms.http import picture_part, printable
+from image_sync.platforms.http import Part, printable
 from image_sync.platforms.mobius import wire
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.records import Records
@@ -98,7 +98,7 @@ class Pictures:
 
     def _send(self, item: Item, tag: str) -> Outcome:
         image = image_id(item.sha256)
-        reply = self._api.add(image, picture_part("data", item))
+        reply = self._api.add(image, Part.of_picture("data", item))
         if reply.failed and reply.message in wire.BAD_PICTURE:
             return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}")
         named = reply.id_of("image_id", "id")

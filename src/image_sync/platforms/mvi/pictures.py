@@ -9,7 +9,7 @@ from dataclasses import replace
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
 from image_sync.platforms.base import Outcome, RemotePicture, Shipment
-from image_sync.platforms.http import picture_part
+from image_sync.platforms.http import Part
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.outcomes import outcomes
@@ -51,7 +51,7 @@ class Pictures:
         try:
             uploaded = self._api.upload_files(
                 shipment.dataset.id,
-                [picture_part("files", item) for item in shipment.items],
+                [Part.of_picture("files", item) for item in shipment.items],
                 category_id=category_id,
                 category_name=shipment.category,
                 metadata={"batch": shipment.batch_id, "source": "image-sync"},
