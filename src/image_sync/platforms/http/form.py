@@ -17,8 +17,6 @@ _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
 _CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
-_CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
