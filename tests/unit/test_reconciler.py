@@ -198,6 +198,19 @@ def test_a_request_that_a_proxy_doubled_is_found_by_counting(world: World) -> No
     assert [one.remote_id for one in rows(world)] == [first.remote_id]
 
 
+def test_a_count_that_could_not_be_looked_into_is_looked_into_later(world: World) -> None:
+    """The listing fails at the very moment when the counts disagree: the second copy is found all the same."""
+    world.put("good/1.jpg")
+    world.work()
+    (first,) = rows(world)
+    sent_by_somebody(world, first.batch_id, first.key)
+    world.platform.fail_next("listing", Transient("no connection"))
+    for _ in range(10):
+        world.work(50)
+
+    assert [one.remote_id for one in rows(world)] == [first.remote_id]
+
+
 def test_the_second_sweep_comes_a_day_later(world: World) -> None:
     """Once after twice the grace time, once after a day, then never again."""
     world.put("good/1.jpg")

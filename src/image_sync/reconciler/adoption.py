@@ -99,8 +99,8 @@ class Adoption:
         if tally.confirmed != confirmed or tally.sending or tally.cleared:
             self._audited = (tally.confirmed, now)
         elif since and now - since >= 2 * self._grace:
-            self._audited = (tally.confirmed, 0.0)
             self.check(first=False)
+            self._audited = (tally.confirmed, 0.0)  # not before: one that failed is made again
 
 
 def _remote(stored: RemotePicture) -> Remote:
