@@ -61,7 +61,7 @@ def demo(
         settings = settings_of(config)
         daemon = stack.enter_context(site.daemon(folder, config))
         scene.say(f"daemon            watches {folder / 'pictures'} (process {daemon.pid})")
-        daemon.wait(lambda: exists(settings.state), "the daemon to open its ledger")
+        daemon.wait(lambda: _aimed(settings), "the daemon to open its ledger")
         with ledger_of(settings) as ledger, platform_of(settings) as platform, scene:
             camera.play(waves, folder / "pictures", ledger, daemon, settings, scene)
             run, result = _follow(story, ledger, daemon, settings, scene)
@@ -79,6 +79,14 @@ def demo(
     )
     scene.say(f"Everything is left in {folder}." if keep else "The demo's folder is gone again.")
     scene.say("Your own server and pictures: image-sync init")
+
+
+def _aimed(settings: Settings) -> bool:
+    """Whether the daemon has opened its ledger, and said in it where pictures go: whoever reads it takes that up once."""
+    if not exists(settings.state):
+        return False
+    with ledger_of(settings) as ledger:
+        return ledger.target.id > 0
 
 
 def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, scene: Scene) -> tuple[Run, str]:
