@@ -82,7 +82,7 @@ def demo(
 
 
 def _aimed(settings: Settings) -> bool:
-    """Whether the daemon has opened its ledger, and said in it where pictures go: whoever reads it takes that up once."""
+    """Whether the daemon has said in its ledger where pictures go: whoever opens it takes that up once."""
     if not exists(settings.state):
         return False
     with ledger_of(settings) as ledger:
