@@ -46,13 +46,6 @@ def test_threads_are_made_in_few_places() -> None:
     assert makers <= THREAD_MAKERS
 
 
-def test_no_file_does_more_than_one_thing() -> None:
-    """Three hundred lines are a reason to split; a tenth more is the end of patience."""
-    long = {path.name: count for path in SOURCES if (count := path.read_text().count("\n")) > 340}
-
-    assert long == {}
-
-
 def test_nothing_is_left_to_do() -> None:
     """No stub, no note to come back later."""
     words = re.compile(r"\b(TODO|FIXME|XXX)\b|raise NotImplementedError")
