@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import zipfile
 from typing import Any
 
 import numpy as np
 import pytest
+from defusedxml.ElementTree import fromstring
 from PIL import Image
 
 from image_sync.cli import plates
@@ -218,7 +220,7 @@ def test_two_names_are_two_tags_though_they_look_alike_in_an_address(caller, dat
 
 
 def test_labels_survive_a_clone_and_an_export(caller, dataset):
-    """A clone and an imported export have the same labels; a box outside its picture counts as a failed picture."""
+    """A clone and an imported export have the same labels."""
     labels = [{"name": "a", "segment_polygons": [[[1, 1], [9, 1], [5, 9]]]}, {"name": "b", "bndbox": BOX}]
     caller.upload(dataset, [("a.jpg", JPG)], {"labels": json.dumps(labels)})
 
@@ -231,23 +233,118 @@ def test_labels_survive_a_clone_and_an_export(caller, dataset):
     new = caller.call("POST", "/datasets/import", files={"files": ("x.zip", exported)}).json()["dataset_id"]
     until(lambda: not caller.get(f"/datasets/{new}")["locked"])
     assert look(clone) == look(new) == look(dataset)
-    bad = [
-        {"_id": "a", "labels": [{"name": "x", "bndbox": BOX | {"xmax": 99}}]},
-        {"_id": "b", "labels": 7},
-        {"_id": "c"},
-    ]
-    content = archive(
-        {
-            "d/prop.json": json.dumps({"name": "d", "file_prop_info": json.dumps(bad)}).encode(),
-            "d/a.jpg": JPG,
-            "d/b.jpg": JPG,
-            "d/c.jpg": JPG,
-        }
+
+
+def foreign(entries: str) -> bytes:
+    """An annotation as MVI writes it."""
+    size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
+    return f"<?xml version='1.0' encoding='utf-8'?><annotation>{size}{entries}</annotation>".encode()
+
+
+def foreign_object(name: str, box: str, more: str = "") -> str:
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), box.split(), strict=True)
+    edges = "".join(f"<{corner}>{value}</{corner}>" for corner, value in corners)
+    return (
+        f"<object><_id>7f-1</_id><name>{name}</name><bndbox>{edges}</bndbox>"
+        f"<generate_type>auto</generate_type><file_id>a</file_id>{more}</object>"
     )
+
+
+def imported(caller: Caller, content: bytes) -> tuple[str, dict[str, Any]]:
+    """The dataset that an archive becomes, and the background task that made it."""
     new = caller.call("POST", "/datasets/import", files={"files": ("x.zip", content)}).json()["dataset_id"]
     until(lambda: not caller.get(f"/datasets/{new}")["locked"])
-    task = next(one for one in caller.get("/bgtasks")["task_list"] if one["_id"] == new)
-    assert (task["status"], task["success_count"], task["fail_count"]) == ("completed", 1, 2)
+    return new, next(one for one in caller.get("/bgtasks")["task_list"] if one["_id"] == new)
+
+
+def named(*entries: dict[str, Any]) -> bytes:
+    return json.dumps({"name": "d", "usage": "generic", "file_prop_info": json.dumps(entries)}).encode()
+
+
+OUTLINE = "".join(f"<point><value>{x}</value><value>{y}</value></point>" for x, y in ((1, 2), (9, 2), (5, 9.5)))
+
+
+@pytest.mark.parametrize("picture_first", [True, False])
+def test_an_annotated_archive_of_mvi_is_imported_with_all_its_labels(caller, picture_first):
+    """Boxes, outlines and how they were made come from the XML beside each picture, wherever it stands."""
+    both = foreign_object("dent", "1 2 9 10", f"<segment_polygons><polygon>{OUTLINE}</polygon></segment_polygons>")
+    members = {"d/a.jpg": JPG, "d/a.xml": foreign(both + foreign_object("dent", "20 20 30.5 64.6")), "d/b.jpg": JPG}
+    if not picture_first:
+        members = dict(reversed(members.items()))
+    entry = {"_id": "a", "original_file_name": "door.jpg", "category_name": "doors", "label_type": "manual"}
+    new, task = imported(caller, archive({"d/prop.json": named(entry, {"_id": "b"}), **members}))
+
+    assert (task["status"], task["success_count"], task["skipped_count"], task["fail_count"]) == ("completed", 2, 0, 0)
+    labels = caller.get(f"/datasets/{new}/object-labels")
+    assert [(one["name"], one["bndbox"], one["generate_type"]) for one in reversed(labels)] == [
+        ("dent", {"xmin": 1, "ymin": 2, "xmax": 9, "ymax": 10}, "auto"),
+        ("dent", {"xmin": 20, "ymin": 20, "xmax": 31, "ymax": 64}, "auto"),
+    ]
+    assert labels[1]["segment_polygons"] == [[[1, 2], [9, 2], [5, 9.5]]]
+
+
+def test_an_export_holds_its_outlines_as_mvi_writes_them(caller, dataset):
+    """The XML beside a picture has box and outline; nothing of the labels is kept elsewhere."""
+    outlines = [[[1, 2], [9, 2], [5, 9.5]], [[20, 20], [30, 20], [30, 30]]]
+    labels = [{"name": "<b>", "segment_polygons": outlines}, {"name": "spot", "point": [3, 4]}]
+    file = caller.upload(dataset, [("a.jpg", JPG)], {"labels": json.dumps(labels)}).json()["id"]
+
+    content = caller.call("GET", f"/datasets/{dataset}/export").content
+    with zipfile.ZipFile(io.BytesIO(content)) as exported:
+        (name,) = [name for name in exported.namelist() if name.endswith(f"{file}.xml")]
+        root = fromstring(exported.read(name))
+        (entry,) = json.loads(json.loads(exported.read(f"{name.partition('/')[0]}/prop.json"))["file_prop_info"])
+
+    assert [root.findtext(f"size/{side}") for side in ("width", "height", "depth")] == ["64", "64", "3"]
+    first, second = root.findall("object")
+    assert [first.findtext(tag) for tag in ("name", "generate_type", "file_id")] == ["<b>", "manual", file]
+    assert [first.findtext(f"bndbox/{corner}") for corner in BOX] == ["1", "2", "30", "30"]
+    found = [
+        [[value.text for value in point.findall("value")] for point in polygon.findall("point")]
+        for polygon in first.findall("segment_polygons/polygon")
+    ]
+    assert found == [[["1", "2"], ["9", "2"], ["5", "9.5"]], [["20", "20"], ["30", "20"], ["30", "30"]]]
+    assert [value.text for value in second.findall("point/value")] == ["3", "4"]
+    assert "labels" not in entry
+    new, task = imported(caller, content)
+    assert task["status"] == "completed"
+    copies = caller.get(f"/datasets/{new}/object-labels")
+    assert [one.get("segment_polygons") or one["point"] for one in reversed(copies)] == [outlines, [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("members", "fault"),
+    [
+        ({"d/a.xml": foreign(foreign_object("x", "1 2 70 10"))}, "part.jpg: Label 1 of 1: The box from (1, 2)"),
+        ({"d/a.xml": foreign(foreign_object("x", "1 2 many 10"))}, "part.jpg: Label 1 of 1: bndbox needs the numbers"),
+        ({"d/a.xml": foreign("<object><name>x</name></object>")}, "part.jpg: Label 1 of 1: A label needs one of"),
+        ({"d/a.xml": b"<annotation>"}, "part.jpg: Its XML cannot be read."),
+        ({"d/a.xml": b"<a/>"}, "part.jpg: Its XML is not Pascal VOC"),
+        ({"d/a.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'}, "Its XML cannot be read."),
+        ({"d/a.jpg": b"junk"}, "part.jpg: The file is neither"),
+        ({"d/c.xml": foreign("")}, "c.xml: The archive holds no picture that these labels belong to."),
+    ],
+)
+def test_an_import_that_loses_something_fails_and_says_what(caller, members, fault):
+    """The task is failed, counts what was lost and names the first; the rest is imported."""
+    content = {"d/prop.json": named({"_id": "a", "original_file_name": "part.jpg"}), "d/a.jpg": JPG, "d/b.jpg": JPG}
+
+    new, task = imported(caller, archive(content | members))
+
+    assert (task["status"], task["fail_count"]) == ("failed", 1)
+    assert task["fault"].startswith("1 of the archive's files were not imported. The first: ")
+    assert fault in task["fault"]
+    assert len(caller.get(f"/datasets/{new}/files")) == task["success_count"] == (2 if "d/c.xml" in members else 1)
+
+
+def test_a_file_that_is_named_but_not_in_the_archive_is_lost(caller):
+    """What prop.json names must be there."""
+    listed = named({"_id": "a"}, {"_id": "b", "original_file_name": "gone.jpg"})
+
+    _, task = imported(caller, archive({"d/prop.json": listed, "d/a.jpg": JPG}))
+
+    assert (task["status"], task["success_count"], task["fail_count"]) == ("failed", 1, 1)
+    assert "gone.jpg: The archive holds no picture" in task["fault"]
 
 
 # Trainings

@@ -191,7 +191,7 @@ def test_forms_and_bodies_have_bounds(caller):
 
 
 def test_a_hostile_import_is_refused_or_told(caller):
-    """A dataset archive with a bad picture and a bad name imports the rest and counts the failure."""
+    """A dataset archive with a bad picture and a bad name imports the rest; its task fails and names the picture."""
     content = archive(
         {"d/prop.json": b'{"name": "../../x", "file_prop_info": "[]"}', "d/a.jpg": JPG, "d/b.jpg": b"junk"}
     )
@@ -201,5 +201,6 @@ def test_a_hostile_import_is_refused_or_told(caller):
         assert time.monotonic() < deadline
     assert caller.get(f"/datasets/{new}")["name"] == "x"
     task = next(one for one in caller.get("/bgtasks")["task_list"] if one["_id"] == new)
-    assert (task["status"], task["success_count"], task["fail_count"]) == ("completed", 1, 1)
+    assert (task["status"], task["success_count"], task["fail_count"]) == ("failed", 1, 1)
+    assert "b.jpg" in task["fault"]
     assert caller.call("POST", "/datasets/import", files={"files": ("x.zip", HOSTILE["climbs"][0])}).status_code == 400

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from image_sync.mvi_server import labelling, texts, uploads, zips
 from image_sync.mvi_server.answers import Failure
@@ -19,6 +22,9 @@ from image_sync.mvi_server.store import Store
 PROPERTIES = "prop.json"
 _MODEL, _ABOUT = "model.bin", "model.json"
 _PROP_VERSION = "PROP_VESION_1"  # spelt so by MVI
+_MOST_TAGS = 500_000
+_SLACK = 1.0
+"""Pixels by which a label of an archive may reach out of its picture: tools round differently at the edge."""
 
 
 def file_name(name: str, fallback: str) -> str:
@@ -76,29 +82,74 @@ def _file_entry(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> dict[s
     entry["category_name"] = file["category_name"] or None
     if marked:
         entry["label_type"] = file["label_type"]
-        # For our own import, which reads no XML from strangers.
-        entry["labels"] = [{key: label[key] for key in ("name", *labelling.SHAPES) if key in label} for label in marked]
     return entry
 
 
-def _annotation(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> str:
-    size = file["meta_data"]
-    objects = "".join(
-        f"<object><_id>{label['_id']}</_id><name>{escape(label['name'])}</name>{_box(label)}"
-        f"<generate_type>{escape(label['generate_type'])}</generate_type><file_id>{file['_id']}</file_id></object>"
-        for label in marked
-    )
-    return (
-        f"<annotation><size><width>{size['width']}</width><height>{size['height']}</height><depth>3</depth></size>"
-        f"{objects}</annotation>"
-    )
+def _annotation(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> bytes:
+    """The XML that MVI puts beside a labelled picture: Pascal VOC, with outlines as lists of points."""
+    root = Element("annotation")
+    size = SubElement(root, "size")
+    for tag, value in (*file["meta_data"].items(), ("depth", 3)):
+        SubElement(size, tag).text = str(value)
+    for label in marked:
+        element = SubElement(root, "object")
+        for tag in ("_id", "name", "generate_type", "file_id"):
+            SubElement(element, tag).text = label[tag]
+        if "bndbox" in label:
+            box = SubElement(element, "bndbox")
+            for corner, value in label["bndbox"].items():
+                SubElement(box, corner).text = str(value)
+        if "segment_polygons" in label:
+            outlines = SubElement(element, "segment_polygons")
+            for outline in label["segment_polygons"]:
+                _add_points(SubElement(outlines, "polygon"), outline)
+        if "polygon" in label:
+            _add_points(SubElement(element, "polygon"), label["polygon"])
+        if "point" in label:
+            _add_points(element, [label["point"]])
+    return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
 
 
-def _box(label: Mapping[str, Any]) -> str:
-    box = label.get("bndbox")
-    if box is None:
-        return ""
-    return "<bndbox>" + "".join(f"<{corner}>{value}</{corner}>" for corner, value in box.items()) + "</bndbox>"
+def _add_points(element: Element, points: Iterable[Iterable[float]]) -> None:
+    for point in points:
+        corner = SubElement(element, "point")
+        for value in point:
+            SubElement(corner, "value").text = repr(value).removesuffix(".0")
+
+
+def _read_annotation(raw: bytes) -> list[dict[str, Any]]:
+    """The objects of such a file, in the form in which clients send labels.
+
+    Raises:
+        Failure: 400 when it is no such file.
+    """
+    # "<" begins every tag in every encoding: a bound on the memory that the tree takes.
+    if raw.count(b"<") > _MOST_TAGS:
+        raise Failure(400, f"Its XML has more than {_MOST_TAGS} tags.")
+    try:
+        root = fromstring(raw, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, LookupError):
+        raise Failure(400, "Its XML cannot be read.") from None
+    if root.tag != "annotation":
+        raise Failure(400, "Its XML is not Pascal VOC: the outermost element must be <annotation>.")
+    return [_read_object(element) for element in root.findall("object")]
+
+
+def _read_object(element: Element) -> dict[str, Any]:
+    label: dict[str, Any] = {"name": element.findtext("name"), "generate_type": element.findtext("generate_type")}
+    if (box := element.find("bndbox")) is not None:
+        label["bndbox"] = {corner: box.findtext(corner) for corner in labelling.CORNERS}
+    if outlines := element.findall("segment_polygons/polygon"):
+        label["segment_polygons"] = [_points(outline) for outline in outlines]
+    if (outline := element.find("polygon")) is not None:
+        label["polygon"] = _points(outline)
+    if point := _points(element):
+        label["point"] = point[0]
+    return label
+
+
+def _points(element: Element) -> list[list[str | None]]:
+    return [[value.text for value in point.findall("value")] for point in element.findall("point")]
 
 
 def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
@@ -126,33 +177,59 @@ def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
 
 
 class DatasetImport:
-    """Fills a new dataset from an archive whose properties were read already."""
+    """Fills a new dataset from an archive whose properties were read already.
 
-    def __init__(self, store: Store, limits: Limits, dataset_id: str, owner: str) -> None:
+    What cannot be taken is counted in ``failed`` and named in ``lost``; what nobody needs is counted in ``skipped``.
+    """
+
+    def __init__(
+        self, store: Store, limits: Limits, dataset_id: str, owner: str, properties: Mapping[str, Any]
+    ) -> None:
         self._store = store
         self._limits = limits
         self._dataset_id = dataset_id
         self._owner = owner
+        self._categories = properties["category_prop_info"]
+        self._known = {str(entry.get("_id")): entry for entry in properties["file_prop_info"]}
         self.succeeded = self.skipped = self.failed = 0
+        self.lost: list[str] = []
 
-    def categories(self, properties: Mapping[str, Any]) -> None:
-        """Make the categories, oldest first, those without pictures too."""
-        for entry in reversed(properties["category_prop_info"]):
+    def steps(self, archive: zipfile.ZipFile) -> Iterator[None]:
+        """Take the archive's entries, one at each step; they may be in any order."""
+        # Categories oldest first, those without pictures too.
+        for entry in reversed(self._categories):
             if isinstance(entry.get("name"), str) and entry["name"].strip():
                 categories.ensure(self._store, self._dataset_id, entry["name"])
+        members = [member for member in archive.infolist() if not (member.is_dir() or zips.is_litter(member))]
+        annotations = {_stem(one): one for one in members if one.filename.lower().endswith(".xml")}
+        missing = dict(self._known)
+        for member in members:
+            key = zips.base_name(member).rpartition(".")[0]
+            if zips.base_name(member) == PROPERTIES or member.filename.lower().endswith(".xml"):
+                continue
+            if member.filename.lower().endswith(uploads.TAKEN):
+                self._file(archive, member, annotations.pop(_stem(member), None))
+                missing.pop(key, None)
+            elif key not in missing:
+                self.skipped += 1
+            yield
+        for entry in missing.values():
+            shown = entry.get("original_file_name") or entry.get("_id")
+            self._lose(str(shown), "The archive holds no picture or video of it.")
+        for member in annotations.values():
+            self._lose(zips.base_name(member), "The archive holds no picture that these labels belong to.")
 
-    def member(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, known: Mapping[str, dict[str, Any]]) -> None:
-        """Take one entry: pictures become files, what is no picture is skipped."""
+    def _lose(self, name: str, fault: str) -> None:
+        self.failed += 1
+        self.lost.append(f"{uploads.shown_name(name, self._limits.name)}: {fault}")
+
+    def _file(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, annotation: zipfile.ZipInfo | None) -> None:
         name = zips.base_name(member)
-        stem, _, suffix = name.rpartition(".")
-        if suffix.lower() not in {"jpg", "jpeg", "png"}:
-            self.skipped += 1
-            return
-        entry = known.get(stem, {})
+        entry = self._known.get(name.rpartition(".")[0], {})
         shown = uploads.shown_name(str(entry.get("original_file_name") or name), self._limits.name)
         received = uploads.taken(shown, zips.read(archive, member), self._store, self._limits)
         if received.file is None:
-            self.failed += 1
+            self._lose(shown, received.fault)
             return
         category, metadata = entry.get("category_name"), entry.get("user_metadata")
         category_id = None
@@ -162,16 +239,21 @@ class DatasetImport:
         if ready.file is None:
             raise AssertionError("a picture that was taken is gone")
         try:
-            found = labelling.entries(entry.get("labels") or [], ready.file.width, ready.file.height)
-        except Failure:
+            listed = [] if annotation is None else _read_annotation(zips.read(archive, annotation))
+            found = labelling.entries(listed, ready.file.width, ready.file.height, slack=_SLACK)
+        except Failure as failure:
             # Without its labels the picture would say that there is nothing in it.
             files.discard([ready.file.scratch])
-            self.failed += 1
+            self._lose(shown, failure.fault)
             return
         with self._store.transaction():
             files.add(self._store, self._dataset_id, self._owner, [ready.file])
             labels.replace_all(self._store, self._dataset_id, ready.file.id, found)
         self.succeeded += 1
+
+
+def _stem(member: zipfile.ZipInfo) -> str:
+    return member.filename.rpartition(".")[0]
 
 
 def write_model(store: Store, model: Mapping[str, Any], target: Path) -> str:

@@ -15,7 +15,7 @@ from image_sync.mvi_server.pictures import NotAPicture, examine
 from image_sync.mvi_server.records.files import NewFile, discard
 from image_sync.mvi_server.store import Store, new_id
 
-_TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
+TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
 """Entries of an archive with another suffix are passed over; a video is refused by name, it is not litter."""
 
 
@@ -111,7 +111,7 @@ def wanted(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not zips.is_litter(member) and member.filename.lower().endswith(_TAKEN)
+        if not member.is_dir() and not zips.is_litter(member) and member.filename.lower().endswith(TAKEN)
     ]
     seen = set()
     for member in members:

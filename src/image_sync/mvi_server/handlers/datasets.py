@@ -147,18 +147,13 @@ def import_(call: Call) -> dict[str, Any]:
 
 def _fill(call: Call, source: Any, properties: dict[str, Any], dataset_id: str) -> None:
     store, fault = call.store, ""
-    known = {str(entry.get("_id")): entry for entry in properties["file_prop_info"]}
-    work = archive.DatasetImport(store, call.site.limits, dataset_id, call.user)
+    work = archive.DatasetImport(store, call.site.limits, dataset_id, call.user, properties)
     try:
-        work.categories(properties)
         with source.open("rb") as file, zips.opened(file, call.site.limits) as opened:
-            for at, member in enumerate(opened.infolist()):
-                if member.is_dir() or zips.is_litter(member) or zips.base_name(member) == archive.PROPERTIES:
-                    continue
+            for at, _ in enumerate(work.steps(opened)):
                 if call.site.jobs.stopping.is_set():
                     fault = "The server was stopped while this was under way."
                     break
-                work.member(opened, member, known)
                 if at % _EVERY == 0:
                     background.progress(store, dataset_id, work.succeeded, work.skipped, work.failed)
     except (Failure, zips.BadZip) as error:
@@ -168,6 +163,8 @@ def _fill(call: Call, source: Any, properties: dict[str, Any], dataset_id: str) 
         fault = "The import broke off. The server's log says more."
     finally:
         source.unlink(missing_ok=True)
+    if work.lost and not fault:
+        fault = f"{len(work.lost)} of the archive's files were not imported. The first: {work.lost[0]}"
     with store.transaction():
         background.progress(store, dataset_id, work.succeeded, work.skipped, work.failed)
         background.end(store, dataset_id, background.FAILED if fault else background.COMPLETED, fault)

@@ -120,7 +120,8 @@ def replace_all(store: Store, dataset_id: str, file_id: str, entries: Iterable[E
     with store.transaction() as connection:
         connection.execute("DELETE FROM labels WHERE file_id = ?", (file_id,))
         for entry in entries:
-            add(store, dataset_id, file_id, ensure_tag(store, dataset_id, entry.name), entry.shape)
+            tag_id = ensure_tag(store, dataset_id, entry.name)
+            add(store, dataset_id, file_id, tag_id, entry.shape, entry.generate_type)
 
 
 def find(store: Store, dataset_id: str, label_id: str) -> sqlite3.Row:
