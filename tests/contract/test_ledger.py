@@ -312,6 +312,30 @@ def test_a_deletion_after_the_upload_is_remembered_for_removal(ledger: Ledger) -
     assert ledger.chores.removals(10) == ["r-1.6100000000000000.jpg"]
 
 
+def test_a_folder_of_any_size_may_go(ledger: Ledger) -> None:
+    """33,000 files of one folder vanish: more than a statement may have parameters."""
+    names = [f"{number:05}.jpg" for number in range(33_000)]
+    for start in range(0, len(names), 4000):
+        ledger.places.record(ROOT, [seen(f"good/{name}", name) for name in names[start : start + 4000]])
+    ledger.places.record(ROOT, [seen("bad/other.jpg", names[0]), seen("good/stays.jpg", names[1])])
+    ledger.places.record(ROOT, [seen("good/last.jpg", "last")])
+    ledger.places.gone(ROOT + b"/good", [name.encode() for name in names])
+
+    assert set(ledger.places.known(ROOT + b"/good")[1]) == {b"stays.jpg", b"last.jpg"}
+    census = ledger.census()
+    assert census.total.ready == 3
+    assert census.categories["bad"].ready == 1  # it inherited
+
+
+def test_roots_of_any_size_may_go(ledger: Ledger) -> None:
+    """A root with more files than one page is no longer configured: all of them are forgotten."""
+    ledger.places.record(ROOT, [seen(f"good/{number}.jpg", f"{number}") for number in range(2500)])
+    ledger.places.keep_roots([b"/elsewhere"])
+
+    assert ledger.census().total.found == 0
+    assert ledger.tally().ready == 0
+
+
 def test_an_orphan_whose_file_came_back_is_not_forgotten(ledger: Ledger) -> None:
     """Between the question and the answer the file may be there again: nothing is removed then."""
     record(ledger, ("good/1.jpg", "a"))

@@ -362,3 +362,25 @@ def test_our_own_copy_under_an_old_name_is_removed(world: World) -> None:
         world.work(50)
 
     assert [one.remote_id for one in rows(world)] == [first.remote_id]
+
+
+def test_rows_of_old_batches_go(world: World) -> None:
+    """A month after its end a batch is forgotten, one that is still to be swept is not; second copies that it made
+    are still known as ours."""
+    world.put("good/1.jpg")
+    world.work()
+    (first,) = rows(world)
+    world.work(31 * 86_400)
+    world.work(3600)
+    found = world.ledger.history.of(os.fsencode(world.root / "good/1.jpg"))
+    assert found is not None
+    assert (found.state, found.batch_state) == ("confirmed", "")
+    sent_by_somebody(world, first.batch_id, first.key)
+    world.put("good/2.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
+    world.work()
+    assert world.ledger.chores.prune(before=world.unix + 1) == 0
+    for _ in range(10):
+        world.work(50)
+
+    assert len(rows(world)) == 2

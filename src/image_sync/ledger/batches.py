@@ -212,6 +212,13 @@ def held_by(tx: Connection, which: Any) -> tuple[Claimed, ...]:
     return tuple(_claimed(row) for row in tx.execute(_claimable().where(which).order_by(picture.c.id)))
 
 
+def given_out(tx: Connection, batch_ids: Collection[str]) -> set[str]:
+    """Those of the batch ids that this ledger gave out; the rows of old batches are gone, their pictures know them."""
+    known = select(batch.c.id).where(batch.c.id.in_(batch_ids))
+    carried = select(picture.c.batch_id).where(picture.c.batch_id.in_([one for one in batch_ids if one]))
+    return {*tx.execute(known).scalars(), *tx.execute(carried).scalars()}
+
+
 def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
     """The target's dataset; its id may still be empty."""
     row = tx.execute(select(target.c.dataset_id, target.c.dataset_name).where(target.c.id == target_id)).first()

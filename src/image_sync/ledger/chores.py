@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
 
-from image_sync.domain import Batch, PictureState
+from image_sync.domain import Batch, BatchState, PictureState
 from image_sync.ledger import contents, markings
 from image_sync.ledger.annotations import retry_refused
-from image_sync.ledger.batches import dataset_of, held_by
+from image_sync.ledger.batches import dataset_of, given_out, held_by
 from image_sync.ledger.book import Book
 from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
 
@@ -185,7 +185,23 @@ class Chores:
     def ours(self, batch_ids: Collection[str]) -> set[str]:
         """Those of the batch ids that this ledger gave out."""
         with self._book.db.reading() as tx:
-            return {row.id for row in tx.execute(select(batch.c.id).where(batch.c.id.in_(batch_ids)))}
+            return given_out(tx, batch_ids)
+
+    def prune(self, *, before: float, limit: int = 1000) -> int:
+        """Delete the rows of batches that ended before that Unix time and about which nothing is owed.
+
+        A picture keeps the id of its batch, so what this ledger sent is still told from what others sent.
+
+        Returns:
+            How many, at most ``limit``.
+        """
+        ended = [str(BatchState.CONFIRMED), str(BatchState.RELEASED)]
+        old = (batch.c.target_id == self._target) & batch.c.state.in_(ended) & (batch.c.ended_at < before)
+        with self._book.db.writing() as tx:
+            ids = tx.execute(select(batch.c.id).where(old, batch.c.sweep_at.is_(None)).limit(limit)).scalars().all()
+            tx.execute(delete(doubt).where(doubt.c.batch_id.in_(ids)))
+            tx.execute(delete(batch).where(batch.c.id.in_(ids)))
+        return len(ids)
 
     def arrived(self, picture_id: int, remote_id: str, category: str) -> None:
         """The picture is at the platform under this id and category, whatever became of its batch."""

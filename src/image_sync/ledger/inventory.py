@@ -11,9 +11,10 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from image_sync.domain import PictureState
 from image_sync.ledger import markings
+from image_sync.ledger.batches import given_out
 from image_sync.ledger.book import Book
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import annotation, batch, inventory, picture, picture_count, removal, target
+from image_sync.ledger.schema import annotation, inventory, picture, picture_count, removal, target
 
 _CHUNK = 500
 BEFORE = 0
@@ -198,8 +199,7 @@ class _Known:
         keys = [row.key for row in rows]
         digests = sorted({digest for row in rows if (digest := digest_of(row.key))})
         ids = [row.remote_id for row in rows]
-        sent = select(batch.c.id).where(batch.c.id.in_([row.batch_id for row in rows if row.batch_id]))
-        self.batches = set(tx.execute(sent).scalars())
+        self.batches = given_out(tx, {row.batch_id for row in rows if row.batch_id})
         gone = select(removal.c.remote_id).where(removal.c.target_id == aim, removal.c.remote_id.in_(ids))
         self.leaving = set(tx.execute(gone).scalars())
         self.by_remote = {row.remote_id for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}

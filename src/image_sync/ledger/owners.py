@@ -8,6 +8,7 @@ does not matter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
@@ -114,6 +115,16 @@ class Owners:
         ).scalar_one()
         return int(made)
 
+    def bereave(self, tx: Connection, gone: Sequence[Any], *, deleted: bool) -> None:
+        """Many files no longer stand for their pictures, at most some thousands: see :meth:`inherit`."""
+        owners = {row.picture_id: row for row in gone if row.role == PlaceRole.OWNER}
+        these = list(owners)
+        left = set(tx.execute(select(place.c.picture_id).where(place.c.picture_id.in_(these))).scalars())
+        for picture_id in left:
+            self.inherit(tx, owners[picture_id], deleted=deleted)
+        alone = picture.c.id.in_([picture_id for picture_id in these if picture_id not in left])
+        self._leave(tx, alone, deleted=deleted)
+
     def inherit(self, tx: Connection, was: Any, *, deleted: bool) -> None:
         """The file ``was`` no longer stands for its picture: let the next in line do so, if there is one."""
         if was.role != PlaceRole.OWNER:
@@ -133,10 +144,14 @@ class Owners:
             if self._book.annotated and heir.marks:
                 self.mark(tx, was.picture_id, heir.marks)
             return
+        self._leave(tx, this, deleted=deleted)
+
+    def _leave(self, tx: Connection, these: Any, *, deleted: bool) -> None:
+        """No file stands for these pictures any more."""
         # Not at the platform and not on its way there: without a file there is nothing left of it.
-        tx.execute(delete(picture).where(this, unsent()))
+        tx.execute(delete(picture).where(these, unsent()))
         if deleted:
-            tx.execute(update(picture).where(this).values(orphaned_at=self._book.clock()))
+            tx.execute(update(picture).where(these).values(orphaned_at=self._book.clock()))
 
 
 def set_roles(tx: Connection, picture_id: int) -> None:

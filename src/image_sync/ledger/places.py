@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, Sighting, Stamp
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
+from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.newcomers import columns_of, marks_of, write_down
 from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
 from image_sync.ledger.schema import folder, note, picture, place, place_count, root
@@ -25,6 +26,7 @@ _NUMBER = (
     .where(folder.c.path == bindparam("folder"))
     .group_by(folder.c.id)
 )
+_DROP = Bulk("DELETE FROM place WHERE (folder_id, name) IN (VALUES {rows})", "(?, ?)")
 
 
 class Places:
@@ -76,7 +78,8 @@ class Places:
 
     def gone(self, path: bytes, names: Sequence[bytes]) -> None:
         """These files are no longer there."""
-        self._forget(place.c.name.in_(names), folder.c.path == path, deleted=True)
+        for start in range(0, len(names), _PAGE):
+            self._forget(place.c.name.in_(names[start : start + _PAGE]), folder.c.path == path, deleted=True)
 
     def recategorise(self, path: bytes, category: str | None) -> None:
         """The folder belongs to another category from now on; so do the pictures that its files stand for."""
@@ -214,18 +217,17 @@ class Places:
         return seen.category is not None and tx.execute(mine).scalar() in markings.SENT
 
     def _forget(self, *which: Any, deleted: bool) -> None:
-        with self._book.db.writing() as tx:
-            dropped = self._drop(tx, *which, deleted=deleted)
-        if dropped:
+        """A page in each transaction: others want to write, too."""
+        dropped = forgotten = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
+        while dropped == _PAGE:
+            dropped = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
+        if forgotten:
             self._book.changed()
 
     def _drop(self, tx: Connection, *which: Any, deleted: bool) -> int:
-        rows = tx.execute(files_where(and_(*which))).all()
-        for row in rows:
-            tx.execute(delete(place).where(at(row)))
-        for row in rows:
-            if row.role:
-                self._owners.inherit(tx, row, deleted=deleted)
+        rows = tx.execute(files_where(and_(*which)).limit(_PAGE)).all()
+        _DROP(tx, [(row.folder_id, row.name) for row in rows])
+        self._owners.bereave(tx, rows, deleted=deleted)
         return len(rows)
 
     def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:

@@ -12,7 +12,10 @@ from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.question import groups, joined, shipment
 
 _SWEEPS = 100
+_PAGE = 1000
 _DAY = 86_400.0
+_KEPT = 30 * _DAY  # for so long a batch is remembered after its end
+_PRUNING = 3600.0
 _SKEW = 60.0  # seconds by which the platform's clock may be behind ours
 
 log = get_logger(__name__)
@@ -31,6 +34,13 @@ class Copies:
         self._platform = platform
         self._stop = stop
         self._clock = clock
+        self._prune_at = 0.0
+
+    def prune(self, now: float) -> None:
+        """Once an hour: rows of batches that ended long ago go."""
+        if now >= self._prune_at:
+            pruned = self._ledger.chores.prune(before=self._clock() - _KEPT, limit=_PAGE)
+            self._prune_at = now if pruned == _PAGE else now + _PRUNING
 
     def sweep(self) -> None:
         """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""

@@ -68,6 +68,7 @@ class Reconciler:
                 self._adoption.check(first=True)
             rest = self._doubts.settle(now)
             self._copies.sweep()
+            self._copies.prune(now)
             self._adoption.audit(now)
             self._wishes.relabel()
             more = self._wishes.annotate()
