@@ -18,6 +18,7 @@ REFUSAL_WAIT = 300.0
 RETRY_WAIT = 300.0
 """Seconds after which a training that failed for a cause that passes is started once more."""
 _MINUTE, _MINUTES_A_DAY = 60, 1440
+_NAMED = 10  # labels that a sentence names
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Thresholds:
     min_pictures: int = 5
     """So many categories with so many pictures each: the platform's minimum, or a higher one of ours."""
     min_labelled: int | None = None
-    """So many pictures must carry each label, where objects are detected; categories do not matter then."""
+    """So many pictures must show a label for it to be learned, where objects are detected; one such label is enough
+    for a training, and categories do not matter then."""
     labels_ignore_case: bool = False
     """Labels that differ in upper and lower case only are one to the platform, and are counted as one."""
     quiet_hours: Hours = ()
@@ -153,8 +155,7 @@ def _running(run: Run) -> str:
 
 def _minimum(tally: Tally, thresholds: Thresholds) -> str:
     if thresholds.min_labelled is not None:
-        labelled = _alike(tally.labelled) if thresholds.labels_ignore_case else tally.labelled
-        return _labels(labelled, thresholds.min_labelled)
+        return _labels(_labelled(tally, thresholds), thresholds.min_labelled)
     categories = {name: count for name, count in tally.trainable.items() if name}
     few = {name: count for name, count in categories.items() if count < thresholds.min_pictures}
     short = [f"category '{name}': {count} of {thresholds.min_pictures}" for name, count in few.items()]
@@ -163,6 +164,29 @@ def _minimum(tally: Tally, thresholds: Thresholds) -> str:
         noun = "category" if absent == 1 else "categories"
         short.append(f"{absent} more {noun}")
     return f"waits for {', '.join(short)}" if short else ""
+
+
+def rare_labels(tally: Tally, thresholds: Thresholds) -> dict[str, int]:
+    """Labels that too few pictures show to be learned, and how many do."""
+    need = thresholds.min_labelled or 0
+    return {label: count for label, count in _labelled(tally, thresholds).items() if count < need}
+
+
+def rare_labels_told(tally: Tally, thresholds: Thresholds) -> str:
+    """The sentence that warns of them; empty when there is no need."""
+    rare = sorted(rare_labels(tally, thresholds).items(), key=lambda one: (-one[1], one[0]))
+    if not rare:
+        return ""
+    named = ", ".join(f"'{label}' {count}" for label, count in rare[:_NAMED])
+    more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
+    return (
+        f"too few pictures to be found by a model ({thresholds.min_labelled} are needed): {named}{more}; "
+        "add pictures, or leave them out with annotations.ignore_labels"
+    )
+
+
+def _labelled(tally: Tally, thresholds: Thresholds) -> Mapping[str, int]:
+    return _alike(tally.labelled) if thresholds.labels_ignore_case else tally.labelled
 
 
 def _alike(labelled: Mapping[str, int]) -> dict[str, int]:
@@ -176,10 +200,10 @@ def _alike(labelled: Mapping[str, int]) -> dict[str, int]:
 
 
 def _labels(labelled: Mapping[str, int], need: int) -> str:
-    few = [f"label '{name}': {count} of {need}" for name, count in labelled.items() if count < need]
     if not labelled:
         return "waits for pictures in which something is marked"
-    return f"waits for {', '.join(few)}" if few else ""
+    label, most = max(labelled.items(), key=lambda one: one[1])
+    return f"waits for a label in {need} pictures; the most frequent, '{label}', is in {most}" if most < need else ""
 
 
 def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str]:

@@ -119,7 +119,7 @@ def fits(value: Any, rule: dict[str, Any], whole: dict[str, Any]) -> list[str]:
         return [f"{value!r} is no {wanted}"]
     if "enum" in rule and value not in rule["enum"]:
         return [f"{value!r} is none of {rule['enum']}"]
-    if "pattern" in rule and not re.search(rule["pattern"], value):
+    if "pattern" in rule and isinstance(value, str) and not re.search(rule["pattern"], value):
         return [f"{value!r} does not match"]
     if isinstance(value, int | float) and not rule.get("minimum", value) <= value <= rule.get("maximum", value):
         return [f"{value!r} is out of range"]
@@ -149,6 +149,7 @@ def test_the_schema_takes_the_template(capsys: pytest.CaptureFixture[str]) -> No
     template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
 
     assert fits(template, printed, printed) == []
+    assert fits({**template, "annotations": "yes"}, printed, printed)
     for section, key, value in (
         ("threshold", "upload", "3"),
         ("threshold", "upload", 0),
@@ -170,6 +171,9 @@ def test_the_schema_takes_what_the_program_takes() -> None:
         {"credentials": {"port": "8000", "username": {"credential": "u"}, "ca_bundle": "ca.pem", "verify_tls": False}},
         {"threshold": {"train": 3}, "skip_duplicates": 0, "recursive": True, "time": 0.5, "$schema": "x", "_x": 1},
         {"model": {"action": None, "max_per_day": None, "strategy": {"a": 1, "b": "x", "c": True, "_c": []}}},
+        {"annotations": "required"},
+        {"annotations": None},
+        {"annotations": {"mode": None, "ignore_labels": ["x"], "minimum": 2, "_why": "x"}},
         {"model": {"action": "nothing"}, "watch": {"validate": "full"}, "state": None, "status": {}, "notify": []},
     ]
     for change in changes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, Box, DatasetRef, Tally
 from image_sync.errors import NotFound, Refused, Transient
@@ -176,24 +177,29 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
     return Trainer(world.ledger, world.platform, thresholds, recipe, world.stop, clock=lambda: world.unix)
 
 
-def test_a_detection_waits_for_each_label_and_is_told_what_is_marked(world: World) -> None:
-    """Counts by label decide, and the contents of the plan carry the boxes."""
+def test_a_detection_waits_for_one_label_names_the_rare_ones_and_is_told_what_is_marked(
+    world: World,
+) -> None:
+    """One label in enough pictures is enough; the contents of the plan carry all boxes."""
     plans: list[TrainingPlan] = []
     trainer = trainer_of(world, plans)
-    for number in range(5):
+    for number in range(4):
         world.put(f"good/{number}.jpg", marks=HOLE)
-    world.put("good/5.jpg", marks=DENT)
-    world.work()
-    assert trainer.verdict().reason == "due, waits for label 'dent': 1 of 5"
-    for number in range(6, 10):
+    for number in range(4, 6):
         world.put(f"good/{number}.jpg", marks=DENT)
     world.work()
+    assert trainer.verdict().reason == "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 4"
+    world.put("good/6.jpg", marks=HOLE)
+    world.work()
 
-    trainer.step(world.now)
+    with capture_logs() as logs:
+        trainer.step(world.now)
 
     (plan,) = plans
     assert plan.detection
-    assert Counter(str(one.annotation) for one in plan.contents()) == {str(HOLE): 5, str(DENT): 5}
+    assert Counter(str(one.annotation) for one in plan.contents()) == {str(HOLE): 5, str(DENT): 2}
+    (warning,) = [one for one in logs if one["event"] == "training.rare_labels"]
+    assert "(5 are needed): 'dent' 2;" in warning["reason"]
 
 
 def test_a_training_waits_for_boxes_that_are_on_their_way(world: World) -> None:
@@ -211,8 +217,9 @@ def test_a_training_waits_for_boxes_that_are_on_their_way(world: World) -> None:
     ("labelled", "reason"),
     [
         ({}, "due, waits for pictures in which something is marked"),
-        ({"hole": 3}, "due, waits for label 'hole': 3 of 5"),
-        ({"dent": 4, "hole": 3, "screw": 9}, "due, waits for label 'dent': 4 of 5, label 'hole': 3 of 5"),
+        ({"hole": 3}, "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 3"),
+        ({"dent": 1, "hole": 4}, "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 4"),
+        ({"dent": 4, "hole": 3, "screw": 9}, "threshold reached"),
         ({"dent": 5, "hole": 6}, "threshold reached"),
     ],
 )

@@ -65,6 +65,9 @@ def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
         ({"model": {"nn_arch": "frcnn"}, "annotations": "optional", "threshold": {"per_category": 9}}, "optional", 9),
         ({"model": {"nn_arch": "frcnn"}, "annotations": "none"}, "none", None),
         ({"annotations": "optional", "annotation_format": "voc"}, "optional", None),
+        ({"model": {"nn_arch": "frcnn"}, "annotations": {}}, "required", 5),
+        ({"model": {"nn_arch": "frcnn"}, "annotations": {"mode": "optional", "minimum": 2}}, "optional", 2),
+        ({"annotations": {"mode": "none"}}, "none", None),
     ],
     ids=str,
 )
@@ -75,14 +78,21 @@ def test_what_is_trained_decides_whether_annotations_are_needed(
     loaded = settings(tmp_path, **changes)
     traits = MemoryPlatform().describe()
 
-    assert loaded.annotations == mode
+    assert loaded.annotations.mode == mode
     assert thresholds_of(loaded, traits).min_labelled == labelled
     rules = watch_rules(loaded, traits)
     assert (rules.annotations, rules.annotation_format) == (mode, changes.get("annotation_format", "auto"))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"annotations": "yes"}, {"annotations": True}, {"annotation_format": "xml"}], ids=str
+    "changes",
+    [
+        {"annotations": "yes"},
+        {"annotations": True},
+        {"annotations": {"mode": "yes"}},
+        {"annotation_format": "xml"},
+    ],
+    ids=str,
 )
 def test_other_words_about_annotations_are_mistakes(tmp_path: Path, changes: dict[str, Any]) -> None:
     """The message names what is possible."""
@@ -90,6 +100,16 @@ def test_other_words_about_annotations_are_mistakes(tmp_path: Path, changes: dic
 
     assert next(iter(changes)) in mistake
     assert '"none"' in mistake or '"voc"' in mistake
+
+
+def test_labels_can_be_left_out_by_name(tmp_path: Path) -> None:
+    """The watcher learns them in one spelling; a text in place of a list is a mistake at its line."""
+    loaded = settings(tmp_path, annotations={"mode": "optional", "ignore_labels": ["Ünclear", "ünclear", "x"]})
+
+    assert watch_rules(loaded, MemoryPlatform().describe()).ignored_labels == {"ünclear", "x"}
+    (mistake,) = mistakes(tmp_path, annotations={"ignore_labels": "x"})
+    assert "annotations.ignore_labels" in mistake
+    assert 'write, for example, ["unclear"]' in mistake
 
 
 def test_a_change_is_taken_over_and_told(tmp_path: Path) -> None:

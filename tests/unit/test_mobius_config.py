@@ -78,7 +78,7 @@ def test_an_architecture_for_detection_changes_nothing(tmp_path: Path) -> None:
 
     assert not made.model.is_detection
     assert made.model.strategy == {}
-    assert made.annotations == "none"
+    assert made.annotations.mode == "none"
 
 
 @pytest.mark.parametrize("category", ["a/b", "a,b", ".."])

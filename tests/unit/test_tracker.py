@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_sync.domain import DatasetRef, Run, RunState, Tally
-from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Quiet, Thresholds, imbalance, training_verdict, upload_verdict
+from image_sync.tracker import (
+    REFUSAL_WAIT,
+    RETRY_WAIT,
+    Quiet,
+    Thresholds,
+    imbalance,
+    rare_labels,
+    rare_labels_told,
+    training_verdict,
+    upload_verdict,
+)
 
 NOW = 1_000_000.0
 RULES = Thresholds(upload=12, training=24, quiet=10, max_wait=300)
@@ -31,15 +41,28 @@ def test_below_the_upload_threshold_it_says_how_many_are_missing() -> None:
 
 
 def test_spellings_of_a_label_are_counted_together_where_they_are_one() -> None:
-    """Three of Dent and two of dent are five; elsewhere they are two labels with too few pictures each."""
-    tally = Tally(untrained=24, trainable=ENOUGH, labelled={"Dent": 3, "dent": 2, "hole": 5})
+    """Three of Dent and two of dent are five; elsewhere they are two rare labels."""
+    tally = Tally(untrained=24, trainable=ENOUGH, labelled={"Dent": 3, "dent": 2, "hole": 4})
     apart = replace(RULES, min_labelled=5)
     together = replace(apart, labels_ignore_case=True)
 
     assert training_verdict(tally, together, now=NOW).due
-    assert training_verdict(tally, apart, now=NOW).reason == "due, waits for label 'Dent': 3 of 5, label 'dent': 2 of 5"
+    assert training_verdict(tally, apart, now=NOW).reason.startswith("due, waits for a label in 5 pictures")
+    assert rare_labels(tally, together) == {"hole": 4}
+    assert rare_labels(tally, apart) == {"Dent": 3, "dent": 2, "hole": 4}
     more = training_verdict(tally, replace(together, min_labelled=6), now=NOW)
-    assert more.reason == "due, waits for label 'Dent': 5 of 6, label 'hole': 5 of 6"
+    assert more.reason == "due, waits for a label in 6 pictures; the most frequent, 'Dent', is in 5"
+
+
+def test_rare_labels_are_told_most_frequent_first_and_no_more_than_ten() -> None:
+    """57 labels below five are ten names and a number."""
+    tally = Tally(labelled={"many": 9, "a": 4, **{f"rare{number:02}": 1 for number in range(56)}})
+    told = rare_labels_told(tally, replace(RULES, min_labelled=5))
+
+    assert "(5 are needed): 'a' 4, 'rare00' 1, " in told
+    assert "'rare08' 1 and 47 more; " in told
+    assert "annotations.ignore_labels" in told
+    assert rare_labels_told(tally, RULES) == ""
 
 
 def test_one_missing_picture_is_told_in_the_singular() -> None:

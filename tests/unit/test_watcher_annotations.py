@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,21 @@ def test_a_picture_is_reported_with_what_is_marked_in_it(root: Path, watch: Watc
     assert (sighting.labels, sighting.category, sighting.fault) == (("scratch", "hole"), "good", "")
     assert len(sighting.stamp.annotation) == 24
     assert len(sighting.sha256) == 64
+
+
+def test_boxes_of_ignored_labels_are_left_out(root: Path, mode: str) -> None:
+    """However the label is spelt; with other labels to ignore, what was read is read again."""
+    put(root, {"good/x.jpg": PICTURE, "good/x.xml": voc(voc_object(), voc_object("Hole", (1, 2, 3, 4)))})
+    rules = quick(annotations="required", mode=mode, rescan=3600)
+    with watching(root, rules=replace(rules, ignored_labels=frozenset({"hole"}))) as watch:
+        assert marked(watch, root / "good/x.jpg") == annotation(SCRATCH)
+        assert watch.catalogue.at(root / "good/x.jpg").labels == ("scratch",)
+    with watching(root, rules=rules, catalogue=watch.catalogue) as watch:
+        assert watch.catalogue.at(root / "good/x.jpg").labels == ("scratch", "Hole")
+    with watching(root, rules=replace(rules, ignored_labels=frozenset({"scratch", "hole"}))) as watch:
+        found = marked(watch, root / "good/x.jpg")
+        assert found is not None
+        assert found.boxes == ()
 
 
 def test_a_picture_waits_for_its_annotation(root: Path, watch: Watching) -> None:

@@ -164,7 +164,7 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
 
 def _annotated(settings: Settings, root: bytes, filters: Filter) -> Callable[[bytes, list[bytes]], Collection[bytes]]:
     """Says which of a folder's pictures need not wait for an annotation."""
-    if settings.annotations != "required":
+    if settings.annotations.mode != "required":
         return lambda _, names: names
     from image_sync.annotations import Finder, chosen  # late: most configurations never need it
 

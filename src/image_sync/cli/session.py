@@ -36,7 +36,7 @@ def ledger_of(settings: Settings) -> Iterator[Ledger]:
         state = settings.state
         if not exists(state):
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-sync-")))
-        ledger = open_ledger(state, annotations=settings.annotations)
+        ledger = open_ledger(state, annotations=settings.annotations.mode)
         stack.callback(ledger.close)
         dataset = settings.dataset
         ledger.take(settings.platform, settings.address, dataset.name, dataset.action)

@@ -17,7 +17,7 @@ from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path
 from image_sync.platforms import registry
-from image_sync.tracker import imbalance, training_verdict, upload_verdict
+from image_sync.tracker import imbalance, rare_labels, rare_labels_told, training_verdict, upload_verdict
 
 
 def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
@@ -43,11 +43,13 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             "imbalance": imbalance(tally.trainable, thresholds.max_ratio) or None,
         },
         "annotations": {
-            "setting": settings.annotations,
+            "setting": settings.annotations.mode,
             "waiting": census.total.waiting,
             "due": tally.unmarked,
             "refused": ledger.annotations.refusals(),
             "labels": dict(tally.labelled),
+            "rare": rare_labels(tally, thresholds),
+            "rare_reason": rare_labels_told(tally, thresholds) or None,
         },
         "folders": _folders(settings, ledger),
         "daemon": {"running": pid is not None, "pid": pid},

@@ -94,6 +94,8 @@ def _boxes(seen: dict[str, Any]) -> list[str]:
         lines.append(f"the platform refuses to mark {refused}; correct the annotation, or: image-sync retry")
     if seen["labels"]:
         lines.append("pictures with " + ", ".join(f"{label}: {count}" for label, count in seen["labels"].items()))
+    if seen["rare_reason"]:
+        lines.append(seen["rare_reason"])
     return lines
 
 

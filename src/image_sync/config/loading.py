@@ -117,6 +117,8 @@ def _problem(error: ErrorDetails, document: Document) -> Problem:
     if path == ("threshold", "training") and path not in document.places:
         path = ("threshold", "train")  # the alias, where that is what was written
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    if path == ("annotations", "mode") and path not in document.places:  # its short form
+        return Problem(path[:1], f"{show_value(path, value)} {_sentence(kind, context, path)}")
     cause = context.get("error")
     if isinstance(cause, Mistake):
         return Problem(path, cause.text if cause.bare else f"{show_value(path, value)} {cause.text}")

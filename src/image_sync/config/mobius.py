@@ -66,9 +66,9 @@ def judge(settings: Settings, context: Context) -> None:
             'write "latest" or "none", or leave the key out',
             bare=True,
         )
-    if settings.annotations != "none":
+    if settings.annotations.mode != "none":
         raise Mistake(
-            f'annotations is "{settings.annotations}", but a Mobius SDK detects no objects; leave the key out',
+            f'annotations is "{settings.annotations.mode}", but a Mobius SDK detects no objects; leave the key out',
             bare=True,
         )
     who = settings.credentials

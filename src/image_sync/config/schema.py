@@ -34,7 +34,7 @@ def _tidy(part: Any) -> None:
     if isinstance(part, dict):
         if isinstance(part.get("description"), str):
             part["description"] = part["description"].split("\n\n")[0]  # of a docstring, what is not for programmers
-        if part.get("type") == "object" and "additionalProperties" in part:
+        if "object" in (part.get("type") or ()) and "additionalProperties" in part:
             part["patternProperties"] = _COMMENTS
         for item in list(part.values()):
             _tidy(item)

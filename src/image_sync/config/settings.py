@@ -83,11 +83,10 @@ class Settings(Section):
         ),
         examples=[["/data/pictures"]],
     )
-    annotations: marks.Mode = Field(
-        default=None,
+    annotations: marks.Annotations = Field(
+        default_factory=dict,  # validated, since what is trained decides what is left out
         validate_default=True,
-        description=marks.MODE,
-        json_schema_extra={"enum": ["required", "optional", "none", None], "type": ["string", "null"]},
+        description="How annotations are used: boxes drawn in pictures, as files beside them.",
     )
     annotation_format: marks.Form = Field(default="auto", description=marks.FORM)
     categories: Mapping[str, Name] = Field(
@@ -158,7 +157,7 @@ class Settings(Section):
     @field_validator("annotations", mode="before")
     @classmethod
     def _annotated(cls, value: object, info: ValidationInfo) -> object:
-        return marks.mode_or_default(value, info.data.get("model"))
+        return marks.section_of(value, info.data.get("model"))
 
     @field_validator("categories", mode="before")
     @classmethod

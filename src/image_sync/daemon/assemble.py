@@ -58,7 +58,7 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     stop = threading.Event()
     ledger = aimed_ledger(settings)
     platform = registry.make(settings, stop, notes=ledger.notes)
-    if settings.annotations != "none" and platform.describe().min_labelled is None:
+    if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
         raise ConfigError(
             f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
         )
@@ -122,7 +122,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
         settings.state,
         skip_duplicates=settings.skip_duplicates,
         plain_names=settings.upload.names == "original",
-        annotations=settings.annotations,
+        annotations=settings.annotations.mode,
     )
     dataset = settings.dataset
     name = dataset.name
@@ -135,7 +135,8 @@ def aimed_ledger(settings: Settings) -> Ledger:
 def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
     """When to act, by configuration and by what the platform needs."""
     detection = settings.model.is_detection
-    labelled = detection and settings.annotations != "none"
+    least_labelled = max(traits.min_labelled or 0, settings.threshold.per_category or 0)
+    labelled = detection and settings.annotations.mode != "none"
     return Thresholds(
         upload=settings.threshold.upload,
         training=settings.threshold.training,
@@ -147,7 +148,7 @@ def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
         min_categories=1 if detection else traits.min_categories,
         # Without annotations nobody here knows labels: the platform itself demands enough of each.
         min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
-        min_labelled=max(traits.min_labelled or 0, settings.threshold.per_category or 0) if labelled else None,
+        min_labelled=settings.annotations.minimum or least_labelled if labelled else None,
         labels_ignore_case=traits.labels_ignore_case,
         quiet_hours=settings.model.quiet,
         max_ratio=None if detection else settings.threshold.max_ratio,
@@ -186,7 +187,8 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         category_from=settings.category_from,
         categories=settings.categories,
         negatives=NEGATIVE if settings.platform == "mobius" else "",
-        annotations=settings.annotations,
+        annotations=settings.annotations.mode,
+        ignored_labels=frozenset(settings.annotations.ignore_labels),
         annotation_format=settings.annotation_format,
         suffixes=traits.suffixes,
         validate=watch.validation,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from image_sync.mvi_server.labelling import CORNERS
 from image_sync.mvi_server.records import labels, tasks
 from image_sync.mvi_server.records.models import NewModel
 from image_sync.mvi_server.store import Store
@@ -36,9 +37,9 @@ def learn(
         raise ValueError(f"The model to continue from is of usage {base.usage}, not {task['usage']}.")
     if task["usage"] == tasks.BOXES:
         finder = base if isinstance(base, Detector) else None
-        return detector_learner.train(
-            _marked(store, task["dataset_id"]), strategy, base=finder, report=report, stop=stop
-        )
+        rare = json.loads(task["summary"]).get("rare_labels", {})
+        marked = _marked(store, task["dataset_id"], rare)
+        return detector_learner.train(marked, strategy, base=finder, report=report, stop=stop)
     teller = base if isinstance(base, Model) else None
     return learner.train(_samples(store, task["dataset_id"]), strategy, base=teller, report=report, stop=stop)
 
@@ -54,18 +55,17 @@ def _samples(store: Store, dataset_id: str) -> list[Any]:
     return [Sample(store.picture(dataset_id, row["file_name"]), row["name"]) for row in rows]
 
 
-def _marked(store: Store, dataset_id: str) -> list[Any]:
-    """Pictures with boxes. Those without are left out, as with MVI: nobody said that there is nothing in them."""
+def _marked(store: Store, dataset_id: str, rare: Collection[str]) -> list[Any]:
+    """Pictures with boxes of labels that can be learned. Others are left out, as with MVI: they are not empty."""
     from image_sync.mvi_server.album import Marked
     from image_sync.mvi_server.boxes import Mark
 
-    return [
-        Marked(
-            store.picture(dataset_id, name),
-            tuple(Mark(label, box["xmin"], box["ymin"], box["xmax"], box["ymax"]) for label, box in boxes),
-        )
-        for name, boxes in labels.boxes(store, dataset_id).items()
-    ]
+    found = []
+    for name, boxes in labels.boxes(store, dataset_id).items():
+        marks = [Mark(label, *(box[corner] for corner in CORNERS)) for label, box in boxes if label not in rare]
+        if marks:
+            found.append(Marked(store.picture(dataset_id, name), tuple(marks)))
+    return found
 
 
 def kept(store: Store, task: Any, model: Model | Detector) -> NewModel:

@@ -12,7 +12,7 @@ from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
 from image_sync.setback import Setback
-from image_sync.tracker import Thresholds, imbalance, training_verdict
+from image_sync.tracker import Thresholds, imbalance, rare_labels_told, training_verdict
 from image_sync.trainer.following import Follower
 from image_sync.trainer.keeping import Keeper
 from image_sync.trainer.naming import newest_of, stamped
@@ -123,6 +123,10 @@ class Trainer:
         warning = imbalance(self._ledger.runs.trainable(), self._thresholds.max_ratio)
         if warning:
             log.warning("training.unbalanced", model=run.name, reason=warning)
+        if self._thresholds.min_labelled is not None:
+            rare = rare_labels_told(self._ledger.tally(), self._thresholds)
+            if rare:
+                log.warning("training.rare_labels", model=run.name, reason=rare)
         try:
             task_id = self._platform.start_training(plan)
         except Ambiguous as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,6 +36,9 @@ class Companions:
         self._concerned: dict[bytes, dict[bytes, set[bytes]]] = {}
         self._required = rules.annotations == "required"
         self._format = rules.annotation_format
+        # Part of the stamps, so that all annotations are read again when other labels are left out.
+        ignored = repr(sorted(rules.ignored_labels)).encode()
+        self._ignored = hashlib.blake2b(ignored, digest_size=4).hexdigest() if rules.ignored_labels else ""
         self.used = rules.annotations != "none"
         """Whether annotations are looked for at all."""
 
@@ -65,7 +69,7 @@ class Companions:
     def stamped(self, stamp: Stamp, source: Source | None) -> Stamp:
         """The picture's stamp with that of its annotation."""
         if source is not None:
-            return stamp._replace(annotation=source.stamp)
+            return stamp._replace(annotation=source.stamp + self._ignored)
         return stamp._replace(annotation=MISSING) if self._required else stamp
 
     def lost(self, was: Stamp | None, now: Stamp) -> bool:

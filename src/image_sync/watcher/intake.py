@@ -129,6 +129,9 @@ class Intake:
             self.cannot_look(root, source.path, error)
             return None
         root.troubles.pop(source.path, None)
+        if ignored := self._rules.ignored_labels:
+            kept = tuple(box for box in annotation.boxes if box.label.casefold() not in ignored)
+            annotation = replace(annotation, boxes=kept)
         labels = dict.fromkeys(box.label for box in annotation.boxes)
         return replace(seen, annotation=to_text(annotation), labels=tuple(labels))
 

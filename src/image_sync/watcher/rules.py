@@ -27,6 +27,7 @@ class Rules:
             is ``<category>/<negatives>``; empty: there is none.
         annotations: ``required``: a picture waits until its annotation is there; ``optional``: it goes without if there
             is none; ``none``: they are not looked for.
+        ignored_labels: labels whose boxes are left out, composed and folded to one case.
         annotation_format: which files are taken for annotations; ``auto``: all formats.
         suffixes: file types that are wanted, lower case, without the dot.
         validate: ``header`` checks type, dimensions and the end; ``full`` decodes the picture as well.
@@ -45,6 +46,7 @@ class Rules:
     categories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     negatives: str = ""
     annotations: Literal["required", "optional", "none"] = "none"
+    ignored_labels: frozenset[str] = frozenset()
     annotation_format: Literal["auto", "voc", "coco", "yolo", "sagemaker"] = "auto"
     suffixes: frozenset[str] = frozenset({"jpg", "jpeg", "png"})
     validate: Literal["header", "full"] = "header"

@@ -6,16 +6,18 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+from image_sync.logs import get_logger
 from image_sync.mvi_server import mishaps
 from image_sync.mvi_server.answers import Failure, success
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.query import ordered, page
 from image_sync.mvi_server.records import background, categories, datasets, labels, models, tasks
 
+_log = get_logger(__name__)
 MIN_CATEGORIES, MIN_PICTURES = 2, 5
 """What IBM's documentation asks of a classification: so many categories, so many images in each.
 
-A detection needs so many images that carry each label."""
+A detection needs so many images that show a label; labels with fewer are not learned, and the task names them."""
 _CLASSIFY = ("create", "create-cic-task")
 _DETECT = "create-cod-task"
 _DETECTORS = (
@@ -51,6 +53,12 @@ def create(call: Call) -> dict[str, Any]:
         base=base, project_group_id=dataset["project_group_id"], summary=summary,
     )  # fmt: skip
     call.site.jobs.train(task_id)
+    if rare := summary.get("rare_labels"):
+        named = ", ".join(f"{name}: {n}" for name, n in rare.items())
+        _log.warning("training.rare_labels", task=task_id, labels=rare)
+        return success(
+            task_id=task_id, warning=f"Labels with fewer than {MIN_PICTURES} images are not learned: {named}."
+        )
     return success(task_id=task_id)
 
 
@@ -82,9 +90,11 @@ def _with_labels(call: Call, dataset_id: str) -> dict[str, Any]:
         raise Failure(400, "The dataset has no object labels; detection cannot be trained from it.")
     counts = Counter(name for boxes in pictures for name in {name for name, _ in boxes})
     found = ", ".join(f"{name}: {n}" for name, n in sorted(counts.items()))
-    if short := [name for name, n in sorted(counts.items()) if n < MIN_PICTURES]:
-        raise Failure(400, f"Each label needs {MIN_PICTURES} images; {', '.join(short)} has fewer (found {found}).")
-    return {"total_file_count": len(pictures), "labels": dict(sorted(counts.items()))}
+    rare = {name: n for name, n in sorted(counts.items()) if n < MIN_PICTURES}
+    if len(rare) == len(counts):
+        raise Failure(400, f"A label needs {MIN_PICTURES} images to be learned, and none has as many (found {found}).")
+    summary = {"total_file_count": len(pictures), "labels": dict(sorted(counts.items()))}
+    return summary | ({"rare_labels": rare} if rare else {})
 
 
 def _shown(call: Call, row: Any) -> dict[str, Any]:

@@ -53,12 +53,12 @@ def check_categories(dataset: DatasetRef, pictures: Iterable[Stored], traits: Tr
 
 
 def check_labels(dataset: DatasetRef, pictures: Iterable[Stored], traits: Traits) -> None:
-    """Raise Refused when a label is on too few pictures, or there is none."""
+    """Raise Refused when each label is in too few pictures, or there is none."""
     marked = [{box.label for box in one.annotation.boxes} for one in pictures if one.annotation is not None]
     counts = Counter(label for labels in marked for label in labels)
     need = traits.min_labelled or 0
-    if not counts or min(counts.values()) < need:
-        raise Refused(f"The dataset {dataset.name} is too small to detect objects: each label needs {need} pictures")
+    if not counts or max(counts.values()) < need:
+        raise Refused(f"The dataset {dataset.name} is too small to detect objects: no label is in {need} pictures")
 
 
 def whole(read: bytes | Iterable[bytes]) -> bytes:
