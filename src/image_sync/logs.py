@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import MutableMapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -116,6 +117,11 @@ def show_path(path: bytes | str) -> str:
     return show_text(raw.decode("utf-8", "backslashreplace"))
 
 
+def _local_time(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["timestamp"] = datetime.now().astimezone().isoformat(" ", "milliseconds")
+    return event
+
+
 def _facts_first(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
     return {**first, **event}
@@ -180,7 +186,7 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
     ]
     if text:
         if not journal:
-            shared.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+            shared.append(_local_time)
         # The default for tracebacks would show the values of local variables.
         renderer: Any = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), pad_event_to=30, exception_formatter=structlog.dev.plain_traceback

@@ -85,6 +85,9 @@ def upload_verdict(tally: Tally, thresholds: Thresholds, *, quiet_for: float, re
     if have < need:
         missing = need - have
         reason = f"waits for {missing} more {_noun(missing)}" if have or need > 1 else "no new pictures"
+        if tally.sending:
+            going = f"{_pictures(tally.sending)} {_are(tally.sending)} being sent"
+            reason = f"{going}; {reason}" if have else going
         return Verdict(False, have, need, reason)
     wait = min(thresholds.quiet - quiet_for, thresholds.max_wait - reached_for)
     if wait > 0:
@@ -109,10 +112,13 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         return no('model.action is "none": pictures are only uploaded')
     if tally.active is not None:
         return no(_running(tally.active))
-    if have < need and not tally.train_requested and tally.retry is None:
-        return no(f"waits for {need - have} more uploaded {_noun(need - have)}")
-    if tally.cleared or tally.sending:
-        return no(f"waits until {_pictures(tally.cleared + tally.sending)} {_are(tally.cleared + tally.sending)} sent")
+    on_way = tally.cleared + tally.sending
+    if have + on_way < need and not tally.train_requested and tally.retry is None:
+        short = need - have
+        sending = f", of which {on_way} {_are(on_way)} being sent" if on_way else ""
+        return no(f"waits for {short} more uploaded {_noun(short)}{sending}")
+    if on_way:
+        return no(f"waits until {_pictures(on_way)} {_are(on_way)} sent")
     if tally.unmarked:
         return no(f"waits until {_pictures(tally.unmarked)} {_are(tally.unmarked)} annotated at the platform")
     missing = _minimum(tally, thresholds)

@@ -17,6 +17,7 @@ from image_sync import __version__
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
+from support.commands import one_by_one
 from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
 
@@ -238,6 +239,87 @@ def test_status_for_people_names_what_needs_a_person(plant: Plant) -> None:
     assert "upload    0 / 1" in done.stdout
     assert "cut.jpg: quarantined" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_a_dead_server_is_told_from_the_first_repeat_on(plant: Plant) -> None:
+    """Within its first seconds `status` says that sending is retried; later what was wrong when the daemon stopped."""
+    plant.configure(credentials={"endpoint": "http://127.0.0.1:9"})
+    put_plates(plant)
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.status()["troubles"]) and p.status()["upload"]["have"] == 0)
+        during = plant.status()
+        told, running = one_by_one(plant, ["status"], ["status", "--exit-code"])
+        daemon.kill()
+    after = plant.call("status").stdout
+
+    assert during["troubles"][0]["stage"] in {"platform", "reconcile"}
+    assert during["upload"]["reason"] == "12 pictures passed the threshold and are being sent; retrying"
+    assert re.search(r"trouble +(platform|reconcile), since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", told.stdout)
+    assert running.returncode == 1
+    assert ", when the daemon stopped:" in after
+    assert "the daemon is not running" in after
+
+
+def test_status_has_an_exit_code_for_monitoring(plant: Plant) -> None:
+    """With `--exit-code` 0 means that the daemon runs and nobody has to look; without it nothing changes."""
+    put_plates(plant, each=3)
+    with plant.running():
+        plant.wait(lambda p: p.tally().confirmed == 6)
+        well = plant.call("status", "--exit-code")
+        broken = plant.put("dark/broken.jpg", b"no picture")
+        plant.wait(lambda p: p.census().total.quarantined == 1)
+        needs_person = plant.call("status", "--exit-code", "--json")
+        broken.unlink()
+        plant.wait(lambda p: p.census().total.quarantined == 0)
+    stopped, plain = one_by_one(plant, ["status", "--exit-code"], ["status"])
+
+    assert well.returncode == 0, said(well)
+    assert needs_person.returncode == 1
+    assert json.loads(needs_person.stdout)["pictures"]["quarantined"] == 1
+    assert (stopped.returncode, plain.returncode) == (1, 0)
+    (line,) = plant.events("watch.quarantined")
+    assert line["level"] == "warning"
+
+
+def test_list_names_every_file_in_a_state(plant: Plant) -> None:
+    """More than the ten of `status`, for people and as JSON; without a state: what needs a person."""
+    put_plates(plant, each=2)
+    for number in range(12):
+        plant.put(f"dark/broken{number:02}.jpg", b"no picture")
+    plant.put("light/twin.jpg", picture("dark", 0))
+    plant.call("run", "--once")
+    words = (["list"], *(["list", "--state", state, "--json"] for state in ("quarantined", "conflict", "confirmed")))
+    people, *rest = one_by_one(plant, *words)
+    quarantined, conflicts, confirmed = (json.loads(one.stdout) for one in rest)
+
+    assert len(people.stdout.splitlines()) == 13
+    assert [Path(row["path"]).name for row in quarantined] == [f"broken{number:02}.jpg" for number in range(12)]
+    assert all(row["reason"] for row in quarantined)
+    assert [Path(row["path"]).name for row in conflicts] == ["twin.jpg"]
+    assert len(confirmed) == 4
+
+
+def test_run_once_fails_when_a_due_training_was_refused(plant: Plant, server: MviServer) -> None:
+    """Exit 1, and the log says that it was the training."""
+    plant.configure(threshold={"training": 12})
+    server.faults.add(Fault(Action.STATUS, "POST", "/dltasks$", status=400))
+    put_plates(plant)
+    done = plant.call("run", "--once")
+
+    assert done.returncode == 1, said(done)
+    assert '"training_failed": true' in done.stderr
+
+
+def test_run_once_fails_while_removals_are_owed(plant: Plant) -> None:
+    """A deleted file whose picture is still at the server: exit 1, and the log counts it."""
+    plant.configure(deletions="remove")
+    put_plates(plant)
+    assert plant.call("run", "--once").returncode == 0
+    (plant.root / "dark/000.jpg").unlink()
+    done = plant.call("run", "--once")
+
+    assert done.returncode == 1, said(done)
+    assert '"removals_owed": 1' in done.stderr
 
 
 def test_show_tells_the_story_of_a_picture(plant: Plant, server: MviServer) -> None:

@@ -168,6 +168,23 @@ def test_models_by_hand(plant: Plant, tmp_path: Path) -> None:
     assert "cannot be read" in done[10].stderr
 
 
+def test_status_and_models_agree_on_what_is_deployed(plant: Plant) -> None:
+    """After each deployment and undeployment by hand both say the same."""
+    told = trained(
+        plant,
+        *(
+            words
+            for verb in ("deploy", "undeploy", "deploy")
+            for words in (["models", verb, "latest"], ["models"], ["status"])
+        ),
+    )
+    for number, standing in ((0, "deployed by hand"), (3, "undeployed by hand"), (6, "deployed by hand")):
+        assert told[number].startswith("0 ")
+        for said_of in told[number + 1 : number + 3]:
+            assert standing in said_of
+            assert ("undeployed" in said_of) == standing.startswith("un")
+
+
 def test_plots(plant: Plant, tmp_path: Path) -> None:
     """A training and all models become pictures; what cannot be drawn is told."""
     none, *done = trained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,19 @@ def test_transient_errors_are_retried_and_logged() -> None:
         ("platform.retry", "sign_in", 1, "no connection"),
         ("platform.retry", "sign_in", 2, "no connection"),
     ]
+
+
+@pytest.mark.parametrize("times", [2, 9])
+def test_whoever_asks_hears_of_repeats_while_they_last(times: int) -> None:
+    """The error is told before each repeat, and None when the call has ended, well or not."""
+    heard: list[Transient | None] = []
+    memory = MemoryPlatform()
+    memory.fail_next("sign_in", Transient("no connection"), times=times)
+    wrapped = Retrying(memory, threading.Event(), first=0.001, attempts=3, notice=heard.append)
+    with contextlib.suppress(Transient):
+        wrapped.sign_in()
+
+    assert [error and error.what for error in heard] == ["no connection", "no connection", None]
 
 
 @pytest.mark.parametrize("error", [Ambiguous("lost"), Refused("no"), Unauthorised("who"), ValueError("bug")])

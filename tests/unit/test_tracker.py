@@ -99,6 +99,27 @@ def test_what_passed_the_threshold_is_due_whatever_came_later() -> None:
     assert verdict.reason == "5 pictures passed the threshold and are being sent"
 
 
+def test_pictures_on_their_way_are_told() -> None:
+    """While thirteen are being sent nobody waits for twelve more; what else is missing is told beside them."""
+    rules = replace(RULES, upload=12, training=12)
+    sending = Tally(sending=13)
+    assert upload_verdict(sending, rules, quiet_for=0).reason == "13 pictures are being sent"
+    assert training_verdict(sending, rules, now=NOW).reason == "waits until 13 pictures are sent"
+    some = Tally(sending=3, ready=5)
+    assert upload_verdict(some, rules, quiet_for=0).reason == "3 pictures are being sent; waits for 7 more pictures"
+    expected = "waits for 12 more uploaded pictures, of which 3 are being sent"
+    assert training_verdict(some, rules, now=NOW).reason == expected
+
+
+def test_what_is_due_is_not_short_of_anything() -> None:
+    """A training that is asked for, or an upload that goes on, lacks no pictures."""
+    asked = training_verdict(Tally(untrained=12, trainable=ENOUGH, train_requested=True), RULES, now=NOW)
+    going_on = upload_verdict(Tally(cleared=5), RULES, quiet_for=0)
+
+    assert (asked.due, asked.short_by) == (True, 0)
+    assert (going_on.due, going_on.short_by) == (True, 0)
+
+
 def test_quiet_is_counted_from_the_last_picture_on_the_callers_clock() -> None:
     """A new picture starts the quiet time again; the time since the threshold was reached goes on."""
     quiet = Quiet()
@@ -324,6 +345,6 @@ def test_upload_verdicts_agree_with_their_own_figures(
     verdict = upload_verdict(Tally(ready=ready, cleared=cleared), rules, quiet_for=quiet_for, reached_for=reached_for)
 
     assert verdict.reason
-    assert verdict.short_by == max(0, need - ready)
+    assert verdict.short_by == (0 if verdict.due else max(0, need - ready))
     assert not verdict.due or ready >= need or cleared
     assert verdict.wait is None or (verdict.wait > 0 and not verdict.due)

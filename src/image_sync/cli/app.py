@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "Run an MVI-compatible server that really trains, on this machine's processor.",
     "check": "Prove that the configuration works: file, state, folders, server, login.",
     "status": "Show counts, thresholds, the training and the watched folders.",
+    "list": "List the files that need a person, or all files in one state.",
     "show": "Show everything known of one picture: its state and why, when it was sent, its id at the platform.",
     "retry": "Send refused pictures again, and check quarantined ones again.",
     "train": "Start a training of everything that is uploaded, without waiting for the threshold.",

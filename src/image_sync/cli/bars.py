@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -62,6 +63,11 @@ class TrainingBar:
 def remaining(run: Run) -> str:
     """``3 min left``; empty while nobody knows."""
     return "" if run.remaining is None else f"{duration(run.remaining)} left"
+
+
+def local(stamp: float) -> str:
+    """A moment as a person reads it: this machine's time, with its offset."""
+    return datetime.fromtimestamp(stamp).astimezone().isoformat(" ", "seconds")
 
 
 def duration(seconds: float) -> str:

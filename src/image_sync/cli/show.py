@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.bars import local
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Fate, RunState
 from image_sync.errors import UsageError
@@ -73,18 +73,18 @@ def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
         drawn = f"marks {', '.join(seen.labels)}" if seen.labels else "marks nothing"
         lines.append(("annotation", f"{drawn}{_ANNOTATED.get(seen.annotated, '')}"))
     digest = f", SHA-256 {seen.sha256}" if seen.sha256 else ""
-    lines.append(("found", f"{_time(seen.seen_at)}, {seen.size} bytes{digest}"))
+    lines.append(("found", f"{local(seen.seen_at)}, {seen.size} bytes{digest}"))
     if seen.sent_as:
         lines.append(("same as", f"{show_path(seen.sent_as)} in category {seen.sent_category}"))
         if seen.state == "conflict":
             lines.append(("what to do", "keep the picture in one of the two categories and delete the other copy"))
     if seen.ready_at is not None:
-        lines.append(("ready", _time(seen.ready_at)))
+        lines.append(("ready", local(seen.ready_at)))
     if seen.batch:
-        sent = "" if seen.claimed_at is None else f"{_time(seen.claimed_at)}, "
+        sent = "" if seen.claimed_at is None else f"{local(seen.claimed_at)}, "
         lines.append(("sent", f"{sent}batch {seen.batch} ({seen.batch_state}), attempt {seen.attempts}"))
     if seen.confirmed_at is not None:
-        lines.append(("uploaded", f"{_time(seen.confirmed_at)} as {seen.key}, id {seen.remote_id or 'unknown'}"))
+        lines.append(("uploaded", f"{local(seen.confirmed_at)} as {seen.key}, id {seen.remote_id or 'unknown'}"))
         if seen.remote_category != seen.category:
             lines.append(("moving", f"from category {seen.remote_category} at the platform"))
     if seen.training:
@@ -104,7 +104,3 @@ def _model(one: Membership) -> str:
     if one.fate in _TOLD:
         words.append(str(one.fate))
     return f"{one.model} ({', '.join(words)})"
-
-
-def _time(stamp: float) -> str:
-    return datetime.fromtimestamp(stamp).astimezone().isoformat(" ", "seconds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,12 +13,16 @@ from image_sync.cli.fates import fate_of
 from image_sync.cli.tags import tags_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of
-from image_sync.domain import Counts, Run, Verdict
-from image_sync.ledger import Ledger
+from image_sync.domain import Counts, Run, Tally, Verdict
+from image_sync.ledger import RETRYING, Ledger
+from image_sync.ledger.ledger import Trouble
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path
 from image_sync.platforms import registry
 from image_sync.tracker import imbalance, rare_labels, rare_labels_told, training_verdict, upload_verdict
+
+_SENDING = {RETRYING, "upload", "reconcile"}
+"""Stages without which nothing is sent."""
 
 
 def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
@@ -28,14 +33,16 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     upload = upload_verdict(tally, thresholds, quiet_for=quiet_for)
     training = training_verdict(tally, thresholds, now=now)
     pid = holder_of(settings.state)
+    troubles = ledger.troubles()
+    how = _on_its_way(tally, troubles, running=pid is not None)
     return {
         "platform": settings.platform,
         "endpoint": settings.address,
         "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},
-        "upload": _verdict(upload),
-        "training": _verdict(training)
+        "upload": _verdict(upload, how),
+        "training": _verdict(training, how)
         | {
             "running": None if tally.active is None else _run(tally.active),
             "last": None if tally.last is None else _run(tally.last),
@@ -53,7 +60,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         },
         "folders": _folders(settings, ledger),
         "daemon": {"running": pid is not None, "pid": pid},
-        "troubles": [asdict(trouble) for trouble in ledger.troubles()],
+        "troubles": [asdict(trouble) for trouble in troubles],
         "ledger": ledger.where,
         **({"tags": tags_of(settings, ledger)} if settings.platform == "mobius" else {}),
     }
@@ -63,14 +70,23 @@ def _counts(counts: Counts) -> dict[str, int]:
     return asdict(counts)
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _on_its_way(tally: Tally, troubles: Sequence[Trouble], *, running: bool) -> str:
+    """What is to be added where pictures are said to be on their way, and are not just now."""
+    if not (tally.cleared or tally.sending):
+        return ""
+    if not running:
+        return "; but the daemon is not running"
+    return "; retrying" if any(trouble.stage in _SENDING for trouble in troubles) else ""
+
+
+def _verdict(verdict: Verdict, how: str = "") -> dict[str, Any]:
     return {
         "due": verdict.due,
         "have": verdict.have,
         "need": verdict.need,
         "short_by": verdict.short_by,
         "wait": None if verdict.wait is None else round(verdict.wait, 1),
-        "reason": verdict.reason,
+        "reason": verdict.reason + how,
     }
 
 

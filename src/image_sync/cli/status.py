@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -13,9 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import duration, wide_console
+from image_sync.cli.bars import duration, local, wide_console
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.cli.tags import shown
+from image_sync.domain import RootState, RunState
+from image_sync.errors import EXIT_SOME_FAILED
+from image_sync.ledger import RETRYING
 from image_sync.logs import show_path, show_text
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
@@ -23,7 +26,17 @@ _ALWAYS = _COLUMNS[:4]
 _FAULTS = 10
 
 
-def status(config: options.Config = options.CONFIG, as_json: options.Json = False) -> None:
+def status(
+    config: options.Config = options.CONFIG,
+    as_json: options.Json = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="Exit with 1 if the daemon is not running, is in trouble, or something needs a person.",
+        ),
+    ] = False,
+) -> None:
     """Show counts, thresholds, the training and the watched folders. Works whether or not the daemon runs."""
     from image_sync.cli.snapshot import snapshot
 
@@ -33,7 +46,21 @@ def status(config: options.Config = options.CONFIG, as_json: options.Json = Fals
         faults = ledger.history.faults(_FAULTS + 1)
     if as_json:
         typer.echo(json.dumps(seen, indent=2, ensure_ascii=True))
-        return
+    else:
+        _tell(seen, faults)
+    if exit_code and not _well(seen, faults):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _well(seen: dict[str, Any], faults: Sequence[object]) -> bool:
+    """Whether nobody has to look."""
+    training = seen["training"]["last"]
+    failed = training is not None and training["state"] == RunState.FAILED
+    away = any(folder["state"] != RootState.WATCHED for folder in seen["folders"])
+    return not (faults or seen["troubles"] or failed or away) and bool(seen["daemon"]["running"])
+
+
+def _tell(seen: dict[str, Any], faults: Sequence[tuple[bytes, str, str]]) -> None:
     console = wide_console()
     _head(console, seen)
     console.print(_table(seen))
@@ -43,7 +70,7 @@ def status(config: options.Config = options.CONFIG, as_json: options.Json = Fals
             why = show_text(f": {state}, {reason}" if reason else f": {state}")
             console.print(Text(f"  {show_path(path)}{why}"), soft_wrap=True)
         if len(faults) > _FAULTS:
-            console.print(Text("  ... and more; `image-sync show PATH` tells about a single one"))
+            console.print(Text("  ... and more; `image-sync list` names all of them"))
 
 
 def _head(console: Console, seen: dict[str, Any]) -> None:
@@ -74,8 +101,10 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         why = f" ({folder['reason']})" if folder["reason"] else ""
         lines.append(("folder", f"{folder['path']}: {folder['state']}{how}{why}"))
     for trouble in seen["troubles"]:
-        ago = max(0.0, time.time() - trouble["since"])
-        lines.append(("trouble", f"{trouble['stage']}, for {ago:.0f} s: {trouble['what']}. {trouble['hint']}".rstrip()))
+        when = f"since {local(trouble['since'])}" + ("" if daemon["running"] else ", when the daemon stopped")
+        doing = ", retrying" if trouble["stage"] == RETRYING and daemon["running"] else ""
+        what = f"{trouble['stage']}, {when}{doing}: {trouble['what']}. {trouble['hint']}"
+        lines.append(("trouble", what.rstrip()))
     for name, text in lines:
         console.print(Text(f"{name:9} {show_text(text)}"), soft_wrap=True)
 
@@ -106,6 +135,10 @@ def _threshold(verdict: dict[str, Any]) -> str:
 
 def _training(run: dict[str, Any], step: str) -> str:
     parts = [f"{run['name']}: {run['state']}, {run['pictures']} pictures"]
+    if run["ended_at"] is not None:
+        parts.append(f"ended {local(run['ended_at'])}")
+    elif run["started_at"] is not None:
+        parts.append(f"started {local(run['started_at'])}")
     if run["iterations"]:
         parts.append(f"{step} {run['iteration']} of {run['iterations']}")
     if run["loss"] is not None:

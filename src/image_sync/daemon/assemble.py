@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -12,8 +13,8 @@ from functools import partial
 
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker
-from image_sync.errors import ConfigError
-from image_sync.ledger import Ledger, open_ledger
+from image_sync.errors import ConfigError, LedgerError, Transient
+from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
 from image_sync.platforms.mobius.tags import NEGATIVE
@@ -57,7 +58,8 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     """
     stop = threading.Event()
     ledger = aimed_ledger(settings)
-    platform = registry.make(settings, stop, notes=ledger.notes)
+    _retrying(ledger, None)
+    platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger))
     if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
         raise ConfigError(
             f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
@@ -110,6 +112,12 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         workers=(*watch, *senders, *others),
         stop=stop,
     )
+
+
+def _retrying(ledger: Ledger, error: Transient | None) -> None:
+    """Calls are repeated for about 15 seconds before a stage hears of it: ``status`` says so from the first one on."""
+    with contextlib.suppress(LedgerError):
+        ledger.trouble(RETRYING, error)
 
 
 def aimed_ledger(settings: Settings) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ _GLANCE = 0.05  # seconds between two looks at the work left, with --once
 _PATIENCE = {"watcher": 60.0}
 _LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
 _STATUS = 10.0
+_MANY = 1000  # no more removals are counted
 
 log = get_logger(__name__)
 
@@ -154,14 +156,20 @@ class Daemon:
         census = crew.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
         troubled += crew.ledger.annotations.refusals()
-        last = crew.ledger.tally().last
+        tally = crew.ledger.tally()
+        last, refusal = tally.last, tally.refusal
         failed = last is not None and (last.reason or last.fate is Fate.REFUSED)
-        if not (troubled or failed or not crew.watcher.complete):
+        failed = failed or (refusal is not None and (last is None or refusal.id > last.id))
+        removals = len(crew.ledger.chores.removals(_MANY))
+        if crew.settings.deletions == "remove":
+            removals += len(crew.ledger.chores.orphans(before=math.inf, limit=_MANY).pictures)
+        if not (troubled or failed or removals or not crew.watcher.complete):
             return EXIT_DONE
         log.warning(
             "once.incomplete",
             pictures_set_aside=troubled,
             training_failed=bool(failed),
+            removals_owed=removals,
             folders_looked_at=crew.watcher.complete,
             hint="image-sync status names what needs a person",
         )

@@ -23,6 +23,7 @@ from image_sync.domain.pictures import (
     WatchMode,
 )
 from image_sync.domain.trainings import (
+    BY_HAND,
     Content,
     Fate,
     Owed,
@@ -32,6 +33,7 @@ from image_sync.domain.trainings import (
 )
 
 __all__ = [
+    "BY_HAND",
     "Annotation",
     "Batch",
     "BatchState",

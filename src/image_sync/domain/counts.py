@@ -96,5 +96,5 @@ class Verdict:
 
     @property
     def short_by(self) -> int:
-        """Pictures missing from the threshold."""
-        return max(0, self.need - self.have)
+        """Pictures missing from the threshold; none is missing where something else made it due."""
+        return 0 if self.due else max(0, self.need - self.have)

@@ -40,6 +40,10 @@ class Owed(StrEnum):
     """It failed for a cause that passes: start it once more."""
 
 
+BY_HAND = "by hand"
+"""The reason of a fate that a person decided."""
+
+
 class Fate(StrEnum):
     """What became of a training's model by our doing."""
 

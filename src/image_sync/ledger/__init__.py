@@ -16,6 +16,6 @@ from image_sync.ledger.chores import Standing
 from image_sync.ledger.contents import Membership
 from image_sync.ledger.history import PictureHistory
 from image_sync.ledger.inventory import Remote
-from image_sync.ledger.ledger import Ledger, exists, open_ledger
+from image_sync.ledger.ledger import RETRYING, Ledger, exists, open_ledger
 
-__all__ = ["Ledger", "Membership", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]
+__all__ = ["RETRYING", "Ledger", "Membership", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from image_sync.domain import Fate, Owed, Run
+from image_sync.domain import BY_HAND, Fate, Owed, Run
 from image_sync.ledger import moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.runs import Runs
@@ -31,8 +31,11 @@ class Aftermath:
         return found[-1] if found else None
 
     def deployed(self) -> list[Run]:
-        """The trainings whose models this ledger had deployed and has not taken down, newest first."""
-        return self._runs.where(run.c.fate == Fate.DEPLOYED)
+        """The trainings whose models this ledger had deployed and has not taken down, newest first.
+
+        What a person deployed stays until a person takes it down.
+        """
+        return self._runs.where(run.c.fate == Fate.DEPLOYED, run.c.fate_reason != BY_HAND)
 
     def decided(self, run_id: int, *, deploy: bool, reason: str) -> None:
         """Whether the model is to be deployed, and why."""

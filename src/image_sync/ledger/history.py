@@ -81,8 +81,11 @@ class History:
             drawn = _annotation(tx, here) if self._book.annotated else {}
         return replace(_history(path, here, content, owner), models=tuple(models), **drawn)
 
-    def faults(self, limit: int = 20) -> list[tuple[bytes, str, str]]:
-        """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised."""
+    def faults(self, limit: int | None = 20) -> list[tuple[bytes, str, str]]:
+        """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised.
+
+        The newest first; None: without limit.
+        """
         # Said so that an index leads to each kind: among a million files, few or none need a person.
         targets = picture.c.target_id.in_(select(target.c.id))
         turned_away = select(picture.c.id).where(targets, picture.c.state == PictureState.REFUSED)
@@ -91,14 +94,7 @@ class History:
             | (place.c.state.in_(list(map(str, PlaceState))) & (place.c.role == PlaceRole.CONFLICT))
             | ((place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(turned_away))
         )
-        files = (
-            select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
-            .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
-            .join(folder, folder.c.id == place.c.folder_id)
-            .outerjoin(picture, picture.c.id == place.c.picture_id)
-            .order_by(place.c.seen_at.desc())
-            .limit(limit)
-        )
+        files = _files().order_by(place.c.seen_at.desc()).limit(limit)
         with self._book.db.reading() as tx:
             rows = tx.execute(files.where(needy)).all()
             marked: Sequence[Any] = []
@@ -112,6 +108,29 @@ class History:
                 ).all()
         found = [(_path(row), _state(row, row.picture_state), row.reason or row.refusal or "") for row in rows]
         return [*found, *((_path(row), "annotation refused", row.why) for row in marked)][:limit]
+
+    def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
+        """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
+        sound = (place.c.state == PlaceState.SOUND) & (picture.c.target_id == self._book.aimed().id)
+        if state in set(PlaceState):
+            which = place.c.state == state
+        elif state in set(PlaceRole):
+            which = sound & (place.c.role == state)
+        else:
+            wanted = PictureState.CLAIMED if state == "sending" else state
+            which = sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == wanted)
+        with self._book.db.reading() as tx:
+            rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
+        return [(_path(row), state, row.reason or row.refusal or "") for row in rows]
+
+
+def _files() -> Any:
+    return (
+        select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
+        .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
+        .join(folder, folder.c.id == place.c.folder_id)
+        .outerjoin(picture, picture.c.id == place.c.picture_id)
+    )
 
 
 def _path(row: Any) -> bytes:

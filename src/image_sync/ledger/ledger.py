@@ -26,6 +26,9 @@ from image_sync.ledger.runs import Runs
 from image_sync.ledger.schema import note, place, root, target, trouble
 from image_sync.ledger.tally import Counter
 
+RETRYING = "platform"
+"""The stage of a trouble that calls are being repeated for at this moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from image_sync.config import Credentials, Settings
-from image_sync.errors import ConfigError
+from image_sync.errors import ConfigError, Transient
 from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.notes import MemoryNotes, Notes
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
     from image_sync.platforms.mobius.platform import MobiusPlatform
 
 
-def make(settings: Settings, stop: threading.Event, *, attempts: int = 4, notes: Notes | None = None) -> Platform:
+def make(
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    attempts: int = 4,
+    notes: Notes | None = None,
+    notice: Callable[[Transient | None], None] = lambda _error: None,
+) -> Platform:
     """The platform, with patience around it.
 
     Args:
@@ -26,22 +35,24 @@ def make(settings: Settings, stop: threading.Event, *, attempts: int = 4, notes:
         stop: ends every wait.
         attempts: how often a call is tried that found nobody there.
         notes: where it writes down what its server cannot tell; None: it forgets.
+        notice: told the error before a call is repeated, and None once nothing is repeated any more.
 
     Raises:
         ConfigError: the settings cannot be used for it.
     """
+    patient = partial(Retrying, stop=stop, attempts=attempts, notice=notice)
     match settings.platform:
         case "memory":
-            return Retrying(_memory(settings, stop), stop, attempts=attempts)
+            return patient(_memory(settings, stop))
         case "mvi":
             circuit = Circuit(f"MVI at {urlsplit(settings.credentials.endpoint).netloc}")
-            return Retrying(_mvi(settings, stop), stop, circuit=circuit, attempts=attempts)
+            return patient(_mvi(settings, stop), circuit=circuit)
         case "sagemaker":
             circuit = Circuit(f"AWS in {settings.sagemaker.region}")
-            return Retrying(_sagemaker(settings, stop), stop, circuit=circuit, attempts=attempts)
+            return patient(_sagemaker(settings, stop), circuit=circuit)
         case "mobius":
             circuit = Circuit(f"The Mobius SDK at {urlsplit(settings.credentials.endpoint).netloc}")
-            return Retrying(mobius(settings, stop, notes or MemoryNotes()), stop, circuit=circuit, attempts=attempts)
+            return patient(mobius(settings, stop, notes or MemoryNotes()), circuit=circuit)
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker, mobius or memory")
 

@@ -52,6 +52,7 @@ class Retrying:
         attempts: most calls before the error is passed on.
         first: seconds before the second one, about; then twice as long each time.
         ceiling: longest wait in seconds.
+        notice: told the error before each repeat, and None once nothing is repeated any more.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Retrying:
         attempts: int = 4,
         first: float = _FIRST_WAIT,
         ceiling: float = 300.0,
+        notice: Callable[[Transient | None], None] = lambda _error: None,
     ) -> None:
         self._platform = platform
         self._stop = stop
         self._circuit = circuit or Circuit(f"The platform {platform.describe().name}")
         self._attempts = attempts
         self._ceiling = ceiling
+        self._notice = notice
         self._backoff = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
 
     def describe(self) -> Traits:
@@ -196,6 +199,8 @@ class Retrying:
             error = state.outcome.exception() if state.outcome else None
             if error is not None:
                 last.append(error)
+            if isinstance(error, Transient):
+                self._notice(error)
             _log.warning(
                 "platform.retry",
                 call=name,
@@ -205,7 +210,7 @@ class Retrying:
                 error=getattr(error, "what", ""),
             )
 
-        done: T = tenacity.Retrying(
+        calls = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._worth_it),
             stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self._stop),
             wait=self._wait,
@@ -213,8 +218,13 @@ class Retrying:
             before=stopped,
             before_sleep=tell,
             reraise=True,
-        )(self._attempt, call)
-        return done
+        )
+        try:
+            done: T = calls(self._attempt, call)
+            return done
+        finally:
+            if last:
+                self._notice(None)
 
     def _attempt(self, call: Callable[[], T]) -> T:
         with self._circuit.call():

@@ -10,6 +10,8 @@ log = get_logger(__name__)
 
 _PAUSE = 60.0
 """Seconds between two lines about the same kind of fact."""
+_WARNINGS = {"watch.quarantined"}
+"""What needs a person."""
 
 
 class Digest:
@@ -29,6 +31,7 @@ class Digest:
         """Log each kind of fact that was noted, unless it was logged within the last minute."""
         for event, number in list(self._counts.items()):
             if now - self._told.get(event, -_PAUSE) >= _PAUSE:
-                log.info(event, number=number, **{f"first_{key}": value for key, value in self._firsts[event].items()})
+                tell = log.warning if event in _WARNINGS else log.info
+                tell(event, number=number, **{f"first_{key}": value for key, value in self._firsts[event].items()})
                 self._told[event] = now
                 del self._counts[event], self._firsts[event]

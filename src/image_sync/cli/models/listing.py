@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from image_sync.cli.bars import figures, remaining, wide_console
+from image_sync.cli.bars import figures, local, remaining, wide_console
 from image_sync.cli.fates import fate_of
 from image_sync.cli.models.choice import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
@@ -72,7 +71,7 @@ def _table(found: list[Model], runs: dict[str, Run], *, keeps: bool) -> Table:
             "" if model.accuracy is None else f"{model.accuracy:.3f}",
             "" if run is None else str(run.pictures),
             Text(show_text(", ".join(model.categories))),
-            "" if model.created_at is None else f"{datetime.fromtimestamp(model.created_at, UTC):%Y-%m-%d %H:%M}Z",
+            "" if model.created_at is None else local(model.created_at),
             Text(show_text("; ".join(_standing(model, run, keeps=keeps)))),
             Text(model.id),
         )
