@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import socket
 import ssl
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -423,6 +425,8 @@ def test_configured_proxy_is_used(server: FakeHttp) -> None:
     assert server.requests[0].target == "http://mvi.invalid/thing"
     assert type(error) is Unanswered
     assert "pr0xy-pass" not in str(error)
+    assert "the proxy 127.0.0.1:" in error.what
+    assert "credentials.proxy" in error.hint
 
 
 @pytest.fixture(scope="module")
@@ -456,6 +460,9 @@ def test_certificates_are_checked(authority: trustme.CA, tmp_path: Path) -> None
         assert "is not trusted" in unknown.what
         assert "credentials.ca_bundle" in unknown.hint
         assert "127.0.0.1" in misnamed.what
+        assert "is for another name" in misnamed.what
+        assert "credentials.endpoint" in misnamed.hint
+        assert "ca_bundle" not in misnamed.hint
         assert trusted == unchecked == {"result": "success"}
         assert len(right.requests) == len(wrong.requests) == 1
 
@@ -469,6 +476,29 @@ def test_tls_break_after_the_handshake_is_in_doubt(authority: trustme.CA, tmp_pa
         server.answers(Reply(trouble="close"), Reply(trouble="cut"), Reply(trouble="reset"))
 
         assert [type(outcome(client, repeatable=False, body={})) for _ in range(3)] == [Ambiguous] * 3
+
+
+def test_http_to_a_tls_port_is_told(authority: trustme.CA, server: FakeHttp) -> None:
+    """Whether the server sends an alert or a page that says so: the remedy is https, and no picture is blamed."""
+    said = b"<center>The plain HTTP request was sent to HTTPS port</center>"
+    server.answers(Reply(400, said))
+    page = outcome(Client(server.url, timeouts=QUICK), repeatable=False)
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def alert() -> None:
+            with listener.accept()[0] as one:
+                one.recv(4096)
+                one.sendall(b"\x15\x03\x01\x00\x02\x02\x50")
+
+        thread = threading.Thread(target=alert)
+        thread.start()
+        alerted = outcome(Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeouts=QUICK), repeatable=False)
+        thread.join()
+
+    assert type(page) is Permanent
+    assert type(alerted) is Unanswered
+    assert "https://" in page.hint
+    assert "https://" in alerted.hint
 
 
 def test_https_to_a_plain_server_is_told(server: FakeHttp) -> None:

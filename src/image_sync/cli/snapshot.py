@@ -34,15 +34,14 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     training = training_verdict(tally, thresholds, now=now)
     pid = holder_of(settings.state)
     troubles = ledger.troubles()
-    how = _on_its_way(tally, troubles, running=pid is not None)
     return {
         "platform": settings.platform,
         "endpoint": settings.address,
         "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},
-        "upload": _verdict(upload, how),
-        "training": _verdict(training, how)
+        "upload": _verdict(upload, _hindered(upload, tally, troubles, running=pid is not None)),
+        "training": _verdict(training, _hindered(training, tally, troubles, running=pid is not None))
         | {
             "running": None if tally.active is None else _run(tally.active),
             "last": None if tally.last is None else _run(tally.last),
@@ -70,9 +69,9 @@ def _counts(counts: Counts) -> dict[str, int]:
     return asdict(counts)
 
 
-def _on_its_way(tally: Tally, troubles: Sequence[Trouble], *, running: bool) -> str:
-    """What is to be added where pictures are said to be on their way, and are not just now."""
-    if not (tally.cleared or tally.sending):
+def _hindered(verdict: Verdict, tally: Tally, troubles: Sequence[Trouble], *, running: bool) -> str:
+    """What is to be added where something is said to be done, and is not done just now."""
+    if not (verdict.due or tally.cleared or tally.sending):
         return ""
     if not running:
         return "; but the daemon is not running"

@@ -77,6 +77,7 @@ class Client:
         self.fault = fault
         self._verify = verify
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        self._proxy = urlsplit(proxy).netloc.rpartition("@")[2]
         hide(urlsplit(proxy).password or "")
         self._headers = {
             "User-Agent": f"image-sync/{__version__}",
@@ -153,7 +154,7 @@ class Client:
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             cause = _root(error, outer)
             if not this_call.connected:
-                raise no_connection(what, self.host, cause) from None
+                raise no_connection(what, self.host, cause, proxy=self._proxy) from None
             raise lost_connection(what, self.host, cause, timeouts.total, repeatable=repeatable) from None
         finally:
             self._local.used = time.monotonic()

@@ -34,6 +34,13 @@ from image_sync.platforms.words import printable
 
 DOUBT = "It may have been carried out; the platform will be asked before a repeat"
 _NOBODY_BEHIND = {502, 503, 504}
+# OpenSSL's codes for a certificate that is sound otherwise.
+_OTHER_NAME = {62, 64}
+_OUT_OF_TIME = {9, 10}
+_TLS_ALERT = "\x15\x03"
+_WANTS_TLS = (b"HTTPS port", b"HTTPS server", b"SSL-enabled server port")
+"""What nginx, Go and Apache say to plain http at a port for https."""
+_USE_TLS = "The server speaks https at this port: write https:// in credentials.endpoint"
 
 
 class Denied(Ambiguous):
@@ -58,19 +65,43 @@ def _host_of(location: str) -> str:
     return printable(f"{parts.scheme or 'http'}://{host}{f':{port}' if port else ''}", 120)
 
 
-def no_connection(what: str, host: str, cause: BaseException) -> Unanswered:
-    """The error for a request that never left: whatever was wrong, the server has not got a byte of it."""
+def _elsewhere(answer: Answer, what: str, host: str) -> Permanent | None:
+    """The error of a server that wants to be called at another address; None if it does not say that."""
+    if answer.status == 400 and any(words in answer.body for words in _WANTS_TLS):  # noqa: PLR2004 - Bad Request
+        return Permanent(f"{what}: {host} does not take plain http", hint=_USE_TLS)
+    if not 300 <= answer.status <= 399:  # noqa: PLR2004 - the 3xx statuses
+        return None
+    target = _host_of(answer.headers.get("Location", ""))
+    hint = "If that is the right place, name it in credentials.endpoint; the key is never sent along by itself"
+    return Permanent(f"{what}: {host} sends us on to {target}", hint=hint)
+
+
+def no_connection(what: str, host: str, cause: BaseException, *, proxy: str = "") -> Unanswered:
+    """The error for a request that never left: whatever was wrong, the server has not got a byte of it.
+
+    Args:
+        proxy: host and port of the proxy before it, if there is one.
+    """
+    if proxy and not isinstance(cause, ssl.SSLError):  # TLS is spoken with the server itself, through the proxy
+        why = f"the proxy {proxy} cannot be reached, or does not let us through to {host}: {printable(cause)}"
+        return Unanswered(f"{what}: {why}", hint="Check credentials.proxy, and whether the proxy runs")
     match cause:
         case socket.gaierror():
             why, hint = f"the name of {host} is not known", "Check credentials.endpoint"
         case ConnectionRefusedError():
             why, hint = f"nothing listens at {host}", "Check credentials.endpoint and port, and whether the server runs"
+        case ssl.SSLCertVerificationError(verify_code=code) if code in _OTHER_NAME:
+            why = f"the certificate of {host} is for another name: {printable(cause.verify_message)}"
+            hint = "Write the name that stands in the certificate into credentials.endpoint, or have a new one issued"
+        case ssl.SSLCertVerificationError(verify_code=code) if code in _OUT_OF_TIME:
+            why = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
+            hint = "Check this machine's clock; if it is right, ask whoever runs the server to renew the certificate"
         case ssl.SSLCertVerificationError():
             why = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
             hint = "If it is right, put its authority's certificate in a file and name that in credentials.ca_bundle"
         case ssl.SSLError():
             why = f"no TLS with {host}: {printable(cause)}"
-            hint = "Check that https, not http, is spoken at this address and port, and credentials.ca_bundle"
+            hint = "If it speaks plain http at this port, write http:// in credentials.endpoint, or its https port"
         case TimeoutError():
             why, hint = f"{host} did not answer in time", "Check the address, the network, and credentials.proxy"
         case _:
@@ -80,6 +111,8 @@ def no_connection(what: str, host: str, cause: BaseException) -> Unanswered:
 
 def lost_connection(what: str, host: str, cause: BaseException, seconds: float, *, repeatable: bool) -> PlatformError:
     """The error for a connection that stood and then broke, or gave no answer within ``seconds``."""
+    if isinstance(cause, http.client.BadStatusLine) and _TLS_ALERT in str(cause):
+        return Unanswered(f"{what}: {host} does not understand plain http", hint=_USE_TLS)
     why = f"the connection to {host} broke: {printable(cause)}"
     if isinstance(cause, TimeoutError):
         why = f"{host} did not finish its answer in time ({seconds:g} s)"
@@ -92,6 +125,8 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
     Args:
         fault: the server's own words, if it had any; shown, never understood: they come in any language.
     """
+    if (misled := _elsewhere(answer, what, host)) is not None:
+        return misled
     status = answer.status
     reason = http.client.responses.get(status, "")
     words = f"{printable(fault)} (status {status})" if fault else f"status {status} {reason}".rstrip()
@@ -111,10 +146,6 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
             return Permanent(said, hint="Check credentials.endpoint and credentials.proxy")
         case 423 | 425 | 429:
             return Transient(said, retry_after=wait)
-        case _ if 300 <= status <= 399:  # noqa: PLR2004 - the 3xx statuses
-            target = _host_of(answer.headers.get("Location", ""))
-            hint = "If that is the right place, name it in credentials.endpoint; the key is never sent along by itself"
-            return Permanent(f"{what}: {host} sends us on to {target}", hint=hint)
         case _ if status >= 500 or status in {408, 409}:  # noqa: PLR2004 - the 5xx statuses
             kind = Unanswered if status in _NOBODY_BEHIND else Transient
             error = in_doubt(what, words, repeatable=repeatable, kind=kind)
