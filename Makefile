@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit soak deep bench audit format images clean
+.PHONY: help demo test lint types imports unit root soak deep bench audit format images clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ imports: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest -n $(WORKERS) tests
+
+root: $(VENV)/.installed  ## the tests that mount something: sudo make root
+	$(BIN)/pytest -n $(WORKERS) -m root tests
 
 soak: $(VENV)/.installed  ## hours of bad luck in minutes: make soak SOAK='--seed 7'
 	$(BIN)/python tests/faults/soak.py $(SOAK)

@@ -11,12 +11,32 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from support import temporary
+
 if TYPE_CHECKING:
     from image_sync.mvi_server.server import MviServer
 
 # One thread for each test process: several that compute with several each get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether this process runs tests for another one, whose folders it uses."""
+FOLDER = None if WORKER else temporary.begin()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give tests folders within the session's, unless the command line names another place."""
+    if FOLDER is not None and config.option.basetemp is None:
+        config.option.basetemp = str(FOLDER / "t")
+
+
+@pytest.fixture(autouse=True)
+def _privilege(request: pytest.FixtureRequest) -> None:
+    """A test that mounts something is marked, and skipped for those who may not."""
+    if request.node.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root: mounting is a privilege")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from support.resources import peak_memory, processor_seconds
 
@@ -60,14 +60,16 @@ def spend(command: Sequence[str | Path], environ: Mapping[str, str] | None = Non
             list(map(str, command)), env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=log
         )
         try:
-            peak = _watch(process.pid)
+            # Opened now: once it has ended, only root may open it, and who has it open may still read it.
+            with Path(f"/proc/{process.pid}/io").open() as figures:
+                peak = _watch(process.pid)
+                ended = time.perf_counter()
+                # It has ended, but is not forgotten before it is asked for: until then the kernel tells about it.
+                written = _written(figures)
         except BaseException:  # the session was ended: nothing is left running
             process.kill()
             process.wait()
             raise
-        ended = time.perf_counter()
-        # It has ended, but is not forgotten before it is asked for: until then the kernel tells about it.
-        written = _written(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -82,7 +84,8 @@ def spend(command: Sequence[str | Path], environ: Mapping[str, str] | None = Non
 
 def account(process: int) -> Account:
     """What a running process has taken so far."""
-    return Account(time.monotonic(), processor_seconds(process), _memory(process), _written(process))
+    with Path(f"/proc/{process}/io").open() as figures:
+        return Account(time.monotonic(), processor_seconds(process), _memory(process), _written(figures))
 
 
 def _watch(process: int) -> int:
@@ -106,7 +109,7 @@ def _memory(process: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _written(process: int) -> int:
-    lines = Path(f"/proc/{process}/io").read_text().splitlines()
-    figures = {name: int(value) for name, _, value in (line.partition(":") for line in lines)}
+def _written(account: TextIO) -> int:
+    account.seek(0)
+    figures = {name: int(value) for name, _, value in (line.partition(":") for line in account)}
     return figures["write_bytes"] - figures["cancelled_write_bytes"]

@@ -87,6 +87,7 @@ def test_a_failing_disk_ends_the_daemon_and_the_next_start_goes_on(
     assert len(files) == len(set(files)) == 12
 
 
+@pytest.mark.root
 def test_a_full_disk_under_the_ledger_pauses_everything_until_there_is_room(tmp_path: Path, server: MviServer) -> None:
     """No room under the ledger: nothing is sent, the cause is told; with room it goes on by itself, nothing doubled."""
     with small_disk(tmp_path / "plant/state", 2 << 20) as disk:
@@ -113,6 +114,7 @@ def test_a_full_disk_under_the_ledger_pauses_everything_until_there_is_room(tmp_
         diary.found(disk)
 
 
+@pytest.mark.root
 def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> None:
     """Where not even an empty ledger fits, the program says so in words with exit code 74, and sends nothing."""
     with small_disk(tmp_path / "plant/state", 64 << 10):
@@ -126,6 +128,7 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> 
     assert sent(server) == 0
 
 
+@pytest.mark.root
 def test_pictures_on_a_full_and_read_only_disk_are_uploaded(tmp_path: Path, server: MviServer) -> None:
     """Nothing is ever written beside the pictures, so their disk may be full, and read-only."""
     plant = Plant(tmp_path / "plant", server.url)

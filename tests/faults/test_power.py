@@ -17,6 +17,7 @@ from support.daemon import Plant, stored
 from support.mvi_server import picture, serving
 from support.resources import LONG
 
+pytestmark = pytest.mark.root
 CUTS, NIGHTS = (50, 10) if LONG else (6, 1)
 """How often the power is cut under a writer, and under the daemon."""
 WEAK = """

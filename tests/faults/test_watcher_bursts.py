@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from image_sync.watcher import picture
 from image_sync.watcher.settle import Settling
+from support import temporary
 from support.catalogue import assert_true_to_disk
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
@@ -29,7 +30,7 @@ CONTENT = jpeg()
 @pytest.fixture
 def fast() -> Iterator[Path]:
     """A folder in memory where there is one: slow disks hide lost events."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=temporary.FAST) as folder:
         yield Path(folder)
 
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from image_sync.domain import Batch, BatchState, DatasetRef, PictureState, RunState, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger
-from support.model import FAST
+from support import temporary
 
 DEEP = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
 SEARCH = settings(
@@ -55,7 +55,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @initialize(skip=st.booleans())
     def begin(self, skip: bool) -> None:
-        self.folder = Path(tempfile.mkdtemp(dir=FAST))
+        self.folder = Path(tempfile.mkdtemp(dir=temporary.FAST))
         self.skip = skip
         self.clock = 1_000_000.0
         self.setting = "parts"

@@ -29,10 +29,9 @@ from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Recipe, Trainer
 from image_sync.uploader import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
+from support import temporary
 from support.pictures import jpeg
 
-FAST = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
-"""Where files live in memory, if there is such a place: a ledger writes through to the disk at every step."""
 DATASET = "parts"
 UPLOAD_GRACE, MODEL_GRACE = 60.0, 90.0
 DAY = 86_400.0
@@ -348,7 +347,7 @@ class World:
         self.deletions = deletions
         self.skip_duplicates = skip_duplicates
         self._own = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(dir=FAST))
+        self.folder = folder or Path(tempfile.mkdtemp(dir=temporary.FAST))
         self.root = self.folder / "pictures"
         self.outside = self.folder / "outside"
         self.state = self.folder / "state"

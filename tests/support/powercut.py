@@ -20,8 +20,6 @@ def why_not() -> str:
     """Why there can be no such disk here; empty if there can."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return f"power cuts need {DEVICE} and the right to use it"
-    if os.geteuid() != 0:
-        return "power cuts need root: mounting is a privilege"
     try:
         import mfusepy  # noqa: F401 - fails without the library
     except (ImportError, OSError) as error:
@@ -39,6 +37,7 @@ def disk(folder: Path, *, torn: int | None = None) -> Iterator[tuple[Path, Path]
         folder: is made.
         torn: seed of the chance that decides on what was not synced; None: all of it is lost.
     """
+    assert os.geteuid() == 0, "mark this test with pytest.mark.root: mounting is a privilege"
     if reason := why_not():
         pytest.skip(reason)
     mount, durable = folder / "mount", folder / "durable"

@@ -22,8 +22,7 @@ SEGMENT = 65_533  # most bytes in a JPEG comment
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """A file system in memory with so many bytes on it, mounted at ``folder``, which is made."""
-    if os.geteuid() != 0:
-        pytest.skip("a small disk needs root: mounting is a privilege")
+    assert os.geteuid() == 0, "mark this test with pytest.mark.root: mounting is a privilege"
     folder.mkdir(parents=True)
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
