@@ -61,7 +61,7 @@ def test_what_a_killed_session_left_goes_when_the_next_begins(tmp_path: Path) ->
 
 def test_a_session_that_goes_on_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However old it is, the next one leaves it alone."""
-    monkeypatch.setattr(temporary.atexit, "register", lambda *_: None)
+    monkeypatch.setattr("atexit.register", lambda *_: None)
     folder = temporary.claim(tmp_path)
     os.utime(folder, (0, 0))
 
