@@ -9,6 +9,7 @@ import random
 import tarfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,7 @@ def test_a_large_picture_goes_in_parts(
     again = ship(platform, dataset, "red", [large])
 
     assert again == [remote_id]
+    assert aws.backend.get_object(BUCKET, f"image-sync/{dataset.id}/{remote_id}").checksum_algorithm == "CRC32"
     assert aws.content(f"image-sync/{dataset.id}/{remote_id}") == large.read()
     assert aws.backend.list_multipart_uploads(BUCKET) == {}
 
@@ -279,13 +281,14 @@ def test_lists_are_frozen_and_know_only_what_the_ledger_knows(
     rows = [line.split("\t") for line in (lists["train.lst"] + lists["validation.lst"]).decode().splitlines()]
     classes = json.loads(lists["snapshot.json"])["classes"]
     assert len(rows) == 24
-    assert {path.partition("/")[0][:4]: classes[int(number)] for _, number, path in rows} == {
+    paths = [path.removeprefix("train/").removeprefix("validation/") for _, _, path in rows]
+    assert {path[:4]: classes[int(row[1])] for path, row in zip(paths, rows, strict=True)} == {
         "red-": "blue",
         "blue": "red",
     }
     assert int(body["HyperParameters"]["num_training_samples"]) == len(lists["train.lst"].splitlines())
     uris = [channel["DataSource"]["S3DataSource"]["S3Uri"] for channel in body["InputDataConfig"]]
-    assert all(uri.endswith("/") for uri in uris)
+    assert all(uri.endswith(("/", ".manifest")) for uri in uris)
 
 
 def test_a_start_that_is_repeated_starts_nothing(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
@@ -411,7 +414,7 @@ def test_a_stopped_job_is_not_trained(aws: Aws, platform: SageMakerPlatform, dat
     task = platform.start_training(plan(dataset))
     aws.control.call("StopTrainingJob", {"TrainingJobName": task})
 
-    assert ended(platform, task).reason == "somebody stopped it"
+    assert ended(platform, task).reason == "somebody stopped it; 556 s billed"
     assert platform.model_of(task) is None
     late = platform.start_training(plan(dataset, "m-2"))
     aws.control.jobs[late].status, aws.control.jobs[late].secondary = "Stopped", "MaxRuntimeExceeded"
@@ -531,6 +534,8 @@ def test_a_model_is_continued_from_where_that_is_possible(
     for cold in (other_network, new_class, no_base):
         assert cold["HyperParameters"]["use_pretrained_model"] == "1"
         assert len(cold["InputDataConfig"]) == 4
+    assert "new green" in platform.progress(platform.find_trainings(dataset, "m-4")[0]).anew
+    assert platform.progress(platform.find_trainings(dataset, "m-2")[0]).anew == ""
     assert [(one["base"], one["reason"]) for one in logs if one["event"] == "training.not_continued"] == [
         (first.id, "its classes are others (new green)")
     ]
@@ -539,8 +544,9 @@ def test_a_model_is_continued_from_where_that_is_possible(
     assert "new green" in json.loads(aws.content(snapshot))["cold"]
 
 
-def test_too_little_to_train_says_what_is_missing(platform: SageMakerPlatform, dataset: DatasetRef) -> None:
-    """One category, a side that is empty, a class of which nothing is trained on, a figure that cannot be."""
+def test_too_little_to_train_says_what_is_missing(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """One category, a side that is empty where the folders choose it, a class of which nothing is trained on, a
+    figure that cannot be."""
     with pytest.raises(Refused, match="0 categories"):
         platform.start_training(plan(dataset))
     filled(platform, dataset, "red")
@@ -549,11 +555,13 @@ def test_too_little_to_train_says_what_is_missing(platform: SageMakerPlatform, d
     filled(platform, dataset, "blue")
     rows = list(platform.listing(dataset))
     training = [row for row in rows if row.remote_id.startswith("train/")]
+    pinned = aws.platform(sides="folders")
     with pytest.raises(Refused, match="validation side"):
-        platform.start_training(plan(dataset, contents=lambda: training))
+        pinned.start_training(plan(dataset, contents=lambda: training))
     held = [row for row in rows if row.category == "red" or row not in training]
     with pytest.raises(Refused, match="of blue falls to the training side"):
-        platform.start_training(plan(dataset, contents=lambda: held))
+        pinned.start_training(plan(dataset, contents=lambda: held))
+    pinned.close()
     with pytest.raises(Refused, match="top_k is 5"):
         platform.start_training(plan(dataset, strategy={"top_k": 5}))
     with pytest.raises(Refused, match="learning_rate"):
@@ -561,6 +569,164 @@ def test_too_little_to_train_says_what_is_missing(platform: SageMakerPlatform, d
     with pytest.raises(Refused, match="no network"):
         platform.start_training(plan(dataset, nn_arch="googlenet"))
     assert platform.find_trainings(dataset, "m-1") == []
+
+
+def lists_of(aws: Aws, dataset: DatasetRef, task: str) -> dict[str, list[tuple[str, str]]]:
+    """Side -> (class, name of the picture), as the job reads them."""
+    found = {}
+    for side in ("train", "validation"):
+        keys = [key for key in aws.listed(f"image-sync/{dataset.id}/jobs/{task}/") if key.endswith(f"{side}.lst")]
+        rows = [line.split("\t") for line in aws.content(keys[0]).decode().splitlines()]
+        found[side] = [(number, path.rpartition("/")[2]) for _, number, path in rows]
+    return found
+
+
+def test_small_categories_are_on_both_sides(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """Each category of ten gives eight to the training and two to the validation, whatever their hashes say, and
+    the job reads those that lie on the other side, too; the lists are not sorted by class."""
+    colours = {f"c{number}": (20 * number, 255 - 20 * number, 97) for number in range(12)}
+    for category, colour in colours.items():
+        ship(platform, dataset, category, [item(drawn(colour, seed)) for seed in range(10)])
+
+    task = platform.start_training(plan(dataset))
+    again = platform.start_training(plan(dataset, "m-2"))
+
+    lists = lists_of(aws, dataset, task)
+    for side, each in (("train", 8), ("validation", 2)):
+        numbers = [number for number, _ in lists[side]]
+        assert Counter(numbers) == dict.fromkeys(map(str, range(12)), each)
+        assert numbers != sorted(numbers)
+    assert lists == lists_of(aws, dataset, again)
+    assert ended(platform, task).phase is Phase.TRAINED
+
+
+def test_pictures_keep_their_side_when_others_come(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """Of large categories nobody changes over: they are split by their hashes alone."""
+    filled(platform, dataset, count=60)
+    before = lists_of(aws, dataset, platform.start_training(plan(dataset)))
+    filled(platform, dataset, count=80)
+    after = lists_of(aws, dataset, platform.start_training(plan(dataset, "m-2")))
+
+    held = {name for _, name in before["validation"]}
+    assert len(held & {name for _, name in after["train"]}) <= 2
+    assert held
+    assert len(after["train"]) + len(after["validation"]) == 160
+
+
+def test_folders_may_choose_the_side(aws: Aws, dataset: DatasetRef) -> None:
+    """Pictures below ``train`` and ``Validation`` stay there, whatever their hashes say; the nearest folder counts."""
+    platform = aws.platform(sides="folders")
+    for category in ("red", "blue"):
+        for side, seeds in (("train", range(6)), ("Validation", range(6, 12))):
+            folders = (category, side, "train", "data")
+            pictures = [replace(item(drawn(COLOURS[category], seed)), folders=folders) for seed in seeds]
+            ship(platform, dataset, category, pictures)
+            shipment = Shipment("", dataset, category, tuple(replace(one, folders=()) for one in pictures))
+            assert len(platform.find(shipment)) == 6
+
+    task = platform.start_training(plan(dataset))
+
+    lists = lists_of(aws, dataset, task)
+    assert {side: len(rows) for side, rows in lists.items()} == {"train": 12, "validation": 12}
+    assert ended(platform, task).phase is Phase.TRAINED
+    platform.close()
+
+
+def test_a_batch_that_is_cut_is_told(platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """What is configured and cannot be used is said with the reason; what was left out is not."""
+    filled(platform, dataset)
+    with capture_logs() as logs:
+        platform.start_training(plan(dataset, strategy={"epochs": 1, "mini_batch_size": 16}))
+        platform.start_training(plan(dataset, "m-2"))
+
+    (told,) = [one for one in logs if one["event"] == "training.batch_reduced"]
+    assert (told["configured"], told["mini_batch_size"]) == (16, told["validating"])
+
+
+def test_a_training_is_stopped_for_good(aws: Aws, dataset: DatasetRef) -> None:
+    """The job is stopped, and no machine makes another attempt, also when AWS had none for it yet."""
+    platform = aws.platform(instance_types=["ml.g4dn.xlarge", "ml.g5.xlarge"])
+    filled(platform, dataset)
+    task = platform.start_training(plan(dataset))
+
+    platform.stop_training(task)
+    platform.stop_training(task)
+    progress = ended(platform, task)
+    assert (progress.phase, progress.repeat, progress.billed) == (Phase.FAILED, False, 556)
+    platform.stop_training(task)
+    done = trained(platform, dataset, "m-0")
+    with pytest.raises(Refused, match="has ended"):
+        platform.stop_training(done.id)
+    with pytest.raises(NotFound):
+        platform.stop_training("nobodys-job")
+    aws.control.failing = ["CapacityError: no capacity"]
+    waiting = platform.start_training(plan(dataset, "m-2"))
+    while aws.control.jobs[waiting].status != "Failed":
+        aws.control.call("DescribeTrainingJob", {"TrainingJobName": waiting})
+    platform.stop_training(waiting)
+    assert "stopped" in ended(platform, waiting).reason
+    assert f"{waiting}-r2" not in aws.control.jobs
+    platform.close()
+
+
+def test_a_log_is_read_page_by_page(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
+    """All lines of the newest job, in order; before anything is logged there are none."""
+    filled(platform, dataset)
+    task = platform.start_training(plan(dataset))
+    assert list(platform.training_log(task)) == []
+    aws.control.logs[task] = [f"Epoch[{number}]" for number in range(5)]
+
+    assert list(platform.training_log(task)) == aws.control.logs[task]
+    assert task in platform.progress(task).log
+
+
+@pytest.mark.parametrize("told", ["reason", "log", "nowhere"])
+def test_a_picture_that_breaks_a_job_is_left_out(
+    aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef, told: str
+) -> None:
+    """By its name in the reason or the log, else because it cannot be decoded; the repeat does without it."""
+    filled(platform, dataset)
+    rows = list(platform.listing(dataset))
+    bad = next(row for row in rows if row.remote_id.startswith("train/"))
+    name = bad.remote_id.rpartition("/")[2]
+    aws.control.failing = [
+        f"ClientError: cannot decode /x/{name}" if told == "reason" else "ClientError: OpenCV failed"
+    ]
+    task = platform.start_training(plan(dataset))
+    aws.control.logs[task] = [
+        f"packing {rows[-1].remote_id}",
+        f"imread failed for '{name}', aborting" if told == "log" else "Traceback",
+    ]
+    if told == "nowhere":
+        key = f"image-sync/{dataset.id}/{bad.remote_id}"
+        aws.backend.put_object(BUCKET, key, aws.content(key)[:300])
+
+    with capture_logs() as logs:
+        progress = ended(platform, task)
+
+    assert progress.phase is Phase.FAILED
+    assert progress.repeat is True
+    assert bad.key in progress.reason
+    assert [one["pictures"] for one in logs if one["event"] == "training.left_out"] == [[bad.key]]
+    second = platform.start_training(plan(dataset, "m-2"))
+    assert ended(platform, second).phase is Phase.TRAINED
+    lists = lists_of(aws, dataset, second)
+    assert name not in {path for rows_ in lists.values() for _, path in rows_}
+    assert sum(map(len, lists.values())) == 23
+
+
+def test_a_picture_that_cannot_be_decoded_is_refused_before_it_costs_anything(
+    platform: SageMakerPlatform, dataset: DatasetRef
+) -> None:
+    """Its header is sound, and its channels are three."""
+    whole = drawn(COLOURS["red"], 1, size=200)
+    cut = whole[: len(whole) // 2]
+    shipment = Shipment("b", dataset, "red", (item(whole), item(cut)), time.time())
+
+    one, other = platform.upload(shipment)
+
+    assert (one.refused, bool(one.remote_id)) == ("", True)
+    assert "cannot be decoded" in other.refused
 
 
 # -- endpoints and models

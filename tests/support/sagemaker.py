@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         """One request."""
         aws = self.server.aws
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        operation = self.headers.get("X-Amz-Target", "").removeprefix("SageMaker.")
+        operation = self.headers.get("X-Amz-Target", "").removeprefix("SageMaker.").removeprefix("Logs_20140328.")
         invoked = re.fullmatch(r"/endpoints/([^/]+)/invocations", self.path)
         label = operation or ("InvokeEndpoint" if invoked else f"{self.command} {unquote(self.path)}")
         kind = aws.mishap(label)

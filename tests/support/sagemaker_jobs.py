@@ -78,6 +78,7 @@ class Control:
         quotas: instance type -> how many jobs it may train; without an entry any number.
         held: names of jobs that do not move.
         unseen: how often an endpoint's configuration, just made, is not seen yet.
+        logs: job -> the lines that it writes.
         requests: operation and body of every call, in order.
     """
 
@@ -93,6 +94,7 @@ class Control:
         self.quotas: dict[str, int] = {}
         self.held: set[str] = set()
         self.unseen = 0
+        self.logs: dict[str, list[str]] = {}
         self.requests: list[tuple[str, dict[str, Any]]] = []
 
     def call(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,7 @@ class Control:
             "TrainingJobStatus": job.status,
             "SecondaryStatus": job.secondary,
             "CreationTime": job.created,
+            **({"BillableTimeInSeconds": 556} if job.ended is not None else {}),
             "LastModifiedTime": job.ended or job.created,
             "FinalMetricDataList": [
                 {"MetricName": key, "Value": value, "Timestamp": job.created} for key, value in job.metrics.items()
@@ -182,6 +185,14 @@ class Control:
             raise Fault("ValidationException", f"The training job is in status {job.status}.")
         job.status = job.secondary = "Stopping"
         return {}
+
+    def _filter_log_events(self, body: dict[str, Any]) -> dict[str, Any]:
+        if not self.jobs:
+            raise Fault("ResourceNotFoundException", "The specified log group does not exist.")
+        lines = self.logs.get(body["logStreamNamePrefix"].partition("/")[0], [])
+        at = int(body.get("nextToken", 0))
+        more = {"nextToken": str(at + 2)} if at + 2 < len(lines) else {}
+        return {"events": [{"message": f"{line}\n"} for line in lines[at : at + 2]], **more}
 
     def _delete_training_job(self, body: dict[str, Any]) -> dict[str, Any]:
         if self._job(body).status in {"InProgress", "Stopping"}:
@@ -364,16 +375,25 @@ def _classify(
 def _listed(channels: dict[str, Any], side: str, store: Store) -> Iterator[tuple[int, list[float]]]:
     (uri,) = [one for one in store.keys(channels[f"{side}_lst"]["S3Uri"]) if one.endswith(".lst")]
     text = (store.read(uri) or b"").decode()
+    root, allowed = _source(channels[side], store)
     seen = set()
     for line in text.splitlines():
         number, label, path = line.split("\t")
         seen.add(number)
-        content = store.read(channels[side]["S3Uri"] + path)
-        if content is None or not path.endswith((".jpg", ".png")):
+        content = store.read(root + path)
+        if content is None or (allowed is not None and path not in allowed) or not path.endswith((".jpg", ".png")):
             raise Failed(f"ClientError: there is no picture {path}")
         yield int(label), _colour(content)
     if len(seen) != len(text.splitlines()):
         raise Failed("ClientError: numbers of lines are not unique")
+
+
+def _source(channel: dict[str, Any], store: Store) -> tuple[str, set[str] | None]:
+    """What the channel's paths lie below, and which of them it holds; None: all."""
+    if channel["S3DataType"] != "ManifestFile":
+        return channel["S3Uri"], None
+    head, *paths = json.loads(store.read(channel["S3Uri"]) or b"")
+    return head["prefix"], set(paths)
 
 
 def _detect(channels: dict[str, Any], values: dict[str, str], store: Store) -> tuple[dict[str, Any], dict[str, float]]:
@@ -397,7 +417,7 @@ def _detect(channels: dict[str, Any], values: dict[str, str], store: Store) -> t
 def _colours_of_objects(channels: dict[str, Any], store: Store) -> dict[str, list[list[float]]]:
     """Class number -> the colour inside its boxes, and that of whole pictures, from the first pictures."""
     inside: dict[str, list[list[float]]] = {}
-    source = channels["train"]["S3Uri"].removesuffix("train.manifest")
+    source, _ = _source(channels["train"], store)
     for uri in store.keys(channels["train_annotation"]["S3Uri"])[:20]:
         document = json.loads(store.read(uri) or b"")
         content = store.read(source + document["file"])
@@ -429,12 +449,7 @@ def _pixels(image: Image.Image) -> Iterator[tuple[int, ...]]:
 
 
 def _annotated(channels: dict[str, Any], side: str, store: Store) -> Iterator[list[list[float]]]:
-    source = channels[side]
-    allowed = None
-    root = source["S3Uri"]
-    if source["S3DataType"] == "ManifestFile":
-        head, *paths = json.loads(store.read(source["S3Uri"]) or b"")
-        root, allowed = head["prefix"], set(paths)
+    root, allowed = _source(channels[side], store)
     documents = [json.loads(store.read(uri) or b"") for uri in store.keys(channels[f"{side}_annotation"]["S3Uri"])]
     files = {document["file"] for document in documents}
     if files != (allowed or {uri.removeprefix(root) for uri in store.keys(root)}):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_sync.config.sagemaker import SageMaker
+from image_sync.config.sagemaker import SageMaker, gpus_of
 from image_sync.domain import Annotation, Box
 from image_sync.errors import NotFound, Refused
 from image_sync.platforms.sagemaker import api as api_module
@@ -32,9 +32,10 @@ from image_sync.platforms.sagemaker.keys import (
     slug_of,
     stored_name,
 )
+from image_sync.platforms.sagemaker.lists import wanted
 from image_sync.platforms.sagemaker.markings import document, usable, width_of
 from image_sync.platforms.sagemaker.names import attempt_of, endpoint_of, is_name, job_of, mark_of, root_of
-from image_sync.platforms.sagemaker.plan import gpus_of, hyperparameters
+from image_sync.platforms.sagemaker.plan import hyperparameters
 from image_sync.platforms.sagemaker.policy import policies
 from image_sync.platforms.sagemaker.snapshot import Snapshot
 from support.pictures import drawn, encoded
@@ -160,7 +161,7 @@ def test_boxes_become_pixels() -> None:
     assert found["categories"] == [{"class_id": 0, "name": "a"}, {"class_id": 1, "name": "b"}]
     assert len(usable(annotation)) == 5
     assert usable(None) == ()
-    assert (width_of(0), width_of(69), width_of(70), width_of(400)) == (350, 350, 352, 2002)
+    assert (width_of(0), width_of(69), width_of(70), width_of(400)) == (350, 400, 410, 2310)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_figures_follow_from_the_pictures() -> None:
     narrow = Snapshot(
         "m", "d", detection=True, classes=("a",), samples=9, validating=3, objects=100, values={"label_width": "360"}
     )
-    assert hyperparameters(narrow, "ml.g4dn.xlarge", 1)["label_width"] == "502"
+    assert hyperparameters(narrow, "ml.g4dn.xlarge", 1)["label_width"] == "580"
 
 
 def test_a_snapshot_survives_storage() -> None:
@@ -237,7 +238,7 @@ def test_the_policy_allows_every_call_that_is_made() -> None:
     """Each operation that the code names is covered by an action; nothing is allowed on everything without need."""
     folder = Path(api_module.__file__).parent
     source = "".join((folder / name).read_text(encoding="utf-8") for name in ("api.py", "objects.py"))
-    operations = set(re.findall(r'"(?:s3|sagemaker|runtime|iam|servicequotas)",\s*"([a-z_0-9]+)"', source))
+    operations = set(re.findall(r'"(?:s3|sagemaker|runtime|iam|servicequotas|logs)",\s*"([a-z_0-9]+)"', source))
     assert len(operations) > 25
     statements = policies(SETUP)["caller"]["Statement"]
     allowed = {action.partition(":")[2] for statement in statements for action in statement["Action"]}
@@ -273,6 +274,41 @@ def test_policies_follow_the_settings() -> None:
     assert "arn:aws-cn:kms:cn-north-1:123456789012:key/k-1" in str(found["caller"])
     assert "ec2:CreateNetworkInterface" in str(found["role"])
     assert found["trust"]["Statement"][0]["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+
+
+@pytest.mark.parametrize(
+    ("key", "home"),
+    [
+        ("alias/pictures", "arn:aws:kms:eu-central-1:123456789012:key/*"),
+        ("arn:aws:kms:eu-west-1:999999999999:alias/pictures", "arn:aws:kms:eu-west-1:999999999999:key/*"),
+    ],
+)
+def test_an_alias_is_allowed_by_the_keys_that_have_it(key: str, home: str) -> None:
+    """A policy on an alias allows nothing: AWS matches the key's own ARN, and its aliases by a condition."""
+    setup = SageMaker(
+        region="eu-central-1",
+        role=SETUP.role,
+        bucket="b-1",
+        instance_types=("ml.p3.2xlarge",),
+        kms_key=key,
+        volume_kms_key="k-2",
+    )
+    keys = {one["Sid"]: one for one in policies(setup)["role"]["Statement"] if one["Sid"].startswith("Keys")}
+
+    assert keys["KeysByAlias"]["Resource"] == home
+    assert keys["KeysByAlias"]["Condition"] == {"ForAnyValue:StringEquals": {"kms:ResourceAliases": ["alias/pictures"]}}
+    assert keys["Keys"]["Resource"] == "arn:aws:kms:eu-central-1:123456789012:key/k-2"
+    assert "Condition" not in keys["Keys"]
+
+
+@given(st.integers(2, 400), st.floats(0.05, 0.95), st.data())
+def test_each_stratum_has_its_share_on_either_side(pictures: int, split: float, data: st.DataObject) -> None:
+    """At least one of two or more validates and is trained on; the share is kept to, give or take a quarter."""
+    found = wanted(pictures, data.draw(st.integers(0, pictures)), split)
+
+    share = pictures * (1 - split)
+    assert 1 <= found <= pictures - 1
+    assert abs(found - min(max(share, 1), pictures - 1)) <= max(1, 0.25 * share) + 1e-6
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "RGB"])

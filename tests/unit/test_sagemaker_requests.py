@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from image_sync.platforms.sagemaker.job import request
 from image_sync.platforms.sagemaker.lists import Chosen, Lists
 from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken
 from image_sync.platforms.sagemaker.snapshot import Snapshot
+from image_sync.platforms.sagemaker.spoilers import Spoilers
 from image_sync.platforms.sagemaker.trainings import Trainings
 from support.configuration import settings
 from support.sagemaker import BUCKET, REGION, ROLE, somebody
@@ -35,6 +37,7 @@ CALTECH = {
     "dataset": {"name": "caltech"},
     "sagemaker": {
         **AWS,
+        "sides": "folders",
         "instance_types": ["ml.p2.xlarge"],
         "instance_count": 1,
         "volume_gb": 50,
@@ -65,6 +68,7 @@ ROADS = {
         **AWS,
         "prefix": "roaddamagedetection",
         "bucket": "deeplens-acme-roads",
+        "sides": "folders",
         "instance_types": ["ml.p3.16xlarge"],
         "volume_gb": 50,
         "max_runtime": 360000,
@@ -139,8 +143,10 @@ def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen
         strategy=made.model.strategy,
         contents=lambda: pictures,
     )
-    trainings = Trainings(Api(setup), setup, datasets, None, None)  # type: ignore[arg-type]
-    lists = Lists(Api(setup), Shelf(pictures))  # type: ignore[arg-type]
+    trainings = Trainings(Api(setup), setup, datasets, None, None, None)  # type: ignore[arg-type]
+    shelf: Any = Shelf(pictures)
+    spoilers = Spoilers(Api(setup), Book(), shelf)  # type: ignore[arg-type]
+    lists = Lists(Api(setup), shelf, spoilers, pinned=setup.sides == "folders")
     return place, lists.choose(place, plan, trainings._blank(place, plan))
 
 
@@ -204,9 +210,13 @@ def test_the_caltech_notebook(tmp_path: Path) -> None:
         }.items()
     ]
     lists = dict(found.files)
-    first, *_, last = lists["train_lst/train.lst"].decode().splitlines()
-    assert first == f"0\t0\t{pictures[0].remote_id.removeprefix('train/')}"
-    assert last.split("\t")[:2] == ["15419", "256"]
+    rows = [line.split("\t") for line in lists["train_lst/train.lst"].decode().splitlines()]
+    assert [row[0] for row in rows] == [str(number) for number in range(15420)]
+    assert {(number, path) for _, number, path in rows} == {
+        (str(classes.index(one.category)), one.remote_id.removeprefix("train/")) for one in pictures[:15420]
+    }
+    neighbours = sum(one[1] == two[1] for one, two in itertools.pairwise(rows))
+    assert neighbours < 200, "sorted by class they would be 15,163; shuffled about 60"
     assert len(lists["validation_lst/validation.lst"].splitlines()) == 257 * 3
 
 
@@ -263,6 +273,7 @@ def test_everything_that_can_be_set_reaches_the_request(tmp_path: Path) -> None:
     """Distribution, spot, keys, network and tags stand in the request where AWS looks for them."""
     section = {
         **AWS,
+        "sides": "folders",
         "instance_types": ["ml.p3.8xlarge"],
         "instance_count": 2,
         "spot": True,

@@ -214,6 +214,36 @@ def test_a_failed_training_is_told_with_the_platforms_reason(world: World) -> No
     assert world.platform.calls["start_training"] == 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "repeat", "starts"),
+    [("ClientError: out of memory", False, 1), ("the picture p.jpg cannot be decoded", True, 2), ("no GPU", None, 2)],
+)
+def test_a_platform_that_knows_decides_about_a_repeat(
+    world: World, reason: str, repeat: bool | None, starts: int
+) -> None:
+    """What the platform says of a repeat counts; its words are only read when it says nothing."""
+    world.upload(*ENOUGH)
+    world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason=reason, repeat=repeat)  # type: ignore[method-assign]
+    world.work(4 * RETRY_WAIT)
+
+    assert world.platform.calls["start_training"] == starts
+
+
+def test_what_was_not_continued_is_not_said_to_be(world: World) -> None:
+    """A model whose training began anew at the platform continues from nothing, in the ledger, too."""
+    world.upload(*ENOUGH)
+    run = world.ledger.runs.begin("plates-20260101-000000", "m-0", "older")
+    assert run is not None
+    world.ledger.runs.started(run.id, "t-1")
+    world.platform.progress = lambda task_id: Progress(Phase.RUNNING, iteration=7, anew="a new class")  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        world.work(60)
+
+    (kept,) = world.ledger.runs.history()
+    assert (kept.base, kept.base_name) == ("", "")
+    assert [one["reason"] for one in logs if one["event"] == "training.not_continued"] == ["a new class"]
+
+
 @pytest.mark.parametrize("second", ["trained", "fails again"])
 def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> None:
     """After a while one more training starts, of the same pictures and without a threshold; never a third."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
@@ -18,14 +18,38 @@ _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.
 _BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _INSTANCE = re.compile(r"ml\.[a-z0-9-]{1,20}\.[a-z0-9]{1,20}")
+_GPU_FAMILY = re.compile(r"[pg][0-9][a-z0-9-]*")
+_G4 = {"xlarge": 1, "2xlarge": 1, "4xlarge": 1, "8xlarge": 1, "12xlarge": 4, "16xlarge": 1}
+_G5 = {**_G4, "24xlarge": 4, "48xlarge": 8}
+_GPUS: Mapping[str, Mapping[str, int]] = {
+    "p2": {"xlarge": 1, "8xlarge": 8, "16xlarge": 16},
+    "p3": {"2xlarge": 1, "8xlarge": 4, "16xlarge": 8},
+    "p3dn": {"24xlarge": 8},
+    "p4d": {"24xlarge": 8},
+    "p4de": {"24xlarge": 8},
+    "p5": {"4xlarge": 1, "48xlarge": 8},
+    "p5e": {"48xlarge": 8},
+    "p5en": {"48xlarge": 8},
+    "g4dn": _G4,
+    "g5": _G5,
+    "g6": _G5,
+    "g6e": _G5,
+}
+"""Family -> size -> GPUs, of the machines to train on. AWS adds families; one that is not here is taken as it is."""
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _TAG = re.compile(r"[\w\s.:/=+@-]*")
 _SUBNET, _GROUP = re.compile(r"subnet-[0-9a-zA-Z]{1,32}"), re.compile(r"sg-[0-9a-zA-Z]{1,32}")
 _LONGEST_PREFIX = 200
 _MOST_TAGS, _LONGEST_TAG_KEY, _LONGEST_TAG = 40, 128, 256
 _MONTH = 28 * 24 * 3600
-SERVICES = ("s3", "sagemaker", "runtime", "sts", "iam", "servicequotas")
+SERVICES = ("s3", "sagemaker", "runtime", "sts", "iam", "servicequotas", "logs")
 _DAY = 24 * 3600
+
+
+def gpus_of(instance_type: str) -> int:
+    """How many GPUs such a machine has; 1 for machines that are not known here."""
+    _, family, size = instance_type.split(".")
+    return _GPUS.get(family, {}).get(size, 1)
 
 
 def _endpoints(value: object) -> Mapping[str, str]:
@@ -100,6 +124,13 @@ class SageMaker(Section):
         le=0.99,
         description="Share of the pictures that is trained on; the rest validates. Fixed when a dataset is made.",
     )
+    sides: Literal["split", "folders"] = Field(
+        default="split",
+        description=(
+            "Who validates: `split` divides each category (each label) by `split`; `folders` takes pictures below a "
+            "folder `train` or `validation` for that side, in any letter case, and all others by their hash."
+        ),
+    )
     instance_types: _Texts = Field(
         default=("ml.g4dn.xlarge",),
         min_length=1,
@@ -126,7 +157,8 @@ class SageMaker(Section):
     endpoint_instance_type: str = Field(default="ml.m5.large", description="Machine that answers predictions.")
     endpoint_instance_count: int = Field(default=1, ge=1, le=100, description="How many of them.")
     kms_key: str | None = Field(
-        default=None, description="KMS key (id or ARN) for what is stored in S3; left out: the bucket's own rule."
+        default=None,
+        description="KMS key (id, alias or ARN) for what is stored in S3; left out: the bucket's own rule.",
     )
     volume_kms_key: str | None = Field(
         default=None, description="KMS key for disks; machines with built-in disks (g4dn, g5) do not take one."
@@ -201,6 +233,23 @@ class SageMaker(Section):
         for name in (value,) if isinstance(value, str) else value:
             if not _INSTANCE.fullmatch(name):
                 raise Mistake(f'has "{name}", which is no machine; write, for example, "ml.g4dn.xlarge"', bare=True)
+        return value
+
+    @field_validator("instance_types", mode="after")
+    @classmethod
+    def _with_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            _, family, size = name.split(".")
+            if not _GPU_FAMILY.fullmatch(family):
+                raise Mistake(
+                    f'has "{name}", which has no GPU, but both algorithms train on GPUs only; '
+                    'write, for example, "ml.g4dn.xlarge"',
+                    bare=True,
+                )
+            sizes = _GPUS.get(family)
+            if sizes is not None and size not in sizes:
+                known = ", ".join(f"ml.{family}.{one}" for one in sizes)
+                raise Mistake(f'has "{name}", which AWS does not have; there are {known}', bare=True)
         return value
 
     @field_validator("endpoint", mode="after")

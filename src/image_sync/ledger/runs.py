@@ -122,6 +122,12 @@ class Runs:
                 new = Point(self._book.clock(), now.iteration, now.loss, now.accuracy)
                 series.add(self._book.db, tx, run_id, new)
 
+    def from_the_beginning(self, run_id: int) -> None:
+        """The platform did not continue from the model that this was to continue from."""
+        with self._book.db.writing() as tx:
+            tx.execute(update(run).where(run.c.id == run_id).values(base="", base_name=""))
+        self._book.changed()
+
     def trained(self, run_id: int, accuracy: float | None) -> None:
         """It ended well: what follows (see ``aftermath``) is owed from now on."""
         values = {} if accuracy is None else {"accuracy": accuracy}

@@ -68,6 +68,8 @@ class Item:
     sha256: str
     read: Callable[[], bytes | Iterator[bytes]]
     annotation: Annotation | None = None
+    folders: tuple[str, ...] = ()
+    """Names of the folders that its file lies in, the nearest first; empty where nobody asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,14 @@ class Progress:
     """Why it failed, in the platform's words."""
     curve: tuple[tuple[int, float | None, float | None], ...] = ()
     """(iteration, loss, accuracy) of all that went before, oldest first, where the platform keeps it."""
+    repeat: bool | None = None
+    """Of a failed one: whether starting it once more can help; None: the platform has only its words to tell."""
+    anew: str = ""
+    """Why it begins from the beginning although it was to continue from a model; empty: nothing to explain."""
+    billed: float | None = None
+    """Seconds of machines that are paid for, where the platform counts them."""
+    log: str = ""
+    """Where the platform keeps its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +182,8 @@ class Model:
     created_at: float | None = None
     """Unix time."""
     deployed: bool = False
+    billed_seconds: float | None = None
+    """Of machines, for its training, where the platform counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +267,16 @@ class Platform(Protocol):
 
     def progress(self, task_id: str) -> Progress:
         """How far the training is. Raises NotFound when the platform no longer knows it."""
+        ...
+
+    def stop_training(self, task_id: str) -> None:
+        """Stop a training that waits or runs; :meth:`progress` tells when it has stopped. May be called twice. Raises
+        NotFound without it, Refused when it has ended, Unsupported where trainings cannot be stopped."""
+        ...
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """The lines that the platform logged of a training, oldest first; none yet is no error. Raises NotFound
+        without it, Unsupported where there is no log to be read."""
         ...
 
     def models(self, dataset: DatasetRef) -> list[Model]:

@@ -151,6 +151,16 @@ class Retrying:
         """Repeated."""
         return self._call("progress", partial(self._platform.progress, task_id))
 
+    def stop_training(self, task_id: str) -> None:
+        """Repeated: stopping twice is stopping once."""
+        self._call("stop_training", partial(self._platform.stop_training, task_id))
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """Repeated up to the first line; one that breaks off later is passed on."""
+        lines = self._platform.training_log(task_id)
+        yield from self._call("training_log", lambda: list(islice(lines, 1)))
+        yield from lines
+
     def models(self, dataset: DatasetRef) -> list[Model]:
         """Repeated."""
         return self._call("models", partial(self._platform.models, dataset))

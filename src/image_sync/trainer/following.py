@@ -54,10 +54,13 @@ class Follower:
             remaining=seen.remaining,
             curve=seen.curve,
         )
+        if seen.anew and run.base:
+            self._ledger.runs.from_the_beginning(run.id)
+            log.warning("training.not_continued", model=run.name, base=run.base_name or run.base, reason=seen.anew)
         if seen.phase is Phase.TRAINED:
             self._trained(run, seen)
         elif seen.phase is Phase.FAILED:
-            self._failed(run, seen.reason or "the platform gave no reason")
+            self._failed(run, seen)
         elif self._age(run, now) > self._recipe.deadline:
             self._late(run)
         elif (seen.iteration or 0, seen.accuracy) != (run.iteration, run.accuracy):
@@ -75,12 +78,13 @@ class Follower:
         accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
         self._ledger.runs.trained(run.id, accuracy)
         self._alarm_if_double(run)
-        log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures)
+        log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures, **_paid(seen))
 
-    def _failed(self, run: Run, reason: str) -> None:
-        again = run.retry_of is None and passes(reason)
+    def _failed(self, run: Run, seen: Progress) -> None:
+        reason = seen.reason or "the platform gave no reason"
+        again = run.retry_of is None and (passes(reason) if seen.repeat is None else seen.repeat)
         self._ledger.runs.failed(run.id, reason, retry=again)
-        log.error("training.failed", model=run.name, reason=reason, tried_again=again)
+        log.error("training.failed", model=run.name, reason=reason, tried_again=again, **_paid(seen))
         self._alarm_if_double(run)
 
     def _late(self, run: Run) -> None:
@@ -104,3 +108,8 @@ class Follower:
         if len(found) > 1:
             hint = "the platform carried out two starts: delete the model that you do not need, and raise model.grace"
             log.error("training.double", model=run.name, tasks=found, hint=hint)
+
+
+def _paid(seen: Progress) -> dict[str, float | str]:
+    told = {"billed_seconds": seen.billed, "log": seen.log}
+    return {name: value for name, value in told.items() if value}

@@ -24,6 +24,7 @@ def shipment_of(batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed
             item.sha256,
             _reader(item, spoiled),
             annotation_of(item) if item.annotation else None,
+            tuple(os.fsdecode(name) for name in reversed(item.path.split(b"/")[:-1]) if name),
         )
         for item in pictures
     )

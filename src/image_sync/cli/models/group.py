@@ -11,6 +11,7 @@ from image_sync.cli.models.archives import export, import_
 from image_sync.cli.models.listing import listing
 from image_sync.cli.models.plot import plot
 from image_sync.cli.models.service import delete, deploy, undeploy
+from image_sync.cli.models.trainings import log, stop
 from image_sync.errors import UsageError
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for command in (plot, deploy, undeploy, delete, export):
+for command in (plot, deploy, undeploy, delete, export, stop, log):
     app.command()(command)
 app.command(name="import")(import_)
 

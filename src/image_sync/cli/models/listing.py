@@ -92,7 +92,8 @@ def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
         by_hand = "deployed by hand" if keeps else "deployed"
         fate = by_hand if model.deployed else "undeployed by hand" if ours else fate
     began = [f"continues from {run.base_name or run.base}"] if run.base else []
-    return [*([fate] if fate else []), *began]
+    billed = [f"{model.billed_seconds:,.0f} s billed"] if model.billed_seconds else []
+    return [*([fate] if fate else []), *began, *billed]
 
 
 def _data(model: Model, run: Run | None, contents: list[Content]) -> dict[str, Any]:

@@ -208,9 +208,24 @@ class MemoryPlatform(Mischief):
         """Looks at a training, which moves it on."""
         with self._at("progress"):
             training = self._training(task_id)
+            if training.stopped:
+                return Progress(Phase.FAILED, reason="somebody stopped it", repeat=False)
             training.looks = min(training.looks + 1, self._steps)
             phase = Phase.TRAINED if training.looks == self._steps else Phase.RUNNING
             return Progress(phase, iteration=training.looks, iterations=self._steps)
+
+    def stop_training(self, task_id: str) -> None:
+        """At once."""
+        with self._at("stop_training"):
+            training = self._training(task_id)
+            if training.looks == self._steps:
+                raise Refused(f"The training {training.model.name} has ended already")
+            training.stopped = True
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """How often it was looked at."""
+        with self._at("training_log"):
+            yield f"step {self._training(task_id).looks} of {self._steps}"
 
     def models(self, dataset: DatasetRef) -> list[Model]:
         """Those whose training is done."""

@@ -37,6 +37,7 @@ class Training:
     learned: dict[str, str]
     """SHA-256 of a picture -> its category: all that this platform can learn."""
     looks: int = 0
+    stopped: bool = False
     boxes: dict[str, Annotation] | None = None
     """SHA-256 of a picture -> what is marked in it; None: it tells pictures apart and finds no objects."""
 

@@ -165,6 +165,17 @@ class MobiusPlatform:
         """How many of its tags are done."""
         return self._following.progress(task_id)
 
+    def stop_training(self, task_id: str) -> None:
+        """Not here."""
+        raise Unsupported(
+            f"The training {task_id} cannot be stopped: a Mobius SDK 1.5 documents no call for it",
+            hint="Each tag takes minutes at most; wait until it has ended",
+        )
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """Not here."""
+        raise Unsupported(f"A Mobius SDK keeps no log of the training {task_id}", hint="See its container's own output")
+
     def models(self, dataset: DatasetRef) -> list[Model]:
         """The one there is: the tags as the last training left them."""
         current = self._following.current(dataset)

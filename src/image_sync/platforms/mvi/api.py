@@ -166,6 +166,11 @@ class Api:
         """``GET /dltasks/{id}/status``."""
         return self._call(wire.TaskStatus, "GET", f"/dltasks/{task}/status", f"Asking how far training {task} is")
 
+    def stop_task(self, task: str) -> None:
+        """``POST /dltasks/{id}/action``: stop. IBM documents the endpoint, but of its actions only ``rename``."""
+        what = f"Stopping the training {task}"
+        self._do("POST", f"/dltasks/{task}/action", what, body={"action": "stop"})
+
     # models
 
     def trained_models(self) -> list[wire.TrainedModel]:

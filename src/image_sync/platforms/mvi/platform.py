@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import ConfigError
+from image_sync.errors import ConfigError, Unsupported
 from image_sync.platforms.base import (
     Model,
     Outcome,
@@ -162,6 +162,17 @@ class MviPlatform:
     def progress(self, task_id: str) -> Progress:
         """How far it is."""
         return self._trainings.progress(task_id)
+
+    def stop_training(self, task_id: str) -> None:
+        """One ``POST /dltasks/{id}/action``."""
+        self._trainings.stop(task_id)
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """Not here."""
+        raise Unsupported(
+            f"MVI has no log of the training {task_id} that can be read from outside",
+            hint="`image-sync models plot` draws its curve; MVI's own pages show the rest",
+        )
 
     def models(self, dataset: DatasetRef) -> list[Model]:
         """Trained models of the dataset."""

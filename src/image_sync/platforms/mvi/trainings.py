@@ -93,6 +93,22 @@ class Trainings:
             reason=(status.fault or f"the platform says {status.status}") if phase is Phase.FAILED else "",
         )
 
+    def stop(self, task_id: str) -> None:
+        """Stop it, if it has not ended."""
+        wire.checked(task_id, "training")
+        task = self._api.task(task_id)
+        phase = _PHASES.get(task.status.lower(), Phase.RUNNING)
+        if task.status.lower() == "aborted":
+            return
+        if phase in {Phase.TRAINED, Phase.FAILED}:
+            raise Refused(f"The training {task.name} has ended already: it is {task.status}")
+        try:
+            self._api.stop_task(task_id)
+        except Refused as error:
+            raise Refused(
+                error.what, hint="This release may not take it: stop the training in MVI's own pages"
+            ) from error
+
     def _cross_checked(self, task_id: str, error: PlatformError) -> str:
         try:
             return self._api.task(task_id).status

@@ -38,6 +38,17 @@ class Api(Objects):
             for entry in page.get("TrainingJobSummaries", ()):
                 yield str(entry["TrainingJobName"])
 
+    def stop_training_job(self, name: str) -> None:
+        """``StopTrainingJob``. Raises Refused when it has ended."""
+        self._call("sagemaker", "stop_training_job", f"Stopping the training job {name}", TrainingJobName=name)
+
+    def log_lines(self, group: str, stream: str) -> Iterator[str]:
+        """``FilterLogEvents``: the lines of the streams whose name begins so. Raises NotFound without the group."""
+        arguments = {"logGroupName": group, "logStreamNamePrefix": stream}
+        for page in self._pages("logs", "filter_log_events", f"Reading the log {stream}", arguments):
+            for event in page.get("events", ()):
+                yield str(event.get("message", "")).rstrip()
+
     def delete_training_job(self, name: str) -> None:
         """``DeleteTrainingJob``, which older releases of boto3 do not have. Raises Permanent then."""
         if not hasattr(self.client("sagemaker"), "delete_training_job"):
@@ -113,6 +124,12 @@ class Api(Objects):
             return json.loads(text)
         except ValueError as error:
             raise Transient(f"{what}: the answer is no JSON: {printable(text[:60])}") from error
+
+    def machines(self, *, training: bool) -> list[str]:
+        """The instance types that this boto3 knows, without asking anybody; empty when it does not say."""
+        model = self.client("sagemaker").meta.service_model
+        shape = "TrainingInstanceType" if training else "ProductionVariantInstanceType"
+        return list(model.shape_for(shape).enum) if shape in model.shape_names else []
 
     # who we are, and what we may
 

@@ -61,7 +61,8 @@ class Calls:
             self._clients.clear()
 
     def client(self, service: str) -> Any:
-        """The boto3 client of a service: ``s3``, ``sagemaker``, ``runtime``, ``sts``, ``iam``, ``servicequotas``."""
+        """The boto3 client of a service: ``s3``, ``sagemaker``, ``runtime``, ``sts``, ``iam``,
+        ``servicequotas``, ``logs``."""
         with self._lock:
             if service not in self._clients:
                 self._clients[service] = self._made(service)

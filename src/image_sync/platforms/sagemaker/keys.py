@@ -8,6 +8,7 @@
                       /validation/<category>/<picture>.jpg
                       /moved/<side>/<category>/<picture>/<category>   a picture that has another category by now
                       /annotations/<side>/<category>/<picture>.json
+                      /left-out.json                       pictures that broke a training
                       /jobs/<job>/<fingerprint>/...        what one training was started with, frozen
                       /output/<job>/output/model.tar.gz    written by SageMaker
 """
@@ -124,6 +125,7 @@ class Layout:
         self.jobs = f"{self.root}/jobs/"
         self.output = f"{self.root}/output"
         self.moves = f"{self.root}/moved/"
+        self.left_out = f"{self.root}/left-out.json"
 
     def side(self, side: str) -> str:
         """All pictures of one side, ending in a slash: without it, other folders would be read too."""
@@ -146,6 +148,10 @@ class Layout:
         """The remote id of the picture that this object is; empty for an object that is none of ours."""
         remote_id = key.removeprefix(f"{self.root}/")
         return remote_id if _REMOTE.fullmatch(remote_id) and _PLAIN.fullmatch(remote_id) else ""
+
+    def stopped(self, job: str) -> str:
+        """The mark of a training that a person stopped: no other attempt is made at it."""
+        return f"{self.jobs}{job}/stopped"
 
     def moved(self, remote_id: str) -> str:
         """Below it lie the marks that say which category a picture has by now."""

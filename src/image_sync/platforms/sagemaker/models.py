@@ -156,6 +156,7 @@ class Models:
             categories=snapshot.classes,
             created_at=None if created is None else created.timestamp(),
             deployed=serving == root,
+            billed_seconds=job.BillableTimeInSeconds,
         )
 
     def _known(self, model: Model) -> tuple[Place, TrainingJob, Snapshot]:

@@ -11,6 +11,7 @@ from image_sync.platforms.sagemaker.calls import Calls
 from image_sync.platforms.sagemaker.outcomes import Said, error_of, printable
 
 _PIECE = 1 << 20
+_CHECKSUM = "CRC32"
 
 
 class Objects(Calls):
@@ -42,14 +43,18 @@ class Objects(Calls):
             Taken: the key is there already.
         """
         what, at = f"Storing {printable(key)}", self._at(key)
-        begun = self._call("s3", "create_multipart_upload", what, **at, **self._sealed(), **more)
+        # Without the algorithm's name at the beginning, S3 may refuse parts that come with a checksum at the end.
+        sealed: dict[str, Any] = {**self._sealed(), "ChecksumAlgorithm": _CHECKSUM}
+        begun = self._call("s3", "create_multipart_upload", what, **at, **sealed, **more)
         upload: dict[str, Any] = {**at, "UploadId": begun["UploadId"]}
         try:
             parts: list[dict[str, Any]] = []
             while chunk := body.read(piece):
                 number = len(parts) + 1
-                told = self._call("s3", "upload_part", what, **upload, PartNumber=number, Body=chunk)
-                parts.append({"ETag": told["ETag"], "PartNumber": number})
+                part: dict[str, Any] = {"PartNumber": number, "ChecksumAlgorithm": _CHECKSUM}
+                told = self._call("s3", "upload_part", what, **upload, **part, Body=chunk)
+                sums = {name: told[name] for name in ("ETag", f"Checksum{_CHECKSUM}") if name in told}
+                parts.append({**sums, "PartNumber": number})
             finish: dict[str, Any] = {"MultipartUpload": {"Parts": parts}, "IfNoneMatch": "*"}
             self._call("s3", "complete_multipart_upload", what, **upload, **finish)
         except BaseException:

@@ -60,7 +60,16 @@ _STRANGERS = {
     "NotSignedUp",
     "OptInRequired",
 }
-_ABSENT = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NoSuchEntity", "ResourceNotFound", "404", "NotFound"}
+_ABSENT = {
+    "ResourceNotFoundException",
+    "NoSuchKey",
+    "NoSuchBucket",
+    "NoSuchUpload",
+    "NoSuchEntity",
+    "ResourceNotFound",
+    "404",
+    "NotFound",
+}
 _ELSEWHERE = {
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",

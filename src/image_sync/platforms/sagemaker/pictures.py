@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,10 +45,15 @@ _CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
 
 class Pictures:
-    """The picture part of the platform."""
+    """The picture part of the platform.
 
-    def __init__(self, api: Api, datasets: Datasets) -> None:
+    Args:
+        pinned: a folder ``train`` or ``validation`` above a picture says which side it belongs to.
+    """
+
+    def __init__(self, api: Api, datasets: Datasets, *, pinned: bool = False) -> None:
         self._api = api
+        self._pinned = pinned
         self._datasets = datasets
         self._counts: dict[str, int] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
@@ -136,10 +142,21 @@ class Pictures:
         """The results of several calls, made at the same time; the first error is raised when all have ended."""
         return self._at_once(work, list(things))
 
+    def decoded(self, place: Place, remote_id: str) -> str:
+        """Why a stored picture cannot be decoded; empty when it can, or has gone meanwhile."""
+        try:
+            content, _ = self._api.get(place.layout.picture(remote_id))
+            rgb.looked_at(io.BytesIO(content))
+        except NotFound:
+            return ""
+        except Refused as error:
+            return error.what
+        return ""
+
     # how
 
     def _store(self, place: Place, shipment: Shipment, item: Item) -> Outcome:
-        side = side_of(item.sha256, place.split)
+        side = self._side_of(place, item)
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as plain:
             _write(item, original)
             try:
@@ -181,14 +198,25 @@ class Pictures:
         self._api.put(place.layout.annotation(remote_id), content, ContentType="application/json")
 
     def _of(self, place: Place, item: Item, category: str) -> list[tuple[str, wire.Object]]:
-        side = side_of(item.sha256, place.split)
-        begins = f"{place.layout.side(side)}{category}/{quote(item.key, safe='')}"
-        found = []
-        for stored in self._api.some(begins, _TWINS):
-            remote_id = place.layout.remote_id(stored.key)
-            if remote_id and is_of(parts_of(remote_id)[2], item.key, item.sha256):
-                found.append((remote_id, stored))
+        """What lies there of it under this category; the folder that chose its side may not be known any more."""
+        likely = self._side_of(place, item)
+        found: list[tuple[str, wire.Object]] = []
+        for side in sorted(SIDES, key=lambda side: side != likely):
+            begins = f"{place.layout.side(side)}{category}/{quote(item.key, safe='')}"
+            for stored in self._api.some(begins, _TWINS):
+                remote_id = place.layout.remote_id(stored.key)
+                if remote_id and is_of(parts_of(remote_id)[2], item.key, item.sha256):
+                    found.append((remote_id, stored))
+            if not self._pinned:
+                break
         return found
+
+    def _side_of(self, place: Place, item: Item) -> str:
+        if self._pinned:
+            for folder in item.folders:
+                if folder.lower() in SIDES:
+                    return folder.lower()
+        return side_of(item.sha256, place.split)
 
     def _everywhere(self, place: Place, items: Sequence[Item]) -> list[tuple[str, wire.Object]]:
         """What lies there of them in any category."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from image_sync.config.hyperparameters import epochs_of
+from image_sync.config.sagemaker import gpus_of
 from image_sync.errors import Refused
 from image_sync.platforms.sagemaker.markings import width_of
 from image_sync.platforms.sagemaker.snapshot import Snapshot
@@ -19,18 +18,8 @@ _CLASSIFICATION = {
 """AWS's own learning rate, 0.1, is for training from nothing."""
 _DETECTION = {"base_network": "resnet-50", "image_shape": "300", "epochs": "30", "learning_rate": "0.001"}
 _BATCH = 32
-_GPUS = (
-    (re.compile(r"ml\.p2\.8xlarge|ml\.p3\.16xlarge|ml\.p3dn\.24xlarge|ml\.(p4|p5).*|ml\.g[56]\.48xlarge"), 8),
-    (re.compile(r"ml\.p2\.16xlarge"), 16),
-    (re.compile(r"ml\.p3\.8xlarge|ml\.g4dn\.12xlarge|ml\.g[56]\.(12|24)xlarge"), 4),
-)
 _SMALL = 128
 """Pixels: so small a picture need not be made larger than its shape first."""
-
-
-def gpus_of(instance_type: str) -> int:
-    """How many GPUs such a machine has; 1 for machines that are not known here."""
-    return next((count for pattern, count in _GPUS if pattern.fullmatch(instance_type)), 1)
 
 
 def network_of(snapshot: Snapshot) -> dict[str, str]:

@@ -28,6 +28,7 @@ from image_sync.platforms.sagemaker.keys import id_of
 from image_sync.platforms.sagemaker.lists import MIN_CATEGORIES, Lists
 from image_sync.platforms.sagemaker.models import Models
 from image_sync.platforms.sagemaker.pictures import Pictures
+from image_sync.platforms.sagemaker.spoilers import Spoilers
 from image_sync.platforms.sagemaker.trainings import Trainings
 
 _EACH = 2
@@ -60,11 +61,14 @@ class SageMakerPlatform:
         self._setup = setup
         documents = Documents(self.api, stop)
         self._datasets = Datasets(documents, setup.bucket, setup.prefix, setup.split)
-        self._pictures = Pictures(self.api, self._datasets)
+        pinned = setup.sides == "folders"
+        self._pictures = Pictures(self.api, self._datasets, pinned=pinned)
         jobs = Jobs(self.api, self._datasets, documents)
         self.endpoints = Endpoints(self.api, setup, stop)
         self._models = Models(self.api, self._datasets, jobs, self._pictures, self.endpoints)
-        self._trainings = Trainings(self.api, setup, self._datasets, jobs, Lists(self.api, self._pictures))
+        spoilers = Spoilers(self.api, documents, self._pictures)
+        lists = Lists(self.api, self._pictures, spoilers, pinned=pinned)
+        self._trainings = Trainings(self.api, setup, self._datasets, jobs, lists, spoilers)
         self._traits = Traits(
             name="sagemaker",
             batch_files=batch_files,
@@ -149,6 +153,14 @@ class SageMakerPlatform:
     def progress(self, task_id: str) -> Progress:
         """How far the job is."""
         return self._trainings.progress(task_id)
+
+    def stop_training(self, task_id: str) -> None:
+        """``StopTrainingJob``, and no other attempt."""
+        self._trainings.stop(task_id)
+
+    def training_log(self, task_id: str) -> Iterator[str]:
+        """What CloudWatch has of its newest job."""
+        return self._trainings.log(task_id)
 
     def models(self, dataset: DatasetRef) -> list[Model]:
         """Those of one dataset, newest first."""

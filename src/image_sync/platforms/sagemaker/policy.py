@@ -6,13 +6,14 @@ from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
 
-_TRAINING = ("CreateTrainingJob", "DescribeTrainingJob", "DeleteTrainingJob")
+_TRAINING = ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "DeleteTrainingJob")
 _MODEL = ("CreateModel", "DeleteModel")
 _CONFIG = ("CreateEndpointConfig", "DeleteEndpointConfig")
 _ENDPOINT = ("CreateEndpoint", "UpdateEndpoint", "DescribeEndpoint", "DeleteEndpoint", "InvokeEndpoint")
 _LISTS = ("ListTrainingJobs", "ListEndpointConfigs")
 _LOGS = ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")
 _ECR = ("BatchCheckLayerAvailability", "BatchGetImage", "GetAuthorizationToken", "GetDownloadUrlForLayer")
+_KEYS = ("CreateGrant", "Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey")
 _EC2 = (
     "CreateNetworkInterface",
     "CreateNetworkInterfacePermission",
@@ -35,6 +36,7 @@ def policies(setup: SageMaker) -> dict[str, Any]:
 def _caller(setup: SageMaker) -> list[dict[str, Any]]:
     account = setup.role.split(":")[4]
     here = f"arn:{_partition(setup)}:sagemaker:{setup.region}:{account}"
+    logs = f"arn:{_partition(setup)}:logs:{setup.region}:{account}:log-group:/aws/sagemaker/TrainingJobs"
     return [
         *_bucket(setup, "GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"),
         _allow("Training", "sagemaker", (*_TRAINING, "AddTags"), f"{here}:training-job/*"),
@@ -51,6 +53,7 @@ def _caller(setup: SageMaker) -> list[dict[str, Any]]:
             **_allow("HandingOverTheRole", "iam", ("PassRole",), setup.role),
             "Condition": {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
         },
+        _allow("ReadingTheLogs", "logs", ("FilterLogEvents",), f"{logs}:*"),
         _allow("CheckingTheRole", "iam", ("GetRole",), setup.role),
         _allow("CheckingTheQuotas", "servicequotas", ("ListServiceQuotas",), "*"),
         *_keys(setup),
@@ -83,13 +86,20 @@ def _bucket(setup: SageMaker, *actions: str) -> list[dict[str, Any]]:
 
 
 def _keys(setup: SageMaker) -> list[dict[str, Any]]:
-    """Keys are named by id, alias or ARN; a policy wants the ARN."""
-    named = [key for key in (setup.kms_key, setup.volume_kms_key) if key]
-    if not named:
-        return []
+    """Keys are named by id, alias, or the ARN of either; a policy wants the ARN of the key itself. Where only an alias
+    is known, it allows the keys that have this alias."""
+    named = dict.fromkeys(key for key in (setup.kms_key, setup.volume_kms_key) if key)
     here = f"arn:{_partition(setup)}:kms:{setup.region}:{setup.role.split(':')[4]}"
-    arns = [key if key.startswith("arn:") else f"{here}:key/{key}" for key in dict.fromkeys(named)]
-    return [_allow("Keys", "kms", ("CreateGrant", "Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey"), *arns)]
+    arns = [key if key.startswith("arn:") else f"{here}:{key if '/' in key else f'key/{key}'}" for key in named]
+    keys = [arn for arn in arns if ":alias/" not in arn]
+    aliases = [arn for arn in arns if ":alias/" in arn]
+    statements = [_allow("Keys", "kms", _KEYS, *keys)] if keys else []
+    if aliases:
+        homes = dict.fromkeys(f"{arn.partition(':alias/')[0]}:key/*" for arn in aliases)
+        names = [f"alias/{arn.partition(':alias/')[2]}" for arn in aliases]
+        condition = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": names}}
+        statements.append({**_allow("KeysByAlias", "kms", _KEYS, *homes), "Condition": condition})
+    return statements
 
 
 def _allow(name: str, service: str, actions: tuple[str, ...], *resources: str) -> dict[str, Any]:

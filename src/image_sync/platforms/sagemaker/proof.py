@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,13 +38,27 @@ class Step:
 
 def steps(setup: SageMaker, api: Api, *, detection: bool = False) -> Iterator[Step]:
     """Who we are, the bucket, SageMaker, the role, the quotas; stops where nothing further makes sense."""
-    for proof in (_identity, _bucket, _trainings, partial(_container, detection=detection)):
+    for proof in (_machines, _identity, _bucket, _trainings, partial(_container, detection=detection)):
         for step in proof(setup, api):
             yield step
             if step.code:
                 return
     yield from _role(setup, api)
     yield from _quotas(setup, api)
+
+
+def _machines(setup: SageMaker, api: Api) -> Iterator[Step]:
+    """Whether this boto3 knows the machines; a newer one may know more."""
+    for key, names in (
+        ("instance_types", setup.instance_types),
+        ("endpoint_instance_type", (setup.endpoint_instance_type,)),
+    ):
+        known = api.machines(training=key == "instance_types")
+        for name in names:
+            if known and name not in known:
+                near = difflib.get_close_matches(name, known, 3)
+                hint = f"Did you mean {', '.join(near)}? A newer boto3 may know more machines" if near else ""
+                yield Step("machine", f"sagemaker.{key} has {name}, which AWS does not have", hint, EXIT_CONFIG)
 
 
 def _identity(setup: SageMaker, api: Api) -> Iterator[Step]:

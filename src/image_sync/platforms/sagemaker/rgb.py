@@ -18,12 +18,20 @@ _DEEP = {"I;16", "I;16B", "I;16L", "I"}
 
 
 def looked_at(file: IO[bytes]) -> tuple[str, bool]:
-    """The ending that its content calls for, and whether it has three channels already. Raises Refused for no picture.
+    """The ending that its content calls for, and whether it has three channels already.
 
-    Only the header is read; the file stands at its beginning afterwards.
+    The file stands at its beginning afterwards.
+
+    Raises:
+        Refused: it is no picture, or cannot be decoded: a single one would end a training that is paid for.
     """
     image = _opened(file)
     suffix, plain = _SUFFIXES[str(image.format)], image.mode == "RGB" and "transparency" not in image.info
+    if plain:
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise Refused(f"The picture cannot be decoded: {error}", hint="Save it anew as an RGB picture") from error
     file.seek(0)
     return suffix, plain
 

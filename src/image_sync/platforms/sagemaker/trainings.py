@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from image_sync.config import hyperparameters
 from image_sync.config.sagemaker import SageMaker
@@ -16,12 +17,13 @@ from image_sync.platforms.base import Phase, Progress, TrainingPlan
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.job import request
-from image_sync.platforms.sagemaker.jobs import Attempt, Blame, Jobs, blame_of, retried
+from image_sync.platforms.sagemaker.jobs import Attempt, Blame, Jobs, Origin, blame_of, retried
 from image_sync.platforms.sagemaker.lists import Lists
 from image_sync.platforms.sagemaker.names import attempt_of, job_of, root_of
 from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken, printable
 from image_sync.platforms.sagemaker.plan import network_of
 from image_sync.platforms.sagemaker.snapshot import Snapshot
+from image_sync.platforms.sagemaker.spoilers import LOG_GROUP, Spoilers
 from image_sync.platforms.sagemaker.wire import TrainingJob
 
 _log = get_logger(__name__)
@@ -55,6 +57,7 @@ _MEANING = {
 _ACCURACY = {False: ("validation:accuracy", "validation:accuracy:epoch"), True: ("validation:mAP",)}
 _PROGRESS = "train:progress"
 _PERCENT = 100.0
+_SHOWN = 5
 _ROUNDS = 3
 _PAUSE = 900.0
 """Seconds until a machine that AWS did not have is asked for again, times the round."""
@@ -74,6 +77,7 @@ class Trainings:
         datasets: Datasets,
         jobs: Jobs,
         lists: Lists,
+        spoilers: Spoilers,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
@@ -81,6 +85,7 @@ class Trainings:
         self._datasets = datasets
         self._jobs = jobs
         self._lists = lists
+        self._spoilers = spoilers
         self._clock = clock
 
     def start(self, plan: TrainingPlan) -> str:
@@ -91,9 +96,8 @@ class Trainings:
             return root
         chosen = self._lists.choose(place, plan, self._blank(place, plan))
         chosen = replace(chosen, snapshot=self._warmed(chosen.snapshot))
-        request(
-            self._setup, place, chosen.snapshot, "", root, self._setup.instance_types[0]
-        )  # refused: nothing is left
+        body = request(self._setup, place, chosen.snapshot, "", root, self._setup.instance_types[0])
+        self._tell_batch(chosen.snapshot, body["HyperParameters"]["mini_batch_size"])  # refused before: nothing is left
         folder = self._lists.freeze(place, root, chosen)
         self._create(place, chosen.snapshot, folder, root, self._setup.instance_types)
         return root
@@ -110,6 +114,7 @@ class Trainings:
         job = attempt.job
         if retried(job):
             return self._again(task_id, attempt)
+        origin, snapshot = self._jobs.origin(job), self._jobs.snapshot(job)
         phase = _PHASES.get(job.TrainingJobStatus, Phase.RUNNING)
         if phase is Phase.RUNNING and job.SecondaryStatus in _WAITING:
             phase = Phase.WAITING
@@ -120,8 +125,42 @@ class Trainings:
             iterations=epochs,
             loss=job.metric("train:cross_entropy", "train:loss"),
             accuracy=accuracy_of(job),
-            reason=_reason(job) if phase is Phase.FAILED else "",
+            anew="" if snapshot is None else snapshot.cold,
+            billed=job.BillableTimeInSeconds,
+            log=log_of(job.TrainingJobName),
+            **(self._why_it_failed(job, origin) if phase is Phase.FAILED else {}),
         )
+
+    def stop(self, task_id: str) -> None:
+        """Stop its newest job; a mark in the bucket keeps every machine from making another attempt."""
+        job = self._jobs.last(task_id).job
+        origin = self._jobs.origin(job)
+        if job.TrainingJobStatus == "Stopped":
+            return
+        if origin is None or (job.TrainingJobStatus in {"Completed", "Failed"} and not retried(job)):
+            raise Refused(f"The training job {printable(task_id)} has ended already: {job.TrainingJobStatus}")
+        self._api.put(origin.place.layout.stopped(task_id), b"")
+        job = self._jobs.last(task_id).job  # an attempt that was made before the mark was seen
+        if job.TrainingJobStatus == "InProgress":
+            self._api.stop_training_job(job.TrainingJobName)
+
+    def log(self, task_id: str) -> Iterator[str]:
+        """What its newest job wrote."""
+        job = self._jobs.last(task_id).job
+        try:
+            yield from self._api.log_lines(LOG_GROUP, f"{job.TrainingJobName}/")
+        except NotFound:
+            return  # the first training of an account makes the group
+
+    def _why_it_failed(self, job: TrainingJob, origin: Origin | None) -> dict[str, Any]:
+        """The reason, and whether a repeat can mend it: only when a picture was to blame, which is left out then."""
+        reason = _reason(job)
+        found = {} if origin is None or job.TrainingJobStatus != "Failed" else self._spoilers.find(origin.place, job)
+        if found:
+            names = ", ".join(sorted(found)[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" * (len(found) > _SHOWN))
+            reason = f"{reason}; left out from now on: {names}"
+        billed = "" if job.BillableTimeInSeconds is None else f"; {job.BillableTimeInSeconds:g} s billed"
+        return {"reason": f"{reason}{billed}", "repeat": bool(found)}
 
     def _blank(self, place: Place, plan: TrainingPlan) -> Snapshot:
         detection = plan.detection or is_detection(plan.nn_arch)
@@ -146,6 +185,20 @@ class Trainings:
             max_iter=reading.max_iter,
             base=plan.base,
         )
+
+    @staticmethod
+    def _tell_batch(snapshot: Snapshot, used: str) -> None:
+        asked = snapshot.values.get("mini_batch_size")
+        if asked is not None and used != asked:
+            _log.warning(
+                "training.batch_reduced",
+                model=snapshot.name,
+                mini_batch_size=int(used),
+                configured=int(asked),
+                trained_on=snapshot.samples,
+                validating=snapshot.validating,
+                reason="a batch holds no more pictures than either side has, and as many for each GPU",
+            )
 
     def _create(self, place: Place, snapshot: Snapshot, folder: str, job: str, machines: tuple[str, ...]) -> None:
         """Make the job on the first machine that the account may use."""
@@ -208,14 +261,17 @@ class Trainings:
         """Another attempt, if it is time for it, on the next machine."""
         job, machines = failed.job, self._setup.instance_types
         number = failed.number + 1
+        origin = self._jobs.origin(job)
+        if origin is not None and self._api.some(origin.place.layout.stopped(root), 1):
+            return Progress(Phase.FAILED, reason="somebody stopped it", repeat=False)
         if number >= _ROUNDS * len(machines):
-            return Progress(Phase.FAILED, reason=_reason(job))
+            return Progress(Phase.FAILED, reason=_reason(job), repeat=False)
         here = machines.index(job.ResourceConfig.InstanceType) if job.ResourceConfig.InstanceType in machines else -1
         turn = here + (blame_of(job.FailureReason) is Blame.CAPACITY)
         ended = job.TrainingEndTime or job.LastModifiedTime or job.CreationTime
         pause = _PAUSE * (number // len(machines))
         if ended is None or self._clock() - ended.timestamp() >= pause:
-            origin, snapshot = self._jobs.origin(job), self._jobs.snapshot(job)
+            snapshot = self._jobs.snapshot(job)
             if origin is None or snapshot is None:
                 raise NotFound(f"What the training {root} was started with is no longer there")
             order = tuple(machines[(turn + step) % len(machines)] for step in range(len(machines)))
@@ -225,6 +281,11 @@ class Trainings:
                 return Progress(Phase.WAITING)  # the next look finds it, or makes it: its name is the same
             _log.warning("training.again", job=attempt_of(root, number), machine=order[0], reason=job.FailureReason)
         return Progress(Phase.WAITING)
+
+
+def log_of(job: str) -> str:
+    """Where a person finds the log of a job."""
+    return f"CloudWatch, {LOG_GROUP}, {job}/"
 
 
 def accuracy_of(job: TrainingJob) -> float | None:

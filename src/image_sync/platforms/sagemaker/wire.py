@@ -79,6 +79,7 @@ class TrainingJob(_Part):
     HyperParameters: dict[str, str] = Field(default_factory=dict)
     InputDataConfig: list[Channel] = Field(default_factory=list)
     FinalMetricDataList: list[Metric] = Field(default_factory=list)
+    BillableTimeInSeconds: float | None = None
     CreationTime: datetime | None = None
     TrainingEndTime: datetime | None = None
     LastModifiedTime: datetime | None = None
