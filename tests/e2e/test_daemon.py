@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -218,6 +219,28 @@ def test_an_unmounted_root_is_an_alarm_and_no_deletion(plant: Plant, server: Mvi
 
     assert len(stored(server)) == 7
     assert len([one for one in server.requests if one.method == "DELETE"]) == 0
+
+
+def test_many_deletions_wait_for_a_persons_word(plant: Plant, server: MviServer) -> None:
+    """`status`, `check`, `run --dry-run` and `removals` say what would go; `removals confirm` lets it go."""
+    plant.configure(deletions="remove", max_removals=4, watch={"rescan": 1, "poll": 0.5})
+    put_plates(plant, each=6)
+    with plant.running():
+        plant.wait(lambda p: p.tally().confirmed == 12)
+        for n in range(5):
+            (plant.root / "dark" / f"{n:03}.jpg").unlink()
+        plant.wait(lambda p: bool(p.status()["troubles"]))
+        assert "5 of 6 in category 'dark'" in plant.status()["troubles"][0]["what"]
+        for command in (("removals",), ("check",), ("run", "--dry-run")):
+            assert "category 'dark': 5 of 6 pictures were deleted here; 5 of them" in plant.call(*command).stdout
+        (row,) = json.loads(plant.call("removals", "--json").stdout)["categories"]
+        assert (row["deleted"], row["stored"], row["allowed"], row["held"]) == (5, 6, 4, True)
+        assert len(stored(server)) == 12
+        assert "removed at the server, 2 s after" in plant.call("removals", "confirm").stdout
+        plant.wait(lambda p: p.tally().confirmed == 7)
+        plant.wait(lambda p: not p.status()["troubles"])
+
+    assert len(stored(server)) == 7
 
 
 def test_a_changed_configuration_is_taken_over_without_a_restart(plant: Plant, server: MviServer) -> None:

@@ -19,6 +19,8 @@ class MemoryCatalogue:
         self.category_of: dict[bytes, str | None] = {}
         self.history: list[Sighting] = []
         self.losses: list[tuple[bytes, bytes]] = []
+        self.hidden: list[tuple[bytes, bytes]] = []
+        self.grounds: dict[bytes, str] = {}
         self.recategorised: list[tuple[bytes, str | None]] = []
         self.reports: dict[bytes, RootReport] = {}
         self.batches: list[int] = []
@@ -47,11 +49,22 @@ class MemoryCatalogue:
             self.places[sighting.folder, sighting.name] = sighting
             self._folders.setdefault(sighting.folder, {})[sighting.name] = sighting.stamp
             self.category_of[sighting.folder] = sighting.category
+            self.grounds.setdefault(sighting.folder, sighting.ground)
             self.history.append(sighting)
 
-    def gone(self, folder: bytes, names: Sequence[bytes]) -> None:
+    def ground(self, folder: bytes) -> str | None:
+        self._fail()
+        return self.grounds.get(folder)
+
+    def stands(self, folder: bytes, ground: str) -> None:
+        self._fail()
+        self.grounds[folder] = ground
+
+    def gone(self, folder: bytes, names: Sequence[bytes], *, deleted: bool = True) -> None:
         self._fail()
         assert names
+        if not deleted:
+            self.hidden += [(folder, name) for name in names]
         for name in names:
             del self.places[folder, name]
             del self._folders[folder][name]

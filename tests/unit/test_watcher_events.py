@@ -123,9 +123,9 @@ def test_a_picture_moved_to_another_category_is_seen_there_before_it_is_gone_her
     seen: list[bool] = []
     original = watch.catalogue.gone
 
-    def gone(folder: bytes, names: Sequence[bytes]) -> None:
+    def gone(folder: bytes, names: Sequence[bytes], *, deleted: bool) -> None:
         seen.append("dog/a.jpg" in watch.catalogue.paths(root))
-        original(folder, names)
+        original(folder, names, deleted=deleted)
 
     watch.catalogue.gone = gone
     old.rename(new)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.removals import expected
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
@@ -77,6 +78,10 @@ def check(
         new: Counter[str] = Counter()
         for folder in settings.folders:
             findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
+        findings += [
+            Finding("removals", f"{one.subject}: {one.text}", warning=True)
+            for one in expected(settings, ledger, filters)
+        ]
         if settings.platform == "mobius":
             refused = without_tag(settings, sorted(new))
             findings += [Finding("categories", error.what, error.hint, EXIT_CONFIG) for error in refused]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from typing import Annotated
 
 import typer
 
@@ -17,8 +18,15 @@ def run(
     once: options.Once = False,
     log_level: options.LogLevel = "info",
     log_format: options.LogFormat = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be uploaded, removed and trained, like `check`.")
+    ] = False,
 ) -> None:
     """Watch the folders, upload, train. Runs until Ctrl-C or SIGTERM; SIGHUP reads the configuration again."""
+    if dry_run:
+        from image_sync.cli.check import check
+
+        check(config, as_json=False, policy=False)
     _private()
     logs.configure(log_level, log_format=log_format)
     settings = settings_of(config)

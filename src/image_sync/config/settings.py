@@ -19,6 +19,10 @@ from image_sync.config.threshold import Threshold
 from image_sync.config.upload import Upload
 from image_sync.config.watch import Watch
 
+_ALWAYS_REMOVED = 10
+"""Pictures of a category that may always be removed at once, however small the category is."""
+_MOST_REMOVALS = 10**9
+
 
 class Dataset(Section):
     """Where the pictures go."""
@@ -69,7 +73,19 @@ class Settings(Section):
         description="Which folder names the category: the `first` below the watched one, or the picture's `parent`.",
     )
     deletions: Literal["keep", "remove"] = Field(
-        default="keep", description="`remove` deletes a picture at the server when its file is deleted here."
+        default="keep",
+        description=(
+            "`remove` deletes a picture at the server when its file is deleted here, after twice `watch.rescan`. Only "
+            "deletions that are seen while this is set count."
+        ),
+    )
+    max_removals: int | str = Field(
+        default="20%",
+        description=(
+            "Most pictures of a category that are removed at once; more wait for `image-sync removals confirm`. A "
+            'number, or a share like `"20%"` of the category, which always allows 10.'
+        ),
+        json_schema_extra={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]},
     )
     shutdown: Seconds = Field(
         default=20, ge=0, description="Seconds that running requests get when the daemon is stopped."
@@ -124,6 +140,21 @@ class Settings(Section):
     def address(self) -> str:
         """Where the platform is: what a ledger is tied to, and what people are shown."""
         return self.sagemaker.uri if self.platform == "sagemaker" else self.credentials.endpoint
+
+    def most_removals(self, stored: int) -> int:
+        """How many pictures may be removed at once of a category of which so many are stored (``max_removals``)."""
+        if isinstance(self.max_removals, int):
+            return self.max_removals
+        return max(_ALWAYS_REMOVED, stored * int(self.max_removals.removesuffix("%")) // 100)
+
+    @field_validator("max_removals", mode="before")
+    @classmethod
+    def _removals(cls, value: object) -> object:
+        text = value.removesuffix("%") if isinstance(value, str) and value.endswith("%") else ""
+        number = not isinstance(value, bool) and isinstance(value, int) and 0 <= value <= _MOST_REMOVALS
+        if number or (text.isascii() and text.isdigit() and int(text) <= 100):  # noqa: PLR2004 - percent
+            return value
+        raise Mistake('is neither a number of pictures nor a share; write 50 or "20%"')
 
     @field_validator("platform", mode="before")
     @classmethod

@@ -66,6 +66,7 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         )
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.places.keep_roots(roots)
+    ledger.count_deletions(settings.deletions)
     thresholds = thresholds_of(settings, platform.describe())
     uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
     reconciler = Reconciler(
@@ -75,6 +76,7 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         grace=settings.upload.grace,
         # A file that only moved is seen again within one full look: only then is it known to be deleted.
         remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
+        most_removals=settings.most_removals,
     )
     trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
     watch: list[Worker] = []

@@ -139,6 +139,7 @@ class Sighting:
             no annotation.
         labels: of the objects that are marked in it, each once.
         waits: it is sound and may not be sent before its annotation is there.
+        ground: the file system that its folder lies on and the root that it was found in; equal texts mean the same.
     """
 
     folder: bytes
@@ -151,6 +152,7 @@ class Sighting:
     annotation: str = ""
     labels: tuple[str, ...] = ()
     waits: bool = False
+    ground: str = ""
 
 
 @dataclass(frozen=True, slots=True)

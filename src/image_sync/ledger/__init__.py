@@ -12,10 +12,20 @@ Written down before acting, confirmed after::
     model   judge -> deploy -> retire -> tidy                       (what is owed once it is trained)
 """
 
-from image_sync.ledger.chores import Standing
+from image_sync.ledger.chores import Departed, Standing
 from image_sync.ledger.contents import Membership
 from image_sync.ledger.history import PictureHistory
 from image_sync.ledger.inventory import Remote
 from image_sync.ledger.ledger import RETRYING, Ledger, exists, open_ledger
 
-__all__ = ["RETRYING", "Ledger", "Membership", "PictureHistory", "Remote", "Standing", "exists", "open_ledger"]
+__all__ = [
+    "RETRYING",
+    "Departed",
+    "Ledger",
+    "Membership",
+    "PictureHistory",
+    "Remote",
+    "Standing",
+    "exists",
+    "open_ledger",
+]

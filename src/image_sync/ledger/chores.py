@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from image_sync.domain import Batch, BatchState, PictureState
 from image_sync.ledger import contents, markings
@@ -15,6 +16,7 @@ from image_sync.ledger.book import Book
 from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
 
 _RELABEL = "relabel/"
+_CONFIRMED = "removals confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,20 @@ class Relabel:
     picture_id: int
     remote_id: str
     category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """What was deleted here of one category, and is still stored at the platform."""
+
+    category: str
+    pictures: int
+    """That nobody has confirmed."""
+    confirmed: int
+    stored: int
+    """All pictures of the category that the platform has, those of the deleted files included."""
+    newest: float
+    """Unix time of the last deletion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +103,47 @@ class Chores:
             tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
             tx.execute(delete(note).where(note.c.name == f"{_RELABEL}{picture_id}"))
 
-    def orphans(self, *, before: float, limit: int) -> Batch:
-        """Stored pictures whose last file was deleted before that Unix time, as if they were a batch."""
-        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        orphaned = (
-            (picture.c.target_id == self._target)
-            & (picture.c.state == PictureState.CONFIRMED)
-            & (picture.c.orphaned_at < before)
-            & ~files
+    def departed(self) -> list[Departed]:
+        """The categories in which files of stored pictures were deleted, as long as the pictures are still stored."""
+        gone = select(picture.c.category, picture.c.orphaned_at).where(self._orphaned)
+        stored = select(picture_count.c.category, func.sum(picture_count.c.pictures).label("pictures")).where(
+            picture_count.c.target_id == self._target, picture_count.c.state == PictureState.CONFIRMED
         )
-        chosen = select(picture.c.id).where(orphaned).order_by(picture.c.id).limit(limit)
         with self._book.db.reading() as tx:
+            rows = tx.execute(gone).all()
+            if not rows:
+                return []
+            meant = _confirmed_until(tx)
+            there = {row.category: int(row.pictures) for row in tx.execute(stored.group_by(picture_count.c.category))}
+        times: dict[str, list[float]] = {}
+        for row in rows:
+            times.setdefault(row.category, []).append(row.orphaned_at)
+        return [
+            Departed(name, sum(at > meant for at in seen), sum(at <= meant for at in seen), there[name], max(seen))
+            for name, seen in sorted(times.items())
+        ]
+
+    def orphans(self, *, before: float, limit: int, but: Collection[str] = ()) -> Batch:
+        """Stored pictures whose last file was deleted before that Unix time, as if they were a batch.
+
+        Args:
+            before: the time.
+            limit: so many at most.
+            but: categories of which only those are wanted whose removal a person has confirmed.
+        """
+        with self._book.db.reading() as tx:
+            allowed = picture.c.category.not_in(but) | (picture.c.orphaned_at <= _confirmed_until(tx))
+            which = self._orphaned & (picture.c.orphaned_at < before) & allowed
+            chosen = select(picture.c.id).where(which).order_by(picture.c.id).limit(limit)
             return Batch("", dataset_of(tx, self._target), "", held_by(tx, picture.c.id.in_(chosen)))
+
+    def confirm_removals(self) -> None:
+        """A person says that the deletions which were seen up to now are meant."""
+        with self._book.db.writing() as tx:
+            values = {"value": repr(self._book.clock())}
+            statement = self._book.db.insert(note).values(name=_CONFIRMED, **values)
+            tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+        self._book.changed()
 
     def forget(self, picture_id: int, remote_ids: Collection[str]) -> None:
         """Forget an orphan and write down what is to be removed for it. If a file came back meanwhile: nothing."""
@@ -224,5 +269,16 @@ class Chores:
         self._book.changed()
 
     @property
+    def _orphaned(self) -> Any:
+        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        mine = (picture.c.target_id == self._target) & (picture.c.state == PictureState.CONFIRMED)
+        return mine & picture.c.orphaned_at.is_not(None) & ~files
+
+    @property
     def _target(self) -> int:
         return self._book.aimed().id
+
+
+def _confirmed_until(tx: Connection) -> float:
+    """Deletions that were seen up to this Unix time were confirmed by a person."""
+    return float(tx.execute(select(note.c.value).where(note.c.name == _CONFIRMED)).scalar() or 0.0)

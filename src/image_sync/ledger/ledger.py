@@ -23,7 +23,7 @@ from image_sync.ledger.inventory import Inventory
 from image_sync.ledger.notes import Notes
 from image_sync.ledger.places import Places
 from image_sync.ledger.runs import Runs
-from image_sync.ledger.schema import note, place, root, target, trouble
+from image_sync.ledger.schema import folder, note, picture, place, root, target, trouble
 from image_sync.ledger.tally import Counter
 
 RETRYING = "platform"
@@ -166,6 +166,17 @@ class Ledger:
             result = tx.execute(delete(place).where(place.c.state == PlaceState.QUARANTINED))
             self.places.want_rescan(tx)
         return int(result.rowcount)
+
+    def count_deletions(self, setting: str) -> None:
+        """From now on deletions are seen under this setting (``deletions``). What was seen under another is forgotten.
+
+        So is what happened while nobody looked: a file that is missing at the first look is not taken for deleted.
+        """
+        with self._book.db.writing() as tx:
+            if tx.execute(select(note.c.value).where(note.c.name == "deletions")).scalar() != setting:
+                tx.execute(update(picture).where(picture.c.orphaned_at.is_not(None)).values(orphaned_at=None))
+                tx.execute(update(folder).values(ground=""))
+                self._note(tx, "deletions", setting)
 
     def prove(self) -> None:
         """Read the whole database. Raises LedgerError if it is damaged."""

@@ -76,10 +76,20 @@ class Places:
         self._book.db.write(note_down)
         self._book.changed()
 
-    def gone(self, path: bytes, names: Sequence[bytes]) -> None:
-        """These files are no longer there."""
+    def gone(self, path: bytes, names: Sequence[bytes], *, deleted: bool = True) -> None:
+        """These files are no longer there; if they were not ``deleted``, their pictures stay at the platform."""
         for start in range(0, len(names), _PAGE):
-            self._forget(place.c.name.in_(names[start : start + _PAGE]), folder.c.path == path, deleted=True)
+            self._forget(place.c.name.in_(names[start : start + _PAGE]), folder.c.path == path, deleted=deleted)
+
+    def ground(self, path: bytes) -> str | None:
+        """On which file system and in which root all files of the folder were last seen; None: it is not known."""
+        with self._book.db.reading() as tx:
+            return tx.execute(select(folder.c.ground).where(folder.c.path == path)).scalar()
+
+    def stands(self, path: bytes, ground: str) -> None:
+        """All files of the folder were seen there."""
+        with self._book.db.writing() as tx:
+            tx.execute(update(folder).where(folder.c.path == path).values(ground=ground))
 
     def recategorise(self, path: bytes, category: str | None) -> None:
         """The folder belongs to another category from now on; so do the pictures that its files stand for."""
@@ -173,7 +183,8 @@ class Places:
         tx.execute(update(place).where(place.c.annotation != "").values(annotation="", marks=""))
 
     def _folder(self, tx: Connection, root_path: bytes, seen: Sighting) -> int:
-        statement = self._book.db.insert(folder).values(path=seen.folder, root=root_path, category=seen.category)
+        values = {"path": seen.folder, "root": root_path, "category": seen.category, "ground": seen.ground}
+        statement = self._book.db.insert(folder).values(**values)
         found = tx.execute(
             statement.on_conflict_do_update(
                 index_elements=["path"], set_={"root": root_path, "category": seen.category}
@@ -200,7 +211,9 @@ class Places:
                 self._owners.mark(tx, stays.picture_id, values["marks"])
             return
         if was is not None and was.role:
-            self._owners.inherit(tx, was, deleted=True)
+            # What lies there on another disk says nothing of what became of the file that lay there before.
+            ground = tx.execute(select(folder.c.ground).where(folder.c.id == folder_id)).scalar_one()
+            self._owners.inherit(tx, was, deleted=ground == seen.ground)
         if state == PlaceState.SOUND:
             self._owners.attach(tx, folder_id, seen.name, seen.category)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration: the schema that this version of image-sync reads and writes."""
 
 metadata = MetaData()
@@ -87,6 +87,8 @@ root = Table(
     Column("reason", Text, nullable=False),
     Column("settling", Integer, nullable=False),
     Column("looked_at", Float, nullable=False),
+    # What lies there and is not taken, as JSON: see ``domain.Remarks``.
+    Column("remarks", Text, nullable=False, default="", server_default=""),
 )
 
 folder = Table(
@@ -96,6 +98,8 @@ folder = Table(
     Column("path", Raw, nullable=False, unique=True),
     Column("root", Raw, nullable=False, index=True),
     Column("category", Text),
+    # The file system and the root in which all its files were last seen; empty: a file that is missing proves nothing.
+    Column("ground", Text, nullable=False, default="", server_default=""),
 )
 
 # One path: what the last look at it said. ``stamp`` columns are what stat gave.
@@ -148,6 +152,7 @@ picture = Table(
     Index("picture_state", "target_id", "state", "category", "id"),
     Index("picture_queue", "target_id", "state", "id"),
     Index("picture_batch", "batch_id"),
+    Index("picture_orphaned", "target_id", "orphaned_at", sqlite_where=text("orphaned_at IS NOT NULL")),
     sqlite_autoincrement=True,  # ids only grow: the quiet time and ``cleared_to`` rest on it
 )
 
@@ -194,7 +199,7 @@ annotation = Table(
     # 1: the picture is at the platform, and what is wanted is neither sent nor refused.
     Column("due", Integer, nullable=False, server_default="0"),
 )
-# Partial on PostgreSQL, too, see ``database``. Said here, it would load that dialect into every process.
+# Partial on PostgreSQL, too, like all such: see ``database``. Said here, it would load that dialect into every process.
 for _name, _which in (("annotation_due", text("due = 1")), ("annotation_refused", text("refused <> ''"))):
     Index(_name, annotation.c.target_id, annotation.c.picture_id, sqlite_where=_which)
 

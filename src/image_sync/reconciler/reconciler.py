@@ -30,6 +30,8 @@ class Reconciler:
         platform: what is so.
         grace: seconds within which an unconfirmed request may still be carried out.
         remove_after: deleted files are removed at the platform after so many seconds; None: never.
+        most_removals: how many pictures of a category, of which so many are stored, may be removed at once without a
+            person's word.
         stop: set when the program is to end.
         clock: Unix time in seconds.
     """
@@ -42,6 +44,7 @@ class Reconciler:
         *,
         grace: float = 180.0,
         remove_after: float | None = None,
+        most_removals: Callable[[int], int] = lambda stored: stored,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -51,7 +54,7 @@ class Reconciler:
         self._doubts = Doubts(ledger, platform, grace, stop, clock)
         self._copies = Copies(ledger, platform, stop, clock)
         self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop)
-        self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, stop, clock)
+        self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock)
         self.setback = Setback(STAGE, ledger)
 
     def step(self, now: float) -> float:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound, PlatformError, Refused
-from image_sync.ledger import Ledger
+from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
+from image_sync.ledger import Departed, Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.question import shipment
 
+REMOVALS = "removals"
+"""The name under which ``status`` tells that removals wait for a person."""
 _CHORES = 100
 _ENOUGH = 5  # annotations refused in a row, after which the fault is looked for elsewhere
 
@@ -26,6 +28,8 @@ class Wishes:
         dataset: the dataset, if there is one yet.
         copies: knows which stored pictures are ours.
         remove_after: deleted files are removed at the platform after so many seconds; None: never.
+        most_removals: how many pictures of a category, of which so many are stored, may be removed at once without a
+            person's word.
         stop: set when the program is to end.
         clock: Unix time in seconds.
     """
@@ -37,6 +41,7 @@ class Wishes:
         dataset: Callable[[], DatasetRef | None],
         copies: Copies,
         remove_after: float | None,
+        most_removals: Callable[[int], int],
         stop: threading.Event,
         clock: Callable[[], float],
     ) -> None:
@@ -48,6 +53,8 @@ class Wishes:
         self._stop = stop
         self._clock = clock
         self._turned_away = 0
+        self._most_removals = most_removals
+        self._held: list[Departed] | None = None
 
     def relabel(self) -> None:
         """Moved files: their pictures get the category of their new folder."""
@@ -104,12 +111,25 @@ class Wishes:
         self._ledger.annotations.sent(done)
         return len(debts) == _CHORES and not self._stop.is_set()
 
+    def _too_many(self) -> set[str]:
+        """Categories of which more files were deleted than may go without a person's word; it is said once."""
+        held = [one for one in self._ledger.chores.departed() if one.pictures > self._most_removals(one.stored)]
+        if held != self._held:
+            known = {one.category for one in self._held or ()}
+            for one in held:
+                if one.category not in known:
+                    log.error("removals.held", category=one.category, deleted=one.pictures, stored=one.stored)
+            self._held = held
+            self._ledger.trouble(REMOVALS, _held(held) if held else None)
+        return {one.category for one in held}
+
     def remove(self) -> None:
         """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go."""
         dataset = self._dataset()
         if self._remove_after is None or dataset is None:
             return
-        orphans = self._ledger.chores.orphans(before=self._clock() - self._remove_after, limit=_CHORES)
+        before = self._clock() - self._remove_after
+        orphans = self._ledger.chores.orphans(before=before, limit=_CHORES, but=self._too_many())
         if orphans.pictures:
             copies = self._platform.copies(shipment(orphans))
             standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
@@ -123,3 +143,14 @@ class Wishes:
             self._platform.remove(dataset, remote_id)
             self._ledger.chores.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
+
+
+def _held(held: Sequence[Departed]) -> ImageSyncError:
+    """What a person is told of removals that wait for a word."""
+    counts = ", ".join(f"{one.pictures} of {one.stored} in category '{one.category}'" for one in held)
+    return ImageSyncError(
+        f"the files of many pictures were deleted ({counts}), more than max_removals allows at once: they stay at the "
+        "platform until a person confirms it",
+        hint="See what would go: image-sync removals. If it is meant: image-sync removals confirm. "
+        "If not, put the files back: nothing is removed then.",
+    )

@@ -37,9 +37,22 @@ class Catalogue(Protocol):
         """Remember these, all or none; a sighting replaces what was recorded for its folder and name."""
         ...
 
-    def gone(self, folder: bytes, names: Sequence[bytes]) -> None:
-        """Forget these recorded files: they are no longer there (or were recorded without a category, and are about
-        to be recorded with one)."""
+    def gone(self, folder: bytes, names: Sequence[bytes], *, deleted: bool = True) -> None:
+        """Forget these recorded files: they are no longer there.
+
+        Args:
+            deleted: somebody deleted or moved them, as far as can be told. If not, they are out of sight: another file
+                system lies there, they are not wanted any more, or they are about to be recorded anew.
+        """
+        ...
+
+    def ground(self, folder: bytes) -> str | None:
+        """The ground (see :class:`~image_sync.domain.Sighting`) on which all recorded files of the folder were seen;
+        None when nothing was ever recorded of it. A folder's first sighting says on which it begins."""
+        ...
+
+    def stands(self, folder: bytes, ground: str) -> None:
+        """All recorded files of the folder were seen, unchanged, on this ground."""
         ...
 
     def recategorise(self, folder: bytes, category: str | None) -> None:

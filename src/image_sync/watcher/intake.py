@@ -89,15 +89,17 @@ class Intake:
             else:
                 self._later(root, folder)
             return False
+        ground = root.ground(fd)
         if category.name is None:
-            sighting = Sighting(folder, name, stamp, None, fault=category.fault)
+            sighting = Sighting(folder, name, stamp, None, fault=category.fault, ground=ground)
         else:
             verdict = self._remembered(folder, name, stamp) if self._sound else None
             verdict = verdict or self._examine(root, folder, fd, name, stamp)
             if verdict is None:
                 self._warn_restless(place, now)
                 return True
-            sighting = Sighting(folder, name, stamp, category.name, verdict.sha256, verdict.suffix, verdict.fault)
+            found = (verdict.sha256, verdict.suffix, verdict.fault)
+            sighting = Sighting(folder, name, stamp, category.name, *found, ground=ground)
             if stamp.annotation and not verdict.fault:
                 marked = self._with_annotation(root, sighting, verdict, source)
                 if marked is None:

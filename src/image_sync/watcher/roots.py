@@ -86,6 +86,14 @@ class Root:
         now = self.inspect(filters)
         return not now.trouble and now.identity == self.identity and (now.content or self.seen_content)
 
+    def ground(self, fd: int) -> str:
+        """On which file system this open folder lies, and in which root: equal texts mean the same ones."""
+        # A reboot or a mount may give a device another number; a file system keeps its own id, if it has one.
+        own = os.fstatvfs(fd).f_fsid
+        system = f"fs {own:x}" if own else f"device {os.fstat(fd).st_dev:x}"
+        # Network file systems may make up inode numbers anew whenever they please.
+        return f"{system}, root {self.identity[1] if self.identity and self.local else 0}"
+
     def met(self, folder: bytes, fd: int) -> None:
         """Take notice of a folder that begins another file system than the root's."""
         if self.identity and os.fstat(fd).st_dev != self.identity[0] and not self._mount_above(folder):

@@ -19,6 +19,7 @@ from image_sync.watcher.digest import Digest
 from image_sync.watcher.filters import DEEPEST, Category, Filter
 from image_sync.watcher.folders import VANISHED, Presence, open_folder, presence, stamp_of
 from image_sync.watcher.intake import Intake
+from image_sync.watcher.mounts import remote_filesystem
 from image_sync.watcher.outbox import OpenLook, Outbox
 from image_sync.watcher.roots import Root
 from image_sync.watcher.rules import Rules
@@ -154,13 +155,15 @@ class Scanner:
                 os.close(fd)
         if not missing:
             return True
+        ground = _ground(root, folder)
         # Asked last: had the root been unmounted before one of the answers above, this one would tell.
         if not root.unchanged(self.filters):
             return False
         if self._lacks_its_share(root, folder):
             return True
-        self.digest.note("watch.gone", folder=folder, files=len(missing))
-        self._catalogue.gone(folder, missing)
+        deleted = ground == self._catalogue.ground(folder)
+        self.digest.note("watch.gone" if deleted else "watch.out_of_sight", folder=folder, files=len(missing))
+        self._catalogue.gone(folder, missing, deleted=deleted)
         return True
 
     def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
@@ -181,7 +184,7 @@ class Scanner:
                 yield
 
     def _look(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
-        category = self.filters.category(root.path, look.folder)
+        category, here = self.filters.category(root.path, look.folder), root.ground(fd)
         known = self._known(look.folder, category)
         annotated, pictures = self.companions.used, dict[bytes, tuple[Stamp, Stamp | None]]()
         for found in self._found(root, look.folder, fd, known, inner):
@@ -199,6 +202,8 @@ class Scanner:
             look.agrees = False
             if any(presence(fd, name) is Presence.ABSENT for name in known):
                 root.departures.setdefault(look.folder, self._now())
+        elif look.agrees and self._catalogue.ground(look.folder) not in {None, here}:
+            self._catalogue.stands(look.folder, here)
 
     def _look_once_more(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
         """The same for a folder that was looked at before, which mostly is as it was."""
@@ -272,7 +277,7 @@ class Scanner:
         self.digest.note("watch.recategorised", folder=folder, old=recorded, new=category.name)
         if recorded is None:
             # They were never read. Forgotten first, so that a restart half-way reads the rest as well.
-            self._catalogue.gone(folder, list(known))
+            self._catalogue.gone(folder, list(known), deleted=False)
             return {}
         self._catalogue.recategorise(folder, category.name)
         return known
@@ -285,6 +290,41 @@ class Scanner:
             inner.append(path)
         elif self._rules.recursive:
             root.trouble(path, f"deeper than {DEEPEST} folders")
+
+
+def missing(path: bytes, catalogue: Catalogue, filters: Filter) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Recorded files of a root that would be taken for deleted if it were looked at now: folder and names."""
+    root = Root(path, local=not remote_filesystem(path))
+    root.identity = root.inspect(filters).identity
+    for folder in catalogue.folders(path) if root.identity else ():
+        _, known = catalogue.known(folder)
+        try:
+            fd = open_folder(path, folder)
+        except OSError as error:
+            names = list(known) if error.errno in VANISHED else []
+        else:
+            try:
+                names = [name for name in known if presence(fd, name) is Presence.ABSENT]
+            finally:
+                os.close(fd)
+        if names and filters.admits(path, folder) and _ground(root, folder) == catalogue.ground(folder):
+            yield folder, names
+
+
+def _ground(root: Root, folder: bytes) -> str:
+    """The ground of a folder; if it is not there, that of the nearest one above it which is."""
+    while True:
+        try:
+            fd = open_folder(root.path, folder)
+        except OSError:
+            if len(folder) <= len(root.path):
+                return ""
+            folder = folder.rpartition(b"/")[0]
+            continue
+        try:
+            return root.ground(fd)
+        finally:
+            os.close(fd)
 
 
 def _pictures_in(fd: int, filters: Filter) -> list[bytes]:

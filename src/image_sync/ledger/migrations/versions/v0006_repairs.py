@@ -1,0 +1,19 @@
+"""On which file system and in which root a folder was seen, and what the watcher found that it does not take."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns. Deletions that were noted before count no more: nobody knows that they were meant."""
+    op.add_column("folder", sa.Column("ground", sa.Text(), nullable=False, server_default=""))
+    op.add_column("root", sa.Column("remarks", sa.Text(), nullable=False, server_default=""))
+    which = sa.text("orphaned_at IS NOT NULL")
+    columns = ["target_id", "orphaned_at"]
+    op.create_index("picture_orphaned", "picture", columns, sqlite_where=which, postgresql_where=which)
+    op.execute("UPDATE picture SET orphaned_at = NULL")
