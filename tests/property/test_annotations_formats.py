@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from image_sync.annotations import AnnotationError, Format, coco, from_text, sagemaker, to_text, voc, yolo
 from image_sync.annotations.classes import names_in
-from image_sync.annotations.document import document_of
 from image_sync.annotations.draft import Draft
 from image_sync.annotations.label import label_of
 from image_sync.domain import Annotation, Box
@@ -72,8 +71,8 @@ def through_voc(annotation: Annotation, *, one_based: bool = False) -> Annotatio
 
 
 def through_coco(annotation: Annotation) -> Annotation:
-    document = document_of(coco.write([("x.jpg", annotation)], classes_of(annotation)), PATH)
-    file = coco.parse(document, PATH)
+    file = coco.parse(coco.write([("x.jpg", annotation)], classes_of(annotation)), PATH)
+    assert file is not None
     return file.read(file.pictures["x.jpg"][0], Draft(PATH, annotation.width, annotation.height))
 
 
@@ -166,10 +165,9 @@ def read_voc(data: bytes) -> Annotation:
 
 
 def read_coco(data: bytes) -> Annotation | None:
-    document = document_of(data, PATH)
-    if not coco.is_coco(document):
+    file = coco.parse(data, PATH)
+    if file is None:
         return None
-    file = coco.parse(document, PATH)
     listed = [one for group in file.pictures.values() for one in group]
     found = [file.read(one, Draft(PATH, WIDTH, HEIGHT)) for one in listed]
     return found[0] if found else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import unicodedata
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from image_sync.annotations import AnnotationError, Finder, Format
+from image_sync.annotations import AnnotationError, Finder, Format, lists
 from image_sync.domain import Annotation
 from image_sync.errors import Changed, PictureError, Unreadable
 from image_sync.watcher.folders import open_folder
@@ -360,7 +359,7 @@ def test_a_coco_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A thousand pictures of one file cost one reading, until it changes."""
     names = [f"{number}.jpg" for number in range(1000)]
     put(tmp_path, {"annotations.json": coco(*names), **dict.fromkeys(names, b"")})
-    finder, parsed = finder_of(tmp_path), counted(monkeypatch, json, "loads")
+    finder, parsed = finder_of(tmp_path), counted(monkeypatch, lists, "parse")
     for _ in range(2):
         assert {source.read(WIDTH, HEIGHT) for source in found(finder, tmp_path).values()} == {annotation()}
     assert len(parsed) == 1

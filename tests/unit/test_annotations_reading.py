@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from image_sync.annotations import AnnotationError
+from image_sync.annotations.coco import parse
 from image_sync.domain import Annotation, Box
 from support.annotations import (
     HEIGHT,
@@ -181,6 +182,12 @@ def test_a_picture_that_is_shown_turned_is_told_apart(tmp_path: Path) -> None:
         ("", "it is cut short"),
         (coco("x.jpg")[:-9], "it is cut short"),
         ('{"images": [], x}', "it is no JSON (line 1)"),
+        ('{"images": [],\n"annotations": [{}\n, 3 4]}', "it is no JSON (line 3)"),
+        ('{"images": [], "annotations": [],}', "it is no JSON (line 1)"),
+        ('{"images": [], "annotations": []} {}', "it is no JSON (line 1)"),
+        ('{"images": [1,], "annotations": []}', "it is no JSON (line 1)"),
+        (f'{{"images": [], "annotations": [{{"x": "{"y" * 9000}"}}, {{\n"y" 5}}]}}', "it is no JSON (line 2)"),
+        ('{"other": [x], "images": [], "annotations": []}', "it is no JSON (line 1)"),
         ("[]", "no COCO file"),
         ('{"images": [], "annotations": {}}', "no COCO file"),
         (coco("x.jpg", bbox=(4, 6, 16, float("nan"))), "NaN is no number"),
@@ -320,6 +327,42 @@ def test_hostile_files_are_refused_quickly(tmp_path: Path, kind: str) -> None:
     assert says in error.what
     assert peak < 3 * len(data) + (160 << 20)
     assert time.monotonic() - began < 20
+
+
+def large_coco(images: int, objects: int, more: str = "") -> bytes:
+    listed = ",".join(f'{{"id":{number},"file_name":"{number}.jpg"}}' for number in range(images))
+    drawn = ",".join(
+        f'{{"image_id":{number % images},"category_id":1,"bbox":[1,2,3,4]{more}}}' for number in range(objects)
+    )
+    return f'{{"annotations":[{drawn}],"categories":[{{"id":1,"name":"a"}}],"images":[{listed}]}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        large_coco(100, 150_000),
+        large_coco(100_000, 100),
+        large_coco(10, 400, f',"segmentation":[[{",".join(["1.5"] * 5000)}]]'),
+    ],
+    ids=["many objects", "many images", "long outlines"],
+)
+def test_a_large_coco_file_is_not_unpacked_at_once(data: bytes) -> None:
+    """What its objects would take is paid for one picture at a time."""
+    tracemalloc.start()
+    try:
+        file = parse(data, b"annotations.json")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert file is not None
+    assert peak < 5 * len(data) + (40 << 20)
+
+
+def test_an_object_that_no_person_draws_is_refused() -> None:
+    """One object of 5 MB would be unpacked whole."""
+    with pytest.raises(AnnotationError, match="it holds too much"):
+        parse(large_coco(1, 1, f',"segmentation":[[{"1.5," * 1_500_000}1]]'), b"annotations.json")
 
 
 def test_a_number_that_no_picture_has_counts_for_none(tmp_path: Path) -> None:

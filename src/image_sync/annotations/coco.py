@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from image_sync.annotations.document import lists_of
 from image_sync.annotations.draft import Draft, Point, around, called
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.figure import figure, whole
@@ -15,6 +16,8 @@ from image_sync.domain import Annotation, Box
 
 _FEWEST = 6
 """Numbers in an outline: three corners."""
+_MOST_IMAGES = 250_000
+_MOST_FAULTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Listed:
     steps: tuple[str, ...]
     width: float | None
     height: float | None
-    objects: tuple[Any, ...] = ()
+    objects: tuple[bytes, ...] = ()
+    """Each as its JSON: unpacked, they would take many times the file's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,49 +48,78 @@ class CocoFile:
         """What it says of one picture. Raises :class:`AnnotationError`."""
         draft.size(listed.width, listed.height)
         for record in listed.objects:
-            entry: dict[str, Any] = record if isinstance(record, dict) else {}
-            _object(entry, self.labels, draft)
+            _object(json.loads(record), self.labels, draft)
         return draft.finish()
 
 
-def is_coco(document: object) -> bool:
-    """Whether a JSON document has what every COCO file has."""
-    return isinstance(document, dict) and all(isinstance(document.get(key), list) for key in ("images", "annotations"))
-
-
-def parse(document: Mapping[str, Any], path: bytes) -> CocoFile:
-    """The file that this document (see :func:`is_coco`) makes.
+def parse(data: bytes, path: bytes) -> CocoFile | None:
+    """The file in these bytes; None when it is JSON and no COCO file, which has lists of images and annotations.
 
     Raises:
-        AnnotationError: nobody could say which picture or label is meant.
+        AnnotationError: it is no JSON, takes too much memory, or nobody could say which picture or label is meant.
     """
-    faults: list[Fault] = []
-    labels = _labels(document.get("categories"), faults)
-    objects: dict[int, list[Any]] = {}
-    images: dict[int, tuple[str, Mapping[str, Any]]] = {}
-    for number, image in enumerate(document["images"], 1):
-        key = whole(image.get("id")) if isinstance(image, dict) else None
-        if key is None or not isinstance(image.get("file_name"), str):
-            faults.append(Fault(f"image {number} has no id or no file_name", "Export the file again."))
-        elif key in images:
-            faults.append(Fault(f"two images have the id {key}", "Give each image an id of its own."))
-        else:
-            images[key] = (image["file_name"], image)
-    for number, record in enumerate(document["annotations"], 1):
-        key = whole(record.get("image_id")) if isinstance(record, dict) else None
-        if key is None or key not in images:
-            text = f"annotation {number} belongs to no image of the file"
-            faults.append(Fault(text, "Correct its image_id, or delete it."))
-        else:
-            objects.setdefault(key, []).append(record)
-    if faults:
-        raise AnnotationError(path, faults[:100])
+    found: dict[str, Any] = {}
+    for key, items in lists_of(data, path):
+        if key == "categories":
+            found[key] = _labels(items)
+        elif key == "images":
+            found[key] = _images(items, path)
+        elif key == "annotations":
+            found[key] = _objects(items)
+    if "images" not in found or "annotations" not in found:
+        return None
+    labels, wrong = found.get("categories", ({}, []))
+    images, also_wrong = found["images"]
+    objects, firsts, without = found["annotations"]
+    lost = sorted([*without, *(first for key, first in firsts.items() if key not in images)])
+    homeless = [
+        Fault(f"annotation {number} belongs to no image of the file", "Correct its image_id, or delete it.")
+        for number in lost[:_MOST_FAULTS]
+    ]
+    if faults := [*wrong, *also_wrong, *homeless]:
+        raise AnnotationError(path, faults[:_MOST_FAULTS])
     pictures: dict[str, list[Listed]] = {}
-    for key, (name, image) in images.items():
-        steps = _steps(name)
-        size = figure(image.get("width")), figure(image.get("height"))
-        pictures.setdefault(steps[-1], []).append(Listed(steps, *size, tuple(objects.get(key, ()))))
+    for key, (steps, width, height) in images.items():
+        pictures.setdefault(steps[-1], []).append(Listed(steps, width, height, tuple(objects.get(key, ()))))
     return CocoFile(path, labels, {name: tuple(listed) for name, listed in pictures.items()})
+
+
+_Image = tuple[tuple[str, ...], float | None, float | None]
+
+
+def _images(items: Iterable[tuple[Any, str]], path: bytes) -> tuple[dict[int, _Image], list[Fault]]:
+    images: dict[int, _Image] = {}
+    faults: list[Fault] = []
+    for number, (image, _) in enumerate(items, 1):
+        key = whole(image.get("id")) if isinstance(image, dict) else None
+        if number > _MOST_IMAGES:
+            fault = Fault(f"it lists more than {_MOST_IMAGES:,} images", "Split it: one file for each folder.")
+            raise AnnotationError(path, [fault])
+        if key is None or not isinstance(image.get("file_name"), str):
+            fault = Fault(f"image {number} has no id or no file_name", "Export the file again.")
+        elif key in images:
+            fault = Fault(f"two images have the id {key}", "Give each image an id of its own.")
+        else:
+            images[key] = _steps(image["file_name"]), figure(image.get("width")), figure(image.get("height"))
+            continue
+        if len(faults) < _MOST_FAULTS:
+            faults.append(fault)
+    return images, faults
+
+
+def _objects(items: Iterable[tuple[Any, str]]) -> tuple[dict[int, list[bytes]], dict[int, int], list[int]]:
+    """The objects of each image as JSON, the number of each image's first one, and the numbers of those without."""
+    objects: dict[int, list[bytes]] = {}
+    firsts: dict[int, int] = {}
+    without: list[int] = []
+    for number, (record, text) in enumerate(items, 1):
+        key = whole(record.get("image_id")) if isinstance(record, dict) else None
+        if key is not None:
+            firsts.setdefault(key, number)
+            objects.setdefault(key, []).append(text.encode("utf-8", "surrogatepass"))
+        elif len(without) < _MOST_FAULTS:
+            without.append(number)
+    return objects, firsts, without
 
 
 def write(pictures: Iterable[tuple[str, Annotation]], classes: Mapping[str, int]) -> bytes:
@@ -121,16 +154,19 @@ def _steps(name: str) -> tuple[str, ...]:
     return tuple(steps) or ("",)
 
 
-def _labels(categories: object, faults: list[Fault]) -> dict[int, str]:
+def _labels(items: Iterable[tuple[Any, str]]) -> tuple[dict[int, str], list[Fault]]:
     labels: dict[int, str] = {}
-    for number, record in enumerate(categories if isinstance(categories, list) else [], 1):
+    faults: list[Fault] = []
+    for number, (record, _) in enumerate(items, 1):
         entry: dict[str, Any] = record if isinstance(record, dict) else {}
         key, name = whole(entry.get("id")), entry.get("name")
+        if len(faults) >= _MOST_FAULTS:
+            continue
         if key is None or not isinstance(name, str):
             faults.append(Fault(f"category {number} has no id or no name", "Write both."))
         elif labels.setdefault(key, name) != name:
             faults.append(Fault(f"two categories have the id {key}", "Give each category an id of its own."))
-    return labels
+    return labels, faults
 
 
 def _object(entry: Mapping[str, Any], labels: Mapping[int, str], draft: Draft) -> None:

@@ -8,9 +8,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
-from image_sync.annotations.coco import CocoFile, Listed, is_coco, parse
+from image_sync.annotations.coco import CocoFile, Listed, parse
 from image_sync.annotations.content import Disk
-from image_sync.annotations.document import document_of
 from image_sync.annotations.draft import Draft
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.format import Format
@@ -24,7 +23,7 @@ from image_sync.logs import show_path, show_text
 
 _MOST_UNKNOWN = 16
 """JSON files that are neither called like a picture nor like a COCO file: more than these are not opened to see."""
-_KEPT = 8
+_KEPT, _KEPT_BYTES = 8, 64 << 20
 _OTHERS_KEPT = 10_000
 
 Found = CocoFile | AnnotationError
@@ -91,24 +90,24 @@ class Lists:
                 self._others.popitem(last=False)
             return None
         self._files[path] = stamp, found
-        while len(self._files) > _KEPT:
+        while len(self._files) > 1 and (len(self._files) > _KEPT or self._size() > _KEPT_BYTES):
             self._files.popitem(last=False)
         return stamp, found
+
+    def _size(self) -> int:
+        return sum(stamp.size for stamp, _ in self._files.values())
 
     def _parsed(self, folder: bytes, name: bytes, stamp: Stamp, *, insist: bool) -> Found | None:
         path = folder + b"/" + name
         try:
-            document = document_of(self._disk.read(folder, name, stamp, Format.COCO.largest), path)
+            found = parse(self._disk.read(folder, name, stamp, Format.COCO.largest), path)
         except AnnotationError as error:
             return error if insist else None
-        if not is_coco(document):
+        if found is None and insist:
             hint = "If it is something else, call it otherwise."
             fault = Fault("it has no lists 'images' and 'annotations' and so is no COCO file", hint)
-            return AnnotationError(path, [fault]) if insist else None
-        try:
-            return parse(document, path)
-        except AnnotationError as error:
-            return error
+            return AnnotationError(path, [fault])
+        return found
 
 
 def listed(
