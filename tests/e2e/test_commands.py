@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from image_sync import __version__
+from image_sync.errors import EXIT_LEDGER
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
@@ -60,6 +62,56 @@ def test_without_a_configuration_it_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "configuration.json" in said(done)
     assert "image-sync init" in said(done)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["--version", "status", "run --once"])
+def test_closed_standard_streams_end_nothing(plant: Plant, closed: str, words: str) -> None:
+    """A caller that closed them has no interest in what is said; the work is done, and nothing else is written to."""
+    put_plates(plant, each=1)
+    command = f"{shlex.join(PROGRAM)} {words} {'' if words == '--version' else shlex.join(['-c', str(plant.config)])}"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, check=False, env=plant.environ, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert ("Traceback" in done.stderr, "sys." in done.stderr) == (False, False)
+    if words == "run --once":
+        assert plant.tally().confirmed == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("words", ["status", "status --json", "show x.jpg", "check", "models", "retry", "train", "run"])
+def test_a_state_folder_that_may_not_be_read_is_told(plant: Plant, words: str) -> None:
+    """Every command that needs the ledger says what cannot be used and what to do, with exit code 74."""
+    state = plant.folder / "state"
+    state.mkdir(exist_ok=True)
+    state.chmod(0)
+    done = plant.call(*words.split())
+    state.chmod(0o700)
+
+    assert done.returncode == EXIT_LEDGER, done.stderr
+    told = " ".join(said(done).split())
+    assert "the state folder" in told
+    assert "cannot be used: Permission denied" in told
+    assert "for the user that runs image-sync" in told
+
+
+def test_a_lock_that_cannot_be_written_is_told(plant: Plant) -> None:
+    """Whatever the system says when the daemon writes down who it is, it is told in words."""
+    command = shlex.join([*PROGRAM, "run", "--once", "-c", str(plant.config)])
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 0; {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=plant.environ,
+        timeout=60,
+    )
+
+    assert done.returncode == EXIT_LEDGER
+    assert "the state folder" in said(done)
+    assert "File too large" in said(done)
 
 
 def test_five_mistakes_are_told_at_once(plant: Plant) -> None:

@@ -129,6 +129,45 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path, server: MviServer) -> 
 
 
 @pytest.mark.root
+def test_a_full_disk_is_told_by_every_command_and_outlasts_a_restart(tmp_path: Path, server: MviServer) -> None:
+    """`status` and `check` say that the ledger's disk is full; a daemon started then waits for room, and goes on."""
+    with small_disk(tmp_path / "plant/state", 2 << 20) as disk:
+        plant = Plant(tmp_path / "plant", server.url)
+        put_some(plant, range(3))
+        assert plant.call("run", "--once").returncode == 0
+        ballast = fill(disk)
+        put_some(plant, range(3, 6))
+        status, check = plant.call("status"), plant.call("check")
+        with plant.running() as daemon:
+            plant.wait(lambda p: "disk is full" in p.log())
+            assert daemon.process.poll() is None, plant.log()
+            assert plant.status()["daemon"]["running"]
+            ballast.unlink()
+            plant.wait(lambda p: p.tally().confirmed == 6)
+            assert daemon.stop() == 0
+
+    assert status.returncode == 0, status.stderr
+    assert "is full. Free some space" in " ".join(status.stdout.split())
+    assert check.returncode == EXIT_LEDGER
+    assert "is full" in check.stdout + check.stderr
+    assert "Traceback" not in plant.log()
+
+
+@pytest.mark.root
+def test_no_room_for_the_lock_is_told(tmp_path: Path, server: MviServer) -> None:
+    """Where the daemon cannot even write who it is, it says that the disk is full, with exit code 74."""
+    with small_disk(tmp_path / "plant/state", 64 << 10) as disk:
+        plant = Plant(tmp_path / "plant", server.url)
+        fill(disk)
+        done = plant.call("run", "--once")
+
+    assert done.returncode == EXIT_LEDGER
+    assert "No space left on device" in done.stderr
+    assert "The disk is full: free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.root
 def test_pictures_on_a_full_and_read_only_disk_are_uploaded(tmp_path: Path, server: MviServer) -> None:
     """Nothing is ever written beside the pictures, so their disk may be full, and read-only."""
     plant = Plant(tmp_path / "plant", server.url)

@@ -26,6 +26,7 @@ from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
 from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError
 from image_sync.ledger import Ledger
+from image_sync.ledger.folder import full
 from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Platform
@@ -124,7 +125,9 @@ def _state(settings: Settings) -> Iterator[Finding]:
         return
     there = next(parent for parent in (settings.state, *settings.state.parents) if parent.exists())
     if os.access(there, os.W_OK | os.X_OK):
-        yield Finding("state", f"kept in {settings.state}")
+        hint = "Free some space: nothing can be written down, so nothing would be sent." if full(there) else ""
+        text = f"the disk of {settings.state} is full" if hint else f"kept in {settings.state}"
+        yield Finding("state", text, hint, EXIT_LEDGER if hint else 0)
     else:
         yield Finding(
             "state",

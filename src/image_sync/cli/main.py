@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from image_sync import __version__
@@ -10,6 +11,7 @@ from image_sync.errors import ImageSyncError
 
 def run() -> None:
     """Run the command that ``sys.argv`` holds."""
+    _open_streams()
     if sys.argv[1:] == ["--version"]:  # scripts ask it often: no import is needed to answer
         print(f"image-sync {__version__}")
         return
@@ -24,6 +26,18 @@ def run() -> None:
         # Whoever read our output has seen enough.
         sys.stderr.close()
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Let standard streams that were closed (``2>&-``) lead nowhere: else the next file that is opened becomes one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+            setattr(sys, name, stream)
 
 
 def tell(error: ImageSyncError) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy.pool import StaticPool
 
 from image_sync.errors import LedgerError
 from image_sync.ledger import counts
-from image_sync.ledger.folder import make_folder
+from image_sync.ledger.folder import make_folder, unusable
 from image_sync.ledger.schema import HEAD, annotation, metadata, picture
 from image_sync.logs import get_logger
 
@@ -219,10 +219,7 @@ def _engine(state: str | Path) -> Engine:
         file = folder / FILE
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
-        raise LedgerError(
-            f"the state folder {folder} cannot be used: {error.strerror}",
-            hint="Make it writable for the user that runs image-sync, or point `state` at another folder.",
-        ) from error
+        raise unusable(folder, error) from error
     # The driver's own transaction handling is off: ``begin`` below says what kind is meant.
     engine = create_engine(
         URL.create("sqlite", database=str(file)),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+from image_sync.errors import LedgerError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LITTLE = 128 << 10
+"""Bytes of room below which a ledger cannot be written to: a transaction needs some pages, twice."""
 
 
 def make_folder(folder: Path) -> None:
@@ -20,3 +27,20 @@ def make_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def unusable(folder: Path, error: OSError) -> LedgerError:
+    """What to tell a person whose state folder cannot be used."""
+    hint = "Make it readable and writable for the user that runs image-sync, or point `state` at another folder."
+    if error.errno in _FULL:
+        hint = "The disk is full: free some space. Nothing was sent without being written down first."
+    return LedgerError(f"the state folder {folder} cannot be used: {error.strerror}", hint=hint)
+
+
+def full(folder: Path) -> bool:
+    """Whether the disk has no room for the ledger any more. A daemon cannot write that down in the ledger itself."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False  # not there: another trouble, told elsewhere
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE

@@ -18,6 +18,7 @@ from image_sync.ledger.batches import Batches
 from image_sync.ledger.book import Book, Target
 from image_sync.ledger.chores import Chores
 from image_sync.ledger.database import FILE, Database
+from image_sync.ledger.folder import full, unusable
 from image_sync.ledger.history import History
 from image_sync.ledger.inventory import Inventory
 from image_sync.ledger.notes import Notes
@@ -158,7 +159,17 @@ class Ledger:
         """What keeps stages from their work at present."""
         with self._book.db.reading() as tx:
             rows = tx.execute(select(trouble).order_by(trouble.c.since)).all()
-        return [Trouble(row.stage, row.what, row.hint, row.since) for row in rows]
+        found = [Trouble(row.stage, row.what, row.hint, row.since) for row in rows]
+        return [*self._full(), *found]
+
+    def _full(self) -> list[Trouble]:
+        """A disk without room: what a daemon meets then it cannot write down here, so whoever looks finds out."""
+        file = Path(self.where)
+        if not file.exists() or not full(file.parent):
+            return []
+        what = f"the disk of the ledger {self.where} is full"
+        hint = "Free some space. Nothing is sent meanwhile, and nothing is lost."
+        return [Trouble("ledger", what, hint, file.stat().st_mtime)]  # it was not full at the last writing
 
     def retry_quarantined(self) -> int:
         """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
@@ -218,8 +229,17 @@ def open_ledger(
 
 
 def exists(state: str | Path) -> bool:
-    """Whether a ledger was ever opened there; a database server is taken to have one."""
-    return (isinstance(state, str) and "://" in state) or (Path(state) / FILE).exists()
+    """Whether a ledger was ever opened there; a database server is taken to have one.
+
+    Raises:
+        LedgerError: the folder may not be read.
+    """
+    if isinstance(state, str) and "://" in state:
+        return True
+    try:
+        return (Path(state) / FILE).exists()
+    except OSError as error:
+        raise unusable(Path(state), error) from error
 
 
 def _target(row: Any) -> Target:

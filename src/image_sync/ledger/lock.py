@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.engine import make_url
 
 from image_sync.errors import AlreadyRunning, LedgerError
-from image_sync.ledger.folder import make_folder
+from image_sync.ledger.folder import make_folder, unusable
 
 FILE = "lock"
 _ADVISORY = 0x696D676C  # any constant, but another one than the writers'
@@ -49,10 +49,7 @@ class Lock:
             make_folder(folder)
             handle = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise LedgerError(
-                f"the state folder {folder} cannot be used: {error.strerror}",
-                hint="Make it writable for the user that runs image-sync, or point `state` at another folder.",
-            ) from error
+            raise unusable(folder, error) from error
         self._close.callback(os.close, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,8 +60,13 @@ class Lock:
                 f"another image-sync{f' (process {holder})' if holder else ''} works on {folder}",
                 hint="Stop it first, or give this configuration its own `state` folder.",
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        named = f"{os.getpid()}\n".encode()
+        try:  # over the name of the last holder: that takes no room, so a restart succeeds on a full disk
+            os.pwrite(handle, named, 0)
+            os.ftruncate(handle, len(named))
+        except OSError as error:
+            self._close.close()
+            raise unusable(folder, error) from error
 
     def _hold_server(self, url: str) -> None:
         engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
