@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from image_sync.watcher.formats import JpegWalker, PngWalker
+from image_sync.watcher.formats import JpegWalker, PngWalker, jpeg_size
 from image_sync.watcher.picture import Verdict, examine
 from image_sync.watcher.rules import Rules
 from support.pictures import drawn, encoded, jpeg, png
@@ -276,3 +276,23 @@ def test_stop_ends_the_reading(tmp_path):
     fd = os.open(path, os.O_RDONLY)
     assert examine(fd, len(JPEG), b"a.jpg", Rules(), stop) is None
     os.close(fd)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_quick_way_to_a_size_agrees_with_the_walk(name: str) -> None:
+    """Where the quick look at a JPEG's headers gives a size, the walk through them finds the same one and no damage,
+    also in damaged files; in sound ones whose headers are plain it does give one."""
+    chance = random.Random(name)
+    for number in range(300):
+        content = bytearray(GOOD[name])
+        for _ in range(number and chance.randint(1, 3)):
+            content[chance.randrange(3, min(len(content), 700))] = chance.randrange(256)
+        quick = jpeg_size(bytes(content))
+        if number == 0:
+            assert (quick is None) == (name in {"fill bytes"})
+        if quick is None:
+            continue
+        walker = JpegWalker(through=False)
+        for at in range(0, len(content), 7):
+            walker.feed(bytes(content[at : at + 7]))
+        assert (walker.width, walker.height, walker.damage) == (*quick, "")
