@@ -26,3 +26,9 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Path
         yield tmp_path / "state"
     else:
         yield from a_database()
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    yield from a_database()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,9 +12,10 @@ from sqlalchemy import inspect
 from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, RunState, Sighting, Stamp, WatchMode
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
 from image_sync.ledger import Ledger, exists, open_ledger
-from image_sync.ledger.lock import Lock, holder_of
+from image_sync.ledger.lock import Holder, Lock, holder_of
 from image_sync.ledger.moves import IllegalMove
 from image_sync.ledger.schema import metadata
+from support.postgres import cut, stopped
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -820,10 +822,68 @@ def test_one_daemon_per_ledger(state) -> None:
     with Lock(state):
         with pytest.raises(AlreadyRunning, match="another image-sync"):
             Lock(state)
-        assert holder_of(state) is not None or isinstance(state, str)
+        assert holder_of(state) == Holder(os.getpid()) or isinstance(state, str)  # a database knows it by its ledger
     with Lock(state):
         pass
     assert holder_of(state) is None
+
+
+def test_the_holder_of_a_database_is_known_by_its_ledger(database: str) -> None:
+    """`status` and `train` see that a daemon runs, also where the lock is no file."""
+    assert holder_of(database) is None
+    with Lock(database) as lock:
+        open_ledger(database, lock=lock).close()
+        assert holder_of(database) == Holder(os.getpid())
+        with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+            Lock(database)
+    assert holder_of(database) is None
+
+
+def test_a_cut_connection_is_made_again_and_holds_the_lock(database: str) -> None:
+    """The daemon whose session was ended goes on writing, and is alone again."""
+    with Lock(database) as lock:
+        ledger = open_ledger(database, lock=lock)
+        assert cut(database) >= 1
+        assert holder_of(database) is None
+        lock.keep(0.0)
+        assert holder_of(database) == Holder(os.getpid())
+        ledger.retry_quarantined()
+        ledger.close()
+        with pytest.raises(AlreadyRunning):
+            Lock(database)
+
+
+def test_who_was_replaced_writes_nothing_any_more(database: str) -> None:
+    """A second daemon that was quicker after a cut has the ledger: each write of the first one is refused."""
+    with Lock(database) as first:
+        ledger = open_ledger(database, lock=first)
+        cut(database)
+        with Lock(database) as second:
+            other = open_ledger(database, lock=second)
+            with pytest.raises(AlreadyRunning, match="taken over"):
+                ledger.retry_quarantined()
+            with pytest.raises(AlreadyRunning):
+                first.keep(0.0)
+            other.retry_quarantined()
+            other.close()
+        with pytest.raises(AlreadyRunning):  # it went again: what the first one remembers is of yesterday all the same
+            first.keep(0.0)
+        ledger.close()
+
+
+def test_a_database_that_is_down_is_waited_for(database: str) -> None:
+    """What fails meanwhile passes by itself, says the error; afterwards the same ledger works, and is held again."""
+    with Lock(database) as lock:
+        ledger = open_ledger(database, lock=lock)
+        with stopped():
+            for use in (ledger.roots, ledger.retry_quarantined, lambda: lock.keep(0.0)):
+                with pytest.raises(LedgerError) as caught:
+                    use()
+                assert caught.value.passing
+        lock.keep(0.0)
+        ledger.retry_quarantined()
+        ledger.close()
+        assert holder_of(database) == Holder(os.getpid())
 
 
 def test_states_are_written_as_plain_words(ledger: Ledger) -> None:

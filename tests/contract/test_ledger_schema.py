@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 
+from image_sync.errors import LedgerError
 from image_sync.ledger import counts, migrations, open_ledger
 from image_sync.ledger.database import FILE
+from image_sync.ledger.lock import Lock
 from image_sync.ledger.schema import HEAD, metadata
 from support.postgres import a_database
 
@@ -88,3 +92,63 @@ def test_a_new_ledger_is_what_the_migrations_make(two: tuple[Engine, Engine]) ->
     assert made["version"] == HEAD
     assert made.keys() >= metadata.tables.keys()
     assert made["triggers"]
+
+
+@pytest.fixture
+def old(state: str | Path) -> str | Path:
+    """A ledger as an earlier version left it, with one row in it."""
+    if isinstance(state, Path):
+        state.mkdir()
+    engine = _engine(state)
+    with engine.begin() as tx:
+        config = migrations._config()
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0004")
+        tx.execute(text("INSERT INTO note VALUES ('kept', 'as it was')"))
+    engine.dispose()
+    return state
+
+
+def _engine(state: str | Path, file: str = FILE) -> Engine:
+    if isinstance(state, Path):
+        return create_engine(f"sqlite:///{state / file}")
+    return create_engine(make_url(state).set(drivername="postgresql+psycopg"))
+
+
+def _version_at(state: str | Path, table: str = "alembic_version", file: str = FILE) -> str:
+    engine = _engine(state, file)
+    with engine.begin() as tx:
+        found = str(tx.execute(text(f"SELECT version_num FROM {table}")).scalar_one())
+    engine.dispose()
+    return found
+
+
+def test_who_only_looks_leaves_an_older_ledger_as_it_is(old) -> None:
+    """`status` of a newer version beside a running daemon of an older one changes nothing, and says what to do."""
+    with pytest.raises(LedgerError, match="schema 0004 of an older image-sync") as caught:
+        open_ledger(old)
+    assert "Start the daemon of this version" in caught.value.hint
+    assert _version_at(old) == "0004"
+
+
+def test_the_daemon_keeps_a_copy_before_it_migrates(old) -> None:
+    """Whoever holds the lock brings the ledger up to date; as it was before lies beside it."""
+    with Lock(old) as lock:
+        open_ledger(old, lock=lock).close()
+    assert _version_at(old) == HEAD
+    if isinstance(old, Path):
+        assert _version_at(old, file=f"{FILE}.schema-0004") == "0004"
+        assert (old / f"{FILE}.schema-0004").stat().st_mode & 0o077 == 0
+    else:
+        assert _version_at(old, "image_sync_schema_0004.alembic_version") == "0004"
+    open_ledger(old).close()
+
+
+def test_without_room_for_the_copy_nothing_is_migrated(old, monkeypatch) -> None:
+    """The error names what could not be written; the ledger is as it was."""
+    if not isinstance(old, Path):
+        pytest.skip("a database server keeps its own disk")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with Lock(old) as lock, pytest.raises(LedgerError, match="No space left"):
+        open_ledger(old, lock=lock)
+    assert _version_at(old) == "0004"

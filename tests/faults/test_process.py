@@ -21,6 +21,7 @@ from image_sync.domain import RunState
 from image_sync.errors import EXIT_LEDGER, EXIT_TRY_LATER
 from image_sync.ledger import migrations, open_ledger
 from image_sync.ledger.database import FILE
+from image_sync.ledger.lock import Lock
 from image_sync.ledger.schema import HEAD, metadata
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
@@ -308,7 +309,8 @@ def test_an_upgrade_of_the_ledger_is_whole_or_not_at_all(tmp_path: Path, call: s
 
     assert LONG or killed.returncode == -signal.SIGKILL, killed.stderr
     assert shape(state) in {True: (before, new), False: (new,)}[killed.returncode != 0]
-    open_ledger(state).close()
+    with Lock(state) as lock:
+        open_ledger(state, lock=lock).close()
     assert shape(state) == new
     kept = diary.found(state)
     assert kept.pictures == {1: ("dark", "confirmed", "r-1", 1, "run-0")}

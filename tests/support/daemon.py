@@ -111,7 +111,8 @@ class Plant:
     def wait(self, done: Callable[[Plant], bool], seconds: float = 40.0) -> None:
         """Until it is so; the test fails if it takes too long."""
         pause, until = threading.Event(), time.monotonic() + seconds
-        while not (exists(self.folder / "state") and done(self)):
+        state = self.document["state"]
+        while not (exists(state if "://" in state else self.folder / "state") and done(self)):
             assert time.monotonic() < until, f"not in time\n{self.log()}"
             pause.wait(0.1)
 

@@ -19,6 +19,7 @@ from image_sync.domain import DatasetRef, Sighting, Stamp
 from image_sync.errors import LedgerError
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.ledger.database import FILE
+from image_sync.ledger.lock import Lock
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "plates")
@@ -172,7 +173,8 @@ def settled(state: Path, acknowledged: int) -> int:
 
 def aimed(state: Path) -> Ledger:
     """The ledger in this folder, ready for the steps."""
-    ledger = open_ledger(state)
+    with Lock(state) as lock:
+        ledger = open_ledger(state, lock=lock)
     ledger.aim(*AIM)
     if not ledger.target.dataset_id:
         ledger.dataset(DATASET)

@@ -120,7 +120,7 @@ def _line(finding: Finding) -> Text:
 def _state(settings: Settings) -> Iterator[Finding]:
     holder = holder_of(settings.state)
     if holder is not None:
-        yield Finding("daemon", f"runs as process {holder}")
+        yield Finding("daemon", f"runs as {holder}")
     if not isinstance(settings.state, Path):
         return
     there = next(parent for parent in (settings.state, *settings.state.parents) if parent.exists())

@@ -13,6 +13,7 @@ from image_sync.config import Settings, load, secrets
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
+from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform
 from image_sync.platforms.notes import Notes
@@ -30,13 +31,13 @@ def settings_of(config: Path) -> Settings:
 
 
 @contextlib.contextmanager
-def ledger_of(settings: Settings) -> Iterator[Ledger]:
+def ledger_of(settings: Settings, lock: Lock | None = None) -> Iterator[Ledger]:
     """The ledger as the daemon left it, or an empty one if it has not run yet: looking must not make files."""
     with contextlib.ExitStack() as stack:
         state = settings.state
         if not exists(state):
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-sync-")))
-        ledger = open_ledger(state, annotations=settings.annotations.mode)
+        ledger = open_ledger(state, annotations=settings.annotations.mode, lock=lock)
         stack.callback(ledger.close)
         dataset = settings.dataset
         ledger.take(settings.platform, settings.address, dataset.name, dataset.action)

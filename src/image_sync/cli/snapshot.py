@@ -32,7 +32,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     quiet_for = now - (tally.newest_ready_at or 0.0)
     upload = upload_verdict(tally, thresholds, quiet_for=quiet_for)
     training = training_verdict(tally, thresholds, now=now)
-    pid = holder_of(settings.state)
+    holder = holder_of(settings.state)
     troubles = ledger.troubles()
     return {
         "platform": settings.platform,
@@ -40,8 +40,8 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},
-        "upload": _verdict(upload, _hindered(upload, tally, troubles, running=pid is not None)),
-        "training": _verdict(training, _hindered(training, tally, troubles, running=pid is not None))
+        "upload": _verdict(upload, _hindered(upload, tally, troubles, running=holder is not None)),
+        "training": _verdict(training, _hindered(training, tally, troubles, running=holder is not None))
         | {
             "running": None if tally.active is None else _run(tally.active),
             "last": None if tally.last is None else _run(tally.last),
@@ -58,7 +58,11 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
             "rare_reason": rare_labels_told(tally, thresholds) or None,
         },
         "folders": _folders(settings, ledger),
-        "daemon": {"running": pid is not None, "pid": pid},
+        "daemon": {
+            "running": holder is not None,
+            "pid": holder and holder.pid,
+            "host": (holder and holder.host) or None,
+        },
         "troubles": [asdict(trouble) for trouble in troubles],
         "ledger": ledger.where,
         **({"tags": tags_of(settings, ledger)} if settings.platform == "mobius" else {}),

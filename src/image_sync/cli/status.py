@@ -77,7 +77,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
     daemon = seen["daemon"]
     running = "not running: start it with `image-sync run`"
     if daemon["running"]:
-        running = f"running (process {daemon['pid']})"
+        running = f"running (process {daemon['pid']}{' on ' + daemon['host'] if daemon['host'] else ''})"
     dataset = seen["dataset"]
     lines = [
         ("daemon", running),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from image_sync.cli import options
 from image_sync.cli.bars import TrainingBar
 from image_sync.cli.fates import fate_of
 from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.config import Settings
 from image_sync.daemon.assemble import recipe_of, thresholds_of
 from image_sync.domain import Owed, Run, RunState
-from image_sync.errors import ImageSyncError, Refused, UsageError
+from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
-from image_sync.ledger.lock import Lock, holder_of
+from image_sync.ledger.lock import Lock
 from image_sync.logs import show_text
+from image_sync.platforms import registry
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Trainer, keeping
 
@@ -38,27 +41,38 @@ def train(
         raise UsageError('model.action is "none"', hint='Write "train" or "retrain" there.')
     if not exists(settings.state):
         raise UsageError("nothing is uploaded yet", hint="Start the daemon first: image-sync run")
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(Lock(settings.state))
+        except AlreadyRunning:
+            _by_daemon(settings, follow=follow)
+        else:
+            _here(settings, lock, follow=follow)
+
+
+def _by_daemon(settings: Settings, *, follow: bool) -> None:
+    """Ask the daemon that runs."""
     stop = threading.Event()
-    with ledger_of(settings) as ledger, platform_of(settings) as platform:
+    with ledger_of(settings) as ledger:
+        known = _ask(ledger, thresholds_of(settings, registry.make(settings, stop).describe()))
+        _see(ledger, known, follow=follow, turn=lambda: stop.wait(_TICK))
+
+
+def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
+    """Do what the daemon would do."""
+    stop = threading.Event()
+    with ledger_of(settings, lock) as ledger, platform_of(settings) as platform:
         thresholds = thresholds_of(settings, platform.describe())
         known = _ask(ledger, thresholds)
-        if holder_of(settings.state) is not None:
-            _see(ledger, known, follow=follow, turn=lambda: _nap(stop))
-            return
-        with Lock(settings.state):
-            trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
+        trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
 
-            def turn() -> None:
-                stop.wait(min(trainer.step(time.monotonic()), _TICK))
-                if trainer.setback.error is not None:
-                    ledger.runs.withdraw_request()
-                    raise trainer.setback.error
+        def turn() -> None:
+            stop.wait(min(trainer.step(time.monotonic()), _TICK))
+            if trainer.setback.error is not None:
+                ledger.runs.withdraw_request()
+                raise trainer.setback.error
 
-            _see(ledger, known, follow=follow, turn=turn)
-
-
-def _nap(stop: threading.Event) -> None:
-    stop.wait(_TICK)
+        _see(ledger, known, follow=follow, turn=turn)
 
 
 def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
@@ -74,7 +88,7 @@ def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
     return max((run.id for run in ledger.runs.history(1)), default=0)
 
 
-def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], None]) -> None:
+def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], object]) -> None:
     """Wait until the training is started and, with ``follow``, until it has ended."""
     until = time.monotonic() + _DAEMON_ANSWERS
     console = Console(stderr=True)

@@ -15,6 +15,7 @@ from image_sync.config import Settings
 from image_sync.daemon.worker import Worker
 from image_sync.errors import ConfigError, LedgerError, Transient
 from image_sync.ledger import RETRYING, Ledger, open_ledger
+from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
 from image_sync.platforms.mobius.tags import NEGATIVE
@@ -44,11 +45,14 @@ class Crew:
     stop: threading.Event
 
 
-def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseException], None]) -> Crew:
+def assemble(
+    settings: Settings, *, once: bool = False, failed: Callable[[BaseException], None], lock: Lock | None = None
+) -> Crew:
     """Build every part for these settings. Nothing runs yet.
 
     Args:
         settings: the configuration.
+        lock: the lock on the ledger, which a worker keeps from here on.
         once: work off what is there without waiting for more.
         failed: called when a stage cannot go on.
 
@@ -57,7 +61,7 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
         ConfigError: the platform cannot do what is configured.
     """
     stop = threading.Event()
-    ledger = aimed_ledger(settings)
+    ledger = aimed_ledger(settings, lock)
     _retrying(ledger, None)
     platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger))
     if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
@@ -102,6 +106,8 @@ def assemble(settings: Settings, *, once: bool = False, failed: Callable[[BaseEx
     ]
     for worker in (*senders, *others):
         ledger.listen(worker.wake)
+    if lock is not None and lock.term:
+        watch.append(hire("lock", lock.keep))
     return Crew(
         settings=settings,
         ledger=ledger,
@@ -122,7 +128,7 @@ def _retrying(ledger: Ledger, error: Transient | None) -> None:
         ledger.trouble(RETRYING, error)
 
 
-def aimed_ledger(settings: Settings) -> Ledger:
+def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
     """The ledger of these settings, aimed at their dataset.
 
     Raises:
@@ -133,6 +139,7 @@ def aimed_ledger(settings: Settings) -> Ledger:
         skip_duplicates=settings.skip_duplicates,
         plain_names=settings.upload.names == "original",
         annotations=settings.annotations.mode,
+        lock=lock,
     )
     dataset = settings.dataset
     name = dataset.name

@@ -12,7 +12,7 @@ from image_sync.daemon.assemble import Crew, assemble
 from image_sync.daemon.signals import Signals
 from image_sync.daemon.systemd import Notifier
 from image_sync.domain import Fate, Tally
-from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, ImageSyncError
+from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, ImageSyncError, LedgerError
 from image_sync.ledger.lock import Lock
 from image_sync.logs import get_logger, hide
 from image_sync.tracker import training_verdict, upload_verdict
@@ -55,9 +55,9 @@ class Daemon:
             AlreadyRunning: another process has the state folder. LedgerError: it cannot be used.
             Unauthorised: the platform does not accept us.
         """
-        with self._signals.listening(self._news.set), Lock(self._settings.state):
+        with self._signals.listening(self._news.set), Lock(self._settings.state) as lock:
             while True:
-                self._begin()
+                self._begin(lock)
                 reload = self._watch()
                 code = self._end()
                 if reload is None:
@@ -69,11 +69,11 @@ class Daemon:
         self._signals.stop = True
         self._news.set()
 
-    def _begin(self) -> None:
+    def _begin(self, lock: Lock) -> None:
         hide(*secrets(self._settings))
         for warning in self._settings.warnings:
             log.warning("configuration.warning", text=warning)
-        crew = assemble(self._settings, once=self._once, failed=self._fail)
+        crew = assemble(self._settings, once=self._once, failed=self._fail, lock=lock)
         self.crew = crew
         now = time.time()
         doubtful = crew.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
@@ -179,6 +179,14 @@ class Daemon:
         """Whether nothing is left that can be worked off now."""
         if any(stage.setback.error is not None for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
+        try:
+            return self._idle(crew)
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            return False  # the workers wait for it, too, and give up when it takes too long
+
+    def _idle(self, crew: Crew) -> bool:
         if not crew.watcher.idle or not crew.ledger.inventory.checked:
             return False
         # Then once more: between the two questions the watcher may have begun the look that was wanted.

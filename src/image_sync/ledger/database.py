@@ -19,21 +19,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, inspect, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import StaticPool
 
-from image_sync.errors import LedgerError
+from image_sync.errors import AlreadyRunning, LedgerError
 from image_sync.ledger import counts
 from image_sync.ledger.folder import make_folder, unusable
-from image_sync.ledger.schema import HEAD, annotation, metadata, picture
+from image_sync.ledger.schema import HEAD, annotation, metadata, note, picture
 from image_sync.logs import get_logger
 
 FILE = "ledger.sqlite"
 _BUSY_MS = 30_000
 _CACHE_KIB = 16_384
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
+TERM = "daemon"
+"""The note that says which daemon may write to a PostgreSQL ledger."""
+_WHOSE = select(note.c.value).where(note.c.name == TERM)
+_CONNECT = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",  # milliseconds
+}
+# A server that lost a client without a word must not keep the client's locks for the two hours of TCP's own patience.
+_SESSION = (
+    "SET lock_timeout = '60s'; SET idle_in_transaction_session_timeout = '10min'; "
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+)
 
 log = get_logger(__name__)
 
@@ -56,13 +71,18 @@ class Database:
 
     Args:
         state: the state folder, or a ``postgresql://`` URL.
+        alone: the caller holds the ledger's lock: an older schema is migrated. Others leave it as it is.
+        term: who the caller is, if its right to write can be lost while it runs (``ledger/lock.py``). From here on
+            the ledger is its own, and a transaction of any earlier one fails.
 
     Raises:
-        LedgerError: it cannot be opened, or was written by a newer image-sync.
+        LedgerError: it cannot be opened, or was written by a newer image-sync, or by an older one and not ``alone``.
     """
 
-    def __init__(self, state: str | Path) -> None:
+    def __init__(self, state: str | Path, *, alone: bool = False, term: str = "") -> None:
         self.where = _shown(state)
+        self._alone = alone
+        self._term = ""
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._engine = _engine(state)
@@ -71,6 +91,7 @@ class Database:
         try:
             with self._translated():
                 self._migrate()
+                self._take_over(term)
         except BaseException:
             self._engine.dispose()
             raise
@@ -88,6 +109,12 @@ class Database:
         with self._writer, self._translated(), engine.begin() as connection:
             if engine.dialect.name != "sqlite":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
+                # Asked in a statement of its own: this one sees what was committed while that one waited.
+                if self._term and connection.execute(_WHOSE).scalar() != self._term:
+                    raise AlreadyRunning(
+                        f"another image-sync has taken over {self.where}",
+                        hint="The connection to the database was cut, and the other one was quicker.",
+                    )
             yield connection
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -110,9 +137,11 @@ class Database:
         try:
             self._do(jobs)
         except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
-            if len(jobs) == 1:
-                jobs[0].error = error
-            for job in jobs if len(jobs) > 1 else ():  # one of them is to blame: each for itself, then
+            # A database that went away while it committed may have committed: nothing is done a second time here.
+            whole = len(jobs) == 1 or (isinstance(error, LedgerError) and error.passing)
+            for job in jobs if whole else ():
+                job.error = error
+            for job in jobs if not whole else ():  # one of them is to blame: each for itself, then
                 try:
                     self._do([job])
                 except BaseException as own:  # noqa: BLE001 - it is raised where it belongs
@@ -158,10 +187,55 @@ class Database:
                 f"the ledger {self.where} was written by a newer image-sync (schema {version}, this one knows {HEAD})",
                 hint="Install the newer version again, or point `state` at another folder.",
             )
+        if not self._alone:
+            raise LedgerError(
+                f"the ledger {self.where} has the schema {version} of an older image-sync (this one knows {HEAD})",
+                hint="Start the daemon of this version: it brings the ledger up to date, and keeps a copy.",
+            )
+        copy = self._copy(version)
         with self.writing() as connection:
             migrations.upgrade(connection)
-        if version is not None:
-            log.info("ledger.migrated", was=version, now=HEAD)
+        log.info("ledger.migrated", was=version, now=HEAD, copy=copy)
+
+    def _copy(self, version: str | None) -> str:
+        """Keep the ledger as the older version left it, should anybody want to go back to that. Returns where."""
+        name = f"schema-{version}"
+        if self._engine.dialect.name == "sqlite":
+            return self._copy_file(f"{self._engine.url.database}.{name}")
+        name = name.replace("-", "_")
+        with self.writing() as connection:
+            tables = inspect(connection).get_table_names()
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS image_sync_{name}"))
+            for table in tables:
+                copied = f'image_sync_{name}."{table}"'
+                connection.execute(text(f"DROP TABLE IF EXISTS {copied}"))
+                connection.execute(text(f'CREATE TABLE {copied} AS TABLE "{table}"'))
+        return f"schema image_sync_{name} of the database"
+
+    def _copy_file(self, to: str) -> str:
+        draft = Path(f"{to}.draft")
+        try:
+            draft.unlink(missing_ok=True)
+            os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            with self._reader, self._engine.connect() as connection, contextlib.closing(sqlite3.connect(draft)) as copy:
+                cast("sqlite3.Connection", connection.connection.driver_connection).backup(copy)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            draft.replace(to)
+        except (OSError, sqlite3.Error) as error:
+            draft.unlink(missing_ok=True)
+            raise LedgerError(
+                f"the ledger is not brought up to date, because no copy of it can be kept as {to}: {error}",
+                hint="Make room, or copy the state folder elsewhere and begin with an empty one.",
+            ) from error
+        return to
+
+    def _take_over(self, term: str) -> None:
+        if term:
+            with self.writing() as connection:
+                statement = self.insert(note).values(name=TERM, value=term)
+                connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": term}))
+            self._term = term
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -170,10 +244,15 @@ class Database:
             yield
         except exc.DBAPIError as error:
             said = str(error.orig).strip()
-            hint, passing = _remedy(said, lost=error.connection_invalidated)
+            # Of a database server these are about the connection, or about what it lacks at the moment.
+            served = self._engine.dialect.name != "sqlite" and isinstance(
+                error, exc.OperationalError | exc.InterfaceError
+            )
+            hint, passing = _remedy(said, lost=served or error.connection_invalidated)
             raise LedgerError(f"the ledger {self.where} cannot be used: {said}", hint=hint, passing=passing) from error
         except exc.SQLAlchemyError as error:
-            raise LedgerError(f"the ledger {self.where} cannot be used: {error}") from error
+            passing = isinstance(error, exc.TimeoutError)  # all connections are busy waiting for the server
+            raise LedgerError(f"the ledger {self.where} cannot be used: {error}", passing=passing) from error
 
 
 def _insert(dialect: str) -> Any:
@@ -212,7 +291,7 @@ def _shown(state: str | Path) -> str:
 
 def _engine(state: str | Path) -> Engine:
     if isinstance(state, str) and "://" in state:
-        return _postgresql(make_url(state))
+        return postgresql(make_url(state))
     folder = Path(state)
     try:
         make_folder(folder)
@@ -231,7 +310,8 @@ def _engine(state: str | Path) -> Engine:
     return engine
 
 
-def _postgresql(url: URL) -> Engine:
+def postgresql(url: URL) -> Engine:
+    """Connections to a database server, which notice within a minute or so when it is gone."""
     try:
         import psycopg  # noqa: F401 - asked for here so that the message below can say how to get it
     except ImportError as error:
@@ -240,9 +320,22 @@ def _postgresql(url: URL) -> Engine:
             hint="Run: pip install 'image-sync[postgres]'",
         ) from error
     # Statements are not kept prepared: a plan made while a table was empty would read all of it for ever after.
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"prepare_threshold": None}
+    chosen = {key: value for key, value in _CONNECT.items() if key not in url.query}
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"prepare_threshold": None, **chosen},
     )
+    event.listen(engine, "connect", _introduce)
+    return engine
+
+
+def _introduce(connection: Any, _record: Any) -> None:
+    from psycopg.types.numeric import IntLoader
+
+    connection.adapters.register_loader("numeric", IntLoader)  # the sum of whole numbers, which would be a Decimal
+    connection.execute(_SESSION)
+    connection.commit()
 
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
@@ -272,7 +365,7 @@ def _remedy(said: str, *, lost: bool) -> tuple[str, bool]:
     if "readonly" in words or "read-only" in words or "unable to open" in words:
         return "Make the state folder writable for the user that runs image-sync.", False
     if lost:
-        return "The database server went away; it is tried again.", True
+        return "The database server does not answer, or refuses the connection; it is tried again.", True
     return "Nothing was sent without being written down first; start again when the cause is gone.", False
 
 

@@ -21,6 +21,7 @@ from image_sync.ledger.database import FILE, Database
 from image_sync.ledger.folder import full, unusable
 from image_sync.ledger.history import History
 from image_sync.ledger.inventory import Inventory
+from image_sync.ledger.lock import Lock
 from image_sync.ledger.notes import Notes
 from image_sync.ledger.places import Places
 from image_sync.ledger.runs import Runs
@@ -213,18 +214,20 @@ def open_ledger(
     plain_names: bool = False,
     annotations: str = "none",
     clock: Callable[[], float] = time.time,
+    lock: Lock | None = None,
 ) -> Ledger:
     """Open the ledger in a state folder (made if needed) or at a PostgreSQL URL.
 
     Args:
         annotations: the setting of that name.
+        lock: the lock on it, if the caller holds it. Only then is an older ledger migrated; and once the lock is lost
+            to somebody else, nothing more can be written.
 
     Raises:
-        LedgerError: it cannot be opened, or a newer image-sync wrote it.
+        LedgerError: it cannot be opened, or a newer image-sync wrote it, or an older one and there is no ``lock``.
     """
-    book = Book(
-        Database(state), clock, skip_duplicates=skip_duplicates, plain_names=plain_names, annotations=annotations
-    )
+    database = Database(state, alone=lock is not None, term=lock.term if lock else "")
+    book = Book(database, clock, skip_duplicates=skip_duplicates, plain_names=plain_names, annotations=annotations)
     return Ledger(book)
 
 

@@ -131,7 +131,11 @@ class Uploader:
         except ImageSyncError as error:
             self._fail(error, now)
             return False
-        batch = self._ledger.batches.claim(dataset, self._size.files, self._size.bytes)
+        try:
+            batch = self._ledger.batches.claim(dataset, self._size.files, self._size.bytes)
+        except LedgerError:
+            self._stranded = True  # a database that went away may have written it down all the same
+            raise
         if batch is None:
             self._open = False
             return False
