@@ -444,7 +444,7 @@ def test_a_rescan_is_asked_for_once(ledger: Ledger) -> None:
     record(ledger, ("good/1.jpg", "a"), fault="cut short")
 
     assert not ledger.places.rescan_requested()
-    assert ledger.retry_quarantined() == 1
+    assert ledger.places.recheck_quarantined() == 1
     assert ledger.places.known(ROOT + b"/good")[1] == {}
     assert ledger.places.rescan_requested()
     assert not ledger.places.rescan_requested()

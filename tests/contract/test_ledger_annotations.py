@@ -217,6 +217,18 @@ def test_trouble_with_an_annotation_takes_no_picture_from_the_platform(ledger: L
     assert len(ledger.chores.orphans(before=2e9, limit=10).pictures) == 1
 
 
+def test_what_is_checked_again_leaves_its_picture_to_another_copy(ledger: Ledger) -> None:
+    """`retry` forgets the file that stood for a stored picture: the next in line stands for it, as after any loss."""
+    record(ledger, seen("good/1.jpg", "a", "A", "hole"))
+    send(ledger, annotated=True)
+    record(ledger, seen("good/2.jpg", "a", "A", "hole"))
+    record(ledger, seen("good/1.jpg", "a", fault="its annotation cannot be used"))
+    assert (state_of(ledger, "good/1.jpg"), state_of(ledger, "good/2.jpg")) == ("quarantined", "duplicate")
+
+    assert ledger.places.recheck_quarantined() == 1
+    assert state_of(ledger, "good/2.jpg") == "confirmed"
+
+
 @pytest.mark.parametrize("trouble", [{"waits": True}, {"fault": "its annotation cannot be used"}], ids=str)
 def test_trouble_with_an_annotation_holds_back_what_is_not_sent(ledger: Ledger, trouble) -> None:
     """A picture that was ready no longer is."""

@@ -277,11 +277,16 @@ class Process:
             grace=UPLOAD_GRACE,
             remove_after=20.0 if world.deletions == "remove" else None,
             clock=world.clock,
+            monotonic=world.monotonic,
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
-        self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, clock=world.clock)
+        self.uploader = Uploader(
+            self.ledger, remote, thresholds, rules, self.stop, clock=world.clock, monotonic=world.monotonic
+        )
         recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
-        self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, clock=world.clock)
+        self.trainer = Trainer(
+            self.ledger, remote, thresholds, recipe, self.stop, clock=world.clock, monotonic=world.monotonic
+        )
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(
             [os.fsencode(world.root)], self.ledger.places, watching, self.stop, lambda: None, clock=world.clock
@@ -363,6 +368,9 @@ class World:
         """Every picture of the ledger that was ever confirmed: its id and its SHA-256."""
         self.crashes = 0
         self.process: Process = self._born()
+
+    def monotonic(self) -> float:
+        return self.now
 
     def clock(self) -> float:
         """Unix time."""

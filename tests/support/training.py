@@ -81,6 +81,7 @@ class World:
             Recipe(**{"name": "plates", "poll": 15, **recipe}),
             self.stop,
             clock=lambda: self.unix,
+            monotonic=lambda: self.now,
         )
         return self.trainer
 

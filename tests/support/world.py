@@ -40,6 +40,7 @@ class World:
             grace=grace,
             remove_after=remove_after,
             clock=lambda: self.unix,
+            monotonic=lambda: self.now,
         )
         self.uploader = Uploader(
             self.ledger,
@@ -48,6 +49,7 @@ class World:
             UploadRules(grace=grace, **rules),
             self.stop,
             clock=lambda: self.unix,
+            monotonic=lambda: self.now,
         )
         return self.uploader
 

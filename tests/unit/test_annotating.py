@@ -174,7 +174,15 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
     world.platform.start_training = noted  # type: ignore[method-assign]
     thresholds = Thresholds(training=6, min_labelled=5)
     recipe = Recipe("plates", nn_arch="frcnn", detection=True)
-    return Trainer(world.ledger, world.platform, thresholds, recipe, world.stop, clock=lambda: world.unix)
+    return Trainer(
+        world.ledger,
+        world.platform,
+        thresholds,
+        recipe,
+        world.stop,
+        clock=lambda: world.unix,
+        monotonic=lambda: world.now,
+    )
 
 
 def test_a_detection_waits_for_one_label_names_the_rare_ones_and_is_told_what_is_marked(

@@ -78,7 +78,13 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
     world.platform.start_training = start  # type: ignore[method-assign]
     thresholds = Thresholds(upload=1, training=10, trains=True, min_categories=1, min_pictures=1)
     trainer = Trainer(
-        world.ledger, world.platform, thresholds, Recipe("parts"), threading.Event(), clock=lambda: world.unix
+        world.ledger,
+        world.platform,
+        thresholds,
+        Recipe("parts"),
+        threading.Event(),
+        clock=lambda: world.unix,
+        monotonic=lambda: world.now,
     )
     for _ in range(3):
         trainer.step(world.now)

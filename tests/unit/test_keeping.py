@@ -226,7 +226,7 @@ def test_a_platform_that_will_not_deploy_is_believed(world: World) -> None:
 def test_a_platform_that_no_longer_accepts_us_has_not_refused_the_model(world: World) -> None:
     """A wrong password is told and gets over; the decision stands."""
     world.stage(deploy="always")
-    world.platform.fail_next("deploy", Unauthorised("who are you"))
+    world.platform.fail_next("deploy", Unauthorised("who are you"), times=5)
     world.upload(*ENOUGH)
     world.work(60)
     assert world.ledger.runs.history(1)[0].fate is Fate.CHOSEN

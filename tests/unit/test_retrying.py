@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, ImageSyncError, Refused, Transient, Unauthorised
+from image_sync.errors import Ambiguous, ImageSyncError, PlatformError, Refused, Transient, Unauthorised
 from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.retrying import Retrying
@@ -52,7 +52,7 @@ def test_transient_errors_are_retried_and_logged() -> None:
 @pytest.mark.parametrize("times", [2, 9])
 def test_whoever_asks_hears_of_repeats_while_they_last(times: int) -> None:
     """The error is told before each repeat, and None when the call has ended, well or not."""
-    heard: list[Transient | None] = []
+    heard: list[PlatformError | None] = []
     memory = MemoryPlatform()
     memory.fail_next("sign_in", Transient("no connection"), times=times)
     wrapped = Retrying(memory, threading.Event(), first=0.001, attempts=3, notice=heard.append)
@@ -62,7 +62,7 @@ def test_whoever_asks_hears_of_repeats_while_they_last(times: int) -> None:
     assert [error and error.what for error in heard] == ["no connection", "no connection", None]
 
 
-@pytest.mark.parametrize("error", [Ambiguous("lost"), Refused("no"), Unauthorised("who"), ValueError("bug")])
+@pytest.mark.parametrize("error", [Ambiguous("lost"), Refused("no"), ValueError("bug")])
 @pytest.mark.parametrize("method", ["upload", "start_training", "find"])
 def test_nothing_else_is_retried(method: str, error: Exception) -> None:
     """Doubt, refusals and mistakes are passed on at once: repeating them would do harm or no good."""
@@ -75,6 +75,19 @@ def test_nothing_else_is_retried(method: str, error: Exception) -> None:
         getattr(wrapped, method)(shipment(dataset))
 
     assert memory.calls[method] == 1
+
+
+@pytest.mark.parametrize("method", ["upload", "start_training", "find"])
+def test_who_is_turned_away_knocks_again(method: str) -> None:
+    """Nothing was done, and a moment later the same key may be good: the call is made again, a few times."""
+    memory = MemoryPlatform()
+    dataset = memory.ensure_dataset("d")
+    memory.fail_next(method, Unauthorised("who"), times=9)
+
+    with pytest.raises(Unauthorised):
+        getattr(quick(memory), method)(shipment(dataset))
+
+    assert memory.calls[method] == 4
 
 
 def test_attempts_are_bounded() -> None:

@@ -102,7 +102,6 @@ def test_a_server_that_refuses_everything_does_not_condemn_every_picture(world: 
     world.put(*(f"good/{number:02}.jpg" for number in range(12)))
     world.platform.fail_next("upload", Refused("the dataset is locked"), times=100)
     world.work()
-    world.work()
 
     assert world.ledger.tally().refused == 5
     assert world.ledger.tally().cleared == 7
@@ -163,25 +162,115 @@ def test_retry_after_is_obeyed(world: World) -> None:
     assert world.platform.calls["sign_in"] == 1
 
 
-def test_wrong_credentials_at_start_end_the_program(world: World) -> None:
-    """Nothing will work until a person changes the configuration: the error comes out."""
-    world.platform.fail_next("sign_in", Unauthorised("the API key was refused"))
+def test_who_is_turned_away_at_the_start_tries_again_for_a_minute_and_then_every_few_minutes(world: World) -> None:
+    """The server may restart, or a key come a little later: nothing ends, the alarm stands until it is let in."""
+    world.platform.fail_next("sign_in", Unauthorised("the API key was refused"), times=12)
+    pauses = []
+    for _ in range(12):
+        pauses.append(world.reconciler.step(world.now))
+        assert world.ledger.troubles()[0].what == "the API key was refused"
+        world.pass_time(pauses[-1])
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
 
-    with pytest.raises(Unauthorised):
-        world.reconciler.step(world.now)
+    assert pauses[:4] == [5, 10, 20, 40]
+    assert pauses[-1] == 300
+    assert world.ledger.troubles() == []
+    assert len(world.stored()) == 2
 
 
-def test_a_key_that_is_revoked_later_is_an_alarm(world: World) -> None:
-    """The daemon goes on watching, tells of it and tries again much later; the pictures stay in line."""
+def test_a_single_run_waits_a_minute_to_be_let_in(world: World) -> None:
+    """Being turned away is hopeless only when it lasts; any other failure of all tries is so at once."""
+    world.platform.fail_next("sign_in", Unauthorised("the API key was refused"), times=5)
+    hopeless = []
+    for _ in range(5):
+        world.pass_time(world.reconciler.step(world.now))
+        hopeless.append(world.reconciler.setback.hopeless(60))
+    world.stage()
+    world.platform.fail_next("sign_in", Transient("no answer"))
+    world.reconciler.step(world.now)
+
+    assert hopeless == [False, False, False, True, True]
+    assert world.reconciler.setback.hopeless(60)
+
+
+def test_a_key_that_is_refused_in_the_middle_holds_up_nothing_for_long(world: World) -> None:
+    """The daemon tells of it and tries again within seconds; the pictures stay in line."""
     world.put("good/1.jpg", "good/2.jpg")
     world.platform.fail_next("upload", Unauthorised("the API key was refused"))
     world.work()
 
     assert world.ledger.troubles()[0].what == "the API key was refused"
     assert world.ledger.tally().cleared == 2
-    world.pass_time(300)
-    world.work()
+    world.pass_time(5)
+    world.work(0)
     assert len(world.stored()) == 2
+
+
+def test_a_pause_begins_when_something_failed_not_when_the_step_began(world: World) -> None:
+    """A step that sends for minutes and then meets an outage pauses as long as any other."""
+    world.stage(upload=1, batch_files=1)
+    world.put("good/1.jpg", "good/2.jpg")
+    upload = world.platform.upload
+
+    def slow(shipment):
+        world.pass_time(600)
+        return upload(shipment)
+
+    world.platform.upload = slow  # type: ignore[method-assign]
+    world.uploader.step(world.now)
+    world.pass_time(10)
+    world.platform.fail_next("upload", Transient("no answer", retry_after=77))
+    assert world.uploader.step(world.now) == 77
+
+
+def test_a_listing_of_minutes_is_no_part_of_the_grace_time(world: World) -> None:
+    """What was looked for after a long comparison is believed absent `grace` seconds after the look, not earlier."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, applied=0)
+    world.uploader.step(world.now)
+    world.pass_time(10)
+    world.uploader.step(world.now)
+    world.stage(grace=180)
+    world.ledger.inventory.checked = False
+    count = world.platform.count
+
+    def slow(dataset):
+        world.pass_time(170)
+        return count(dataset)
+
+    world.platform.count = slow  # type: ignore[method-assign]
+    world.reconciler.step(world.now)
+    world.platform.count = count  # type: ignore[method-assign]
+    world.pass_time(20)
+    world.reconciler.step(world.now)
+    assert world.ledger.tally().doubtful == 2
+    world.pass_time(170)
+    world.reconciler.step(world.now)
+    assert world.ledger.tally().doubtful == 0
+
+
+def test_a_batch_whose_files_all_vanished_does_not_end_an_outage(world: World) -> None:
+    """Another thread met a dead server; a batch of which nothing is left to send tells nothing to the contrary."""
+    world.stage(upload=1, batch_files=1)
+    world.put("good/1.jpg", "good/2.jpg")
+    world.uploader.step(world.now)
+    world.pass_time(11)
+    world.platform.fail_next("upload", Transient("no answer"))
+    lstat = os.lstat
+
+    def vanish(path, **more):
+        world.uploader.setback.hit(Transient("no answer"))
+        os.unlink(path)
+        return lstat(path, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("image_sync.uploader.uploader.os.lstat", vanish)
+        world.uploader.step(world.now)
+
+    assert world.uploader.setback.left() > 0
+    assert world.ledger.troubles()[0].what == "no answer"
+    assert world.ledger.tally().sending == 0
 
 
 def test_a_lost_answer_leads_to_a_question_not_to_a_second_upload(world: World) -> None:
@@ -315,7 +404,7 @@ def test_after_stop_nothing_new_is_begun(world: World) -> None:
     world.work()
 
     assert world.platform.calls["upload"] == 0
-    assert not world.uploader.send(world.now)
+    assert not world.uploader.send()
 
 
 def test_the_pool_sends_what_the_first_thread_cleared(world: World) -> None:

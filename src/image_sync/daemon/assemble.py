@@ -13,7 +13,7 @@ from functools import partial
 
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker
-from image_sync.errors import ConfigError, LedgerError, Transient
+from image_sync.errors import ConfigError, LedgerError, PlatformError
 from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
@@ -122,7 +122,7 @@ def assemble(
     )
 
 
-def _retrying(ledger: Ledger, error: Transient | None) -> None:
+def _retrying(ledger: Ledger, error: PlatformError | None) -> None:
     """Calls are repeated for about 15 seconds before a stage hears of it: ``status`` says so from the first one on."""
     with contextlib.suppress(LedgerError):
         ledger.trouble(RETRYING, error)

@@ -23,6 +23,7 @@ _PATIENCE = {"watcher": 60.0}
 _LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
 _STATUS = 10.0
 _MANY = 1000  # no more removals are counted
+_AT_THE_DOOR = 60.0  # seconds for which `run --once` waits to be let in
 
 log = get_logger(__name__)
 
@@ -177,7 +178,7 @@ class Daemon:
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""
-        if any(stage.setback.error is not None for stage in (crew.reconciler, crew.uploader, crew.trainer)):
+        if any(stage.setback.hopeless(_AT_THE_DOOR) for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
         try:
             return self._idle(crew)

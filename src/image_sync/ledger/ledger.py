@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from image_sync.domain import Census, DatasetRef, PlaceState, RootReport, RootState, Tally, WatchMode
+from image_sync.domain import Census, DatasetRef, RootReport, RootState, Tally, WatchMode
 from image_sync.errors import ImageSyncError
 from image_sync.ledger.aftermath import Aftermath
 from image_sync.ledger.annotations import Annotations
@@ -25,7 +25,7 @@ from image_sync.ledger.lock import Lock
 from image_sync.ledger.notes import Notes
 from image_sync.ledger.places import Places
 from image_sync.ledger.runs import Runs
-from image_sync.ledger.schema import folder, note, picture, place, root, target, trouble
+from image_sync.ledger.schema import folder, note, picture, root, target, trouble
 from image_sync.ledger.tally import Counter
 
 RETRYING = "platform"
@@ -171,13 +171,6 @@ class Ledger:
         what = f"the disk of the ledger {self.where} is full"
         hint = "Free some space. Nothing is sent meanwhile, and nothing is lost."
         return [Trouble("ledger", what, hint, file.stat().st_mtime)]  # it was not full at the last writing
-
-    def retry_quarantined(self) -> int:
-        """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
-        with self._book.db.writing() as tx:
-            result = tx.execute(delete(place).where(place.c.state == PlaceState.QUARANTINED))
-            self.places.want_rescan(tx)
-        return int(result.rowcount)
 
     def count_deletions(self, setting: str) -> None:
         """From now on deletions are seen under this setting (``deletions``). What was seen under another is forgotten.

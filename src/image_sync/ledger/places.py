@@ -147,6 +147,13 @@ class Places:
             tx.execute(delete(root).where(root.c.path.not_in(roots)))
         self._forget(folder.c.root.not_in(roots), deleted=False)
 
+    def recheck_quarantined(self) -> int:
+        """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
+        forgotten = self._forget(place.c.state == PlaceState.QUARANTINED, deleted=False)
+        with self._book.db.writing() as tx:
+            self.want_rescan(tx)
+        return forgotten
+
     def look_again(self, path: bytes, sha256: str) -> None:
         """The file did not hold this content, which was recorded of it: forget it, so that it is looked at anew.
 
@@ -229,13 +236,15 @@ class Places:
         mine = select(picture.c.state).where(picture.c.id == was.picture_id)
         return seen.category is not None and tx.execute(mine).scalar() in markings.SENT
 
-    def _forget(self, *which: Any, deleted: bool) -> None:
-        """A page in each transaction: others want to write, too."""
+    def _forget(self, *which: Any, deleted: bool) -> int:
+        """A page in each transaction: others want to write, too. Returns how many files were forgotten."""
         dropped = forgotten = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
         while dropped == _PAGE:
             dropped = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
+            forgotten += dropped
         if forgotten:
             self._book.changed()
+        return forgotten
 
     def _drop(self, tx: Connection, *which: Any, deleted: bool) -> int:
         rows = tx.execute(files_where(and_(*which)).limit(_PAGE)).all()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from image_sync.config import Credentials, Settings
-from image_sync.errors import ConfigError, Transient
+from image_sync.errors import ConfigError, PlatformError
 from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.notes import MemoryNotes, Notes
@@ -26,7 +26,7 @@ def make(
     *,
     attempts: int = 4,
     notes: Notes | None = None,
-    notice: Callable[[Transient | None], None] = lambda _error: None,
+    notice: Callable[[PlatformError | None], None] = lambda _error: None,
 ) -> Platform:
     """The platform, with patience around it.
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import tenacity
 
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import Transient
+from image_sync.errors import PlatformError, Transient, Unauthorised
 from image_sync.logs import get_logger
 from image_sync.platforms.base import (
     Model,
@@ -36,11 +36,12 @@ _CHUNK = 1000
 
 
 class Retrying:
-    """Repeats a call of the wrapped platform that ended with :class:`~image_sync.errors.Transient`, and no other.
+    """Repeats a call of the wrapped platform that ended with ``Transient`` or ``Unauthorised``, and no other.
 
-    ``Transient`` says that nothing was done, so every call may be repeated then, ``upload`` and ``start_training``
-    too. ``Ambiguous`` from those two is never repeated here: whoever called must ask first. For the other calls
-    adapters turn a lost answer into ``Transient``, because doing them twice is the same as doing them once.
+    Both say that nothing was done, so every call may be repeated then, ``upload`` and ``start_training`` too. Who is
+    turned away at the door may be let in a second later: the server restarts, its clock was set, a key is replaced.
+    ``Ambiguous`` from those two is never repeated here: whoever called must ask first. For the other calls adapters
+    turn a lost answer into ``Transient``, because doing them twice is the same as doing them once.
 
     A wait that the platform asks for is kept to; one that is longer than ``ceiling`` is left to the caller, who
     finds it in the error. A platform that does not answer at all is left alone by the circuit, which ends the
@@ -64,7 +65,7 @@ class Retrying:
         attempts: int = 4,
         first: float = _FIRST_WAIT,
         ceiling: float = 300.0,
-        notice: Callable[[Transient | None], None] = lambda _error: None,
+        notice: Callable[[PlatformError | None], None] = lambda _error: None,
     ) -> None:
         self._platform = platform
         self._stop = stop
@@ -209,7 +210,7 @@ class Retrying:
             error = state.outcome.exception() if state.outcome else None
             if error is not None:
                 last.append(error)
-            if isinstance(error, Transient):
+            if isinstance(error, Transient | Unauthorised):
                 self._notice(error)
             _log.warning(
                 "platform.retry",
@@ -243,6 +244,8 @@ class Retrying:
     def _worth_it(self, error: BaseException) -> bool:
         if isinstance(error, Resting):
             return False
+        if isinstance(error, Unauthorised):
+            return True
         return isinstance(error, Transient) and (error.retry_after or 0.0) <= self._ceiling
 
     def _wait(self, state: tenacity.RetryCallState) -> float:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import ImageSyncError, Unauthorised
+from image_sync.errors import ImageSyncError
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform
@@ -33,7 +33,7 @@ class Reconciler:
         most_removals: how many pictures of a category, of which so many are stored, may be removed at once without a
             person's word.
         stop: set when the program is to end.
-        clock: Unix time in seconds.
+        clock: Unix time in seconds. monotonic: seconds, for pauses.
     """
 
     def __init__(
@@ -46,48 +46,39 @@ class Reconciler:
         remove_after: float | None = None,
         most_removals: Callable[[int], int] = lambda stored: stored,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
         self._stop = stop
+        self._monotonic = monotonic
         self._signed_in = False
         self._doubts = Doubts(ledger, platform, grace, stop, clock)
         self._copies = Copies(ledger, platform, stop, clock)
         self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop)
         self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock)
-        self.setback = Setback(STAGE, ledger)
+        self.setback = Setback(STAGE, ledger, monotonic)
 
-    def step(self, now: float) -> float:
-        """Do what is owed. Returns seconds until it wants to be called again without news.
-
-        Args:
-            now: monotonic time in seconds.
-        """
-        if self._stop.is_set() or self.setback.left(now):
-            return self.setback.left(now)
+    def step(self, _now: float) -> float:
+        """Do what is owed. Returns seconds until it wants to be called again without news."""
+        if self._stop.is_set() or self.setback.left():
+            return self.setback.left()
         try:
             self._greet()
             if not self._ledger.inventory.checked:
                 self._adoption.check(first=True)
-            rest = self._doubts.settle(now)
+            # The time is asked anew: reading a listing may have taken minutes, which are no part of a grace time.
+            rest = self._doubts.settle(self._monotonic())
             self._copies.sweep()
-            self._copies.prune(now)
-            self._adoption.audit(now)
+            self._copies.prune(self._monotonic())
+            self._adoption.audit(self._monotonic())
             self._wishes.relabel()
             more = self._wishes.annotate()
             self._wishes.remove()
         except ImageSyncError as error:
-            return self._fail(error, now)
+            return 0.0 if self._stop.is_set() else self.setback.hit(error)
         self.setback.over()
         return 0.0 if more else rest
-
-    def _fail(self, error: ImageSyncError, now: float) -> float:
-        if self._stop.is_set():
-            return 0.0
-        pause = self.setback.hit(error, now)
-        if isinstance(error, Unauthorised) and not self._signed_in:
-            raise error  # nothing will work until a person changes the configuration
-        return pause
 
     def _greet(self) -> None:
         if not self._signed_in:

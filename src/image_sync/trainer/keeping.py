@@ -28,11 +28,17 @@ class Keeper:
     that is gone is no error. What cannot be done now is tried again later without holding up trainings.
 
     Args:
-        clock: Unix time in seconds.
+        clock: Unix time in seconds. monotonic: seconds, for pauses.
     """
 
     def __init__(
-        self, ledger: Ledger, platform: Platform, recipe: Recipe, stop: threading.Event, clock: Callable[[], float]
+        self,
+        ledger: Ledger,
+        platform: Platform,
+        recipe: Recipe,
+        stop: threading.Event,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -40,22 +46,22 @@ class Keeper:
         self._stop = stop
         self._clock = clock
         self._always = not platform.describe().keeps_models
-        self.setback = Setback(STAGE, ledger)
+        self.setback = Setback(STAGE, ledger, monotonic)
 
     @property
     def busy(self) -> bool:
         """Whether something is owed that was not tried in vain just now."""
         return self.setback.error is None and self._ledger.aftermath.owing() is not None
 
-    def step(self, now: float) -> float:
-        """Pay what can be paid. Returns seconds until it wants to be called again. ``now`` is monotonic."""
-        if self._stop.is_set() or self.setback.left(now):
-            return self.setback.left(now)
+    def step(self) -> float:
+        """Pay what can be paid. Returns seconds until it wants to be called again."""
+        if self._stop.is_set() or self.setback.left():
+            return self.setback.left()
         try:
             while (run := self._ledger.aftermath.owing()) is not None and not self._stop.is_set():
                 self._pay(run)
         except ImageSyncError as error:
-            return 0.0 if self._stop.is_set() else self.setback.hit(error, now)
+            return 0.0 if self._stop.is_set() else self.setback.hit(error)
         self.setback.over()
         return _IDLE
 

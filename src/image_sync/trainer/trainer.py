@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from image_sync.domain import DatasetRef, Run, RunState, Verdict
-from image_sync.errors import Ambiguous, ImageSyncError, Permanent
+from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
@@ -34,7 +34,7 @@ class Trainer:
         thresholds: when to train.
         recipe: what.
         stop: set when the program is to end: nothing new is begun then; a running training goes on at the platform.
-        clock: Unix time in seconds.
+        clock: Unix time in seconds. monotonic: seconds, for pauses.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Trainer:
         stop: threading.Event,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -57,8 +58,8 @@ class Trainer:
         self._absent: tuple[int, float] | None = None
         self._said = ""
         self._follower = Follower(ledger, platform, recipe, clock)
-        self.keeper = Keeper(ledger, platform, recipe, stop, clock)
-        self.setback = Setback(STAGE, ledger)
+        self.keeper = Keeper(ledger, platform, recipe, stop, clock, monotonic)
+        self.setback = Setback(STAGE, ledger, monotonic)
 
     def step(self, now: float) -> float:
         """Start or follow, and do what is owed for trainings that ended.
@@ -68,15 +69,15 @@ class Trainer:
         Args:
             now: monotonic time in seconds.
         """
-        if self._stop.is_set() or self.setback.left(now):
-            return self.setback.left(now)
+        if self._stop.is_set() or self.setback.left():
+            return self.setback.left()
         try:
             run = self._ledger.runs.active()
             pause = self._consider() if run is None else self._follow(run, now)
         except ImageSyncError as error:
-            return 0.0 if self._stop.is_set() else self.setback.hit(error, now)
+            return 0.0 if self._stop.is_set() else self.setback.hit(error)
         self.setback.over()
-        return min(pause, self.keeper.step(now))
+        return min(pause, self.keeper.step())
 
     def verdict(self) -> Verdict:
         """Whether a training is due now."""
@@ -132,6 +133,9 @@ class Trainer:
         except Ambiguous as error:
             self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
             log.warning("training.doubtful", model=run.name, error=error.what)
+        except Unauthorised:
+            self._give_up(run)  # it was not even looked at
+            raise
         except Permanent as error:
             self._ledger.runs.refused(run.id, error.what)
             log.error("training.refused", model=run.name, error=error.what, hint=error.hint)

@@ -60,7 +60,7 @@ class Uploader:
         thresholds: when to send.
         rules: how.
         stop: set when the program is to end: nothing new is begun then.
-        clock: Unix time in seconds.
+        clock: Unix time in seconds. monotonic: seconds, for pauses.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Uploader:
         stop: threading.Event,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -88,7 +89,7 @@ class Uploader:
         self._stranded = False
         self._said = ""
         self._sure_until = 0.0
-        self.setback = Setback(STAGE, ledger)
+        self.setback = Setback(STAGE, ledger, monotonic)
 
     def step(self, now: float) -> float:
         """Decide, settle, send one batch. Returns seconds until it wants to be called again without news.
@@ -96,8 +97,8 @@ class Uploader:
         Args:
             now: monotonic time in seconds.
         """
-        if self._stop.is_set() or self.setback.left(now):
-            return self.setback.left(now)
+        if self._stop.is_set() or self.setback.left():
+            return self.setback.left()
         if not self._ledger.inventory.checked:
             return _IDLE  # what lies at the platform must be known before anything is sent there
         if self._stranded:
@@ -107,29 +108,28 @@ class Uploader:
             except LedgerError:
                 self._stranded = True
                 raise
-        if now < self._sure_until and self.send(now):
+        if now < self._sure_until and self.send():
             return 0.0
         verdict = self._decide(now)
         self._sure_until = now + _SURE
-        if self._open and self.send(now):
+        if self._open and self.send():
             return 0.0
-        if self.setback.left(now):
-            return self.setback.left(now)
+        if self.setback.left():
+            return self.setback.left()
         return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
 
-    def send(self, now: float, most: int = 1) -> bool:
+    def send(self, most: int = 1) -> bool:
         """Send one batch, if one is cleared. Returns whether there may be more to send at once.
 
         Args:
-            now: monotonic time in seconds.
             most: so many batches, if one follows the other.
         """
-        if not self._open or self._stop.is_set() or self.setback.left(now):
+        if not self._open or self._stop.is_set() or self.setback.left():
             return False
         try:
             dataset = self._dataset()
         except ImageSyncError as error:
-            self._fail(error, now)
+            self._fail(error)
             return False
         try:
             batch = self._ledger.batches.claim(dataset, self._size.files, self._size.bytes)
@@ -142,13 +142,13 @@ class Uploader:
         more: Batch | bool = batch
         while isinstance(more, Batch):
             most -= 1
-            more = self._carry(more, now, further=most > 0)
+            more = self._carry(more, further=most > 0)
         return more
 
-    def _carry(self, batch: Batch, now: float, *, further: bool) -> Batch | bool:
+    def _carry(self, batch: Batch, *, further: bool) -> Batch | bool:
         self._in_flight.add(batch.id)
         try:
-            return self._send(batch, now, further=further)
+            return self._send(batch, further=further)
         except LedgerError:
             # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first, or
             # the step that doubts the stranded would pass it over.
@@ -158,9 +158,9 @@ class Uploader:
         finally:
             self._in_flight.discard(batch.id)
 
-    def help(self, now: float) -> float:
+    def help(self, _now: float) -> float:
         """What the pool's other threads do: send for as long as there is something. Returns seconds to wait."""
-        return 0.0 if self.send(now, _IN_A_ROW) else _IDLE
+        return 0.0 if self.send(_IN_A_ROW) else _IDLE
 
     @property
     def thresholds(self) -> Thresholds:
@@ -206,22 +206,26 @@ class Uploader:
                 target = self._ledger.target
             return target.dataset
 
-    def _send(self, batch: Batch, now: float, *, further: bool) -> Batch | bool:
+    def _send(self, batch: Batch, *, further: bool) -> Batch | bool:
         """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
         spoiled: list[Claimed] = []
         present = [item for item in batch.pictures if self._still_there(item, spoiled)]
+        if not present:  # nobody was asked anything, so this tells nothing of the platform
+            self._ledger.batches.release(batch.id)
+            self._forget(spoiled)
+            return True
         shipment = shipment_of(batch, present, spoiled)
         try:
-            outcomes = self._platform.upload(shipment) if present else []
+            outcomes = self._platform.upload(shipment)
         except (PictureError, Ambiguous) as error:
             # The server may have stored part of what it got: ask before sending any of it again.
             self._doubt(batch, spoiled, error)
             return True
         except Refused as error:
-            return self._refused(batch, error, now)
+            return self._refused(batch, error)
         except ImageSyncError as error:
             self._ledger.batches.release(batch.id)
-            self._fail(error, now)
+            self._fail(error)
             return False
         self._forget(spoiled)
         ids = {outcome.key: outcome.remote_id for outcome in outcomes if not outcome.refused}
@@ -232,7 +236,7 @@ class Uploader:
         refused = {outcome.key: outcome.refused for outcome in outcomes if outcome.refused}
         unmarked = [item for item in batch.pictures if item.annotation and item.key in ids.keys() - marked]
         with self._ledger.annotations.in_hand([item.picture_id for item in unmarked]):
-            further = further and not (unmarked or self._stop.is_set() or self.setback.left(now))
+            further = further and not (unmarked or self._stop.is_set() or self.setback.left())
             following = self._confirm(batch, ids, refused, marked, further=further)
             if unmarked:
                 self._annotate(batch.dataset, unmarked, ids)
@@ -282,7 +286,7 @@ class Uploader:
         self._forget(spoiled)
         log.warning("batch.doubtful", batch=batch.id, pictures=len(batch.pictures), error=error.what)
 
-    def _refused(self, batch: Batch, error: Refused, now: float) -> bool:
+    def _refused(self, batch: Batch, error: Refused) -> bool:
         """The whole request was refused: find the picture that is to blame by sending fewer at a time.
 
         When several in a row are refused alone, it is not the pictures: the others are spared, and a person is told.
@@ -294,7 +298,7 @@ class Uploader:
         else:
             self._confirm(batch, {}, {item.key: error.what for item in batch.pictures})
             if self._size.refused_alone():
-                self._fail(error, now)
+                self._fail(error)
                 return False
         return True
 
@@ -313,6 +317,6 @@ class Uploader:
             self._ledger.places.look_again(item.path, item.sha256)
             log.info("picture.changed", path=item.path)
 
-    def _fail(self, error: ImageSyncError, now: float) -> None:
+    def _fail(self, error: ImageSyncError) -> None:
         if not self._stop.is_set():
-            self.setback.hit(error, now)
+            self.setback.hit(error)

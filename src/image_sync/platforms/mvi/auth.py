@@ -15,8 +15,8 @@ from image_sync.platforms.mvi import wire
 
 _log = get_logger(__name__)
 
-_LOGIN_PAUSE = 60.0
-"""Seconds between two logins when the first one was refused: more would lock the account."""
+_PAUSES = (5.0, 60.0, 300.0)
+"""Seconds until the next login after one, two and more that were of no use in a row: more would lock the account."""
 _BREATH = 1.0
 """Seconds in which threads that wait for a login share its failure."""
 
@@ -67,7 +67,7 @@ class ApiKey:
         return self._key
 
     def renew(self, refused: str) -> str:  # noqa: ARG002 - the protocol
-        """Never: a refused key stays refused."""
+        """Never: whoever calls tries the same key a little later, and a new one comes with a new configuration."""
         raise Unauthorised(
             "The API key was refused (revoked or mistyped?)",
             hint="Make a new one in MVI under your user's API keys and put it in credentials.api_key",
@@ -92,6 +92,8 @@ class Password:
         self._token = ""
         self._worked = False
         self._failure: PlatformError | None = None
+        self._vain = 0
+        """How many logins in a row were refused, or gave a token that never worked."""
         self._tried_at = float("-inf")
 
     def token(self) -> str:
@@ -104,7 +106,7 @@ class Password:
         with self._lock:
             if self._token and self._token != refused:
                 return self._token
-            if self._token and not self._worked and self._clock() - self._tried_at < _LOGIN_PAUSE:
+            if self._token and not self._worked and self._early():
                 raise Unauthorised(
                     "The server refuses the session token that it has just given out",
                     hint="Check the clocks of its machines, and whether something between us and it drops X-Auth-Token",
@@ -115,17 +117,23 @@ class Password:
         """Remember that the present token works: when it is refused later, it has run out."""
         if not self._worked and token == self._token:
             self._worked = True
+            self._vain = 0
+
+    def _early(self) -> bool:
+        return self._clock() - self._tried_at < _PAUSES[min(self._vain, len(_PAUSES)) - 1]
 
     def _sign_in(self) -> str:
         if self._failure is not None:
             refused = isinstance(self._failure, Unauthorised)
-            if self._clock() - self._tried_at < (_LOGIN_PAUSE if refused else _BREATH):
+            if self._early() if refused else self._clock() - self._tried_at < _BREATH:
                 raise copy(self._failure)
+        self._vain += 1
         self._token, self._worked, self._failure = "", False, None
         try:
             self._token = self._login()
         except PlatformError as error:
             self._failure = error
+            self._vain -= not isinstance(error, Unauthorised)
             raise
         finally:
             self._tried_at = self._clock()
