@@ -847,7 +847,7 @@ def test_a_cut_connection_is_made_again_and_holds_the_lock(database: str) -> Non
         assert holder_of(database) is None
         lock.keep(0.0)
         assert holder_of(database) == Holder(os.getpid())
-        ledger.retry_quarantined()
+        ledger.places.recheck_quarantined()
         ledger.close()
         with pytest.raises(AlreadyRunning):
             Lock(database)
@@ -861,10 +861,10 @@ def test_who_was_replaced_writes_nothing_any_more(database: str) -> None:
         with Lock(database) as second:
             other = open_ledger(database, lock=second)
             with pytest.raises(AlreadyRunning, match="taken over"):
-                ledger.retry_quarantined()
+                ledger.places.recheck_quarantined()
             with pytest.raises(AlreadyRunning):
                 first.keep(0.0)
-            other.retry_quarantined()
+            other.places.recheck_quarantined()
             other.close()
         with pytest.raises(AlreadyRunning):  # it went again: what the first one remembers is of yesterday all the same
             first.keep(0.0)
@@ -876,12 +876,12 @@ def test_a_database_that_is_down_is_waited_for(database: str) -> None:
     with Lock(database) as lock:
         ledger = open_ledger(database, lock=lock)
         with stopped():
-            for use in (ledger.roots, ledger.retry_quarantined, lambda: lock.keep(0.0)):
+            for use in (ledger.roots, ledger.places.recheck_quarantined, lambda: lock.keep(0.0)):
                 with pytest.raises(LedgerError) as caught:
                     use()
                 assert caught.value.passing
         lock.keep(0.0)
-        ledger.retry_quarantined()
+        ledger.places.recheck_quarantined()
         ledger.close()
         assert holder_of(database) == Holder(os.getpid())
 
