@@ -13,7 +13,7 @@ from PIL import Image
 
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.server import MviServer
-from support.mvi_server import Caller, archive, picture, serving
+from support.mvi_server import Caller, archive, picture, serving, until
 
 JPG, PNG = picture("dark", 1), picture("light", 1, suffix="png")
 
@@ -98,7 +98,8 @@ def test_a_category_name_alone_makes_the_category_and_a_wrong_id_is_refused(call
         ("empty.jpg", b"", "empty"),
         ("text.jpg", b"hello", "neither"),
         ("gif.jpg", b"GIF89a" + b"\0" * 50, "neither"),
-        ("movie.mp4", b"\0\0\0\x20ftypmp42" + b"\0" * 50, "neither"),
+        ("movie.mov", b"\0\0\0\x20ftypqt  " + b"\0" * 50, "neither"),
+        ("still.heic", b"\0\0\0\x20ftypheic" + b"\0" * 50, "neither"),
         ("cut.jpg", JPG[: len(JPG) // 2], "cut short"),
         ("cut2.jpg", JPG[:-2], "cut short"),
         ("zero tail.jpg", JPG[:-40] + bytes(40), "cut short"),
@@ -428,3 +429,85 @@ def test_tags_and_labels_are_kept_for_detection(caller, dataset):
     assert caller.get(f"/datasets/{dataset}/files/{file_id}")["label_type"] == "manual"
     assert caller.call("DELETE", f"/datasets/{dataset}/object-labels").json()["success_count"] == 1
     assert caller.call("DELETE", f"/datasets/{dataset}/tags/{scratch}").json() == {"result": "success"}
+
+
+MP4 = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + b"\0\0\0\x08moov"
+
+
+@pytest.mark.parametrize("size", [0, 400_000], ids=["in memory", "on disk"])
+def test_a_video_is_stored_and_listed(caller, size):
+    """It has the type of a video and no width, its bytes come back, and an export that holds it is imported whole."""
+    dataset = caller.dataset()
+    raw = MP4 + b"\0" * size
+    answer = caller.upload(dataset, [("clip.mp4", raw), ("a.jpg", picture("dark", 1))])
+    assert answer.status_code == 200, answer.text
+    file = answer.json()["resultList"][0]["id"]
+
+    shown = caller.get(f"/datasets/{dataset}/files/{file}")
+    assert (shown["file_type"], shown["content_type"], shown["meta_data"]) == ("video", "video/mp4", {})
+    assert (shown["original_file_name"], shown["file_name"], shown["size"]) == (
+        "clip.mp4",
+        f"{file}.mp4",
+        str(len(raw)),
+    )
+    listed = caller.get(f"/datasets/{dataset}/files", query='file_type == "video"')
+    assert [one["_id"] for one in listed] == [file]
+    path = f"/uploads/{shown['owner']}/datasets/{dataset}"
+    assert caller.call("GET", f"{path}/files/{shown['file_name']}").content == raw
+    assert caller.call("GET", f"{path}/thumbnails/{file}.jpg").status_code == 404
+    exported = caller.call("GET", f"/datasets/{dataset}/export").content
+    new = caller.call("POST", "/datasets/import", files={"files": ("x.zip", exported)}).json()["dataset_id"]
+    until(lambda: not caller.get(f"/datasets/{new}")["locked"])
+    assert sorted(one["file_type"] for one in caller.get(f"/datasets/{new}/files")) == ["image", "video"]
+
+
+def test_a_video_counts_for_no_training(caller):
+    """Four pictures and a video in a category are four pictures."""
+    dataset = caller.trainable(each=4)
+    category = caller.get(f"/datasets/{dataset}/categories")[0]["_id"]
+    assert caller.upload(dataset, [("clip.mp4", MP4)], {"category_id": category}).status_code == 200
+    body = {"action": "create", "name": "m", "dataset_id": dataset}
+    refusal = caller.call("POST", "/dltasks", json=body)
+    assert "light: 4" in refusal.json()["fault"]
+    assert "dark: 4" in refusal.json()["fault"]
+
+
+def test_metadata_may_hold_lists(caller):
+    """Lists of texts and numbers are stored, shown and exported; a list in a list is refused."""
+    dataset = caller.dataset()
+    fields = {"user-metadata": '{"tools": ["saw", 7, null]}'}
+    file = caller.upload(dataset, [("a.jpg", picture("dark", 1))], fields).json()["id"]
+    path = f"/datasets/{dataset}/files/{file}/user-metadata"
+    assert caller.get(path) == {"tools": ["saw", 7, None]}
+    assert caller.post(path, sizes=[])["sizes"] == []
+    table = caller.call("GET", f"/datasets/{dataset}/files/user-metadata", params={"keys": "tools"}).text
+    assert table == f'#file_id,tools\n{file},"[""saw"", 7, null]"\n'
+    assert caller.call("POST", path, json={"tools": [["saw"]]}).status_code == 400
+
+
+def test_project_groups_and_usages_are_told(caller):
+    """There are no project groups, and two usages can be trained."""
+    assert caller.get("/projects") == []
+    assert caller.get("/system")["usages"] == ["cic", "cod"]
+
+
+def test_what_is_left_out_is_refused_as_the_docs_say(caller):
+    """Each call of README's table has the status that stands there."""
+    dataset = caller.dataset()
+    file = caller.upload(dataset, [("clip.mp4", MP4)]).json()["id"]
+    for method, path, body, status in (
+        ("POST", "/projects", {"name": "x"}, 405),
+        ("GET", "/projects/x", None, 404),
+        ("POST", f"/datasets/{dataset}/action", {"action": "preprocess"}, 400),
+        ("POST", f"/datasets/{dataset}/files/{file}/action", {"action": "capture"}, 400),
+        ("POST", f"/datasets/{dataset}/files/{file}/action", {"action": "autolabel"}, 400),
+        ("POST", "/dltasks", {"action": "create-act-task", "dataset_id": dataset, "name": "m"}, 400),
+        ("GET", "/dlapis/x?imageUrl=http://192.0.2.1/x.jpg", None, 400),
+        ("GET", "/trained-models/x/assets/coreml/download", None, 404),
+        ("GET", "/events", None, 404),
+        ("GET", f"/datasets/{dataset}/action-tags", None, 404),
+        ("GET", f"/datasets/{dataset}/files/{file}/action-labels", None, 404),
+        ("GET", "/dnn-scripts", None, 404),
+        ("GET", "/users", None, 404),
+    ):
+        assert caller.call(method, path, json=body).status_code == status, path

@@ -202,7 +202,8 @@ def test_a_deployed_model_tells_pictures_apart(caller, model):
             assert sum(guesses) == pytest.approx(1, abs=0.01)
             right += answer["classified"][0]["name"] == kind
     assert right >= 9
-    url = caller.api.removesuffix("/api") + answer["imageUrl"]
+    url = answer["imageUrl"]
+    assert url.startswith(caller.api.removesuffix("/api") + "/uploads/")
     assert caller.session.get(url).content == raw
 
     def ask(**data: str) -> Any:

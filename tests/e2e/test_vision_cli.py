@@ -119,6 +119,21 @@ def test_categories(vision):
     vision("datasets", "delete", f"--dsid={dataset}")
 
 
+def test_videos_and_projects(vision, tmp_path):
+    """A video is uploaded, listed and shown; the list of project groups is empty."""
+    dataset = the_id(vision("datasets", "create", "--name=x").stdout)
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x14ftypisom\0\0\2\0mp41" + b"\0\0\0\x08moov")
+    done = vision("files", "upload", f"--dsid={dataset}", "clip.mp4")
+    assert done.stdout == f"Successfully uploaded 1 files to dataset {dataset}\n"
+    listed = vision("files", "list", f"--dsid={dataset}", "--summary").stdout.splitlines()[0]
+    file, *rest = listed.split("\t")
+    assert rest == ["clip.mp4", "video"]
+    shown = json.loads(vision("files", "show", f"--dsid={dataset}", f"--fileid={file}").stdout)
+    assert (shown["file_type"], shown["content_type"]) == ("video", "video/mp4")
+    assert vision("projects", "list").stdout == "[]\n"
+    vision("datasets", "delete", f"--dsid={dataset}")
+
+
 def test_files(vision, tmp_path):
     """Upload with metadata and labels, list, show, change, copy, move, getlabels and delete."""
     dataset = the_id(vision("datasets", "create", "--name=x").stdout)

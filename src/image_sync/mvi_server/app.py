@@ -99,7 +99,16 @@ class _App:
                 form = await read_form(content_type, self._body(receive), self._site.store, self._site.limits)
             else:
                 body = await self._json(receive)
-            call = Call(self._site, user or "", path, query, body, form, client)
+            call = Call(
+                self._site,
+                user or "",
+                path,
+                query,
+                body,
+                form,
+                client,
+                f"{scope['scheme']}://{headers.get('host', '')}",
+            )
             return await run_in_threadpool(_run, route, call)
         finally:
             form.discard()

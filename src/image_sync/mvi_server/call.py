@@ -45,6 +45,8 @@ class Call:
     form: Form
     client: str
     """Address the request came from."""
+    root: str = ""
+    """``http://host:port`` as the client calls this server."""
 
     @property
     def store(self) -> Store:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from image_sync.mvi_server.labelling import CORNERS
-from image_sync.mvi_server.records import labels, tasks
+from image_sync.mvi_server.records import files, labels, tasks
 from image_sync.mvi_server.records.models import NewModel
 from image_sync.mvi_server.store import Store
 
@@ -49,7 +49,7 @@ def _samples(store: Store, dataset_id: str) -> list[Any]:
 
     rows = store.rows(
         "SELECT f.file_name, c.name FROM files f JOIN categories c ON c.id = f.category_id"
-        " WHERE f.dataset_id = ? ORDER BY f.seq",
+        f" WHERE f.dataset_id = ? AND {files.NO_VIDEO} ORDER BY f.seq",
         dataset_id,
     )
     return [Sample(store.picture(dataset_id, row["file_name"]), row["name"]) for row in rows]

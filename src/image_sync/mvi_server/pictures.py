@@ -12,6 +12,8 @@ _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END = 0xDA, 0xD9
 _FRAME_LENGTH = 8
+_STILLS = frozenset({b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"qt  "})
+"""Brands of HEIF and AVIF pictures, and of QuickTime, which MVI does not take."""
 
 
 class NotAPicture(ValueError):  # noqa: N818 - the verdict, named as such
@@ -26,6 +28,11 @@ class Picture:
     """``jpg`` or ``png``, from the content."""
     width: int
     height: int
+
+
+def is_video(start: bytes) -> bool:
+    """Whether a file that begins with these bytes is an MP4 video, not a picture in the same box format."""
+    return start[4:8] == b"ftyp" and start[8:12] not in _STILLS
 
 
 def examine(data: bytes, pixels: int) -> Picture:
@@ -45,7 +52,7 @@ def examine(data: bytes, pixels: int) -> Picture:
     elif not data:
         raise NotAPicture("The file is empty.")
     else:
-        raise NotAPicture("The file is neither a JPEG nor a PNG picture.")
+        raise NotAPicture("The file is neither a JPEG nor a PNG picture, nor an MP4 video.")
     if not picture.width or not picture.height:
         raise NotAPicture("The picture has no width or no height.")
     if picture.width * picture.height > pixels:

@@ -22,7 +22,7 @@ FILE_FIELDS = {
     "uploaded_at": "f.uploaded_at",
     "meta_data.width": "f.width",
     "meta_data.height": "f.height",
-    "file_type": "'image'",
+    "file_type": "CASE f.content_type WHEN 'video/mp4' THEN 'video' ELSE 'image' END",
     "upload_type": "'file_upload'",
     "dataset_id": "f.dataset_id",
 }

@@ -31,6 +31,7 @@ _TABLE: list[tuple[str, str, Handler]] = [
     ("GET", "/version-info", system.version_info),
     ("GET", "/system", system.system),
     ("GET", "/profiles", system.profiles),
+    ("GET", "/projects", system.projects),
     ("POST", "/tokens", system.sign_in),
     ("GET", "/api-keys", system.show_key),
     ("POST", "/api-keys", system.make_key),

@@ -11,12 +11,12 @@ from typing import Any
 from image_sync.mvi_server import zips
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.parts import Part
-from image_sync.mvi_server.pictures import NotAPicture, examine
+from image_sync.mvi_server.pictures import NotAPicture, examine, is_video
 from image_sync.mvi_server.records.files import NewFile, discard
 from image_sync.mvi_server.store import Store, new_id
 
 TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
-"""Entries of an archive with another suffix are passed over; a video is refused by name, it is not litter."""
+"""Entries of an archive with another suffix are passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ def receive(parts: list[Part], store: Store, limits: Limits) -> list[Received]:
 
 def _picture(part: Part, store: Store, limits: Limits) -> Received:
     name = shown_name(part.filename, limits.name)
+    if part.path is not None and is_video(part.start()):  # of any length, so it is not read to memory
+        file = NewFile.video(name, store.scratch(), part.size)
+        part.path.replace(file.scratch)
+        part.path = None
+        return Received(name, file)
     if part.size > limits.picture:
         return Received(name, fault=f"The picture has {part.size} bytes; at most {limits.picture} are taken.")
     if part.path is None:
@@ -76,7 +81,12 @@ def _picture(part: Part, store: Store, limits: Limits) -> Received:
 
 
 def taken(name: str, data: bytes, store: Store, limits: Limits, *, write: bool = True) -> Received:
-    """One picture examined and, if it is sound, written to a scratch file."""
+    """One picture examined and, if it is sound, written to a scratch file; a video is written as it is."""
+    if is_video(data):
+        file = NewFile.video(name, store.scratch(), len(data))
+        if write:
+            file.scratch.write_bytes(data)
+        return Received(name, file)
     try:
         picture = examine(data, limits.pixels)
     except NotAPicture as error:

@@ -88,7 +88,7 @@ def _metadata(call: Call, text: str) -> str:
 
 
 def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
-    """User metadata: an object of texts, numbers and booleans.
+    """User metadata: an object of texts, numbers, booleans, and lists of them.
 
     Raises:
         Failure: 400 when it is something else.
@@ -97,10 +97,11 @@ def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
         raise Failure(400, f"{name} must be a JSON object of keys and values.")
     for key, value in found.items():
         call.checked("A metadata key", key)
-        if isinstance(value, str):
-            call.checked(f"The value of {key}", value, may_be_empty=True, most=4096)
-        elif not (value is None or isinstance(value, bool | int | float)) or value in {float("inf"), float("-inf")}:
-            raise Failure(400, f"The value of {key} in {name} must be a text or a number.")
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str):
+                call.checked(f"The value of {key}", one, may_be_empty=True, most=4096)
+            elif not (one is None or isinstance(one, bool | int | float)) or one in {float("inf"), float("-inf")}:
+                raise Failure(400, f"The value of {key} in {name} must be a text, a number, or a list of them.")
     return found
 
 
@@ -136,7 +137,9 @@ def listing(call: Call) -> list[dict[str, Any]]:
     if call.query.get("type") == "unlabeled":
         condition = f"{UNLABELED} AND {condition}"
     if call.query.get("parent_id") or call.query.get("parent"):
-        condition = f"0 AND {condition}"  # only frames of a video have a parent, and there are no videos here
+        condition = (
+            f"0 AND {condition}"  # only frames of a video have a parent, and no frames are taken from videos here
+        )
     limit, skip = page(call.query)
     order = file_order(call.query.get("sortby", ""))
     return files.listing(call.store, dataset["id"], condition, values, order, limit, skip)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_sync.mvi_server import uploads
+from image_sync.mvi_server import pictures, uploads
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.call import Call
 from image_sync.mvi_server.labelling import CORNERS
@@ -35,6 +35,8 @@ def infer(call: Call) -> dict[str, Any]:
     if part.size > call.site.limits.picture:
         raise Failure(413, f"The picture has {part.size} bytes; at most {call.site.limits.picture} are taken.")
     data = part.read()
+    if pictures.is_video(data):
+        raise Failure(400, "This server says nothing of videos. Send a picture.")
     received = uploads.taken(
         uploads.shown_name(part.filename, call.site.limits.name), data, call.store, call.site.limits
     )
@@ -52,7 +54,7 @@ def infer(call: Call) -> dict[str, Any]:
     kept = [one for one in classified if one["confidence"] >= threshold]
     return {
         "webAPIId": row["id"],
-        "imageUrl": _keep(call.store, row["id"], received.file.file_name, received.file.scratch),
+        "imageUrl": call.root + _keep(call.store, row["id"], received.file.file_name, received.file.scratch),
         "imageMd5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
         "classified": kept[:most] if most else kept,
         "result": "success",

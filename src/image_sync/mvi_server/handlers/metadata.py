@@ -80,8 +80,12 @@ def export(call: Call) -> Response:
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
     writer.writerow(["#file_id", *names])
-    writer.writerows([file["_id"], *(file["user_metadata"].get(name, "") for name in names)] for file in found)
+    writer.writerows([file["_id"], *(_cell(file["user_metadata"].get(name, "")) for name in names)] for file in found)
     return Response(text.getvalue(), media_type="text/csv")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def list_keys(call: Call) -> list[dict[str, Any]]:

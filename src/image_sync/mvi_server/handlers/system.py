@@ -34,7 +34,7 @@ def system(call: Call) -> dict[str, Any]:
         python=platform.python_version(),
         cpus=os.cpu_count() or 1,
         gpus=[],
-        usages=["cic"],
+        usages=["cic", "cod"],
         max_request_bytes=call.site.limits.body,
     )
 
@@ -42,6 +42,11 @@ def system(call: Call) -> dict[str, Any]:
 def profiles(call: Call) -> dict[str, Any]:
     """``GET /profiles``."""
     return success(login_user_id=call.user, apikey="", sso_entry_url="", base_image_url="/uploads")
+
+
+def projects(_call: Call) -> list[Any]:
+    """``GET /projects``: this server has no project groups, and the list says so."""
+    return []
 
 
 def sign_in(call: Call) -> dict[str, Any]:

@@ -66,9 +66,10 @@ def rename(store: Store, dataset_id: str, category_id: str, name: str) -> None:
 
 
 def counts(store: Store, dataset_id: str) -> dict[str, int]:
-    """Pictures per category name, categories without any included."""
+    """Pictures (not videos) per category name, categories without any included."""
     rows = store.rows(
         "SELECT c.name, count(f.id) AS n FROM categories c LEFT JOIN files f ON f.category_id = c.id"
+        " AND f.content_type <> 'video/mp4'"
         " WHERE c.dataset_id = ? GROUP BY c.id ORDER BY c.seq",
         dataset_id,
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from image_sync.mvi_server.answers import Failure
 from image_sync.mvi_server.records import categories, keys, labels
@@ -21,9 +21,15 @@ _SELECT = "SELECT f.*, c.name AS category_name FROM files f LEFT JOIN categories
 _SHOWN = "f.id NOT IN (SELECT id FROM lagging WHERE until > monotonic())"
 
 
+_VIDEO = "video/mp4"
+_CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "mp4": _VIDEO}
+NO_VIDEO = f"f.content_type <> '{_VIDEO}'"
+"""The condition that leaves videos out, which nothing is trained on."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A picture that lies at ``scratch`` and shall become a file of a dataset."""
+    """A picture or video that lies at ``scratch`` and shall become a file of a dataset; a video has no width here."""
 
     id: str
     name: str
@@ -39,6 +45,11 @@ class NewFile:
     created_at: int = 0
     """Milliseconds; 0 means now."""
 
+    @classmethod
+    def video(cls, name: str, scratch: Path, size: int) -> Self:
+        """A video: stored and listed, not looked into."""
+        return cls(new_id(), name, "mp4", scratch, size, 0, 0)
+
     @property
     def file_name(self) -> str:
         """The name it is stored under."""
@@ -46,8 +57,8 @@ class NewFile:
 
     @property
     def content_type(self) -> str:
-        """``image/jpeg`` or ``image/png``."""
-        return "image/png" if self.suffix == "png" else "image/jpeg"
+        """``image/jpeg``, ``image/png`` or ``video/mp4``."""
+        return _CONTENT_TYPES[self.suffix]
 
 
 def add(store: Store, dataset_id: str, owner: str, files: Sequence[NewFile]) -> None:
@@ -119,19 +130,20 @@ def listing(
 
 def as_json(row: sqlite3.Row, tags: list[dict[str, Any]]) -> dict[str, Any]:
     """The file as MVI shows it; ``size`` is a string there."""
+    video = row["content_type"] == _VIDEO
     return {
         "_id": row["id"],
         "dataset_id": row["dataset_id"],
         "owner": row["owner"],
         "original_file_name": row["original_file_name"],
         "file_name": row["file_name"],
-        "file_type": "image",
+        "file_type": "video" if video else "image",
         "category_id": row["category_id"] or "",
         "category_name": row["category_name"] or "",
         "parent_id": None,
         "content_type": row["content_type"],
         "size": str(row["size"]),
-        "meta_data": {"width": row["width"], "height": row["height"]},
+        "meta_data": {} if video else {"width": row["width"], "height": row["height"]},
         "created_at": row["created_at"],
         "uploaded_at": row["uploaded_at"],
         "upload_type": "file_upload",
