@@ -130,6 +130,24 @@ def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:
     assert "Now it would upload 4 picture(s) (4 / 2)" in plant.call("check").stdout
 
 
+def test_check_tells_who_only_has_category_folders_how_to_learn_categories(tmp_path: Path, server: MviServer) -> None:
+    """The old script's own example names a network for detection, which it never sent: the remedy is named."""
+    plant = Plant(tmp_path / "plant", server.url, model={"nn_arch": "tiny_yolo_v2", "action": "train"})
+    for category in ("good", "bad"):
+        for number in range(3):
+            plant.put(f"{category}/{number}.jpg", jpeg(number))
+
+    told = " ".join(plant.call("check").stdout.split())
+    assert "`model.nn_arch` 'tiny_yolo_v2' learns from boxes, and none of the 6 pictures here has any" in told
+    assert "to learn categories, take `model.nn_arch` out" in told
+
+    plant.document["model"]["nn_arch"] = None
+    plant.configure()
+    told = " ".join(plant.call("check").stdout.split())
+    assert "boxes" not in told
+    assert "would upload 6 picture(s)" in told
+
+
 def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: MviServer) -> None:
     """`status` and `show` tell what is waited for; an annotation of no object is one, too."""
     plant.configure(threshold={"training": 2})

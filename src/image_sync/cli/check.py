@@ -55,6 +55,10 @@ class _Found:
     pictures: int = 0
     bare: int = 0
     """New pictures that wait for their annotations."""
+    annotated: int = 0
+    """New pictures with a category that need not wait."""
+    sorted: int = 0
+    """Those that wait and lie in a category folder."""
     folders: int = 0
     unreadable: int = 0
 
@@ -160,7 +164,15 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
     else:
         how = "watched by events"
     yield Finding("folder", f"{shown}: {found.pictures} pictures in {found.folders} folders, {how}")
-    if found.bare:
+    if found.sorted and not found.annotated and not ledger.tally().labelled:
+        arch = settings.model.nn_arch
+        text = f"`model.nn_arch` {arch!r} learns from boxes, and none of the {found.sorted} pictures here has any"
+        hint = (
+            "They lie in category folders: to learn categories, take `model.nn_arch` out (image-sync.py never sent it). "
+            "To learn where objects are, put an annotation beside each picture; they wait until then."
+        )
+        yield Finding("annotations", text, hint, warning=True)
+    elif found.bare:
         wait = "picture waits for its annotation" if found.bare == 1 else "pictures wait for their annotations"
         yield Finding(
             "annotations", f"{found.bare} new {wait}", "`image-sync annotations check` tells which.", warning=True
@@ -216,6 +228,8 @@ def _walk(
             found.unreadable += 1
             continue
         found.bare += len(fresh) - ready
+        found.annotated += ready
+        found.sorted += 0 if folder == root else len(fresh) - ready
         new[category] += ready
     return found
 
