@@ -168,8 +168,8 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
         arch = settings.model.nn_arch
         text = f"`model.nn_arch` {arch!r} learns from boxes, and none of the {found.sorted} pictures here has any"
         hint = (
-            "They lie in category folders: to learn categories, take `model.nn_arch` out (image-sync.py never sent it). "
-            "To learn where objects are, put an annotation beside each picture; they wait until then."
+            "They lie in category folders: to learn categories, take `model.nn_arch` out (image-sync.py never sent "
+            "it). To learn where objects are, put an annotation beside each picture; they wait until then."
         )
         yield Finding("annotations", text, hint, warning=True)
     elif found.bare:
