@@ -121,6 +121,10 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         return no(f"waits until {_pictures(on_way)} {_are(on_way)} sent")
     if tally.unmarked:
         return no(f"waits until {_pictures(tally.unmarked)} {_are(tally.unmarked)} annotated at the platform")
+    if tally.moving:
+        return no(
+            f"waits until {_pictures(tally.moving)} {_are(tally.moving)} moved to another category at the platform"
+        )
     missing = _minimum(tally, thresholds)
     if missing:
         return no(f"due, {missing}")

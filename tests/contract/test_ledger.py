@@ -227,7 +227,7 @@ def test_a_moved_picture_is_relabelled_and_not_sent_again(ledger: Ledger, new_fi
 
     (change,) = ledger.chores.relabels(10)
     assert (change.remote_id, change.category) == ("r-1.6100000000000000.jpg", "scratch")
-    ledger.chores.relabelled(change.picture_id, change.category)
+    ledger.chores.relabelled([change])
     assert ledger.chores.relabels(10) == []
     assert send_everything(ledger) == []
     assert state_of(ledger, "scratch/1.jpg") == "confirmed"

@@ -70,7 +70,7 @@ def move(ledger: Ledger, name: str, old: str, new: str) -> None:
     ledger.places.record(ROOT, [Sighting(ROOT + b"/" + new.encode(), name.encode(), stamp, new, digest(name), "jpg")])
     ledger.places.gone(ROOT + b"/" + old.encode(), [name.encode()])
     for relabel in ledger.chores.relabels(10):
-        ledger.chores.relabelled(relabel.picture_id, relabel.category)
+        ledger.chores.relabelled([relabel])
 
 
 def test_the_series_of_a_training(ledger: Ledger) -> None:

@@ -270,14 +270,13 @@ class LedgerModel(RuleBasedStateMachine):
     @rule()
     def relabel(self) -> None:
         now = self.pictures()
-        owed = {change.picture_id: change.category for change in self.ledger.chores.relabels(100)}
-        assert owed == {
+        changes = self.ledger.chores.relabels(100)
+        assert {change.picture_id: change.category for change in changes} == {
             number: row["category"]
             for number, row in now.items()
             if row["state"] == CONFIRMED and row["category"] != row["sent_category"]
         }
-        for number, category in owed.items():
-            self.ledger.chores.relabelled(number, category)
+        self.ledger.chores.relabelled(changes)
         assert self.ledger.chores.relabels(100) == []
 
     @rule(done=st.booleans())

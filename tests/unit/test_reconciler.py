@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -384,3 +385,54 @@ def test_rows_of_old_batches_go(world: World) -> None:
         world.work(50)
 
     assert len(rows(world)) == 2
+
+
+def moved(world: World, number: int) -> None:
+    """So many uploaded pictures were moved from one category to another."""
+    names = [f"{index}.jpg" for index in range(number)]
+    world.put(*(f"good/{name}" for name in names))
+    world.work()
+    for name in names:
+        world.put(f"scratch/{name}", content=f"good/{name}")
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [name.encode() for name in names])
+
+
+def test_many_changes_of_category_are_shared_by_threads(world: World) -> None:
+    """Threads that have nothing else to do help, and each change is told once."""
+    moved(world, 450)
+    helped: list[int] = []
+
+    def help_out() -> None:
+        while world.reconciler.help(world.now) == 0:
+            helped.append(1)
+
+    assert world.reconciler.help(world.now) > 0  # nobody has seen yet that there are many
+    assert world.reconciler.step(world.now) == 0
+    threads = [threading.Thread(target=help_out) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    world.work()
+
+    assert helped
+    assert world.platform.calls["relabel"] == 450
+    assert {row.category for row in rows(world)} == {"scratch"}
+    assert world.ledger.tally().moving == 0
+
+
+def test_a_change_of_category_that_is_refused_holds_up_no_other(world: World) -> None:
+    """Of 150 one is refused: the others are carried out, the refusal is told, and after a pause it is tried again."""
+    moved(world, 150)
+    world.platform.fail_next("relabel", Refused("the picture is locked"))
+    while world.reconciler.step(world.now) == 0:
+        pass
+
+    assert world.ledger.tally().moving == 1
+    assert world.platform.calls["relabel"] == 150
+    (trouble,) = world.ledger.troubles()
+    assert trouble.what == "the picture is locked"
+    world.pass_time(300)
+    world.work()
+    assert world.ledger.tally().moving == 0
+    assert world.ledger.troubles() == []

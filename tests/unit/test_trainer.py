@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import RunState
+from image_sync.domain import RunState, Sighting, Stamp
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
 from image_sync.platforms.base import Model, Phase, Progress
 from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT
@@ -58,6 +58,33 @@ def test_pictures_that_arrive_during_a_training_count_towards_the_next(world: Wo
     assert first.ended_at is not None
     assert second.started_at is not None
     assert second.started_at >= first.ended_at
+
+
+def test_changes_of_category_are_waited_for(world: World) -> None:
+    """Two files were moved and moved back: no training before the platform was told of the last place of both."""
+    world.upload(*("good",) * 5, *("scratch",) * 4)
+    move(world, "good", "scratch", b"0.jpg", b"1.jpg")
+    first, second = world.ledger.chores.relabels(10)
+    world.ledger.chores.relabelling([first.picture_id, second.picture_id])
+    world.ledger.chores.relabelled([first])
+    move(world, "scratch", "good", b"0.jpg", b"1.jpg")
+    world.upload("scratch")  # now there are enough
+    world.work()
+    assert world.trainer.verdict().reason == "waits until 2 pictures are moved to another category at the platform"
+    assert world.ledger.runs.begin("too-early", "") is None
+    assert world.platform.calls["start_training"] == 0
+    world.ledger.chores.relabelled(world.ledger.chores.relabels(10))
+    world.work()
+
+    assert world.platform.calls["start_training"] == 1
+
+
+def move(world: World, old: str, new: str, *names: bytes) -> None:
+    """Move files as the watcher sees it."""
+    for name in names:
+        sighting = Sighting(f"/p/{new}".encode(), name, Stamp(3, 1, 1, 1), new, name.hex().zfill(64), "jpg")
+        world.ledger.places.record(b"/p", [sighting])
+    world.ledger.places.gone(f"/p/{old}".encode(), names)
 
 
 def test_the_platforms_minimum_is_waited_for(world: World) -> None:

@@ -96,10 +96,14 @@ def assemble(
         stop,
         wake,
     )
+
+    def help_out(now: float) -> float:
+        return min(uploader.help(now), reconciler.help(now))
+
     hire = partial(Worker, stop=stop, failed=failed, patience=_PATIENCE if once else math.inf)
     watch.append(hire("watcher", watcher.step))
     senders = [hire("uploader", uploader.step)]
-    senders += [hire(f"uploader-{number}", uploader.help) for number in range(2, settings.upload.parallel + 1)]
+    senders += [hire(f"uploader-{number}", help_out) for number in range(2, settings.upload.parallel + 1)]
     others = [
         hire("reconciler", reconciler.step, gap=_NO_HURRY),
         hire("trainer", trainer.step, gap=_NO_HURRY),

@@ -61,6 +61,8 @@ class Tally:
     """Confirmed pictures per label that is marked in them; empty unless annotations are used."""
     unmarked: int = 0
     """Confirmed pictures whose present annotations the platform does not have yet."""
+    moving: int = 0
+    """Confirmed pictures whose category the platform has still to be told, because their files were moved."""
     newest_ready_id: int = 0
     """Grows whenever a picture becomes ready: the quiet time is counted from its last change."""
     newest_ready_at: float | None = None

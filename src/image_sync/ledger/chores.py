@@ -13,10 +13,12 @@ from image_sync.ledger import contents, markings
 from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, given_out, held_by
 from image_sync.ledger.book import Book
+from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
 
 _RELABEL = "relabel/"
 _CONFIRMED = "removals confirmed"
+_RELABELLED = Bulk.update(picture, "sent_category = given.text", "picture.id = given.id", "id", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +64,13 @@ class Chores:
 
     def relabels(self, limit: int) -> list[Relabel]:
         """Stored pictures that the platform has under another category than the folders say, or may have."""
-        # Asked every few seconds: the counts tell at once when there are none.
-        contradicting = select(picture_count.c.category).where(
-            picture_count.c.target_id == self._target,
-            picture_count.c.state == PictureState.CONFIRMED,
-            picture_count.c.category != picture_count.c.sent_category,
-            picture_count.c.pictures > 0,
-        )
         with self._book.db.reading() as tx:
-            categories = tx.execute(contradicting.distinct()).scalars().all()
-            begun = tx.execute(select(note.c.name).where(note.c.name.startswith(_RELABEL))).scalars().all()
-            if not categories and not begun:
+            owed = _owed(tx, self._target)
+            if owed is None:
                 return []
             rows = tx.execute(
                 select(picture.c.id, picture.c.remote_id, picture.c.category)
-                .where(
-                    picture.c.target_id == self._target,
-                    picture.c.state == PictureState.CONFIRMED,
-                    (picture.c.category.in_(categories) & (picture.c.category != picture.c.sent_category))
-                    | picture.c.id.in_([int(name.removeprefix(_RELABEL)) for name in begun]),
-                )
+                .where(owed)
                 .order_by(picture.c.id)
                 .limit(limit)
             )
@@ -96,12 +85,20 @@ class Chores:
         with self._book.db.writing() as tx:
             tx.execute(begin, [{"name": f"{_RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
 
-    def relabelled(self, picture_id: int, category: str) -> None:
-        """The platform has the picture under this category now."""
-        with self._book.db.writing() as tx:
-            contents.close(tx, picture_id)
-            tx.execute(update(picture).where(picture.c.id == picture_id).values(sent_category=category))
-            tx.execute(delete(note).where(note.c.name == f"{_RELABEL}{picture_id}"))
+    def relabelled(self, changes: Iterable[Relabel]) -> None:
+        """The platform has these pictures under these categories now."""
+        done = list(changes)
+
+        def write_down(tx: Connection) -> None:
+            for change in done:
+                contents.close(tx, change.picture_id)
+            _RELABELLED(tx, [(change.picture_id, change.category) for change in done])
+            begun = [f"{_RELABEL}{change.picture_id}" for change in done]
+            tx.execute(delete(note).where(note.c.name.in_(begun)))
+
+        if done:
+            self._book.db.write(write_down)
+            self._book.changed()
 
     def departed(self) -> list[Departed]:
         """The categories in which files of stored pictures were deleted, as long as the pictures are still stored."""
@@ -282,3 +279,34 @@ class Chores:
 def _confirmed_until(tx: Connection) -> float:
     """Deletions that were seen up to this Unix time were confirmed by a person."""
     return float(tx.execute(select(note.c.value).where(note.c.name == _CONFIRMED)).scalar() or 0.0)
+
+
+def moving(tx: Connection, aim: int) -> int:
+    """Stored pictures whose category is owed to the platform."""
+    owed = _owed(tx, aim)
+    return 0 if owed is None else int(tx.execute(select(func.count()).where(owed)).scalar_one())
+
+
+def _owed(tx: Connection, aim: int) -> Any | None:
+    """Which pictures the platform has under another category than the folders say, or may have; None: there are none.
+
+    Asked every few seconds: the counts tell at once when there are none.
+    """
+    contradicting = select(picture_count.c.category).where(
+        picture_count.c.target_id == aim,
+        picture_count.c.state == PictureState.CONFIRMED,
+        picture_count.c.category != picture_count.c.sent_category,
+        picture_count.c.pictures > 0,
+    )
+    categories = tx.execute(contradicting.distinct()).scalars().all()
+    begun = tx.execute(select(note.c.name).where(note.c.name.startswith(_RELABEL))).scalars().all()
+    if not categories and not begun:
+        return None
+    return (
+        (picture.c.target_id == aim)
+        & (picture.c.state == PictureState.CONFIRMED)
+        & (
+            (picture.c.category.in_(categories) & (picture.c.category != picture.c.sent_category))
+            | picture.c.id.in_([int(name.removeprefix(_RELABEL)) for name in begun])
+        )
+    )

@@ -11,6 +11,7 @@ from image_sync.domain import BatchState, Content, DatasetRef, Fate, Owed, Pictu
 from image_sync.ledger import contents, markings, moves, series
 from image_sync.ledger.annotations import unpaid
 from image_sync.ledger.book import Book
+from image_sync.ledger.chores import moving
 from image_sync.ledger.schema import batch, note, picture, picture_count, run, target
 
 TRAIN = "train"
@@ -29,8 +30,8 @@ class Runs:
         A failed training that was to be started once more is thereby done.
 
         Returns:
-            The run in state ``starting``; None if meanwhile a picture is being sent, or its annotation is due, or
-            another run is active.
+            The run in state ``starting``; None if meanwhile a picture is being sent, or its annotation or category
+            is owed to the platform, or another run is active.
         """
         now = self._book.clock()
         with self._book.db.writing() as tx:
@@ -244,6 +245,8 @@ class Runs:
             run.c.target_id == self._target, run.c.state.in_([str(state) for state in RunState if state.active])
         )
         if self._book.annotated and unpaid(tx, self._target):
+            return True
+        if moving(tx, self._target):
             return True
         return tx.execute(sending.limit(1)).first() is not None or tx.execute(active.limit(1)).first() is not None
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from image_sync.domain import BatchState, Census, Counts, Owed, PictureState, PlaceRole, PlaceState, RunState, Tally
 from image_sync.ledger.annotations import labels, unpaid
 from image_sync.ledger.book import Book
+from image_sync.ledger.chores import moving
 from image_sync.ledger.runs import TRAIN, Runs
 from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target
 
@@ -68,6 +69,7 @@ class Counter:
                 trainable=MappingProxyType(_summed((row.sent_category, row.pictures) for row in stored)),
                 labelled=MappingProxyType(labels(tx, aim) if annotated else {}),
                 unmarked=unpaid(tx, aim) if annotated else 0,
+                moving=moving(tx, aim),
                 newest_ready_id=newest_id or 0,
                 newest_ready_at=newest_at,
                 active=newest(tx, run.c.state.in_([str(state) for state in RunState if state.active])),

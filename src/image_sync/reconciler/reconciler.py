@@ -18,12 +18,13 @@ from image_sync.reconciler.wishes import Wishes
 from image_sync.setback import Setback
 
 STAGE = "reconcile"
+_IDLE = 5.0
 
 log = get_logger(__name__)
 
 
 class Reconciler:
-    """The stage between ledger and platform. One thread calls :meth:`step`.
+    """The stage between ledger and platform. One thread calls :meth:`step`; others may :meth:`help`.
 
     Args:
         ledger: what is believed.
@@ -53,6 +54,7 @@ class Reconciler:
         self._stop = stop
         self._monotonic = monotonic
         self._signed_in = False
+        self._crowded = False
         self._doubts = Doubts(ledger, platform, grace, stop, clock)
         self._copies = Copies(ledger, platform, stop, clock)
         self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop)
@@ -72,13 +74,32 @@ class Reconciler:
             self._copies.sweep()
             self._copies.prune(self._monotonic())
             self._adoption.audit(self._monotonic())
-            self._wishes.relabel()
-            more = self._wishes.annotate()
+            more = self._relabel()
+            more = self._wishes.annotate() or more
             self._wishes.remove()
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.setback.hit(error)
         self.setback.over()
         return 0.0 if more else rest
+
+    def help(self, _now: float) -> float:
+        """What threads of other stages do that have no work of their own: changes of category, when there are many.
+
+        Returns seconds until they may look again without being woken.
+        """
+        if not self._crowded or self._stop.is_set() or self.setback.left():
+            return _IDLE
+        try:
+            self._crowded = self._wishes.relabel()
+        except ImageSyncError as error:
+            return _IDLE if self._stop.is_set() else self.setback.hit(error)
+        return 0.0
+
+    def _relabel(self) -> bool:
+        """Changes of category; when one round leaves some, the other threads may help."""
+        more = self._wishes.relabel()
+        self._crowded = more
+        return more
 
     def _greet(self) -> None:
         if not self._signed_in:

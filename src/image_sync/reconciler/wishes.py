@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
 from image_sync.ledger import Departed, Ledger
+from image_sync.ledger.chores import Relabel
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.copies import Copies
@@ -55,23 +56,65 @@ class Wishes:
         self._turned_away = 0
         self._most_removals = most_removals
         self._held: list[Departed] | None = None
+        self._lock = threading.Lock()
+        self._in_hand: set[int] = set()
+        self._refused: dict[int, Refused] = {}
 
-    def relabel(self) -> None:
-        """Moved files: their pictures get the category of their new folder."""
-        changes = self._ledger.chores.relabels(_CHORES)
+    def relabel(self) -> bool:
+        """Moved files: their pictures get the category of their new folder. May be called from several threads.
+
+        A change that the platform refuses holds up no other; when only such are left, the first refusal is raised.
+
+        Returns:
+            Whether there may be more.
+        """
+        changes = self._claim()
         dataset = self._dataset() if changes else None
         if dataset is None:
-            return
-        self._ledger.chores.relabelling(change.picture_id for change in changes)
-        for change in changes:
-            if self._stop.is_set():
-                return
+            return False
+        done: list[Relabel] = []
+        try:
+            self._ledger.chores.relabelling(change.picture_id for change in changes)
+            for change in changes:
+                if self._stop.is_set():
+                    break
+                if self._told(dataset, change):
+                    done.append(change)
+                    log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
+        finally:
             try:
-                self._platform.relabel(dataset, change.remote_id, change.category)
-            except NotFound:
-                log.warning("picture.missing_at_platform", remote_id=change.remote_id)
-            self._ledger.chores.relabelled(change.picture_id, change.category)
-            log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
+                self._ledger.chores.relabelled(done)
+            finally:
+                with self._lock:
+                    self._in_hand -= {change.picture_id for change in changes}
+        return not self._stop.is_set()
+
+    def _claim(self) -> list[Relabel]:
+        """Changes of category that no other thread has in hand."""
+        with self._lock:
+            apart = self._in_hand | self._refused.keys()
+            owed = self._ledger.chores.relabels(_CHORES + len(apart))
+            changes = [one for one in owed if one.picture_id not in apart][:_CHORES]
+            if not changes and self._refused and not self._in_hand:
+                error = next(iter(self._refused.values()))
+                self._refused.clear()  # they are tried again after the pause
+                if owed:
+                    raise error
+            self._in_hand |= {change.picture_id for change in changes}
+        return changes
+
+    def _told(self, dataset: DatasetRef, change: Relabel) -> bool:
+        """Whether the platform took this change of category."""
+        try:
+            self._platform.relabel(dataset, change.remote_id, change.category)
+        except NotFound:
+            log.warning("picture.missing_at_platform", remote_id=change.remote_id)
+        except Refused as error:
+            log.warning("picture.relabel_refused", remote_id=change.remote_id, error=error.what)
+            with self._lock:
+                self._refused[change.picture_id] = error
+            return False
+        return True
 
     def annotate(self) -> bool:
         """Annotations that changed, or were not sent with their pictures. Returns whether there may be more.

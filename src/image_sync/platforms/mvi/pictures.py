@@ -165,12 +165,15 @@ class Pictures:
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Another category for one picture, or none."""
-        category_id = self._category_id(dataset, category)
+        picture, category_id = wire.checked(remote_id, "picture"), self._category_id(dataset, category)
         try:
-            self._api.change_category(dataset.id, wire.checked(remote_id, "picture"), category_id)
+            self._api.change_category(dataset.id, picture, category_id)
         except (NotFound, Refused):
             self._forget(dataset.id)
-            raise
+            anew = self._category_id(dataset, category)
+            if anew == category_id:
+                raise
+            self._api.change_category(dataset.id, picture, anew)  # what was remembered of the category was out of date
 
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Delete one picture, if it is there."""
