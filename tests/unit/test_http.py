@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from image_sync import logs
 from image_sync.errors import (
@@ -33,7 +35,7 @@ from image_sync.errors import (
     Unreadable,
 )
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http import Client, Denied, Part, Timeouts, header_value, printable
+from image_sync.platforms.http import Client, Denied, Part, Spool, Timeouts, header_value, printable
 from image_sync.platforms.http.answer import retry_after
 from image_sync.platforms.mvi.wire import fault
 from image_sync.platforms.sagemaker.outcomes import printable as words_of_aws
@@ -213,8 +215,9 @@ def test_long_answers_are_not_read(client: Client, server: FakeHttp) -> None:
 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "longer than 16777216 bytes" in error.what
-    assert peak < 50 * 2**20
+    assert "longer than 4194304 bytes" in error.what
+    assert "credentials.endpoint" in error.hint
+    assert peak < 20 * 2**20
 
 
 def test_packed_answers_are_unpacked_within_the_limit(client: Client, server: FakeHttp) -> None:
@@ -235,6 +238,47 @@ def test_packed_answers_are_unpacked_within_the_limit(client: Client, server: Fa
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 60 * 2**20
+
+
+def listed(body: bytes, packing: str = "identity", limit: int = 2**30) -> list[Any]:
+    """The entries of a list that came in one piece."""
+    with closing(Spool("Listing", limit)) as spool:
+        spool.write(body)
+        return list(spool.entries(packing))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists, max_leaves=8))
+@example(["x" * 200_000, {"a": 1}, 12345, -1.5e300, "é" * 70_000])
+@example([])
+def test_a_list_is_read_entry_by_entry(value: Any) -> None:
+    """Whatever it holds, however it is spaced and packed: the same as when it is read as a whole."""
+    value = value if isinstance(value, list) else [value]
+    for indent in (None, 1):
+        body = json.dumps(value, indent=indent, ensure_ascii=False).encode()
+        assert listed(body) == value
+        assert listed(gzip.compress(body), "gzip") == value
+
+
+@pytest.mark.parametrize(
+    "body", [b"[1, 2", b"[1 2]", b"[1,]", b"[1]]", b"[", b"[,1]", b'["a', b"[{]", b"[1]x", b"[\xff]", b"[nan]", b"[12"]
+)
+def test_a_broken_list_is_none(body: bytes) -> None:
+    """What is cut or no JSON is an error, never a shorter list."""
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        listed(body)
+
+
+def test_a_list_that_is_too_long_is_left_with_a_remedy() -> None:
+    """Its bytes are counted before and after unpacking, and a single entry has a limit, too."""
+    with pytest.raises(Transient, match="longer than 1000 bytes") as caught:
+        listed(b"[" + b"1," * 1000 + b"1]", limit=1000)
+    assert "Delete" in caught.value.hint
+    with pytest.raises(Transient, match="longer than"):
+        listed(gzip.compress(b"[" + b" " * 10**6 + b"]"), "gzip", limit=10_000)
+    with pytest.raises(ValueError, match="longer than 1048576 characters"):
+        listed(b'["' + b"x" * 2**21)
+    with pytest.raises(ValueError, match="nested"):
+        listed(b"[" * 200_000)
 
 
 @pytest.mark.parametrize("drip", ["headers", "body"])

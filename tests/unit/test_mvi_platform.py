@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -414,6 +415,26 @@ def test_ids_that_could_break_a_url_are_not_believed(
     assert caught.value.what.startswith("Listing the datasets: ")
     assert len(str(caught.value)) < 400
     assert server.paths() == ["GET /api/datasets"]
+
+
+def test_long_lists_take_little_memory(mvi: MviPlatform, release: Release) -> None:
+    """A list of datasets of 30 MB, and one of pictures from a server that knows no pages, are read entry by entry."""
+    row = {"name": "x" * 20, "total_file_count": 1}
+    datasets = [{"_id": f"ds-{number}", **row} for number in range(400_000)]
+    files = [{"_id": f"f-{n}", "original_file_name": f"{n}.jpg", "pad": "x" * 300} for n in range(60_000)]
+    release.table["GET /datasets"] = ok([*datasets, {"_id": "ds-a", "name": "mine"}])
+    release.table["GET /datasets/ds-a/files"] = ok(files)
+    assert all(len(reply.body) > 20 * 2**20 for reply in release.table.values())
+    tracemalloc.start()
+
+    found = mvi.find_dataset("mine")
+    pictures = sum(1 for _ in mvi.listing(DatasetRef("ds-a", "mine")))
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == DatasetRef("ds-a", "mine")
+    assert pictures == 60_000
+    assert peak < 24 * 2**20
 
 
 def test_newest_dataset_of_a_name_wins(mvi: MviPlatform, release: Release) -> None:

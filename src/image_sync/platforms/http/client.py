@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -16,9 +16,9 @@ import requests
 import urllib3
 
 from image_sync import __version__
-from image_sync.errors import ConfigError, ImageSyncError, Refused
+from image_sync.errors import ConfigError, ImageSyncError, Refused, Transient
 from image_sync.logs import get_logger, hide
-from image_sync.platforms.http.answer import MAX_ANSWER, Answer, read_answer
+from image_sync.platforms.http.answer import MAX_ANSWER, TOO_LARGE, Answer, Spool, read_answer
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
 from image_sync.platforms.http.outcomes import DOUBT, Denied, in_doubt, lost_connection, no_connection, refusal
@@ -170,13 +170,31 @@ class Client:
         try:
             body = answer.json()
         except ValueError as error:
-            raise in_doubt(what, f"the answer cannot be used, {error}", repeatable=repeatable) from None
+            found = in_doubt(what, f"the answer cannot be used, {error}", repeatable=repeatable)
+            found.hint = TOO_LARGE if repeatable and len(answer.body) > MAX_ANSWER else found.hint
+            raise found from None
         fault = self.fault(body)
         if fault is None:
             return body
         if repeatable:
             raise Refused(f"{what}: {printable(fault)}")
         raise Denied(f"{what}: the server reports a failure: {printable(fault)}", hint=DOUBT)
+
+    def entries(self, answer: Answer, spool: Spool, *, what: str) -> Iterator[Any]:
+        """The entries of a list that came through the spool, one after the other; raises what :meth:`check` does."""
+        packing = answer.headers.get("Content-Encoding", "identity").lower()
+        try:
+            if 200 <= answer.status <= 299 and spool.begins_a_list(packing):  # noqa: PLR2004 - the 2xx statuses
+                yield from spool.entries(packing)
+                return
+            if 200 <= answer.status <= 299:  # noqa: PLR2004 - the 2xx statuses
+                body = spool.whole(packing)
+                cut = f"it is longer than {MAX_ANSWER} bytes" if len(body) > MAX_ANSWER else answer.cut
+                answer = Answer(answer.status, answer.headers, body, cut)
+        except ValueError as error:
+            raise Transient(f"{what}: the answer cannot be used, {error}") from None
+        self.check(answer, what=what, repeatable=True)
+        raise Transient(f"{what}: the answer has an unexpected shape (it is no list)")
 
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)

@@ -5,11 +5,12 @@ After IBM's API document and what IBM's own clients send; success is any 2xx who
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from image_sync.platforms.http import Answer, Client, Part, Timeouts, in_doubt, printable
+from image_sync.platforms.http import Answer, Client, Part, Spool, Timeouts, in_doubt, printable
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.auth import Auth
 
@@ -43,9 +44,9 @@ class Api:
 
     # datasets and categories
 
-    def datasets(self) -> list[wire.Dataset]:
+    def datasets(self) -> Iterator[wire.Dataset]:
         """``GET /datasets``."""
-        return self._call(list[wire.Dataset], "GET", "/datasets", "Listing the datasets", limit=_LISTING_LIMIT)
+        return self._each(wire.Dataset, "/datasets", "Listing the datasets")
 
     def dataset(self, dataset: str) -> wire.Dataset:
         """``GET /datasets/{id}``."""
@@ -56,14 +57,10 @@ class Api:
         what = f"Creating the dataset {name}"
         return self._call(wire.CreatedDataset, "POST", "/datasets", what, repeatable=False, body={"name": name})
 
-    def categories(self, dataset: str) -> list[wire.Category]:
+    def categories(self, dataset: str) -> Iterator[wire.Category]:
         """``GET /datasets/{id}/categories``."""
-        return self._call(
-            list[wire.Category],
-            "GET",
-            f"/datasets/{dataset}/categories",
-            f"Listing the categories of dataset {dataset}",
-        )
+        what = f"Listing the categories of dataset {dataset}"
+        return self._each(wire.Category, f"/datasets/{dataset}/categories", what)
 
     def create_category(self, dataset: str, name: str) -> wire.CreatedCategory:
         """``POST /datasets/{id}/categories``. Not repeatable: what a second one does is not documented."""
@@ -72,17 +69,10 @@ class Api:
 
     # files
 
-    def files(self, dataset: str, **query: str) -> list[wire.File]:
+    def files(self, dataset: str, **query: str) -> Iterator[wire.File]:
         """``GET /datasets/{id}/files``, newest first; query: ``category_id``, ``query``, ``limit``, ``skip``."""
-        return self._call(
-            list[wire.File],
-            "GET",
-            f"/datasets/{dataset}/files",
-            f"Listing the pictures of dataset {dataset}",
-            params=query,
-            limit=_LISTING_LIMIT,
-            timeouts=_LISTING_TIMEOUTS,
-        )
+        what = f"Listing the pictures of dataset {dataset}"
+        return self._each(wire.File, f"/datasets/{dataset}/files", what, params=query, timeouts=_LISTING_TIMEOUTS)
 
     def upload_files(
         self,
@@ -154,9 +144,9 @@ class Api:
         what = f"Starting the training {task['name']}"
         return self._call(wire.CreatedTask, "POST", "/dltasks", what, repeatable=False, body=dict(task))
 
-    def tasks(self) -> list[wire.Task]:
+    def tasks(self) -> Iterator[wire.Task]:
         """``GET /dltasks``, newest first."""
-        return self._call(list[wire.Task], "GET", "/dltasks/", "Listing the trainings", limit=_LISTING_LIMIT)
+        return self._each(wire.Task, "/dltasks/", "Listing the trainings")
 
     def task(self, task: str) -> wire.Task:
         """``GET /dltasks/{id}``."""
@@ -173,11 +163,9 @@ class Api:
 
     # models
 
-    def trained_models(self) -> list[wire.TrainedModel]:
+    def trained_models(self) -> Iterator[wire.TrainedModel]:
         """``GET /trained-models``, newest first."""
-        return self._call(
-            list[wire.TrainedModel], "GET", "/trained-models/", "Listing the models", limit=_LISTING_LIMIT
-        )
+        return self._each(wire.TrainedModel, "/trained-models/", "Listing the models")
 
     def trained_model(self, model: str) -> wire.TrainedModel:
         """``GET /trained-models/{id}``."""
@@ -229,6 +217,13 @@ class Api:
         answer = self._send(method, path, what=what, repeatable=repeatable, **request)
         body = self._client.check(answer, what=what, repeatable=repeatable)
         return wire.parse(kind, body, what=what, repeatable=repeatable)
+
+    def _each(self, kind: type[T], path: str, what: str, **request: Any) -> Iterator[T]:
+        """The entries of a list, however long it is, one after the other."""
+        with contextlib.closing(Spool(what, _LISTING_LIMIT)) as spool:
+            answer = self._send("GET", path, what=what, repeatable=True, sink=spool.write, **request)
+            for entry in self._client.entries(answer, spool, what=what):
+                yield wire.parse(kind, entry, what=what, repeatable=True)
 
     def _send(self, method: str, path: str, **request: Any) -> Answer:
         token = self._auth.token()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
@@ -197,7 +198,7 @@ class Pictures:
 
     def _query(self, dataset: str, query: str, limit: int) -> list[wire.File]:
         try:
-            return self._api.files(dataset, query=query, limit=str(limit))
+            return list(self._api.files(dataset, query=query, limit=str(limit)))
         except Refused:
             return []  # this release knows no such query
 
@@ -211,7 +212,8 @@ class Pictures:
         before: list[str] = []
         skip = backs = 0
         while backs <= _MOST_BACKS:
-            page = self._api.files(dataset, limit=str(_PAGE), skip=str(skip), **query)
+            rest = self._api.files(dataset, limit=str(_PAGE), skip=str(skip), **query)
+            page = list(islice(rest, _PAGE + 1))
             ids = [file.id for file in page]
             if skip and ids == before:
                 break  # the same page again: this server cannot skip
@@ -219,6 +221,7 @@ class Pictures:
             fresh = [file for file in page if file.id not in seen]
             seen.update(ids)
             yield from fresh
+            yield from rest if skip == 0 else (file for file in rest if file.id not in seen)
             if len(ids) > _PAGE or (len(ids) <= 1 and not moved):
                 return
             before = ids

@@ -98,7 +98,8 @@ class MviPlatform:
 
     def sign_in(self) -> None:
         """Read the list of datasets: that needs a server, a way to it, and an account."""
-        self._api.datasets()
+        for _ in self._api.datasets():
+            pass
 
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The newest of this name: MVI does not keep names unique."""
@@ -211,7 +212,8 @@ class MviPlatform:
         self._api.close()
 
     def _find_category(self, dataset: DatasetRef, name: str) -> str | None:
-        found = {wire.normal(category.name): category.id for category in reversed(self._api.categories(dataset.id))}
+        categories = list(self._api.categories(dataset.id))
+        found = {wire.normal(category.name): category.id for category in reversed(categories)}
         self._categories[dataset.id] = found
         return found.get(wire.normal(name))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, PlatformError, Refused, Transient
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
@@ -55,9 +57,10 @@ class Trainings:
         A model has its task's id, so one training counts once. Both lists are read: a person may have cleaned up one.
         """
         began: dict[str, float] = {}
-        listed: list[wire.Task | wire.TrainedModel] = [*reversed(self._api.tasks())]
-        for found in (*listed, *reversed(self._api.trained_models())):
-            if (found.name, found.dataset_id) == (name, dataset.id):
+        lists: tuple[Iterator[wire.Task | wire.TrainedModel], ...] = (self._api.tasks(), self._api.trained_models())
+        for listed in lists:
+            ours = [found for found in listed if (found.name, found.dataset_id) == (name, dataset.id)]
+            for found in reversed(ours):
                 began.setdefault(found.id, found.created_at or 0.0)
         return sorted(began, key=lambda task_id: began[task_id])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
-from typing import Annotated, Any, TypeVar
+from collections.abc import Hashable
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -271,10 +273,15 @@ class Inference(Wire):
         return sorted(scores, key=lambda score: -score[1])
 
 
+@functools.lru_cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def parse(kind: type[T], body: object, *, what: str, repeatable: bool) -> T:
     """The answer as ``kind``. Raises Transient or Ambiguous, naming the call, when it has another shape."""
     try:
-        return TypeAdapter(kind).validate_python(body)
+        return cast(T, _adapter(cast(Hashable, kind)).validate_python(body))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"

@@ -119,7 +119,7 @@ class Api(Objects):
             ContentType=content_type,
             Accept="application/json",
         )
-        text = self._guarded(what, answer["Body"].read)
+        text = self._body(what, answer)
         try:
             return json.loads(text)
         except ValueError as error:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from image_sync import __version__
 from image_sync.config.sagemaker import SageMaker
-from image_sync.errors import ConfigError, Refused, Unauthorised
+from image_sync.errors import ConfigError, Refused, Transient, Unauthorised
 from image_sync.platforms.sagemaker.outcomes import Said, error_of, lost, printable, seconds_of, unsent
 
 T = TypeVar("T")
@@ -21,6 +21,8 @@ T = TypeVar("T")
 MISSING = "AWS SageMaker needs boto3, which is not installed"
 INSTALL = "Run: pip install 'image-sync[sagemaker]'"
 _CONNECTIONS = 40
+_LARGEST_BODY = 64 * 2**20
+"""Bytes of what is read at once: documents of ours, answers of models, pictures."""
 _RUNTIME_READ = 70.0
 """Seconds: a model must answer within 60."""
 _NAMES = {"runtime": "sagemaker-runtime", "servicequotas": "service-quotas"}
@@ -103,6 +105,16 @@ class Calls:
     def _call(self, service: str, operation: str, what: str, *, repeatable: bool = True, **arguments: Any) -> Any:
         method = getattr(self.client(service), operation)
         return self._guarded(what, lambda: method(**arguments), repeatable=repeatable)
+
+    def _body(self, what: str, answer: Mapping[str, Any]) -> bytes:
+        """The whole of a small body. Raises Transient when it is none."""
+        body: bytes = self._guarded(what, lambda: answer["Body"].read(_LARGEST_BODY + 1))
+        if len(body) > _LARGEST_BODY:
+            answer["Body"].close()
+            raise Transient(
+                f"{what}: it is longer than {_LARGEST_BODY} bytes", hint="image-sync wrote nothing so large"
+            )
+        return body
 
     @staticmethod
     def _guarded(what: str, call: Callable[[], T], *, repeatable: bool = True) -> T:

@@ -71,7 +71,7 @@ class Objects(Calls):
         """``GetObject``: the whole of a small object, and its ETag. Raises NotFound."""
         what = f"Reading {printable(key)}"
         answer = self._call("s3", "get_object", what, **self._at(key))
-        return self._guarded(what, answer["Body"].read), str(answer["ETag"])
+        return self._body(what, answer), str(answer["ETag"])
 
     def fetch(self, uri: str, sink: Callable[[bytes], object]) -> None:
         """``GetObject`` of any size into ``sink``. Raises NotFound."""
