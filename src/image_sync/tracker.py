@@ -38,6 +38,8 @@ class Thresholds:
     min_categories: int = 2
     min_pictures: int = 5
     """So many categories with so many pictures each: the platform's minimum, or a higher one of ours."""
+    leaves_out: bool = False
+    """A category with fewer pictures than that is left out; else it holds training back."""
     min_labelled: int | None = None
     """So many pictures must show a label for it to be learned, where objects are detected; one such label is enough
     for a training, and categories do not matter then."""
@@ -131,7 +133,12 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
     pause, why = _pause(tally, thresholds, now)
     if pause > 0:
         return no(f"due, but {why}", pause)
-    return Verdict(True, have, need, _occasion(tally, have >= need))
+    without = ", ".join(
+        f"'{name}' ({count} of {thresholds.min_pictures})"
+        for name, count in left_out(tally.trainable, thresholds).items()
+    )
+    occasion = _occasion(tally, have >= need)
+    return Verdict(True, have, need, f"{occasion}; leaves out {without}" if without else occasion)
 
 
 def imbalance(trainable: Mapping[str, int], max_ratio: float | None) -> str:
@@ -167,13 +174,32 @@ def _minimum(tally: Tally, thresholds: Thresholds) -> str:
     if thresholds.min_labelled is not None:
         return _labels(_labelled(tally, thresholds), thresholds.min_labelled)
     categories = {name: count for name, count in tally.trainable.items() if name}
-    few = {name: count for name, count in categories.items() if count < thresholds.min_pictures}
+    few = scarce(tally.trainable, thresholds)
+    enough = len(categories) - len(few) if thresholds.leaves_out else len(categories)
+    if thresholds.leaves_out and enough >= thresholds.min_categories:
+        return ""
     short = [f"category '{name}': {count} of {thresholds.min_pictures}" for name, count in few.items()]
     absent = thresholds.min_categories - len(categories)
     if absent > 0:
         noun = "category" if absent == 1 else "categories"
         short.append(f"{absent} more {noun}")
-    return f"waits for {', '.join(short)}" if short else ""
+    if not short:
+        return ""
+    # In a dataset that is just being filled nobody wants to take anything out.
+    full = len(categories) - len(few) >= thresholds.min_categories
+    remedy = ": add pictures, or take it out of the dataset (image-sync forget --category NAME)" if full else ""
+    return f"waits for {', '.join(short)}{remedy}"
+
+
+def scarce(trainable: Mapping[str, int], thresholds: Thresholds) -> dict[str, int]:
+    """Categories with too few pictures to be trained, and how many they have."""
+    least = thresholds.min_pictures
+    return {name: count for name, count in trainable.items() if name and count < least}
+
+
+def left_out(trainable: Mapping[str, int], thresholds: Thresholds) -> dict[str, int]:
+    """Categories that a training started now leaves out, and how many pictures they have."""
+    return scarce(trainable, thresholds) if thresholds.leaves_out else {}
 
 
 def rare_labels(tally: Tally, thresholds: Thresholds) -> dict[str, int]:

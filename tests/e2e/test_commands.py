@@ -571,3 +571,23 @@ def test_logs_are_json_where_there_is_no_terminal(plant: Plant) -> None:
     assert {"daemon.started", "batch.uploaded", "daemon.stopped"} <= {line["event"] for line in lines}
     text = plant.call("run", "--once", "--log-format", "text", "--log-level", "warning")
     assert text.stderr == ""
+
+
+def test_what_is_left_of_a_category_can_be_forgotten(plant: Plant, server: MviServer) -> None:
+    """A typo folder held training back: its pictures go at the server, too, and nothing waits for them any more."""
+    plant.configure(threshold={"training": 10})
+    put_plates(plant, each=6)
+    plant.put("drak/typo.jpg", picture("dark", 77))
+    with plant.running():
+        plant.wait(lambda p: "image-sync forget --category NAME" in p.status()["training"]["reason"])
+        assert "its files lie in a watched folder" in said(plant.call("forget", "--category", "drak", "--yes"))
+        plant.configure(categories={"drak": None})
+        plant.wait(lambda p: plant.call("forget", "--category", "drak", "--yes").returncode == 0)
+        plant.wait(lambda p: bool(p.runs()))
+        plant.wait(lambda p: len(stored(server)) == 12)
+        assert "nothing is known of" in said(plant.call("forget", "--category", "drak"))
+        (plant.root / "dark/000.jpg").unlink()
+        plant.wait(lambda p: p.status()["pictures"]["found"] == 11)
+        done = plant.call("forget", str(plant.root / "dark/000.jpg"), "--yes")
+        assert "Forgotten: 1 picture." in done.stdout
+        plant.wait(lambda p: len(stored(server)) == 11)

@@ -333,7 +333,7 @@ def test_category_twins_are_mistakes(tmp_path: Path, categories: dict[str, str])
 
 
 @pytest.mark.parametrize(
-    "categories", [{"a/b": "x"}, {"..": "x"}, {"": "x"}, {"a\nb": "x"}, {"a": 3}, {"a": None}, ["a"]]
+    "categories", [{"a/b": "x"}, {"..": "x"}, {"": "x"}, {"a\nb": "x"}, {"a": 3}, {"a": ""}, ["a"]]
 )
 def test_categories_map_folder_names_to_names(tmp_path: Path, categories: Any) -> None:
     """Keys must be names of folders, values names of categories."""

@@ -170,6 +170,22 @@ def test_a_training_waits_for_the_platforms_minimum(trainable: dict[str, int], e
     assert expected in verdict.reason
 
 
+def test_a_scarce_category_is_left_out_where_the_platform_can_and_told() -> None:
+    """Elsewhere it holds training back, and the remedy is named, once the others are enough."""
+    tally = Tally(untrained=24, trainable={"good": 20, "dent": 9, "typo": 1})
+    without = replace(RULES, leaves_out=True)
+
+    assert training_verdict(tally, without, now=NOW).due
+    assert training_verdict(tally, without, now=NOW).reason == "threshold reached; leaves out 'typo' (1 of 5)"
+    waits = training_verdict(tally, RULES, now=NOW)
+    assert not waits.due
+    assert waits.reason == (
+        "due, waits for category 'typo': 1 of 5: add pictures, or take it out of the dataset "
+        "(image-sync forget --category NAME)"
+    )
+    assert not training_verdict(replace(tally, trainable={"good": 20, "typo": 1}), without, now=NOW).due
+
+
 def test_one_training_at_a_time() -> None:
     """While one runs, the next waits, and says how far the first is."""
     active = run(RunState.RUNNING, started_at=NOW, iteration=40, iterations=1500)

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import RunState, Sighting, Stamp
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
-from image_sync.platforms.base import Model, Phase, Progress
-from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT
-from image_sync.trainer import newest_of
+from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
+from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Thresholds
+from image_sync.trainer import Recipe, Trainer, newest_of
 from image_sync.trainer.passing import passes
 from support.training import ENOUGH, World
 
@@ -459,3 +459,24 @@ def test_the_newest_model_of_a_name_is_chosen_by_time() -> None:
     assert chosen is not None
     assert chosen.id == "2"
     assert newest_of("none", models) is None
+
+
+def test_a_scarce_category_is_left_out_of_the_training_where_the_platform_can(world: World) -> None:
+    """Its pictures are counted, so that they start nothing by themselves, and no model is said to contain them."""
+    thresholds = Thresholds(training=10, leaves_out=True)
+    world.trainer = Trainer(world.ledger, world.platform, thresholds, Recipe("plates"), world.stop)
+    world.upload(*["good", "bad"] * 6, "typo")
+    plans: list[set[str]] = []
+    start = world.platform.start_training
+
+    def started(plan: TrainingPlan) -> str:
+        plans.append({picture.category for picture in plan.contents()})
+        return start(plan)
+
+    world.platform.start_training = started  # type: ignore[method-assign]
+    world.trainer.step(0.0)
+
+    assert plans == [{"good", "bad"}]
+    (run,) = world.ledger.runs.history()
+    assert run.pictures == 12
+    assert world.ledger.tally().untrained == 0

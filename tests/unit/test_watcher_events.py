@@ -385,3 +385,19 @@ def test_a_broken_catalogue_is_passed_on_and_nothing_is_lost(root):
         watch.until(lambda: len(watch.catalogue.places) == 31)
     finally:
         watch.watcher.close()
+
+
+def test_what_the_rules_leave_alone_from_now_on_is_forgotten_and_not_deleted(root):
+    """By a pattern, a folder's new name in the rules, or an underscore: nothing of it counts as a loss."""
+    for place in ("cat/a.jpg", "cat/b.jpg", "typo/c.jpg", "deep/trash/d.jpg"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(jpeg(len(place)))
+    with watching(root, rules=quick()) as watch:
+        catalogue = watch.catalogue
+        assert len(catalogue.places) == 4
+    rules = quick(exclude=("trash/", "b.*"), categories={"typo": None})
+    with watching(root, rules=rules, catalogue=catalogue) as watch:
+        watch.until(lambda: catalogue.paths(root) == {"cat/a.jpg"})
+        assert len(catalogue.hidden) == 3
+        (root / "cat" / "b2.jpg").write_bytes(jpeg(9))
+        watch.until(lambda: catalogue.paths(root) == {"cat/a.jpg", "cat/b2.jpg"})

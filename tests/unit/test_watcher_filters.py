@@ -95,3 +95,32 @@ def test_depth_is_limited():
     assert not Filter(Rules()).admits(ROOT, ROOT + b"/a" * 33)
     assert Filter(Rules(recursive=False)).admits(ROOT, ROOT + b"/a")
     assert not Filter(Rules(recursive=False)).admits(ROOT, ROOT + b"/a/b")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "patterns"),
+    [
+        (b"/good/trash", b"a.jpg", ("trash/",)),
+        (b"/good", b"a_preview.jpg", ("*_preview.jpg",)),
+        (b"/good/deep", b"a.jpg", ("/good/**",)),
+        (b"/good", b"a.jpg", ("# all but one", "*.jpg", "!b.jpg")),
+        (b"/caf\xff", b"a.jpg", ("caf*/",)),
+    ],
+)
+def test_what_a_pattern_of_gitignore_matches_is_left_alone(folder, name, patterns):
+    """Seen from the watched folder, comments and exceptions included; whatever bytes the names have."""
+    filters = Filter(Rules(exclude=patterns))
+    assert filters.excluded(ROOT, ROOT + folder, name)
+    assert not filters.excluded(ROOT, ROOT + b"/other", b"b.jpg")
+    assert not Filter(Rules()).excluded(ROOT, ROOT + folder, name)
+
+
+def test_folders_that_begin_with_an_underscore_or_stand_for_null_are_not_looked_into():
+    """So a folder may be set aside without a change of the configuration, or with one."""
+    filters = Filter(Rules(categories={"typo": None, "crk": "crack"}))
+    assert not filters.admits(ROOT, ROOT + b"/_aside")
+    assert not filters.admits(ROOT, ROOT + b"/good/_aside/deeper")
+    assert not filters.admits(ROOT, ROOT + b"/typo/deeper")
+    assert filters.admits(ROOT, ROOT + b"/good/typo")
+    assert filters.admits(ROOT, ROOT + b"/crk")
+    assert not Filter(Rules(categories={"typo": None}, category_from="parent")).admits(ROOT, ROOT + b"/good/typo")

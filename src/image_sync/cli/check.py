@@ -217,6 +217,8 @@ def _walk(
                 if filters.admits(root, folder.rstrip(b"/") + b"/" + entry.name):
                     waiting.append(entry.path)
             elif filters.file(entry.name) and entry.is_file(follow_symlinks=False):
+                if filters.excluded(root, folder, entry.name):
+                    continue
                 pictures.append(entry.name)
         found.pictures += len(pictures)
         fresh = [] if category is None else [name for name in pictures if name not in known]

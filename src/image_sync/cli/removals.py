@@ -53,7 +53,7 @@ def removals(context: typer.Context, config: options.Config = options.CONFIG, as
         if as_json:
             typer.echo(json.dumps(_data(settings, ledger), indent=2))
             return
-        found = expected(settings, ledger, _filters(settings))
+        found = expected(settings, ledger, filters_of(settings))
     if settings.deletions == "keep":
         typer.echo('Nothing is removed at the server: deletions is "keep".')
     for one in found:
@@ -104,7 +104,8 @@ def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Remova
     return found
 
 
-def _filters(settings: Settings) -> Filter:
+def filters_of(settings: Settings) -> Filter:
+    """What these settings look at."""
     return Filter(watch_rules(settings, registry.make(settings, threading.Event()).describe()))
 
 
@@ -112,7 +113,7 @@ def _data(settings: Settings, ledger: Ledger) -> dict[str, object]:
     """What ``--json`` prints. Times are Unix seconds."""
     absent: Counter[str] = Counter()
     for folder in settings.folders if settings.deletions == "remove" else ():
-        for path, names in missing(os.fsencode(folder), ledger.places, _filters(settings)):
+        for path, names in missing(os.fsencode(folder), ledger.places, filters_of(settings)):
             absent[show_path(path)] += len(names)
     return {
         "deletions": settings.deletions,

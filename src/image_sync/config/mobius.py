@@ -83,8 +83,8 @@ def judge(settings: Settings, context: Context) -> None:
     _refuse_odd_tags(settings.categories)
 
 
-def _refuse_odd_tags(categories: Mapping[str, str]) -> None:
-    for name in categories.values():
+def _refuse_odd_tags(categories: Mapping[str, str | None]) -> None:
+    for name in filter(None, categories.values()):
         if "/" in name or "," in name or not name.strip("."):
             raise Mistake(
                 f'categories has "{name}", which cannot be a tag of a Mobius SDK; leave out / and ,', bare=True

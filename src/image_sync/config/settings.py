@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+from pathspec import GitIgnoreSpec
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from image_sync.config import annotations as marks
@@ -105,9 +106,20 @@ class Settings(Section):
         description="How annotations are used: boxes drawn in pictures, as files beside them.",
     )
     annotation_format: marks.Form = Field(default="auto", description=marks.FORM)
-    categories: Mapping[str, Name] = Field(
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description=(
+            "Files and folders that are left alone, in the syntax of .gitignore, below each watched folder. Folders "
+            "that begin with `_` always are."
+        ),
+        examples=[["/trash/", "*_preview.jpg"]],
+    )
+    categories: Mapping[str, Name | None] = Field(
         default_factory=dict,
-        description="Folder name to category name, where they differ. Keys that begin with `_` are ignored.",
+        description=(
+            "Folder name to category name, where they differ; `null`: the folder is left alone. Keys that begin with "
+            "`_` are ignored."
+        ),
         examples=[{"crk": "crack"}],
     )
     watch: Watch = Field(default_factory=Watch, description="How pictures are found.")
@@ -190,6 +202,17 @@ class Settings(Section):
     def _annotated(cls, value: object, info: ValidationInfo) -> object:
         return marks.section_of(value, info.data.get("model"))
 
+    @field_validator("exclude", mode="after")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            texts.refuse_unprintable(pattern)
+            try:
+                GitIgnoreSpec.from_lines([pattern])
+            except ValueError:
+                raise Mistake(f'has "{printable(pattern)}", which is not a pattern of .gitignore', bare=True) from None
+        return value
+
     @field_validator("categories", mode="before")
     @classmethod
     def _folder_names(cls, value: object) -> object:
@@ -205,9 +228,9 @@ class Settings(Section):
 
     @field_validator("categories", mode="after")
     @classmethod
-    def _category_twins(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+    def _category_twins(cls, value: Mapping[str, str | None]) -> Mapping[str, str | None]:
         seen: dict[str, str] = {}
-        for name in value.values():
+        for name in filter(None, value.values()):
             twin = seen.setdefault(texts.alike(name), name)
             if twin != name:
                 raise Mistake(

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationInfo, model_validator
 
 from image_sync.config.problems import Mistake
-from image_sync.config.section import Section, context_of
+from image_sync.config.section import Section, Switch, context_of
 
 
 class Threshold(Section):
@@ -27,6 +27,13 @@ class Threshold(Section):
         description=(
             "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
             "platform asks for (MVI: 5)."
+        ),
+    )
+    wait_for_all: Switch = Field(
+        default=False,
+        description=(
+            "Whether a category with too few pictures holds training back. If not, it is left out where the platform "
+            "can leave it out (SageMaker); MVI trains whole datasets, so there it always does."
         ),
     )
     max_ratio: float | None = Field(

@@ -171,6 +171,7 @@ def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
         min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
         min_labelled=settings.annotations.minimum or least_labelled if labelled else None,
         labels_ignore_case=traits.labels_ignore_case,
+        leaves_out=traits.leaves_out and not detection and not settings.threshold.wait_for_all,
         quiet_hours=settings.model.quiet,
         max_ratio=None if detection else settings.threshold.max_ratio,
     )
@@ -206,6 +207,7 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         mode=watch.mode,
         recursive=settings.recursive,
         category_from=settings.category_from,
+        exclude=settings.exclude,
         categories=settings.categories,
         negatives=NEGATIVE if settings.platform == "mobius" else "",
         annotations=settings.annotations.mode,

@@ -8,6 +8,7 @@ another category, the stretch of trainings that ends is written down.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -36,8 +37,8 @@ class Membership:
     fate: Fate
 
 
-def write_down(tx: Connection, target_id: int, run_id: int) -> None:
-    """Note what a training that begins now contains."""
+def write_down(tx: Connection, target_id: int, run_id: int, without: Collection[str] = ()) -> None:
+    """Note what a training that begins now contains: everything, without some categories."""
     contained = (
         select(picture.c.sent_category, picture.c.sha256)
         .where(picture.c.target_id == target_id, picture.c.state == PictureState.CONFIRMED)
@@ -45,6 +46,8 @@ def write_down(tx: Connection, target_id: int, run_id: int) -> None:
     )
     found = []
     for category, group in groupby(tx.execute(contained, execution_options={"yield_per": _PAGE}), itemgetter(0)):
+        if category in without:
+            continue
         # ``sha256sum * | cut -c1-64 | sort | sha256sum`` prints the same for the pictures in a folder.
         fingerprint, pictures = hashlib.sha256(), 0
         for _, digest in group:
@@ -100,9 +103,15 @@ def memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]
     found = []
     for row in runs:
         category = _category(row.id, open_, closed)
-        if category is not None:
+        if category is not None and _contains(tx, row.id, category):
             found.append(Membership(row.name, category, RunState(row.state), row.accuracy, Fate(row.fate)))
     return found
+
+
+def _contains(tx: Connection, run_id: int, category: str) -> bool:
+    """Whether the training contains the category; the oldest ones, of which nothing was noted, contain all."""
+    noted = set(tx.execute(select(content.c.category).where(content.c.run_id == run_id)).scalars())
+    return not noted or category in noted
 
 
 def _category(run_id: int, open_: Any | None, closed: Any) -> str | None:

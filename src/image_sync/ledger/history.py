@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, literal_column, select
@@ -49,6 +49,19 @@ class PictureHistory:
     """The trainings that contain its content, newest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A picture that a person may want to be rid of."""
+
+    picture_id: int
+    key: str
+    state: PictureState
+    remote_id: str
+    category: str
+    files: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    """Root, folder and name of every file that holds it."""
+
+
 class History:
     """Looks up single files."""
 
@@ -80,6 +93,34 @@ class History:
             models = memberships(tx, self._book.aimed().id, here.sha256) if here.sha256 else []
             drawn = _annotation(tx, here) if self._book.annotated else {}
         return replace(_history(path, here, content, owner), models=tuple(models), **drawn)
+
+    def left(self, *, category: str = "", name: str = "", stem: str = "") -> list[Left]:
+        """Pictures of a category, or of one name (or id) at the platform, or whose file's name began like that and is
+        gone; with the files that they stand for."""
+        which = (picture.c.category == category) | (picture.c.sent_category == category) if category else None
+        if which is None:
+            which = (picture.c.key == name) | (picture.c.remote_id == name)
+            gone = picture.c.key.startswith(f"{stem}.", autoescape=True) & ~picture.c.id.in_(
+                select(place.c.picture_id).where(place.c.picture_id.is_not(None))
+            )
+            which = which | gone if stem else which
+        mine = (picture.c.target_id == self._book.aimed().id) & which
+        files = (
+            select(picture.c.id, picture.c.key, picture.c.state, picture.c.remote_id, folder.c.path, folder.c.root)
+            .add_columns(place.c.name, picture.c.category)
+            .outerjoin(place, place.c.picture_id == picture.c.id)
+            .outerjoin(folder, folder.c.id == place.c.folder_id)
+            .order_by(picture.c.id)
+        )
+        found: dict[int, Left] = {}
+        with self._book.db.reading() as tx:
+            for row in tx.execute(files.where(mine)):
+                one = found.setdefault(
+                    row.id, Left(row.id, row.key, PictureState(row.state), row.remote_id, row.category)
+                )
+                if row.path is not None:
+                    one.files.append((row.root, row.path, row.name))
+        return list(found.values())
 
     def faults(self, limit: int | None = 20) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised.

@@ -31,6 +31,11 @@ def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0, *, whole: bool 
     return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
 
 
+def stem_of(name: bytes) -> str:
+    """What the key of a file of this name begins with, if it is not very long."""
+    return _ascii(splitext(name.decode("utf-8", "replace"))[0]) or "picture"
+
+
 def digest_of(key: str) -> str:
     """The 16 hex digits of the content that a key made by :func:`key_of` holds; empty for any other name."""
     found = _KEY.search(key)

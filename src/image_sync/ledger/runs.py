@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
@@ -24,10 +24,11 @@ class Runs:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def begin(self, name: str, base: str, base_name: str = "") -> Run | None:
+    def begin(self, name: str, base: str, base_name: str = "", *, without: Collection[str] = ()) -> Run | None:
         """Write down a training that is about to be started, what it contains, and which pictures it counts.
 
-        A failed training that was to be started once more is thereby done.
+        A failed training that was to be started once more is thereby done. Pictures of the categories ``without``
+        which it is trained are counted, or they would start the next one at once, but it does not contain them.
 
         Returns:
             The run in state ``starting``; None if meanwhile a picture is being sent, or its annotation or category
@@ -37,7 +38,7 @@ class Runs:
         with self._book.db.writing() as tx:
             if self._busy(tx):
                 return None
-            contained = sum(self._stored(tx).values())
+            contained = sum(number for category, number in self._stored(tx).items() if category not in without)
             repeated = self.newest(tx, run.c.owed == Owed.RETRY)
             run_id = tx.execute(
                 insert(run)
@@ -59,7 +60,7 @@ class Runs:
                 & picture.c.run_id.is_(None)
             )
             tx.execute(update(picture).where(counted).values(run_id=run_id))
-            contents.write_down(tx, self._target, run_id)
+            contents.write_down(tx, self._target, run_id, without)
             retried = (run.c.target_id == self._target) & (run.c.owed == Owed.RETRY)
             tx.execute(update(run).where(retried).values(owed=Owed.NOTHING))
             tx.execute(delete(note).where(note.c.name == TRAIN))

@@ -45,6 +45,8 @@ class Traits:
     """Whether starting a training of the same name once more continues the first start instead of making a second."""
     lists_pictures: bool = True
     """Whether it can tell what it has. If not: find and copies find nothing, count is None, listing is empty."""
+    leaves_out: bool = False
+    """Whether a training can leave out a category that has too few pictures; if not, it holds training back."""
     keeps_models: bool = True
     """Whether each training leaves a model of its own, to be deployed; if not, there is one, which always answers."""
 

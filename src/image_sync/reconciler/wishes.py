@@ -167,25 +167,32 @@ class Wishes:
         return {one.category for one in held}
 
     def remove(self) -> None:
-        """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go."""
-        dataset = self._dataset()
-        if self._remove_after is None or dataset is None:
-            return
-        before = self._clock() - self._remove_after
-        orphans = self._ledger.chores.orphans(before=before, limit=_CHORES, but=self._too_many())
-        if orphans.pictures:
-            copies = self._platform.copies(shipment(orphans))
-            standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
-            for item in orphans.pictures:
-                here = standing[item.picture_id]
-                stored = {copy.remote_id for copy in self._copies.proved(copies.get(item.key, []), here)}
-                self._ledger.chores.forget(item.picture_id, stored | {here.remote_id})
-        for remote_id in self._ledger.chores.removals(_CHORES):
-            if self._stop.is_set():
+        """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go.
+
+        So do pictures that a person had forgotten (``image-sync forget``), whatever is done about deleted files.
+        """
+        if self._remove_after is not None:
+            self._give_up(self._clock() - self._remove_after)
+        owed = self._ledger.chores.removals(_CHORES)
+        dataset = self._dataset() if owed else None
+        for remote_id in owed if dataset is not None else ():
+            if self._stop.is_set() or dataset is None:
                 return
             self._platform.remove(dataset, remote_id)
             self._ledger.chores.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
+
+    def _give_up(self, before: float) -> None:
+        """Write down what is to be removed of pictures whose last file was deleted before that Unix time."""
+        orphans = self._ledger.chores.orphans(before=before, limit=_CHORES, but=self._too_many())
+        if not orphans.pictures or self._dataset() is None:
+            return
+        copies = self._platform.copies(shipment(orphans))
+        standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
+        for item in orphans.pictures:
+            here = standing[item.picture_id]
+            stored = {copy.remote_id for copy in self._copies.proved(copies.get(item.key, []), here)}
+            self._ledger.chores.forget(item.picture_id, stored | {here.remote_id})
 
 
 def _held(held: Sequence[Departed]) -> ImageSyncError:

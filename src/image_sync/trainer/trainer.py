@@ -12,7 +12,7 @@ from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
 from image_sync.setback import Setback
-from image_sync.tracker import Thresholds, imbalance, rare_labels_told, training_verdict
+from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict
 from image_sync.trainer.following import Follower
 from image_sync.trainer.keeping import Keeper
 from image_sync.trainer.naming import newest_of, stamped
@@ -104,7 +104,8 @@ class Trainer:
         dataset = self._ledger.target.dataset
         base, base_name = self._base(dataset)
         taken = {run.name for run in self._ledger.runs.history()}
-        run = self._ledger.runs.begin(stamped(self._recipe.name, self._clock(), taken), base, base_name)
+        name = stamped(self._recipe.name, self._clock(), taken)
+        run = self._ledger.runs.begin(name, base, base_name, without=self._left_out())
         if run is not None:
             self._launch(run)
 
@@ -172,10 +173,16 @@ class Trainer:
             return "", ""
         return newest.id, newest.name
 
+    def _left_out(self) -> dict[str, int]:
+        return left_out(self._ledger.runs.trainable(), self._thresholds)
+
     def _contents(self) -> Iterator[RemotePicture]:
         from image_sync.annotations import from_text  # late: most daemons never need it
 
+        without = self._left_out()
         for remote_id, key, category, text in self._ledger.runs.contents():
+            if category in without:
+                continue
             yield RemotePicture(remote_id, key, category, annotation=from_text(text) if text else None)
 
     def _follow(self, run: Run, now: float) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from dataclasses import dataclass
+
+from pathspec import GitIgnoreSpec
 
 from image_sync.logs import show_path
 from image_sync.watcher.rules import Rules
@@ -47,7 +50,9 @@ class Filter:
         self._negatives = rules.negatives.encode()
         # Pictures with annotations need no category: what is marked in them says what they show.
         self._rootless = Category("" if rules.annotations != "none" else None)
-        self._categories = {_composed(key): _composed(value) for key, value in rules.categories.items()}
+        self._categories = {_composed(key): value and _composed(value) for key, value in rules.categories.items()}
+        self._ignored = frozenset(key for key, value in self._categories.items() if value is None)
+        self._spec = GitIgnoreSpec.from_lines(rules.exclude) if rules.exclude else None
 
     def file(self, name: bytes) -> bool:
         """Whether a file of this name is wanted."""
@@ -64,7 +69,19 @@ class Filter:
 
     def folder(self, name: bytes) -> bool:
         """Whether a folder of this name is looked into."""
-        return not name.startswith(b".") and name.lower() not in _JUNK_FOLDERS
+        return not name.startswith((b".", b"_")) and name.lower() not in _JUNK_FOLDERS
+
+    @property
+    def selective(self) -> bool:
+        """Whether there are patterns of what is left alone."""
+        return self._spec is not None
+
+    def excluded(self, root: bytes, folder: bytes, name: bytes = b"") -> bool:
+        """Whether a pattern says that this file in the folder, or the folder itself, is left alone."""
+        if self._spec is None:
+            return False
+        below = "/".join(map(os.fsdecode, [*_steps(root, folder), name]))
+        return below != "" and self._spec.match_file(below)
 
     def too_deep(self, root: bytes, folder: bytes) -> bool:
         """Whether the folder lies deeper below the root than the rules allow."""
@@ -73,7 +90,13 @@ class Filter:
     def admits(self, root: bytes, folder: bytes) -> bool:
         """Whether this folder, at or below the root, is looked at."""
         steps = _steps(root, folder)
-        return len(steps) <= self._depth and all(map(self.folder, steps))
+        if len(steps) > self._depth or not all(map(self.folder, steps)):
+            return False
+        return not self._left_alone(steps) and not self.excluded(root, folder)
+
+    def _left_alone(self, steps: list[bytes]) -> bool:
+        named = steps[:1] if self._from_first else steps
+        return bool(self._ignored) and any(_composed(os.fsdecode(step)) in self._ignored for step in named)
 
     def category(self, root: bytes, folder: bytes) -> Category:
         """The category of the pictures that lie in this folder, at or below the root."""

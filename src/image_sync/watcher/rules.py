@@ -22,7 +22,8 @@ class Rules:
         recursive: whether folders below a category folder are looked at.
         category_from: ``first``: the first folder below the root names the category; ``parent``: the folder that the
             picture lies in.
-        categories: folder name to category name.
+        exclude: patterns of .gitignore, seen from the root: what they match is left alone.
+        categories: folder name to category name; None: the folder is left alone.
         negatives: name of the folder in a category folder whose pictures show what the category is not: their category
             is ``<category>/<negatives>``; empty: there is none.
         annotations: ``required``: a picture waits until its annotation is there; ``optional``: it goes without if there
@@ -43,7 +44,8 @@ class Rules:
     mode: Literal["auto", "events", "polling"] = "auto"
     recursive: bool = True
     category_from: Literal["first", "parent"] = "first"
-    categories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    exclude: tuple[str, ...] = ()
+    categories: Mapping[str, str | None] = field(default_factory=lambda: MappingProxyType({}))
     negatives: str = ""
     annotations: Literal["required", "optional", "none"] = "none"
     ignored_labels: frozenset[str] = frozenset()

@@ -117,7 +117,8 @@ class Scanner:
                     found = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except OSError:
                     found = None
-                if found is None or not stat.S_ISREG(found.st_mode) or not self.filters.file(name):
+                wanted = self.filters.file(name) and not self.filters.excluded(root.path, folder, name)
+                if found is None or not stat.S_ISREG(found.st_mode) or not wanted:
                     self._forget(root, folder, [name])
                     continue
                 stamp, source, newest = stamp_of(found, local=root.local), sources.get(name), 0.0
@@ -172,9 +173,18 @@ class Scanner:
             root.trouble(place, _UNMOUNTED)
         return place is not None
 
+    def _leave_alone(self, folder: bytes, names: list[bytes]) -> None:
+        """The rules say now that these recorded files are not wanted. What was sent of them stays where it is."""
+        self.digest.note("watch.excluded", folder=folder, files=len(names))
+        if names:
+            self._catalogue.gone(folder, names, deleted=False)
+
     def vanished_folders(self, root: Root) -> Iterator[None]:
-        """Note the departure of every recorded folder that is not there."""
+        """Note the departure of every recorded folder that is not there, or not wanted any more."""
         for number, folder in enumerate(self._catalogue.folders(root.path)):
+            if not self.filters.too_deep(root.path, folder) and not self.filters.admits(root.path, folder):
+                self._leave_alone(folder, list(self._catalogue.known(folder)[1]))
+                continue
             try:
                 os.close(open_folder(root.path, folder))
             except OSError as error:
@@ -198,9 +208,12 @@ class Scanner:
             elif look.news.get(name) != stamp and self.intake.consider(root, look.folder, fd, name, stamp, category):
                 yield
         yield from self._look_with_annotations(root, look, fd, pictures, category)
+        excluded = [name for name in known if self.filters.excluded(root.path, look.folder, name)]
+        if excluded:
+            self._leave_alone(look.folder, excluded)
         if known:  # what was met has been taken out of it
             look.agrees = False
-            if any(presence(fd, name) is Presence.ABSENT for name in known):
+            if any(presence(fd, name) is Presence.ABSENT for name in known if name not in excluded):
                 root.departures.setdefault(look.folder, self._now())
         elif look.agrees and self._catalogue.ground(look.folder) not in {None, here}:
             self._catalogue.stands(look.folder, here)
@@ -228,11 +241,14 @@ class Scanner:
         are what they were, and for those nothing is done that need not be.
         """
         everything, number, local = self.companions.used, 0, root.local
+        selective = self.filters.selective
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries, 1):
                 if number % AT_ONCE == 0:
                     yield None
                 name = os.fsencode(entry.name)
+                if selective and self.filters.excluded(root.path, folder, name):
+                    continue  # if it is recorded, that is seen to below
                 if not entry.is_file(follow_symlinks=False):
                     if entry.is_dir(follow_symlinks=False):
                         self._inner(root, folder, name, inner)

@@ -76,6 +76,7 @@ class SageMakerPlatform:
             suffixes=frozenset({"jpg", "jpeg", "png"}),
             min_categories=MIN_CATEGORIES,
             min_pictures=_EACH,
+            leaves_out=True,
             idempotent_uploads=True,
             min_labelled=_EACH,
         )
