@@ -215,7 +215,14 @@ def test_only_this_machine_and_no_web_page(tmp_path: Path, server: MobiusServer)
     with pytest.raises(Unprotected):
         MobiusServer(tmp_path / "open").start("0.0.0.0")
     sdk = Sdk(server.url)
-    for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}):
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example"},
+        {"Host": "[::1"},
+    ):
         answer = sdk.session.get(f"{server.url}/custom/delete/x", headers=headers, timeout=9)
         assert answer.status_code == 403
 

@@ -116,7 +116,18 @@ def test_without_credentials_any_token_or_none_will_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example"}, {"Origin": "http://evil.example"}]
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
 )
 def test_without_credentials_a_web_page_cannot_use_it(tmp_path, headers):
     """A browser that is led here by another site, or by a name that was bound anew, is refused."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import resource
+import socket
 import struct
+import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.server import MviServer
-from support.mvi_server import Caller, archive, picture, serving
+from support.mvi_server import Caller, archive, picture, serving, until
 
 JPG = picture("dark", 1)
 LIMITS = Limits(zip_members=50, zip_member=2_000_000, zip_total=8_000_000, picture=1_000_000, json=100_000, parts=60)
@@ -204,3 +208,92 @@ def test_a_hostile_import_is_refused_or_told(caller):
     assert (task["status"], task["success_count"], task["fail_count"]) == ("failed", 1, 1)
     assert "b.jpg" in task["fault"]
     assert caller.call("POST", "/datasets/import", files={"files": ("x.zip", HOSTILE["climbs"][0])}).status_code == 400
+
+
+def half_open(url: str, number: int, said: bytes = b"GET /api/datasets HTTP/1.1\r\nHost: ") -> list[socket.socket]:
+    """Connections of clients that begin a request and do not go on."""
+    where = (urlsplit(url).hostname, urlsplit(url).port)
+    found = []
+    for _ in range(number):
+        found.append(socket.create_connection(where, timeout=5))
+        found[-1].sendall(said)
+    return found
+
+
+def is_closed(one: socket.socket) -> bool:
+    one.settimeout(0.001)
+    try:
+        return one.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+POST = b"POST /api/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /api/datasets HTTP/1.1\r\nHost: ", POST], ids=["nothing", "headers", "body"]
+)
+def test_a_client_that_does_not_go_on_is_hung_up_on(tmp_path, said):
+    """Nothing, half of the headers or half of a body keep a connection for the time of silence, not longer."""
+    with serving(tmp_path, limits=Limits(silence=0.5)) as server:
+        (silent,) = half_open(server.url, 1, said)
+        with silent:
+            assert not is_closed(silent)
+            until(lambda: is_closed(silent), 10)
+
+
+def test_headers_that_drip_are_hung_up_on(tmp_path):
+    """The headers must be whole in time: a byte now and then does not count."""
+    with serving(tmp_path, limits=Limits(silence=0.5)) as server:
+        (slow,) = half_open(server.url, 1)
+        with slow:
+
+            def goes_on() -> bool:
+                try:
+                    slow.sendall(b"x")
+                except OSError:
+                    return True
+                return is_closed(slow)
+
+            until(goes_on, 10)
+
+
+def test_a_kept_connection_outlives_the_silence(tmp_path):
+    """A client that keeps its connection between two requests is no silent one."""
+    with serving(tmp_path, limits=Limits(silence=0.2)) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=5)
+        for _ in range(2):
+            connection.request("GET", "/api/datasets")
+            assert connection.getresponse().read() == b"[]"
+            kept = connection.sock
+            threading.Event().wait(0.5)
+        assert connection.sock is kept
+        connection.close()
+
+
+def test_many_half_open_connections_do_not_make_it_deaf(tmp_path):
+    """Beyond the limit the connection that was silent longest is closed, and a new client is answered at once."""
+    with serving(tmp_path, limits=Limits(connections=20)) as server:
+        flood = half_open(server.url, 100)
+        began = time.monotonic()
+        assert Caller(server.url).get("/datasets") == []
+        assert time.monotonic() - began < 5
+        until(lambda: sum(not is_closed(one) for one in flood) <= 20, 10)
+        for one in flood:
+            one.close()
+
+
+def test_plain_fields_of_a_form_are_bounded_together(caller):
+    """Many fields that are small each are refused, as is an endless header of a part."""
+    dataset = caller.dataset()
+    fields = {f"f{number}": "x" * 5000 for number in range(30)}
+    response = caller.upload(dataset, [("a.jpg", JPG)], fields)
+    assert response.status_code == 413
+    assert "plain fields have more than 100000 bytes" in response.json()["fault"]
+    body = b"--b\r\nContent-Disposition: " + b"x" * 20_000
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    response = caller.call("POST", f"/datasets/{dataset}/files", data=body, headers=headers)
+    assert (response.status_code, response.json()["fault"]) == (400, "The multipart body is damaged.")

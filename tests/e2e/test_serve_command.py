@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 
 from image_sync.mvi_server.kinds import KINDS
 from support.mvi_server import Caller
@@ -216,3 +220,26 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path):
     assert code == 78
     assert "pip install 'image-sync[server]'" in err
     assert "uvicorn missing" in err
+
+
+@pytest.mark.parametrize("api", ["mvi", "mobius"])
+def test_more_half_open_connections_than_descriptors_do_not_make_it_deaf(tmp_path: Path, api: str) -> None:
+    """With 256 descriptors and 300 such clients a request is answered within seconds, and the log stays small."""
+    log = tmp_path / "log"
+    with served("--data", str(tmp_path / "data"), "--api", api) as (process, url):
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, 256))
+        drain = threading.Thread(target=lambda: process.stderr and log.write_text(process.stderr.read()))
+        where = (urlsplit(url).hostname, urlsplit(url).port)
+        flood = []
+        for _ in range(300):
+            flood.append(socket.create_connection(where, timeout=20))
+            flood[-1].sendall(b"GET /api/datasets HTTP/1.1\r\n")
+        drain.start()
+        path = "/api/datasets" if api == "mvi" else "/status/x"
+        assert requests.get(url + path, timeout=10, proxies={"http": ""}).status_code == 200
+        for one in flood:
+            one.close()
+        process.kill()
+        drain.join()
+
+    assert log.stat().st_size < 100_000

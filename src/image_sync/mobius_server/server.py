@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
 import struct
 import threading
-from email.message import Message
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,10 +21,12 @@ from image_sync.mobius_server.faults import Fault, Faults
 from image_sync.mobius_server.form import data_of
 from image_sync.mobius_server.store import Store
 from image_sync.mobius_server.tasks import Tasks
+from image_sync.web_guard import is_local, refusal
 
 _log = get_logger(__name__)
 
-_LARGEST = 2**30
+_LARGEST = 256 * 2**20
+_CONNECTIONS = 100
 _KEPT = 10_000
 """Requests that are remembered at least."""
 _PAGE = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
@@ -110,6 +112,37 @@ class _Http(ThreadingHTTPServer):
     request_queue_size = 128
     emulator: MobiusServer
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lock = threading.Lock()
+        self._idle: dict[socket.socket, float] = {}
+        self._open = 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a thread for a connection; when there are too many, the oldest whose request is not whole is closed."""
+        self.busy(request, busy=False)
+        with self._lock:
+            self._open += 1
+            oldest = min(self._idle, key=self._idle.__getitem__) if self._open > _CONNECTIONS else None
+        if oldest is not None:
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes, and ends it
+        super().process_request(request, client_address)
+
+    def busy(self, connection: socket.socket, *, busy: bool) -> None:
+        """Note whether a connection is in a request."""
+        with self._lock:
+            self._idle.pop(connection, None)
+            if not busy:
+                self._idle[connection] = time.monotonic()
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with self._lock:
+            self._idle.pop(request, None)
+            self._open -= 1
+        super().shutdown_request(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went is no news."""
 
@@ -139,8 +172,15 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return
+        self.server.busy(self.connection, busy=True)
+        try:
+            self._answer(method, body)
+        finally:
+            self.server.busy(self.connection, busy=False)
+
+    def _answer(self, method: str, body: bytes) -> None:
         emulator = self.server.emulator
-        if not _is_own(self.headers):
+        if refusal(self.headers.get):
             self._say(403, Failure("wrong_arguments_format").body)
             return
         emulator.note(f"{method} {self.path}")
@@ -211,19 +251,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.rfile.close()  # it keeps the connection open, too
         self.connection.close()
-
-
-def is_local(host: str) -> bool:
-    """Whether this name or address can only mean this machine."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_own(headers: Message) -> bool:
-    """Whether no web page is behind the request: the emulator asks nobody who they are, and obeys plain GETs."""
-    host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
-    return is_local(host) and headers.get("Origin") is None and headers.get("Sec-Fetch-Site", "none") == "none"

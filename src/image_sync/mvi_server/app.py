@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, QueryParams
@@ -20,6 +18,7 @@ from image_sync.mvi_server.call import Call, Site
 from image_sync.mvi_server.journal import Journal, JournalKeeper
 from image_sync.mvi_server.mischief import Mischief
 from image_sync.mvi_server.parts import Form, read_form
+from image_sync.web_guard import refusal
 
 _log = get_logger(__name__)
 
@@ -71,8 +70,8 @@ class _App:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         headers = Headers(scope=scope)
-        if self._guarded_by_address:
-            _check_origin(headers)
+        if self._guarded_by_address and (reason := refusal(headers.get)):
+            raise Failure(403, reason)
         secret = headers.get(TOKEN, "")
         user = self._site.guard.who(secret)
         route: routes.Route | None = None
@@ -147,31 +146,3 @@ class _App:
 def _run(route: routes.Route, call: Call) -> Response:
     found = route.handler(call)
     return found if isinstance(found, Response) else rendered(found)
-
-
-def _check_origin(headers: Headers) -> None:
-    """Refuse what a web page makes a browser send: a server without a password would obey it.
-
-    Raises:
-        Failure: 403.
-    """
-    host = headers.get("host", "")
-    origin = headers.get("origin")
-    if not is_local(urlsplit(f"//{host}").hostname or ""):
-        raise Failure(403, f"This server answers to localhost only, not to {host[:80]!r}, as it asks for no password.")
-    if origin is not None and urlsplit(origin).netloc != host:
-        raise Failure(403, "This server asks for no password, so it takes no requests from other web pages.")
-
-
-def is_local(host: str) -> bool:
-    """Whether this name or address can only mean this machine.
-
-    >>> is_local("localhost"), is_local("127.0.0.9"), is_local("::1"), is_local("127.0.0.1.evil.example")
-    (True, True, True, False)
-    """
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,13 +13,15 @@ class Limits:
 
     Attributes:
         body: one request's whole body; more is answered with 413.
-        json: a JSON body, or one plain field of a form.
+        json: a JSON body, or all plain fields of a form together.
         parts: parts of one form.
         memory: what the parts of one form may hold in memory before they go to disk.
         picture: one picture; pixels: its width times its height, read from its header.
         zip_members, zip_member, zip_total: entries of an archive, one entry, and all of them unpacked.
         zip_ratio: how many times an entry may grow when unpacked; pictures hardly do.
         name: characters of a name.
+        connections: open connections; beyond that the one that has been silent for the longest time is closed.
+        silence: seconds until a connection is closed whose headers are not whole, or whose body does not go on.
         points: entries kept of a training's curve; when there are more, every other one is dropped.
         journal: requests remembered by the journal.
     """
@@ -35,5 +37,7 @@ class Limits:
     zip_total: int = 4096 * _MIB
     zip_ratio: int = 100
     name: int = 255
+    connections: int = 500
+    silence: float = 20.0
     points: int = 400
     journal: int = 10_000

@@ -79,6 +79,7 @@ class FormReader:
         self._disposition = b""
         self._parts = 0
         self._held = 0
+        self._told = 0
         self._ended = False
         self._parser = MultipartParser(
             boundary,
@@ -150,8 +151,10 @@ class FormReader:
             raise Failure(400, "The multipart body is damaged.")
         part.size += end - start
         if part.name != FILES:
-            if part.size > self._limits.json:
-                raise Failure(413, f"The field {part.name[:40]!r} is too large.")
+            self._told += end - start
+            if self._told > self._limits.json:
+                fault = f"The form's plain fields have more than {self._limits.json} bytes, up to {part.name[:40]!r}."
+                raise Failure(413, fault)
         elif part.path is None and (part.size > _IN_MEMORY or self._held + part.size > self._limits.memory):
             part.path = self._store.scratch()
             self._sink = part.path.open("xb")

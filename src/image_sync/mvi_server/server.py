@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import h11
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from image_sync.logs import get_logger
-from image_sync.mvi_server.app import build, is_local
+from image_sync.mvi_server.app import build
 from image_sync.mvi_server.auth import DAY, Credentials, Guard
 from image_sync.mvi_server.call import Site
 from image_sync.mvi_server.faults import Faults
@@ -24,29 +26,91 @@ from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.mischief import TRANSPORT
 from image_sync.mvi_server.shelf import Shelf
 from image_sync.mvi_server.store import Store
+from image_sync.web_guard import is_local
 
 _log = get_logger(__name__)
 _KEEP_ALIVE = 75
 _GRACE = 5
 _BACKLOG = 256
+_ACCEPTED = 16
+"""Connections that are accepted in one go, before those that are too many can be closed."""
 
 
 class Unprotected(ValueError):  # noqa: N818 - it is a state of affairs, named as such
     """Other machines could reach the server, and it would let them all in."""
 
 
+_CLAIMS = {h11.IDLE: 0, h11.SEND_BODY: 1}
+
+
 class _Protocol(H11Protocol):
-    """HTTP that lets the application cut the connection, which only the fault switches do."""
+    """HTTP of a client that may be slow, silent or one of many.
+
+    A connection that keeps the server waiting, for headers or for more of a body, is closed after a while; when there
+    are too many, the one that has been silent for the longest time makes room. The application can cut the connection,
+    which only the fault switches do.
+    """
+
+    limits: Limits  # of this server: set in a class of its own
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app = self.app
+        self._heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
         async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
             scope[TRANSPORT] = self.transport
             await app(scope, receive, send)
 
         self.app = with_transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._heard = self.loop.time()
+        self._timer = self.loop.call_later(self.limits.silence, self._look)
+        others = [one for one in self.connections if isinstance(one, _Protocol) and not one.transport.is_closing()]
+        if len(others) > _room(self.limits):
+            min(others, key=lambda one: one.claim).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        # What comes while headers are awaited does not count: they must be whole in time.
+        if not self.idle or self.timeout_keep_alive_task is not None:
+            self._heard = self.loop.time()
+        super().data_received(data)
+
+    @property
+    def claim(self) -> tuple[int, float]:
+        """How much it may stay when there are too many: what is answered before what arrives before what waits."""
+        return _CLAIMS.get(self.conn.their_state, 2), self._heard
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being read or answered."""
+        return self.conn.their_state is h11.IDLE
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        kept_alive = self.timeout_keep_alive_task is not None  # uvicorn has a time limit for that
+        waits = (self.idle and not kept_alive) or (self.conn.their_state is h11.SEND_BODY and not self.flow.read_paused)
+        if not waits:
+            self._heard = max(self._heard, now - self.limits.silence / 2)
+        left = self._heard + self.limits.silence - now
+        if left <= 0:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(left, self._look)
+
+
+def _room(limits: Limits) -> int:
+    """How many connections this process can have, beside the files that it opens."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limits.connections if files == resource.RLIM_INFINITY else min(limits.connections, max(8, files // 2))
 
 
 class MviServer:
@@ -106,13 +170,13 @@ class MviServer:
         app = build(self._site, self.requests, guarded_by_address=self.guard.open)
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_LimitedProtocol", (_Protocol,), {"limits": self._site.limits}),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=_ACCEPTED,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_GRACE,
         )
@@ -154,7 +218,10 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_tell)
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # more may wait than are accepted in one go
         self._ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -168,6 +235,12 @@ class _Server(uvicorn.Server):
         """End the connections of those that are in the middle of a request and do not go on."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _tell(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """One line for what asyncio would tell with a traceback each time, such as a process that is out of descriptors."""
+    error = context.get("exception")
+    _log.warning("mvi_server.trouble", reason=str(context.get("message", "")), error=str(error or ""))
 
 
 def _listener(host: str, port: int) -> socket.socket:
