@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from image_sync.config.hours import Hours, covers
-from image_sync.domain import Run, Tally, Verdict
+from image_sync.domain import Run, RunState, Tally, Verdict
 
 _DAY = 86_400.0
 REFUSAL_WAIT = 300.0
 """Seconds after which a training that the platform refused to start is tried again."""
+FAILURE_WAIT = 3600.0
+"""Seconds from the end of a training that failed to the next one, if new pictures come."""
 RETRY_WAIT = 300.0
 """Seconds after which a training that failed for a cause that passes is started once more."""
 _MINUTE, _MINUTES_A_DAY = 60, 1440
@@ -119,17 +121,14 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         short = need - have
         sending = f", of which {on_way} {_are(on_way)} being sent" if on_way else ""
         return no(f"waits for {short} more uploaded {_noun(short)}{sending}")
-    if on_way:
-        return no(f"waits until {_pictures(on_way)} {_are(on_way)} sent")
-    if tally.unmarked:
-        return no(f"waits until {_pictures(tally.unmarked)} {_are(tally.unmarked)} annotated at the platform")
-    if tally.moving:
-        return no(
-            f"waits until {_pictures(tally.moving)} {_are(tally.moving)} moved to another category at the platform"
-        )
+    if owed := _owed(tally):
+        return no(owed)
     missing = _minimum(tally, thresholds)
     if missing:
         return no(f"due, {missing}")
+    if _fails_again(tally, thresholds):
+        last = tally.last.name if tally.last else ""
+        return no(f"due, but {last} failed; new pictures or `image-sync train` start the next one")
     pause, why = _pause(tally, thresholds, now)
     if pause > 0:
         return no(f"due, but {why}", pause)
@@ -137,8 +136,18 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         f"'{name}' ({count} of {thresholds.min_pictures})"
         for name, count in left_out(tally.trainable, thresholds).items()
     )
-    occasion = _occasion(tally, have >= need)
+    occasion = _occasion(tally, thresholds)
     return Verdict(True, have, need, f"{occasion}; leaves out {without}" if without else occasion)
+
+
+def _owed(tally: Tally) -> str:
+    """What the platform must be told before a training contains what the folders say; empty when it knows."""
+    debts = {
+        "sent": tally.cleared + tally.sending,
+        "annotated at the platform": tally.unmarked,
+        "moved to another category at the platform": tally.moving,
+    }
+    return next((f"waits until {_pictures(n)} {_are(n)} {done}" for done, n in debts.items() if n), "")
 
 
 def imbalance(trainable: Mapping[str, int], max_ratio: float | None) -> str:
@@ -155,12 +164,12 @@ def imbalance(trainable: Mapping[str, int], max_ratio: float | None) -> str:
     )
 
 
-def _occasion(tally: Tally, reached: bool) -> str:
+def _occasion(tally: Tally, thresholds: Thresholds) -> str:
     if tally.train_requested:
         return "asked for"
-    if reached or tally.retry is None:
-        return "threshold reached"
-    return f"tries {tally.retry.name} once more, which failed: {tally.retry.reason}"
+    if tally.retry is not None and not _many_new(tally, tally.retry, thresholds):
+        return f"tries {tally.retry.name} once more, which failed: {tally.retry.reason}"
+    return "threshold reached"
 
 
 def _running(run: Run) -> str:
@@ -244,17 +253,9 @@ def _labels(labelled: Mapping[str, int], need: int) -> str:
 
 def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str]:
     """Seconds to wait for reasons of time, and the reason; 0 if there is none."""
-    refusal, last = tally.refusal, tally.last
-    if refusal is not None and refusal.ended_at is not None and not tally.train_requested:
-        newer = last is None or refusal.id > last.id
-        wait = refusal.ended_at + REFUSAL_WAIT - now
-        if newer and wait > 0:
-            return wait, f"the platform refused to start it ({refusal.reason}); tries again in {wait:.0f} s"
-    retry = tally.retry
-    if retry is not None and retry.ended_at is not None and tally.untrained < thresholds.training:
-        wait = retry.ended_at + RETRY_WAIT - now
-        if wait > 0 and not tally.train_requested:
-            return wait, f"{retry.name} failed ({retry.reason}); it is tried once more in {wait:.0f} s"
+    last = tally.last
+    if not tally.train_requested and (after := _pause_after_failure(tally, thresholds, now)) is not None:
+        return after
     wait = _quiet_left(thresholds.quiet_hours, now)
     if wait > 0:
         end = datetime.fromtimestamp(now + wait).astimezone()
@@ -270,12 +271,48 @@ def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str
     return 0.0, ""
 
 
+def _more_than(failed: Run, tally: Tally, thresholds: Thresholds) -> int:
+    """How many pictures more the next training would contain than one that failed."""
+    contained = sum(tally.trainable.values()) - sum(left_out(tally.trainable, thresholds).values())
+    return contained - failed.pictures
+
+
+def _many_new(tally: Tally, failed: Run, thresholds: Thresholds) -> bool:
+    """Whether a training is due by the pictures alone that came after one that failed."""
+    return _more_than(failed, tally, thresholds) >= thresholds.training
+
+
+def _pause_after_failure(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str] | None:
+    refusal, last, retry = tally.refusal, tally.last, tally.retry
+    if refusal is not None and refusal.ended_at is not None and (last is None or refusal.id > last.id):
+        wait = refusal.ended_at + REFUSAL_WAIT - now
+        if wait > 0:
+            return wait, f"the platform refused to start it ({refusal.reason}); tries again in {wait:.0f} s"
+    failed, pause, then = last, FAILURE_WAIT, "the next one starts"
+    if retry is not None:
+        failed, pause, then = retry, RETRY_WAIT, "it is tried once more"
+    if failed is None or failed.state is not RunState.FAILED or failed.ended_at is None:
+        return None
+    if _many_new(tally, failed, thresholds):
+        return None
+    wait = failed.ended_at + pause - now
+    return (wait, f"{failed.name} failed ({failed.reason}); {then} in {wait:.0f} s") if wait > 0 else None
+
+
 def _quiet_left(hours: Hours, now: float) -> float:
     """Seconds until the quiet hours are over; 0 outside them."""
     local = datetime.fromtimestamp(now).astimezone()
     minute = local.hour * _MINUTE + local.minute
     ahead = next(n for n in range(_MINUTES_A_DAY) if not covers(hours, (minute + n) % _MINUTES_A_DAY))
     return ahead * _MINUTE - local.second - local.microsecond / 1e6 if ahead else 0.0
+
+
+def _fails_again(tally: Tally, thresholds: Thresholds) -> bool:
+    """Whether the next training would contain no more than the last one did, which failed for good."""
+    last = tally.last
+    if last is None or last.state is not RunState.FAILED or tally.retry is not None or tally.train_requested:
+        return False
+    return _more_than(last, tally, thresholds) <= 0
 
 
 def _noun(count: int) -> str:

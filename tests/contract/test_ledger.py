@@ -695,15 +695,16 @@ def test_pictures_of_a_training_that_was_not_started_count_again(ledger: Ledger,
     assert ledger.tally().last is None
 
 
-def test_a_failed_training_was_started_and_counts(ledger: Ledger) -> None:
-    """Its pictures do not start the same failure again."""
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_failed_training_gives_its_pictures_back(ledger: Ledger, ended: bool) -> None:
+    """They count towards the next one, unless the training may still run at the platform."""
     ready_to_train(ledger)
     run = ledger.runs.begin("m-1", "")
     assert run is not None
     ledger.runs.started(run.id, "t-1")
-    ledger.runs.failed(run.id, "out of memory")
+    ledger.runs.failed(run.id, "out of memory", ended=ended)
 
-    assert ledger.tally().untrained == 0
+    assert ledger.tally().untrained == (2 if ended else 0)
     assert [one.reason for one in ledger.runs.history()] == ["out of memory"]
 
 

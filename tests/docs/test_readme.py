@@ -120,6 +120,17 @@ def test_every_command_explains_itself(name: str) -> None:
     assert "--help" in done.output
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_names_things_instead_of_types(name: str) -> None:
+    """`--endpoint URL`, not `--endpoint TEXT`."""
+    group = typer.main.get_command(app)
+    calls = [words.split() for words, _ in every_command(group) if words.split()[0] == name]
+    shown = "".join(CliRunner().invoke(app, [*call, "--help"]).output for call in calls)
+
+    assert shown
+    assert not re.findall(r"<(?:str|path|int|float|list\[.*)>|\b(?:TEXT|PATH|INTEGER|FLOAT)\b", shown)
+
+
 def test_commands_named_in_the_readme_exist() -> None:
     """Every `image-sync <command>` in README is a command."""
     group = typer.main.get_command(app)

@@ -218,11 +218,42 @@ def test_check_says_what_the_daemon_would_do(plant: Plant) -> None:
     assert {finding["subject"] for finding in found["findings"]} >= {"configuration", "folder", "server", "dataset"}
 
 
-def test_check_counts_what_the_ledger_already_holds_ready(plant: Plant) -> None:
-    """Pictures found by a run that could not send them are uploaded and trained on next time, and check says so."""
-    plant.configure(credentials={"endpoint": "http://127.0.0.1:9"}, threshold={"upload": 5, "training": 10})
+def test_check_counts_as_the_run_does(plant: Plant, server: MviServer) -> None:
+    """Broken pictures, copies, conflicts, another dataset, a lost ledger, a failure: what is told comes true."""
     put_plates(plant)
-    assert plant.call("run", "--once").returncode == 69
+    plant.put("dark/broken.jpg", b"no picture")
+    plant.put("dark/copy.jpg", picture("dark", 0))
+    plant.put("light/dark.jpg", picture("dark", 1))
+    told = plant.call("check").stdout
+    assert "Now it would upload 11 picture(s)" in told
+    assert "1 new files cannot be used, such as" in told
+    assert "1 new pictures lie in several categories" in told
+    (plant.root / "light/dark.jpg").unlink()
+    plant.call("run", "--once")
+    assert "upload nothing" in plant.call("check").stdout
+
+    plant.configure(dataset={"name": "others"})
+    assert "Now it would upload 12 picture(s)" in plant.call("check").stdout
+    plant.call("run", "--once")
+    assert len(stored(server)) == 24
+
+    plant.configure(state=str(plant.folder / "lost"))
+    lost = plant.call("check").stdout
+    assert "12 pictures are in the dataset already" in lost
+    assert "Now it would upload at most 12 picture(s)" in lost
+
+    plant.configure(folders=[str(plant.folder / "none")])
+    failed = plant.call("check").stdout
+    assert "It would do nothing before what failed above is put right." in failed
+    assert "Now it would" not in failed
+
+
+def test_check_counts_what_the_ledger_already_holds_ready(plant: Plant) -> None:
+    """Pictures found by a run below its threshold are uploaded and trained on next time, and check says so."""
+    plant.configure(threshold={"upload": 13, "training": 13})
+    put_plates(plant)
+    assert plant.call("run", "--once").returncode == 0
+    plant.configure(threshold={"upload": 5, "training": 10})
 
     told = plant.call("check").stdout
     assert "Now it would upload 12 picture(s) (12 / 5) and then start a training (12 / 10" in told
@@ -390,6 +421,33 @@ def test_show_tells_the_story_of_a_picture(plant: Plant, server: MviServer) -> N
     unknown = plant.call("show", str(plant.folder / "elsewhere.jpg"))
     assert unknown.returncode == 2
     assert "no such file" in said(unknown)
+
+
+def test_show_finds_a_picture_by_whatever_is_known_of_it(plant: Plant) -> None:
+    """Through a link, by its name and id at the server, by its hash, and by its path when the file is gone."""
+    put_plates(plant, each=2)
+    path = plant.root / "dark/000.jpg"
+    link = plant.folder / "link"
+    link.symlink_to(plant.root)
+    plant.configure(folders=[str(link)])
+    plant.call("run", "--once")
+    first = json.loads(plant.call("show", str(path), "--json").stdout)
+    known = one_by_one(plant, *(["show", first[name], "--json"] for name in ("key", "remote_id", "sha256")))
+    path.unlink()
+    plant.call("run", "--once")
+    gone, unknown, wrong = one_by_one(
+        plant, ["show", str(link / "dark/000.jpg")], ["show", "nothing", "--json"], ["show", "--jsn", "--json"]
+    )
+
+    assert first["path"] == str(link / "dark/000.jpg")
+    assert [json.loads(one.stdout) for one in known] == [first] * 3
+    assert "its file was deleted" in gone.stdout
+    assert first["remote_id"] in gone.stdout
+    error = json.loads(unknown.stdout)["error"]
+    assert (unknown.returncode, error["exit_code"]) == (2, 2)
+    assert "nothing is known of nothing" in error["what"]
+    assert error["hint"]
+    assert (wrong.returncode, json.loads(wrong.stdout)["error"]["exit_code"]) == (2, 2)
 
 
 def test_show_finds_a_name_that_is_no_text(plant: Plant) -> None:

@@ -344,6 +344,7 @@ class LedgerModel(RuleBasedStateMachine):
                 runs.trained(self.run, None)
             else:
                 runs.failed(self.run, "no")
+                self.runs = {number: None if run == self.run else run for number, run in self.runs.items()}
             self.run = None
         elif self.run_started:
             return

@@ -15,6 +15,7 @@ from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.score import Score, count, overlap
 from image_sync.cli.demo.sorting import Sorting
 from image_sync.cli.demo.story import TRAINING, UPLOAD
+from image_sync.cli.measure import Measure
 from image_sync.domain import Box
 from image_sync.errors import UsageError
 from image_sync.platforms.base import Prediction
@@ -121,7 +122,7 @@ def test_without_the_drawing_library_one_line_says_how_to_get_it(
     monkeypatch.delitem(sys.modules, "image_sync.cli.models.charts", raising=False)
     monkeypatch.delattr("image_sync.cli.models.charts", raising=False)
     monkeypatch.chdir(tmp_path)
-    command._plot(Detection(), None, None, Scene(Console()))  # type: ignore[arg-type]
+    command._plot(Detection(), None, None, Measure("accuracy", None), Scene(Console()))  # type: ignore[arg-type]
 
     assert "pip install 'image-sync[plot]'" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

@@ -120,6 +120,19 @@ def test_what_is_due_is_not_short_of_anything() -> None:
     assert (going_on.due, going_on.short_by) == (True, 0)
 
 
+def test_a_failed_training_is_followed_by_another_only_with_new_pictures() -> None:
+    """Its pictures count again; without new ones nothing is paid twice, with them an hour is waited; asked, at once."""
+    failed = run(RunState.FAILED, pictures=40, started_at=NOW - 100, ended_at=NOW, reason="bad labels")
+    same = Tally(untrained=24, trainable=ENOUGH, last=failed)
+    more = replace(same, untrained=25, trainable={"good": 21, "scratch": 20})
+
+    told = "due, but m-1 failed; new pictures or `image-sync train` start the next one"
+    assert training_verdict(same, RULES, now=NOW + 10**6).reason == told
+    assert training_verdict(more, RULES, now=NOW + 600).wait == 3000
+    assert training_verdict(more, RULES, now=NOW + 3600).due
+    assert training_verdict(replace(same, train_requested=True), RULES, now=NOW).due
+
+
 def test_quiet_is_counted_from_the_last_picture_on_the_callers_clock() -> None:
     """A new picture starts the quiet time again; the time since the threshold was reached goes on."""
     quiet = Quiet()
@@ -303,7 +316,7 @@ def test_quiet_hours_hold_for_a_training_that_a_person_asks_for() -> None:
 
 def test_a_failure_that_passes_is_due_again_after_a_while() -> None:
     """No threshold is needed; the pauses between trainings hold; the reason names the failure."""
-    failed = run(RunState.FAILED, ended_at=NOW - 60, started_at=NOW - 90, reason="no GPU is free")
+    failed = run(RunState.FAILED, pictures=40, ended_at=NOW - 60, started_at=NOW - 90, reason="no GPU is free")
     tally = Tally(untrained=3, trainable=ENOUGH, retry=failed, last=failed)
 
     soon = training_verdict(tally, RULES, now=NOW)
@@ -323,7 +336,7 @@ def test_new_pictures_do_not_wait_for_the_second_try() -> None:
     """At the threshold a training is due in any case: it is the second try."""
     failed = run(RunState.FAILED, ended_at=NOW - 60, reason="no GPU is free")
 
-    verdict = training_verdict(Tally(untrained=24, trainable=ENOUGH, retry=failed), RULES, now=NOW)
+    verdict = training_verdict(Tally(untrained=24, confirmed=24, trainable=ENOUGH, retry=failed), RULES, now=NOW)
 
     assert (verdict.due, verdict.reason) == (True, "threshold reached")
 

@@ -34,6 +34,15 @@ COMMANDS: Mapping[str, str] = {
 """Command to its first sentence. It lies in the module of its name: a function of that name, or a group ``app``."""
 
 
+def _name_things(command: Any) -> None:
+    """Have help say `IMAGE...` alone: recent releases of Typer add the type, `<list[Path]>`."""
+    for param in command.params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda **_: ""
+    for inner in getattr(command, "commands", {}).values():
+        _name_things(inner)
+
+
 class Commands(TyperGroup):
     """A group whose commands are imported by name."""
 
@@ -57,6 +66,7 @@ class Commands(TyperGroup):
         app.rich_markup_mode = None  # the boxes around help would cost as much time as everything else in it
         command = typer.main.get_command(app)
         command.name = cmd_name
+        _name_things(command)
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - click passes it

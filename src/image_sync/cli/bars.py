@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from image_sync.cli.measure import Measure
 from image_sync.domain import Run
 from image_sync.logs import show_text
 
@@ -26,7 +27,8 @@ def wide_console() -> Console:
 class TrainingBar:
     """A training's iterations, loss, accuracy and remaining time."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, measure: Measure) -> None:
+        self._measure = measure
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -55,7 +57,7 @@ class TrainingBar:
             self._task,
             total=run.iterations or None,
             completed=run.iteration,
-            figures=figures(run),
+            figures=figures(run, self._measure),
             left=remaining(run) if run.state.active else str(run.fate or run.state),
         )
 
@@ -82,8 +84,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < _CLOSE else f"{minutes // 60} h {minutes % 60} min"
 
 
-def figures(run: Run) -> str:
+def figures(run: Run, measure: Measure) -> str:
     """Loss and accuracy of a training, as far as they are known."""
     loss = "" if run.loss is None else f"loss {run.loss:.4f}"
-    accuracy = "" if run.accuracy is None else f"accuracy {run.accuracy:.3f}"
-    return "  ".join(part for part in (loss, accuracy) if part)
+    return "  ".join(part for part in (loss, measure.text(run.accuracy, run.pictures)) if part)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,13 @@ from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import open_folder
 from image_sync.watcher.mounts import remote_filesystem
 from image_sync.watcher.observer import watch_limit
+from image_sync.watcher.picture import Verdict, examine
+from image_sync.watcher.rules import Rules
+
+_STORED = "stored"
+_MOST_READ = 5000
+"""So many new files are read; of more only the names are counted."""
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ class Finding:
 
 @dataclass(slots=True)
 class _Found:
-    """What lies in the folders by name: no picture is read."""
+    """What lies in one folder of the configuration."""
 
     pictures: int = 0
     bare: int = 0
@@ -61,6 +69,84 @@ class _Found:
     """Those that wait and lie in a category folder."""
     folders: int = 0
     unreadable: int = 0
+
+
+class _News:
+    """What the daemon has not seen yet, looked at as it would: broken files, copies and conflicts are no pictures.
+
+    Args:
+        ledger: of the configuration.
+        rules: what counts as a picture.
+        skip_duplicates: the setting.
+    """
+
+    def __init__(self, ledger: Ledger, rules: Rules, *, skip_duplicates: bool) -> None:
+        self.ledger = ledger
+        self._rules = rules
+        self._skip_duplicates = skip_duplicates
+        self._current = ledger.current()
+        self._read = 0
+        self._broken: list[tuple[bytes, str]] = []
+        self._categories: dict[str, set[str]] = {}
+        """Of each content that was read."""
+        self._others: Counter[str] = Counter()
+        """Files of which only the name counts."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every new file was read."""
+        return self._read <= _MOST_READ
+
+    def known(self, folder: bytes) -> Collection[bytes]:
+        """The files of a folder that need no look: none, where the records belong to another dataset."""
+        return self.ledger.places.known(folder)[1] if self._current else ()
+
+    def add(self, category: str, folder: bytes, names: Iterable[bytes]) -> None:
+        """These new files lie in this folder."""
+        for name in names:
+            self._read += 1
+            if not self.exact:
+                self._others[category] += 1
+                continue
+            path = folder.rstrip(b"/") + b"/" + name
+            try:
+                verdict = self._examined(path)
+            except OSError as error:
+                verdict = Verdict(fault=f"it cannot be read: {error.strerror}")
+            if verdict.fault:
+                self._broken.append((path, verdict.fault))
+            elif self._skip_duplicates:
+                self._categories.setdefault(verdict.sha256, set()).add(category)
+            else:
+                self._others[category] += 1
+
+    def sound(self) -> Counter[str]:
+        """New pictures of each category that would be sent."""
+        found = Counter(self._others)
+        for digest, categories in self._categories.items():
+            if len(categories) == 1 and not self.ledger.history.matching(digest):
+                found.update(categories)
+        return found
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with new files."""
+        if self._broken:
+            path, fault = self._broken[0]
+            text = f"{len(self._broken)} new files cannot be used, such as {show_path(path)}: {fault}"
+            hint = "The daemon sets them aside; `image-sync list` names them then."
+            yield Finding("pictures", text, hint, warning=True)
+        if conflicts := sum(len(categories) > 1 for categories in self._categories.values()):
+            text = f"{conflicts} new pictures lie in several categories at once"
+            yield Finding("pictures", text, "Keep each in one category, and delete its other copies.", warning=True)
+
+    def _examined(self, path: bytes) -> Verdict:
+        descriptor = os.open(path, _OPEN)
+        try:
+            size = os.fstat(descriptor).st_size
+            found = examine(descriptor, size, os.path.basename(path), self._rules, threading.Event())
+        finally:
+            os.close(descriptor)
+        return found or Verdict(fault="it was not read")
 
 
 def check(
@@ -80,9 +166,11 @@ def check(
     with ledger_of(settings) as ledger, platform_of(settings) as platform:
         findings += _state(settings)
         filters = Filter(watch_rules(settings, platform.describe()))
-        new: Counter[str] = Counter()
+        news = _News(ledger, watch_rules(settings, platform.describe()), skip_duplicates=settings.skip_duplicates)
         for folder in settings.folders:
-            findings += _folder(settings, os.fsencode(folder), filters, ledger, new)
+            findings += _folder(settings, os.fsencode(folder), filters, news)
+        findings += news.findings()
+        new = news.sound()
         findings += [
             Finding("removals", f"{one.subject}: {one.text}", warning=True)
             for one in expected(settings, ledger, filters)
@@ -93,9 +181,13 @@ def check(
         proofs = list(_aws(settings)) if settings.platform == "sagemaker" else []
         findings += proofs
         if not any(finding.code for finding in proofs):
-            findings += _server(settings, platform)
+            findings += _server(settings, platform, ledger)
         known = Counter({name: counts.ready for name, counts in ledger.census().categories.items()})
-        would = _would(ledger.tally(), known, new, thresholds_of(settings, platform.describe()))
+        thresholds = thresholds_of(settings, platform.describe())
+        exact = news.exact and not any(finding.subject == _STORED for finding in findings)
+        would = _would(ledger.tally(), known, new, thresholds, exact=exact and settings.annotations.mode == "none")
+        if any(finding.code for finding in findings):
+            would = "It would do nothing before what failed above is put right."
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
     if as_json:
         rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
@@ -141,7 +233,7 @@ def _state(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, new: Counter[str]) -> Iterator[Finding]:
+def _folder(settings: Settings, root: bytes, filters: Filter, news: _News) -> Iterator[Finding]:
     shown = show_path(root)
     if not os.path.isdir(root):
         hint = "Make it, or mount it; the daemon waits for it."
@@ -151,7 +243,7 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
         hint = "Give the user that runs image-sync the right to read it."
         yield Finding("folder", f"{shown} may not be read by this user", hint, EXIT_CONFIG)
         return
-    found = _walk(root, filters, ledger, new, _annotated(settings, root, filters))
+    found = _walk(root, filters, news, _annotated(settings, root, filters))
     remote, limit = remote_filesystem(root), watch_limit()
     if settings.watch.mode == "polling":
         how = "looked at every few seconds, as configured"
@@ -164,7 +256,7 @@ def _folder(settings: Settings, root: bytes, filters: Filter, ledger: Ledger, ne
     else:
         how = "watched by events"
     yield Finding("folder", f"{shown}: {found.pictures} pictures in {found.folders} folders, {how}")
-    if found.sorted and not found.annotated and not ledger.tally().labelled:
+    if found.sorted and not found.annotated and not news.ledger.tally().labelled:
         arch = settings.model.nn_arch
         text = f"`model.nn_arch` {arch!r} learns from boxes, and none of the {found.sorted} pictures here has any"
         hint = (
@@ -195,8 +287,7 @@ def _annotated(settings: Settings, root: bytes, filters: Filter) -> Callable[[by
 def _walk(
     root: bytes,
     filters: Filter,
-    ledger: Ledger,
-    new: Counter[str],
+    news: _News,
     annotated: Callable[[bytes, list[bytes]], Collection[bytes]],
 ) -> _Found:
     found = _Found()
@@ -209,7 +300,7 @@ def _walk(
             found.unreadable += 1
             continue
         found.folders += 1
-        _, known = ledger.places.known(folder)
+        known = news.known(folder)
         category = filters.category(root, folder).name
         pictures = []
         for entry in entries:
@@ -225,22 +316,23 @@ def _walk(
         if category is None or not fresh:
             continue
         try:
-            ready = len(set(fresh).intersection(annotated(folder, pictures)))
+            ready = set(fresh).intersection(annotated(folder, pictures))
         except Unreadable:
             found.unreadable += 1
             continue
-        found.bare += len(fresh) - ready
-        found.annotated += ready
-        found.sorted += 0 if folder == root else len(fresh) - ready
-        new[category] += ready
+        found.bare += len(fresh) - len(ready)
+        found.annotated += len(ready)
+        found.sorted += 0 if folder == root else len(fresh) - len(ready)
+        news.add(category, folder, sorted(ready))
     return found
 
 
-def _server(settings: Settings, platform: Platform) -> Iterator[Finding]:
+def _server(settings: Settings, platform: Platform, ledger: Ledger) -> Iterator[Finding]:
     try:
         platform.sign_in()
         yield Finding("server", f"{settings.address} answers and accepts us")
         dataset = platform.find_dataset(settings.dataset.name)
+        stored = platform.count(dataset) if dataset is not None and not ledger.tally().confirmed else None
     except ImageSyncError as error:
         yield Finding("server", error.what, error.hint, error.exit_code)
         return
@@ -250,6 +342,9 @@ def _server(settings: Settings, platform: Platform) -> Iterator[Finding]:
         yield Finding("dataset", f"{settings.dataset.name!r} does not exist yet; the first upload makes it")
     else:
         yield Finding("dataset", f"{dataset.name!r} is there ({dataset.id})")
+        if stored:
+            text = f"{stored} pictures are in the dataset already; those that were sent from here are not sent again"
+            yield Finding(_STORED, text, warning=True)
 
 
 def _aws(settings: Settings) -> Iterator[Finding]:
@@ -272,7 +367,7 @@ def _policies(settings: Settings) -> dict[str, Any]:
     return policies(settings.sagemaker)
 
 
-def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thresholds) -> str:
+def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thresholds, *, exact: bool) -> str:
     """One sentence: what the daemon would do now, and why.
 
     Args:
@@ -280,6 +375,7 @@ def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thr
         known: pictures per category that the ledger holds ready.
         new: pictures per category that it has not seen yet.
         thresholds: what all these are held against.
+        exact: False: some of the new ones may turn out broken, known or badly annotated.
     """
     waiting = tally.ready + sum(new.values())
     upload = upload_verdict(replace(tally, ready=waiting), thresholds, quiet_for=float("inf"))
@@ -287,9 +383,12 @@ def _would(tally: Tally, known: Counter[str], new: Counter[str], thresholds: Thr
     if upload.due:
         trainable = Counter(tally.trainable) + known + new
         after = replace(tally, ready=0, cleared=0, untrained=tally.untrained + waiting, trainable=dict(trainable))
-        first = f"upload {waiting + tally.cleared} picture(s) ({waiting} / {thresholds.upload})"
+        most = "" if exact or not new else "at most "
+        first = f"upload {most}{waiting + tally.cleared} picture(s) ({waiting} / {thresholds.upload})"
     else:
         first = f"upload nothing ({waiting} / {thresholds.upload}: {upload.reason})"
+    if thresholds.min_labelled is not None and upload.due:
+        return f"Now it would {first}; whether a training follows depends on what is marked in the pictures."
     training = training_verdict(after, thresholds, now=time.time())
     counted = f"{training.have} / {training.need}: {training.reason}"
     second = f"then start a training ({counted})" if training.due else f"not train ({counted})"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from image_sync import __version__
-from image_sync.errors import ImageSyncError
+from image_sync.errors import EXIT_DONE, ImageSyncError, UsageError
 
 
 def run() -> None:
@@ -17,10 +18,15 @@ def run() -> None:
         return
     from image_sync.cli.app import app
 
+    as_json = "--json" in sys.argv[1:]
     try:
+        if as_json:
+            sys.exit(_answer_in_json(app))
         app()
     except ImageSyncError as error:
         tell(error)
+        if as_json:
+            _tell_in_json(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has seen enough.
@@ -38,6 +44,28 @@ def _open_streams() -> None:
                 os.close(handle)
             stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
             setattr(sys, name, stream)
+
+
+def _answer_in_json(app: Callable[..., object]) -> int:
+    """Run a command whose mistakes in calling it, too, are told in JSON. Returns its exit code."""
+    from typer.exceptions import TyperException
+
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        told = getattr(error, "format_message", error.__str__)()
+        raise UsageError(told, hint="image-sync --help lists the commands and options.") from None
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _tell_in_json(error: ImageSyncError) -> None:
+    """The same on standard output, for the program that asked."""
+    import json
+
+    from image_sync.logs import masked
+
+    told = {"what": masked(error.what), "hint": masked(error.hint) or None, "exit_code": error.exit_code}
+    print(json.dumps({"error": told}, indent=2))
 
 
 def tell(error: ImageSyncError) -> None:

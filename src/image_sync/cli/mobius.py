@@ -50,7 +50,9 @@ _WARNING = (
 def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
     config: options.Config = options.CONFIG,
-    tag: Annotated[list[str] | None, typer.Option("--tag", "-t", help="Ask this tag only; may be given again.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", "-t", metavar="TAG", help="Ask this tag only; may be given again.")
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="Ask the base models, too.")] = False,
     added: Annotated[bool, typer.Option("--added", help="Ask about pictures that were uploaded; sends none.")] = False,
     as_json: options.Json = False,

@@ -16,11 +16,12 @@ from image_sync.cli import options
 from image_sync.cli.bars import wide_console
 from image_sync.cli.models.choice import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
-from image_sync.errors import EXIT_SOME_FAILED, UsageError
+from image_sync.errors import EXIT_SOME_FAILED, ImageSyncError, Refused, UsageError
 from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Model, Platform, Prediction
 
 _SHOWN = 3
+_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,16 @@ class _Answer:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files, or folders of them.", metavar="IMAGE...")],
     config: options.Config = options.CONFIG,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Name or id of the model, or latest; default: the newest deployed one."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Name or id of the model, or latest; default: the newest deployed one.",
+        ),
     ] = None,
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy the model first, if it is not.")] = False,
     min_confidence: Annotated[
@@ -60,28 +66,60 @@ def predict(
 ) -> None:  # fmt: skip
     """Classify pictures with a trained model. A detection model tells which objects it finds, and where."""
     settings = settings_of(config)
-    contents = [(image, _read(image)) for image in images]
+    files = [file for image in images for file in _files(image)]
     with platform_of(settings) as platform:
         with ledger_of(settings) as ledger:
             dataset = dataset_of(ledger, platform)
         used = _model(platform, platform.models(dataset), model, settings.model.name, deploy=deploy)
         if deploy:
             platform.deploy(used)
-        answers = [_Answer(image, content, platform.predict(used, content)) for image, content in contents]
+        answers, bad = _asked(platform, used, files)
+    if not answers:
+        raise next(iter(bad.values()))
     unsure = [one for one in answers if min_confidence is not None and one.best < min_confidence]
     answers = [_sure(one, min_confidence or 0.0) for one in answers]
     if annotate is not None:
         answers = _drawn(answers, annotate)
     if as_json:
-        typer.echo(json.dumps([_data(one, used, min_confidence) for one in answers], indent=2))
+        rows = [_data(one, used, min_confidence) for one in answers]
+        rows += [{"image": show_path(str(file)), "model": used.name, "error": why.what} for file, why in bad.items()]
+        typer.echo(json.dumps(rows, indent=2))
     else:
         wide_console().print(_table(answers, used))
         for one in answers:
             if one.drawn is not None:
                 typer.echo(f"Drawn: {show_path(str(one.drawn))}")
+    for error in bad.values():
+        typer.echo(show_text(str(error)), err=True)
     if unsure:
         typer.echo(f"{len(unsure)} of {len(answers)} pictures are below confidence {min_confidence:g}.", err=True)
+    if unsure or bad:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _files(image: Path) -> list[Path]:
+    """The file, or the pictures in the folder and its folders."""
+    if not image.is_dir():
+        return [image]
+    found = sorted(path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"there is no picture in {show_path(str(image))}", hint="JPEG and PNG files count.")
+    return found
+
+
+def _asked(platform: Platform, model: Model, files: list[Path]) -> tuple[list[_Answer], dict[Path, ImageSyncError]]:
+    """What the model says of each file; those that cannot be read, or that the platform refuses, do not end it."""
+    answers: list[_Answer] = []
+    bad: dict[Path, ImageSyncError] = {}
+    for file in files:
+        try:
+            content = _read(file)
+            answers.append(_Answer(file, content, platform.predict(model, content)))
+        except UsageError as error:
+            bad[file] = error
+        except Refused as error:
+            bad[file] = Refused(f"{show_path(str(file))}: {error.what}", hint=error.hint)
+    return answers, bad
 
 
 def _sure(answer: _Answer, least: float) -> _Answer:
@@ -134,7 +172,7 @@ def _prediction(one: Prediction) -> dict[str, Any]:
 def _table(answers: list[_Answer], model: Model) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False, title=Text(show_text(f"model {model.name}")), title_justify="left")
     detects = any(one.box for answer in answers for one in answer.predictions)
-    table.add_column("picture")
+    table.add_column("picture", overflow="fold", min_width=20)
     table.add_column("object" if detects else "category")
     table.add_column("confidence", justify="right")
     table.add_column("left, top - right, bottom" if detects else "others")

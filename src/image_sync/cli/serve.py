@@ -42,10 +42,12 @@ def serve(
         Literal["mvi", "mobius"],
         typer.Option(help="What it speaks: mvi, or mobius (a Mobius Vision SDK; then --fault takes other kinds)."),
     ] = "mvi",
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need credentials.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; others than this machine's need credentials.")
+    ] = ("127.0.0.1"),
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where datasets and models are kept.", show_default="~/.local/share/..."),
@@ -53,13 +55,21 @@ def serve(
     user: Annotated[str, typer.Option(metavar="NAME", envvar="IMAGE_SYNC_SERVE_USER", help="Let this user in.")] = "",
     password: Annotated[
         str,
-        typer.Option(envvar="IMAGE_SYNC_SERVE_PASSWORD", show_envvar=True, help="The user's password; - asks for it."),
+        typer.Option(
+            metavar="PASSWORD",
+            envvar="IMAGE_SYNC_SERVE_PASSWORD",
+            show_envvar=True,
+            help="The user's password; - asks for it.",
+        ),
     ] = "",
     password_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file that holds the password and nothing else.")
     ] = None,
     api_key: Annotated[
-        str, typer.Option(envvar="IMAGE_SYNC_SERVE_API_KEY", show_envvar=True, help="Let this key in; - asks for it.")
+        str,
+        typer.Option(
+            metavar="KEY", envvar="IMAGE_SYNC_SERVE_API_KEY", show_envvar=True, help="Let this key in; - asks for it."
+        ),
     ] = "",
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file that holds the API key and nothing else.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.bars import local
+from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Fate, RunState
 from image_sync.errors import UsageError
@@ -30,7 +32,10 @@ _TOLD = {Fate.DEPLOYED, Fate.DELETED, Fate.GONE}
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="A picture in a watched folder.", metavar="PATH")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A picture's path, or its name or id at the platform, or its SHA-256.", metavar="PICTURE"),
+    ],
     config: options.Config = options.CONFIG,
     as_json: options.Json = False,
 ) -> None:
@@ -38,16 +43,31 @@ def show(
     settings = settings_of(config)
     raw = os.fsencode(path)
     with ledger_of(settings) as ledger:
-        candidates = (os.path.abspath(raw), os.path.realpath(raw))
-        found = next((seen for one in candidates if (seen := ledger.history.of(one)) is not None), None)
-    if found is None:
+        at = next((seen for one in _paths(raw, settings.folders) if (seen := ledger.history.of(one)) is not None), None)
+        found = [at] if at is not None else ledger.history.matching(os.fsdecode(raw))
+    if not found:
         raise UsageError(f"nothing is known of {show_path(raw)}", hint=_why_unknown(raw, settings.folders))
     if as_json:
-        typer.echo(json.dumps(_data(found), indent=2, ensure_ascii=True))
+        rows = [_data(seen) for seen in found]
+        typer.echo(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, ensure_ascii=True))
         return
     console = Console(highlight=False)
-    for name, value in _lines(found):
-        console.print(Text(f"{name:12} {show_text(value)}"), soft_wrap=True)
+    for number, seen in enumerate(found):
+        if number:
+            console.print()
+        for name, value in _lines(seen, Measure.of(settings)):
+            console.print(Text(f"{name:12} {show_text(value)}"), soft_wrap=True)
+
+
+def _paths(raw: bytes, folders: tuple[Path, ...]) -> Iterator[bytes]:
+    """The path as given, and as the ledger may know it where symbolic links lead there, or a folder is one itself."""
+    yield os.path.abspath(raw)
+    real = os.path.realpath(raw)
+    yield real
+    for folder in map(os.fsencode, folders):
+        inside = os.path.realpath(folder).rstrip(b"/") + b"/"
+        if real.startswith(inside):
+            yield folder.rstrip(b"/") + b"/" + real.removeprefix(inside)
 
 
 def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:
@@ -66,8 +86,11 @@ def _data(seen: PictureHistory) -> dict[str, Any]:
     return {name: None if value == "" else value for name, value in data.items()}
 
 
-def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
-    lines = [("picture", show_path(seen.path)), ("state", f"{seen.state}{f': {seen.reason}' if seen.reason else ''}")]
+def _lines(seen: PictureHistory, measure: Measure) -> list[tuple[str, str]]:
+    lines = [
+        ("picture", show_path(seen.path) or "gone"),
+        ("state", f"{seen.state}{f': {seen.reason}' if seen.reason else ''}"),
+    ]
     lines.append(("category", seen.category or "none: it lies directly in a watched folder"))
     if seen.labels is not None:
         drawn = f"marks {', '.join(seen.labels)}" if seen.labels else "marks nothing"
@@ -89,18 +112,19 @@ def _lines(seen: PictureHistory) -> list[tuple[str, str]]:
             lines.append(("moving", f"from category {seen.remote_category} at the platform"))
     if seen.training:
         lines.append(("counted in", seen.training))
-    lines += [("contained in" if number == 0 else "", _model(one)) for number, one in enumerate(seen.models[:_MODELS])]
+    models = [_model(one, measure) for one in seen.models[:_MODELS]]
+    lines += [("contained in" if number == 0 else "", text) for number, text in enumerate(models)]
     if len(seen.models) > _MODELS:
         lines.append(("", f"and {len(seen.models) - _MODELS} older models; --json names all"))
     return lines
 
 
-def _model(one: Membership) -> str:
+def _model(one: Membership, measure: Measure) -> str:
     words = [f"in category {one.category}"] if one.category else []
     if one.state is RunState.RUNNING:
         words.append("being trained")
     if one.accuracy is not None:
-        words.append(f"accuracy {one.accuracy:.3f}")
+        words.append(measure.text(one.accuracy, one.pictures))
     if one.fate in _TOLD:
         words.append(str(one.fate))
     return f"{one.model} ({', '.join(words)})"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from image_sync.cli.fates import fate_of
+from image_sync.cli.measure import Measure
 from image_sync.cli.tags import tags_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of
@@ -33,6 +34,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     upload = upload_verdict(tally, thresholds, quiet_for=quiet_for)
     training = training_verdict(tally, thresholds, now=now)
     holder = holder_of(settings.state)
+    measure = Measure.of(settings)
     troubles = ledger.troubles()
     return {
         "platform": settings.platform,
@@ -43,8 +45,8 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "upload": _verdict(upload, _hindered(upload, tally, troubles, running=holder is not None)),
         "training": _verdict(training, _hindered(training, tally, troubles, running=holder is not None))
         | {
-            "running": None if tally.active is None else _run(tally.active),
-            "last": None if tally.last is None else _run(tally.last),
+            "running": None if tally.active is None else _run(tally.active, measure),
+            "last": None if tally.last is None else _run(tally.last, measure),
             "requested": tally.train_requested,
             "imbalance": imbalance(tally.trainable, thresholds.max_ratio) or None,
         },
@@ -93,7 +95,7 @@ def _verdict(verdict: Verdict, how: str = "") -> dict[str, Any]:
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, measure: Measure) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": str(run.state),
@@ -105,6 +107,8 @@ def _run(run: Run) -> dict[str, Any]:
         "iterations": run.iterations,
         "loss": run.loss,
         "accuracy": run.accuracy,
+        "measure": measure.name,
+        "held_out": measure.held_out(run.pictures),
         "remaining": run.remaining,
         "started_at": run.started_at,
         "ended_at": run.ended_at,

@@ -24,6 +24,7 @@ from image_sync.logs import show_path, show_text
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
 _ALWAYS = _COLUMNS[:4]
 _FAULTS = 10
+_FIRST, _NARROW = 8, 5
 
 
 def status(
@@ -144,7 +145,8 @@ def _training(run: dict[str, Any], step: str) -> str:
     if run["loss"] is not None:
         parts.append(f"loss {run['loss']:.4f}")
     if run["accuracy"] is not None:
-        parts.append(f"accuracy {run['accuracy']:.3f}")
+        on = "an unknown number of" if run["held_out"] is None else f"about {run['held_out']}"
+        parts.append(f"{run['measure']} {run['accuracy']:.3f} on {on} held-out pictures")
     if run["remaining"] is not None:
         parts.append(f"{duration(run['remaining'])} left")
     if run["base"]:
@@ -160,9 +162,11 @@ def _table(seen: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE, show_footer=len(seen["categories"]) != 1, pad_edge=False)
     total = seen["pictures"]
     columns = [name for name in _COLUMNS if name in _ALWAYS or total[name]]
-    table.add_column("category", footer="all", overflow="fold")
+    # On a narrow terminal words are folded; no column is dropped, least of all the first.
+    table.add_column("category", footer="all", overflow="fold", min_width=_FIRST)
     for name in columns:
-        table.add_column(name, justify="right", footer=str(total[name]), no_wrap=True)
+        width = max(_NARROW, len(str(total[name])))
+        table.add_column(name, justify="right", footer=str(total[name]), overflow="fold", min_width=width)
     for name, counts in seen["categories"].items():
         table.add_row(Text(show_text(name) or "no category"), *(str(counts[column]) for column in columns))
     return table

@@ -15,6 +15,7 @@ from rich.console import Console
 from image_sync.cli import options
 from image_sync.cli.bars import TrainingBar
 from image_sync.cli.fates import fate_of
+from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import recipe_of, thresholds_of
@@ -55,7 +56,7 @@ def _by_daemon(settings: Settings, *, follow: bool) -> None:
     stop = threading.Event()
     with ledger_of(settings) as ledger:
         known = _ask(ledger, thresholds_of(settings, registry.make(settings, stop).describe()))
-        _see(ledger, known, follow=follow, turn=lambda: stop.wait(_TICK))
+        _see(ledger, known, Measure.of(settings), follow=follow, turn=lambda: stop.wait(_TICK))
 
 
 def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
@@ -72,7 +73,7 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
                 ledger.runs.withdraw_request()
                 raise trainer.setback.error
 
-        _see(ledger, known, follow=follow, turn=turn)
+        _see(ledger, known, Measure.of(settings), follow=follow, turn=turn)
 
 
 def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
@@ -88,11 +89,11 @@ def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
     return max((run.id for run in ledger.runs.history(1)), default=0)
 
 
-def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], object]) -> None:
+def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Callable[[], object]) -> None:
     """Wait until the training is started and, with ``follow``, until it has ended."""
     until = time.monotonic() + _DAEMON_ANSWERS
     console = Console(stderr=True)
-    with TrainingBar(console) as bar:
+    with TrainingBar(console, measure) as bar:
         while True:
             turn()
             run = next((run for run in ledger.runs.history(1) if run.id > known), None)
@@ -107,7 +108,7 @@ def _see(ledger: Ledger, known: int, *, follow: bool, turn: Callable[[], object]
                 bar.show(run)
             if not follow or not (run.state.active or _aftermath(ledger, run)):
                 break
-    _tell(run)
+    _tell(run, measure)
     for trouble in ledger.troubles() if follow else ():
         if trouble.stage == keeping.STAGE:
             typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
@@ -119,7 +120,7 @@ def _aftermath(ledger: Ledger, run: Run) -> bool:
     return owed and all(trouble.stage != keeping.STAGE for trouble in ledger.troubles())
 
 
-def _tell(run: Run) -> None:
+def _tell(run: Run, measure: Measure) -> None:
     if run.state is RunState.REFUSED:
         raise Refused(f"the platform refused to start {run.name}: {run.reason}")
     if run.state is RunState.FAILED:
@@ -127,8 +128,8 @@ def _tell(run: Run) -> None:
         raise Refused(f"training {run.name} failed: {run.reason}", hint=hint)
     base = f", continues from {show_text(run.base_name or run.base)}" if run.base else ""
     if run.state is RunState.TRAINED:
-        accuracy = "unknown" if run.accuracy is None else f"{run.accuracy:.3f}"
-        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, accuracy {accuracy}{base}.")
+        accuracy = measure.text(run.accuracy, run.pictures) or f"{measure.name} unknown"
+        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, {accuracy}{base}.")
         fate = fate_of(run)
         if fate:
             typer.echo(f"Its model: {show_text(fate)}.")

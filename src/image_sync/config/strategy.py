@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from image_sync.config.problems import Mistake, show_value
+from image_sync.config.problems import Mistake, nearest, show_value
 
 ARCHITECTURES = ("frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3")
 """Values of ``nn_arch`` seen in IBM's clients and servers; all of them detect objects."""
@@ -57,8 +57,12 @@ def scalar(value: object) -> str | int | float | bool:
 
 
 def doubts(strategy: Mapping[str, object], *, detection: bool) -> Iterator[tuple[str, str]]:
-    """Hyper-parameters outside their documented range, each with the sentence that says so."""
-    for key, range_ in (_DETECTION if detection else _CLASSIFICATION).items():
+    """Hyper-parameters that look misspelt, or are outside their documented range, each with a sentence that says so."""
+    known = _DETECTION if detection else _CLASSIFICATION
+    for key in strategy:
+        if key not in known and (meant := nearest(key, known)):
+            yield key, f'is not documented and is passed on as it is; did you mean "{meant}"?'
+    for key, range_ in known.items():
         if key not in strategy:
             continue
         value = strategy[key]

@@ -35,6 +35,8 @@ class Membership:
     state: RunState
     accuracy: float | None
     fate: Fate
+    pictures: int = 0
+    """How many it contains."""
 
 
 def write_down(tx: Connection, target_id: int, run_id: int, without: Collection[str] = ()) -> None:
@@ -104,7 +106,8 @@ def memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]
     for row in runs:
         category = _category(row.id, open_, closed)
         if category is not None and _contains(tx, row.id, category):
-            found.append(Membership(row.name, category, RunState(row.state), row.accuracy, Fate(row.fate)))
+            state, fate = RunState(row.state), Fate(row.fate)
+            found.append(Membership(row.name, category, state, row.accuracy, fate, row.pictures))
     return found
 
 

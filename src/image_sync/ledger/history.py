@@ -12,6 +12,7 @@ from sqlalchemy import Connection, literal_column, select
 from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
+from image_sync.ledger.names import plain_stem
 from image_sync.ledger.schema import annotation, batch, folder, marks, picture, place, run, target
 
 
@@ -79,12 +80,7 @@ class History:
             ).first()
             if here is None:
                 return None
-            content = tx.execute(
-                select(picture, batch.c.state.label("batch_state"), batch.c.claimed_at, run.c.name.label("run_name"))
-                .outerjoin(batch, batch.c.id == picture.c.batch_id)
-                .outerjoin(run, run.c.id == picture.c.run_id)
-                .where(picture.c.id == here.picture_id)
-            ).first()
+            content = tx.execute(_pictures().where(picture.c.id == here.picture_id)).first()
             owner = tx.execute(
                 select(folder.c.path, place.c.name)
                 .join(folder, folder.c.id == place.c.folder_id)
@@ -121,6 +117,31 @@ class History:
                 if row.path is not None:
                     one.files.append((row.root, row.path, row.name))
         return list(found.values())
+
+    def matching(self, text: str) -> list[PictureHistory]:
+        """The pictures of this name or id at the platform, or of this SHA-256, or (gone files) of this file name."""
+        stem = plain_stem(text.rpartition("/")[2])
+        aim = picture.c.target_id == self._book.aimed().id
+        same = (picture.c.key == text) | (picture.c.sha256 == text.lower())
+        same |= (picture.c.remote_id == text) & (picture.c.remote_id != "")
+        with self._book.db.reading() as tx:
+            rows = tx.execute(_pictures().where(aim, same)).all()
+            if not rows and stem:
+                # Its key was made of the file's name; a file that is still there is found by its path.
+                named = picture.c.key.startswith(f"{stem}.", autoescape=True)
+                rows = tx.execute(_pictures().where(aim, named, picture.c.orphaned_at.is_not(None))).all()
+            places = {}
+            for row in rows:
+                lies = place.join(folder, folder.c.id == place.c.folder_id)
+                owner = (place.c.picture_id == row.id) & (place.c.role == PlaceRole.OWNER)
+                places[row.id] = tx.execute(select(folder.c.path, place.c.name).select_from(lies).where(owner)).first()
+            models = {row.id: memberships(tx, self._book.aimed().id, row.sha256) for row in rows}
+        found = []
+        for row in rows:
+            here = places[row.id]
+            seen = None if here is None else self.of(_path(here))
+            found.append(seen or replace(_gone(row), models=tuple(models[row.id])))
+        return found
 
     def faults(self, limit: int | None = 20) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of files that need a person: quarantined, refused, conflicting, uncategorised.
@@ -163,6 +184,14 @@ class History:
         with self._book.db.reading() as tx:
             rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
         return [(_path(row), state, row.reason or row.refusal or "") for row in rows]
+
+
+def _pictures() -> Any:
+    return (
+        select(picture, batch.c.state.label("batch_state"), batch.c.claimed_at, run.c.name.label("run_name"))
+        .outerjoin(batch, batch.c.id == picture.c.batch_id)
+        .outerjoin(run, run.c.id == picture.c.run_id)
+    )
 
 
 def _files() -> Any:
@@ -216,16 +245,33 @@ def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> 
     if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
         sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
         return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
+    return PictureHistory(**{**basics, "reason": here.reason or content.reason}, **_sent(content))
+
+
+def _gone(content: Any) -> PictureHistory:
+    """A picture whose file was deleted."""
     return PictureHistory(
-        **{**basics, "reason": here.reason or content.reason},
-        key=content.key,
-        ready_at=content.ready_at,
-        batch=content.batch_id,
-        batch_state=content.batch_state or "",
-        claimed_at=content.claimed_at,
-        attempts=content.attempts,
-        confirmed_at=content.confirmed_at,
-        remote_id=content.remote_id,
-        remote_category=content.sent_category if content.confirmed_at else "",
-        training=content.run_name or "",
+        path=b"",
+        state=str(content.state),
+        category=content.category,
+        reason=content.reason or "its file was deleted",
+        size=content.size,
+        sha256=content.sha256,
+        seen_at=content.ready_at,
+        **_sent(content),
     )
+
+
+def _sent(content: Any) -> dict[str, Any]:
+    return {
+        "key": content.key,
+        "ready_at": content.ready_at,
+        "batch": content.batch_id,
+        "batch_state": content.batch_state or "",
+        "claimed_at": content.claimed_at,
+        "attempts": content.attempts,
+        "confirmed_at": content.confirmed_at,
+        "remote_id": content.remote_id,
+        "remote_category": content.sent_category if content.confirmed_at else "",
+        "training": content.run_name or "",
+    }

@@ -121,6 +121,13 @@ class Ledger:
         self._book.target = Target(0, platform, endpoint, setting, setting, "") if row is None else _target(row)
         return row is not None
 
+    def current(self) -> bool:
+        """Whether the daemon last worked for this target: only then do the files' records belong to it."""
+        aim = self._book.aimed()
+        with self._book.db.reading() as tx:
+            last = tx.execute(select(note.c.value).where(note.c.name == "target")).scalar()
+        return last == str(aim.id)
+
     def dataset(self, ref: DatasetRef) -> None:
         """Remember the dataset that the platform gave us."""
         aim = self._book.aimed()

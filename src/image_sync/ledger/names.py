@@ -8,6 +8,7 @@ from posixpath import splitext
 
 LONGEST = 100
 _DIGEST = 16
+_LONGEST_STEM = LONGEST - _DIGEST - len("..jpeg")
 _KEY = re.compile(r"\.([0-9a-f]{16})(?:[0-9a-f]{48})?(?:-\d+)?\.(?:jpg|jpeg|png)$")
 _SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NOT_SAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -51,6 +52,11 @@ def plain_key(name: bytes) -> str | None:
     fits = len(text) <= LONGEST and text.isprintable() and text == text.strip() and not set(text) & set('"\\/')
     # A name that looks like a key of ours would be taken for one when the platform's listing is read.
     return text if fits and not digest_of(text) else None
+
+
+def plain_stem(name: str) -> str:
+    """The beginning of the key of a file of this name."""
+    return _ascii(splitext(name)[0])[:_LONGEST_STEM]
 
 
 def _ascii(stem: str) -> str:

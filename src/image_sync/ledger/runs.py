@@ -135,10 +135,20 @@ class Runs:
         values = {} if accuracy is None else {"accuracy": accuracy}
         self._change(run_id, RunState.TRAINED, ended_at=self._book.clock(), remaining=None, owed=Owed.JUDGE, **values)
 
-    def failed(self, run_id: int, reason: str, *, retry: bool = False) -> None:
-        """It ended without a model. ``retry``: it is to be started once more."""
+    def failed(self, run_id: int, reason: str, *, retry: bool = False, ended: bool = True) -> None:
+        """It ended without a model: its pictures count towards the next one again.
+
+        Args:
+            retry: it is to be started once more.
+            ended: False: it may still run at the platform, so its pictures stay counted.
+        """
         owed = Owed.RETRY if retry else Owed.NOTHING
-        self._change(run_id, RunState.FAILED, reason=reason, ended_at=self._book.clock(), remaining=None, owed=owed)
+        with self._book.db.writing() as tx:
+            values = {"reason": reason, "ended_at": self._book.clock(), "remaining": None, "owed": owed}
+            self._move(tx, run_id, RunState.FAILED, **values)
+            if ended:
+                tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
+        self._book.changed()
 
     def active(self) -> Run | None:
         """The training that may be going on, if any."""

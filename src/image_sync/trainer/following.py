@@ -91,7 +91,7 @@ class Follower:
         reason = (
             f"it has not ended after {self._recipe.deadline:g} s (model.deadline); it may still run at the platform"
         )
-        self._ledger.runs.failed(run.id, reason)
+        self._ledger.runs.failed(run.id, reason, ended=False)
         hint = "stop it at the platform if it hangs; its pictures count as trained on"
         log.error("training.late", model=run.name, task=run.task_id, reason=reason, hint=hint)
 

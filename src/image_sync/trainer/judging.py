@@ -8,6 +8,7 @@ from typing import NamedTuple
 from image_sync.platforms.base import Model
 from image_sync.trainer.recipe import Recipe
 
+_APART = " (each measured on its own held-out pictures, which differ)"
 _EQUAL = 1e-9  # accuracies come as decimal fractions: 0.9 + 0.05 is a hair more than 0.95
 
 
@@ -50,7 +51,8 @@ def _better(recipe: Recipe, accuracy: float | None, deployed: list[Model]) -> De
     rival = max(deployed, key=lambda model: model.accuracy or 0.0)
     mark = (rival.accuracy or 0.0) + recipe.min_gain
     gain = f" and model.min_gain {recipe.min_gain:g}" if recipe.min_gain else ""
-    held = f"the {rival.accuracy or 0.0:.3f} of {rival.name}, which is deployed{gain}"
+    # Each figure rests on the pictures that were held out of its own training: they are not the same ones.
+    held = f"the {rival.accuracy or 0.0:.3f} of {rival.name}, which is deployed{gain}{_APART}"
     if accuracy < mark - _EQUAL:
         return Decision(False, f"accuracy {accuracy:.3f} does not reach {held}")
     return Decision(True, f"accuracy {accuracy:.3f} reaches {held}")

@@ -19,6 +19,7 @@ from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.site import Daemon
 from image_sync.cli.demo.sorting import Sorting
 from image_sync.cli.demo.story import Story
+from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.domain import Fate, Owed, Run, RunState
@@ -69,7 +70,7 @@ def demo(
             if model is None:
                 raise ImageSyncError(f"the server has no model of training {run.name}")
             verdict = story.judge(lambda picture: platform.predict(model, picture), scene)
-            _plot(story, ledger, run, scene)
+            _plot(story, ledger, run, Measure.of(settings), scene)
             uploaded = ledger.tally().confirmed
             stored = sum(1 for _ in platform.listing(run.dataset))
     scene.say("")
@@ -99,13 +100,14 @@ def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, sc
         scene.counts(ledger.tally(), ledger.census().total, settings)
         run = newest()
         if run is not None:
-            scene.training(run)
+            scene.training(run, Measure.of(settings))
 
     daemon.wait(lambda: (run := newest()) is not None and not run.state.active, "the training to end", show)
     run = newest()
     if run is None or run.state is not RunState.TRAINED:
         raise ImageSyncError(f"the training did not succeed: {'' if run is None else run.reason}")
-    result = f"{story.measure} {'unknown' if run.accuracy is None else f'{run.accuracy:.3f}'}"
+    measured = Measure(story.measure, Measure.of(settings).share)
+    result = measured.text(run.accuracy, run.pictures) or f"{story.measure} unknown"
     scene.trained(run, result)
     daemon.wait(lambda: (run := newest()) is not None and run.owed is Owed.NOTHING, "the model to be deployed", show)
     run = newest() or run
@@ -115,13 +117,13 @@ def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, sc
     return run, result
 
 
-def _plot(story: Story, ledger: Ledger, run: Run, scene: Scene) -> None:
+def _plot(story: Story, ledger: Ledger, run: Run, measure: Measure, scene: Scene) -> None:
     """Loss and accuracy as a picture that stays; without what draws it, one line that says how to get that."""
     target = Path(f"{story.name}-training.png")
     try:
         from image_sync.cli.models import charts  # late: the drawing library is an extra
 
-        charts.training(run, ledger.runs.series(run.id), target)
+        charts.training(run, ledger.runs.series(run.id), measure, target)
     except ImageSyncError as error:
         scene.say(f"no plot           {error.what}. {error.hint}")
     else:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from image_sync.cli.bars import figures
 from image_sync.cli.demo.score import Score
+from image_sync.cli.measure import Measure
 from image_sync.config import Settings
 from image_sync.domain import Counts, Run, Tally
 from image_sync.logs import show_path, show_text
@@ -91,19 +92,19 @@ class Scene:
             labels = ", ".join(f"{label} in {pictures}" for label, pictures in sorted(tally.labelled.items()))
             self.say(f"labels            {labels} pictures")
 
-    def training(self, run: Run) -> None:
+    def training(self, run: Run, measure: Measure) -> None:
         """How far the training is."""
         self._progress.update(
             self._trained,
             visible=True,
             total=run.iterations or None,
             completed=run.iteration,
-            note=figures(run) or "is being prepared",
+            note=figures(run, measure) or "is being prepared",
         )
         step = run.iteration * 5 // run.iterations if run.iterations else -1
         if not self._console.is_terminal and step > self._told:
             self._told = step
-            self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run)}")
+            self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run, measure)}")
 
     def trained(self, run: Run, result: str) -> None:
         """The training is done."""

@@ -28,7 +28,7 @@ class Sorting:
 
     name = "demo"
     model: Mapping[str, object] = {"strategy": _GENTLE}
-    measure = "held-out accuracy"
+    measure = "accuracy"
 
     def __init__(self, images: Path) -> None:
         self._shelf = _pictures(images)

@@ -27,23 +27,38 @@ def init(
     platform: Annotated[
         Literal["mvi", "sagemaker", "mobius"] | None, typer.Option(help="Where the pictures go; mvi if nothing says.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Address of the server (mvi, mobius).")] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="File that holds the API key (MVI 8 and later).")] = None,
-    username: Annotated[str | None, typer.Option(help="User name, for servers without API keys.")] = None,
-    password_file: Annotated[Path | None, typer.Option(help="File that holds that user's password.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region (sagemaker).")] = None,
-    role: Annotated[str | None, typer.Option(help="ARN of the role that SageMaker works under.")] = None,
-    bucket: Annotated[str | None, typer.Option(help="S3 bucket, in that region.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile of AWS's own configuration files, if any.")] = None,
-    folder: Annotated[
-        list[Path] | None, typer.Option(help="Folder to watch, with one folder per category in it; may be repeated.")
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Address of the server (mvi, mobius).")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that holds the API key (MVI 8 and later).")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Name of the dataset at the server.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the models; the dataset's if left out.")] = None,
-    upload: Annotated[int | None, typer.Option(help="Upload once this many pictures are waiting.")] = None,
-    training: Annotated[int | None, typer.Option(help="Train once this many pictures were uploaded.")] = None,
-    action: Annotated[str | None, typer.Option(help="train, retrain or none.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("configuration.json"),
+    username: Annotated[
+        str | None, typer.Option(metavar="NAME", help="User name, for servers without API keys.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File that holds that user's password.")
+    ] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region (sagemaker).")] = None,
+    role: Annotated[str | None, typer.Option(metavar="ARN", help="ARN of the role that SageMaker works under.")] = None,
+    bucket: Annotated[str | None, typer.Option(metavar="BUCKET", help="S3 bucket, in that region.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Profile of AWS's own configuration files, if any.")
+    ] = None,
+    folder: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Folder to watch, with one folder per category in it; may be repeated."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the dataset at the server.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the models; the dataset's if left out.")
+    ] = None,
+    upload: Annotated[int | None, typer.Option(metavar="N", help="Upload once this many pictures are waiting.")] = None,
+    training: Annotated[
+        int | None, typer.Option(metavar="N", help="Train once this many pictures were uploaded.")
+    ] = None,
+    action: Annotated[str | None, typer.Option(metavar="ACTION", help="train, retrain or none.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")] = Path(
+        "configuration.json"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take defaults for what is left out.")] = False,
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from image_sync.cli.bars import duration
+from image_sync.cli.measure import Measure
 from image_sync.domain import Fate, Point, Run, RunState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.logs import show_path, show_text
@@ -27,19 +28,24 @@ _MANY = 12
 _MARKED = 60
 
 
-def training(run: Run, series: list[Point], target: Path) -> None:
+def training(run: Run, series: list[Point], measure: Measure, target: Path) -> None:
     """Loss on the left, held-out accuracy on the right, over the iterations."""
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     losses = [(point.iteration, point.loss) for point in series if point.loss is not None]
     tests = [(point.iteration, point.accuracy) for point in series if point.accuracy is not None]
     if run.accuracy is not None and run.state is RunState.TRAINED:
         tests.append((series[-1].iteration, run.accuracy))
+    if not losses and not tests:
+        raise UsageError(
+            f"there is no curve of {show_text(run.name)}: the platform told neither loss nor accuracy",
+            hint="`image-sync models plot` without a name draws all models over time.",
+        )
     left: Any = figure.add_subplot()
     right: Any = left.twinx()
     _line(left, losses, LOSS, "loss", marker="o")
-    _line(right, tests, ACCURACY, "accuracy on held-out pictures", marker="s")
+    _line(right, tests, ACCURACY, f"{measure.name} on {measure.on(run.pictures)}", marker="s")
     _axis(left, "loss", LOSS)
-    _axis(right, "accuracy on held-out pictures", ACCURACY)
+    _axis(right, f"{measure.name} on held-out pictures", ACCURACY)
     left.set_ylim(bottom=0)
     right.set_ylim(0, 1.03)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -61,7 +67,7 @@ def training(run: Run, series: list[Point], target: Path) -> None:
     _save(figure, target)
 
 
-def models(runs: list[Run], name: str, target: Path) -> None:
+def models(runs: list[Run], name: str, measure: Measure, target: Path) -> None:
     """Accuracy as a line, pictures as bars, one place for each model in the order of time."""
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     bars: Any = figure.add_subplot()
@@ -69,7 +75,7 @@ def models(runs: list[Run], name: str, target: Path) -> None:
     places = list(range(len(runs)))
     bars.bar(places, [run.pictures for run in runs], color=PICTURES, width=0.6, label="pictures")
     known = [(place, run.accuracy) for place, run in zip(places, runs, strict=True) if run.accuracy is not None]
-    _line(line, known, ACCURACY, "accuracy on held-out pictures", marker="o")
+    _line(line, known, ACCURACY, f"{measure.name} on held-out pictures", marker="o")
     deployed = [(place, runs[place].accuracy) for place, _ in known if runs[place].fate is Fate.DEPLOYED]
     if deployed:
         line.plot(*zip(*deployed, strict=True), "o", markersize=13, fillstyle="none", color=INK, label="deployed")
@@ -80,7 +86,7 @@ def models(runs: list[Run], name: str, target: Path) -> None:
                 color=ACCURACY, fontsize=8,
             )  # fmt: skip
     _axis(bars, "pictures that the model contains", INK)
-    _axis(line, "accuracy on held-out pictures", ACCURACY)
+    _axis(line, f"{measure.name} on held-out pictures", ACCURACY)
     line.set_ylim(0, 1.12)
     line.set_yticks([n / 5 for n in range(6)])
     line.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from image_sync.cli.bars import figures, local, remaining, wide_console
+from image_sync.cli.bars import figures, local, remaining
 from image_sync.cli.fates import fate_of
+from image_sync.cli.measure import Measure
 from image_sync.cli.models.choice import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.domain import Content, Fate, Run
@@ -21,7 +20,6 @@ from image_sync.logs import show_text
 from image_sync.platforms.base import Model
 
 _KNOWN = 1000
-_COLUMNS = ("model", "accuracy", "pictures", "categories", "trained", "standing", "id")
 
 
 def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
@@ -36,46 +34,48 @@ def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
             found = platform.models(dataset)
         active, keeps = ledger.runs.active(), platform.describe().keeps_models
         contents = {model.id: ledger.runs.contained(runs[model.id].id) for model in found if model.id in runs}
+    measure = Measure.of(settings)
     if as_json:
-        rows = [_data(model, runs.get(model.id), contents.get(model.id, [])) for model in found]
+        rows = [_data(model, runs.get(model.id), contents.get(model.id, []), measure) for model in found]
         typer.echo(json.dumps(rows, indent=2))
         return
     if active is not None:
-        typer.echo(_running(active, by_tag=settings.platform == "mobius"))
+        typer.echo(_running(active, measure, by_tag=settings.platform == "mobius"))
     if not found:
         typer.echo(f"Dataset {dataset.name} has no trained model yet; `image-sync status` tells what it waits for.")
         return
-    wide_console().print(_table(found, runs, keeps=keeps))
+    for model in found:
+        for line in _lines(model, runs.get(model.id), measure, keeps=keeps):
+            typer.echo(show_text(line))
 
 
-def _running(run: Run, *, by_tag: bool) -> str:
+def _running(run: Run, measure: Measure, *, by_tag: bool) -> str:
     step = f"{'tag' if by_tag else 'iteration'} {run.iteration} of {run.iterations}" if run.iterations else ""
     parts = (
         f"Training {show_text(run.name)}: {run.state}, {run.pictures} pictures",
         step,
-        figures(run),
+        figures(run, measure),
         remaining(run),
     )
     return ", ".join(filter(None, parts))
 
 
-def _table(found: list[Model], runs: dict[str, Run], *, keeps: bool) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in _COLUMNS:
-        justify: Any = "right" if name in {"accuracy", "pictures"} else "left"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "model")
-    for model in found:
-        run = runs.get(model.id)
-        table.add_row(
-            Text(show_text(model.name)),
-            "" if model.accuracy is None else f"{model.accuracy:.3f}",
-            "" if run is None else str(run.pictures),
-            Text(show_text(", ".join(model.categories))),
-            "" if model.created_at is None else local(model.created_at),
-            Text(show_text("; ".join(_standing(model, run, keeps=keeps)))),
-            Text(model.id),
-        )
-    return table
+def _lines(model: Model, run: Run | None, measure: Measure, *, keeps: bool) -> Iterator[str]:
+    """A model: its name, then what is known of it, each in a line of its own, ids whole."""
+    pictures = None if run is None else run.pictures
+    yield model.name
+    yield f"  id        {model.id}"
+    if model.accuracy is not None:
+        yield f"  {measure.name:9} {model.accuracy:.3f} on {measure.on(pictures)}"
+    contained = [] if pictures is None else [f"{pictures}"]
+    if model.categories:
+        contained.append(f"in {', '.join(model.categories)}")
+    if contained:
+        yield f"  pictures  {' '.join(contained)}"
+    if model.created_at is not None:
+        yield f"  trained   {local(model.created_at)}"
+    if standing := _standing(model, run, keeps=keeps):
+        yield f"  standing  {'; '.join(standing)}"
 
 
 def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
@@ -96,11 +96,13 @@ def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
     return [*([fate] if fate else []), *began, *billed]
 
 
-def _data(model: Model, run: Run | None, contents: list[Content]) -> dict[str, Any]:
+def _data(model: Model, run: Run | None, contents: list[Content], measure: Measure) -> dict[str, Any]:
     """Everything known of one model; None where it was not trained by this ledger."""
     base = None if run is None or not run.base else {"id": run.base, "name": run.base_name or None}
     return asdict(model) | {
         "pictures": None if run is None else run.pictures,
+        "measure": measure.name,
+        "held_out": measure.held_out(None if run is None else run.pictures),
         "base": base,
         "fate": None if run is None else str(run.fate) or None,
         "fate_reason": None if run is None else run.fate_reason or None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from image_sync.cli import options
+from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Run, RunState
 from image_sync.errors import UsageError
@@ -39,14 +40,15 @@ def plot(
     settings = settings_of(config)
     from image_sync.cli.models import charts  # late: the drawing library takes longer than everything else
 
+    measure = Measure.of(settings)
     with ledger_of(settings) as ledger:
         if model is None:
             target = output or Path("models.png")
-            charts.models(_trained(ledger), settings.model.name, target)
+            charts.models(_trained(ledger), settings.model.name, measure, target)
         else:
             run = _run(ledger, model)
             target = output or Path(f"{run.name}.png")
-            charts.training(run, ledger.runs.series(run.id), target)
+            charts.training(run, ledger.runs.series(run.id), measure, target)
     typer.echo(f"Drawn: {show_path(str(target))}")
 
 
@@ -60,7 +62,7 @@ def _run(ledger: Ledger, wanted: str) -> Run:
         )
     if not ledger.runs.series(run.id):
         raise UsageError(
-            f"nothing is known of how {show_text(run.name)} went",
+            f"there is no curve of {show_text(run.name)}: nothing is known of how it went",
             hint="It has not begun, or it was trained before this version of image-sync.",
         )
     return run
