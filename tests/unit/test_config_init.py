@@ -291,9 +291,9 @@ def test_asking_on_a_terminal(here: Path) -> None:
     assert (here / "images").is_dir()
     assert (loaded.threshold.upload, loaded.threshold.training) == (3, 10)
     assert json.loads((here / "configuration.json").read_text())["credentials"]["api_key"] == {
-        "file": "configuration.api-key"
+        "credential": "mvi-api-key"
     }
-    assert stat.S_IMODE((here / "configuration.api-key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((here / "mvi-api-key").stat().st_mode) == 0o600
 
 
 def test_asking_for_a_login_kept_in_the_file(here: Path) -> None:

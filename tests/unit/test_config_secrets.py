@@ -65,6 +65,31 @@ def test_wrong_secrets_are_told_without_showing_them(tmp_path: Path, value: Any,
     assert "S3CRET" not in mistake
 
 
+def test_a_credential_lies_beside_the_configuration_outside_of_a_service(tmp_path: Path) -> None:
+    """What systemd hands over to the service is found under the same name beside the file by everybody else."""
+    (tmp_path / "key").write_text(SECRET)
+    (tmp_path / "key").chmod(0o600)
+    assert key_of(settings(tmp_path, credentials={"endpoint": ENDPOINT, "api_key": {"credential": "key"}})) == SECRET
+
+
+@pytest.mark.parametrize("way", [{"credential": "none"}, {"env": "NONE"}, {"file": "none"}])
+def test_who_only_looks_needs_no_secret(tmp_path: Path, way: Any) -> None:
+    """A secret that cannot be read is named, and the rest of the configuration can be used."""
+    path = write(tmp_path, document(tmp_path, credentials={"endpoint": ENDPOINT, "api_key": way, "proxy": way}))
+    loaded = load(path, {}, secrets=False)
+    assert loaded.credentials.endpoint == ENDPOINT
+    assert [line.split(": ")[1] for line in loaded.unread] == ["credentials.api_key", "credentials.proxy"]
+    with pytest.raises(ConfigError):
+        load(path, {})
+
+
+def test_a_misspelt_way_to_a_secret_is_a_mistake_for_all(tmp_path: Path) -> None:
+    """What is wrong with the configuration itself is told also to those who need no secret."""
+    path = write(tmp_path, document(tmp_path, credentials={"endpoint": ENDPOINT, "api_key": {"fil": "key"}}))
+    with pytest.raises(ConfigError, match='did you mean "file"'):
+        load(path, {}, secrets=False)
+
+
 def test_a_credential_is_a_name(tmp_path: Path) -> None:
     """A systemd credential cannot lead out of its folder."""
     (mistake,) = mistakes(

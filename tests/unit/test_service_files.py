@@ -110,7 +110,7 @@ def test_the_units_hold_what_the_service_lives_by(name):
         "NotifyAccess": ["main"],
         "WatchdogSec": ["60"],
         "ExecReload": ["/bin/kill -HUP $MAINPID"],
-        "LoadCredential": ["mvi-api-key:/etc/image-sync/mvi-api-key"],
+        "LoadCredential": [f"{name}:/etc/image-sync/{name}" for name in ("mvi-api-key", "mvi-password")],
         "ProtectHome": ["read-only"],
         "ProcSubset": ["all"],
     }

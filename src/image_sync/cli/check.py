@@ -19,7 +19,7 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.removals import expected
-from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.cli.session import SECRETS, ledger_of, platform_of, settings_of
 from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
 from image_sync.config.strategy import is_detection
@@ -163,7 +163,7 @@ def check(
         return
     findings = [Finding("configuration", f"{config} is valid")]
     findings += [Finding("configuration", warning, warning=True) for warning in settings.warnings]
-    with ledger_of(settings) as ledger, platform_of(settings) as platform:
+    with ledger_of(settings) as ledger, platform_of(settings, called=False) as platform:
         findings += _state(settings)
         filters = Filter(watch_rules(settings, platform.describe()))
         news = _News(ledger, watch_rules(settings, platform.describe()), skip_duplicates=settings.skip_duplicates)
@@ -180,7 +180,8 @@ def check(
             findings += [Finding("categories", error.what, error.hint, EXIT_CONFIG) for error in refused]
         proofs = list(_aws(settings)) if settings.platform == "sagemaker" else []
         findings += proofs
-        if not any(finding.code for finding in proofs):
+        findings += [Finding("configuration", line, SECRETS, EXIT_CONFIG) for line in settings.unread]
+        if not settings.unread and not any(finding.code for finding in proofs):
             findings += _server(settings, platform, ledger)
         known = Counter({name: counts.ready for name, counts in ledger.census().categories.items()})
         thresholds = thresholds_of(settings, platform.describe())

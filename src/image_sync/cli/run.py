@@ -29,7 +29,7 @@ def run(
         check(config, as_json=False, policy=False)
     _private()
     logs.configure(log_level, log_format=log_format)
-    settings = settings_of(config)
+    settings = settings_of(config, secrets_needed=True)
     from image_sync.daemon.daemon import Daemon
 
     code = Daemon(settings, config, once=once).run()

@@ -11,21 +11,27 @@ from pathlib import Path
 from image_sync import logs
 from image_sync.config import Settings, load, secrets
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound
+from image_sync.errors import ConfigError, NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform
 from image_sync.platforms.notes import Notes
 
+SECRETS = "Run this as a user that may read it: the one that runs the daemon, or root (sudo)."
 
-def settings_of(config: Path) -> Settings:
+
+def settings_of(config: Path, *, secrets_needed: bool = False) -> Settings:
     """The configuration, its secrets hidden from all output from here on.
+
+    Args:
+        config: its file.
+        secrets_needed: whether one that cannot be read is a mistake. Looking needs none; :func:`platform_of` asks.
 
     Raises:
         ConfigError: it cannot be used; the text lists every mistake.
     """
-    settings = load(config)
+    settings = load(config, secrets=secrets_needed)
     logs.hide(*secrets(settings))
     return settings
 
@@ -45,8 +51,18 @@ def ledger_of(settings: Settings, lock: Lock | None = None) -> Iterator[Ledger]:
 
 
 @contextlib.contextmanager
-def platform_of(settings: Settings) -> Iterator[Platform]:
-    """The platform, ready for calls. Whoever waits at a terminal is told at once when nobody answers."""
+def platform_of(settings: Settings, *, called: bool = True) -> Iterator[Platform]:
+    """The platform, ready for calls. Whoever waits at a terminal is told at once when nobody answers.
+
+    Args:
+        settings: what says which one.
+        called: False if it may turn out that we cannot sign in.
+
+    Raises:
+        ConfigError: a secret cannot be read that is needed to call it.
+    """
+    if settings.unread and called:
+        raise ConfigError("\n".join(settings.unread), hint=SECRETS)
     with notes_of(settings) as notes:
         platform = registry.make(settings, threading.Event(), attempts=1, notes=notes)
         try:

@@ -43,6 +43,9 @@ class Context:
     folders_read: int = 0
     has_login: bool = False
     literal_secret: bool = False
+    secrets: bool = True
+    """Whether every secret is needed; if not, those that cannot be read here are only named in ``unread``."""
+    unread: list[Problem] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -53,7 +56,7 @@ class Context:
         """Remember something that a person should know."""
         self.warnings.append(Problem(path, text))
 
-    def told(self) -> tuple[str, ...]:
-        """The warnings as lines, in the order of the file."""
-        told = lines(self.warnings, self.shown, self.places)
+    def told(self, problems: list[Problem] | None = None) -> tuple[str, ...]:
+        """The warnings, or these problems, as lines, in the order of the file."""
+        told = lines(self.warnings if problems is None else problems, self.shown, self.places)
         return tuple(text for _, text in sorted(told, key=lambda pair: pair[0]))

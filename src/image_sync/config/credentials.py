@@ -47,7 +47,8 @@ class Credentials(Section):
         default=None,
         description=(
             'API key (MVI 8 and later): the text itself, or where it is kept: `{"file": "path"}`, `{"env": "NAME"}` or '
-            '`{"credential": "name"}` (systemd). `VAPI_TOKEN` is used when no credentials are given.'
+            '`{"credential": "name"}` (systemd hands it over; elsewhere the file of that name beside this one). '
+            "`VAPI_TOKEN` is used when no credentials are given."
         ),
         examples=[{"file": "api-key.txt"}],
     )
@@ -181,7 +182,10 @@ class Credentials(Section):
             return None
         context = context_of(info)
         literal = context.literal_secret
-        proxy = endpoints.proxy(secret.resolve(value, context, ("credentials", "proxy")))
+        found = secret.resolve(value, context, ("credentials", "proxy"))
+        if found == secret.UNREAD:
+            return None
+        proxy = endpoints.proxy(found)
         context.literal_secret = literal or (isinstance(value, str) and bool(password_in(proxy)))
         return proxy
 

@@ -22,8 +22,13 @@ _WORLD_WRITABLE = 0o002
 _WRITE_ONE = "`image-sync init` writes a configuration by asking"
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(path: Path, environ: Mapping[str, str] = os.environ, *, secrets: bool = True) -> Settings:
     """The settings that the file holds.
+
+    Args:
+        path: of the file.
+        environ: the environment.
+        secrets: whether all secrets are needed. If not, ``Settings.unread`` names those that cannot be read here.
 
     Raises:
         ConfigError: they cannot be used; ``what`` has every mistake, one a line: the file and the line, the key, the
@@ -38,14 +43,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
         hint = ""
         mode = status.st_mode if os.name != "nt" else 0
         if not mode & _WORLD_WRITABLE:
-            return parse(data, path, environ, mode=mode)
+            return parse(data, path, environ, mode=mode, secrets=secrets)
         shown = printable(str(path))
         told = f"{shown} can be changed by every user of this machine; run: chmod 600 {shown}"
     raise ConfigError(told, hint=hint)
 
 
-def parse(data: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, mode: int = 0) -> Settings:
-    """The settings that these bytes would mean as the content of that file, with those permissions.
+def parse(
+    data: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, mode: int = 0, secrets: bool = True
+) -> Settings:
+    """The settings that these bytes would mean as the content of that file, with those permissions; see :func:`load`.
 
     Raises:
         ConfigError: as :func:`load` does.
@@ -61,6 +68,7 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str] = os.environ, *, m
             environ=environ,
             mode=mode,
             places=document.places,
+            secrets=secrets,
         )
         outcome = _settings(document, context)
         if isinstance(outcome, Settings):

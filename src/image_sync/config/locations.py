@@ -141,8 +141,9 @@ def _database(url: str, context: Context) -> str:
 def _apart(path: Path, context: Context, *, default: bool) -> Path:
     real = Path(os.path.realpath(path))
     subject = f"the default state folder {_shown(path)} " if default else ""
-    status = _status(path)
-    if status and not stat.S_ISDIR(status.st_mode):
+    if os.path.exists(path) and not os.path.isdir(
+        path
+    ):  # one that this user may not look at is told by the ledger, which says what to do
         raise Mistake(f"{subject}is a file; write the path of a folder", bare=default)
     for root in context.roots:
         if root.real == real or root.real in real.parents:

@@ -10,12 +10,16 @@ from image_sync.config import source
 from image_sync.config.context import Context
 from image_sync.config.document import Key
 from image_sync.config.locations import expand
-from image_sync.config.problems import Mistake, nearest, printable
+from image_sync.config.problems import Mistake, Problem, nearest, printable
 from image_sync.config.texts import is_placeholder, refuse_unprintable
 
 _LARGEST = 64 * 1024
 _WAYS = '"text", {"file": "path"}, {"env": "NAME"} or {"credential": "NAME"}'
 _KEYS = ("env", "file", "credential")
+
+
+UNREAD = "(a secret that was not read)"
+"""Stands for one that is not needed now and cannot be read here: by another user, or outside of the service."""
 
 
 def resolve(value: object, context: Context, key: Key, *, header: bool = False) -> str:
@@ -27,6 +31,26 @@ def resolve(value: object, context: Context, key: Key, *, header: bool = False) 
         key: where it stands in the file, for warnings.
         header: it will be sent in an HTTP header, which carries Latin-1 only.
     """
+    try:
+        return _resolved(value, context, key, header=header)
+    except Mistake as mistake:
+        if context.secrets or not _refers(value):
+            raise
+        context.unread.append(Problem(key, mistake.text))
+        return UNREAD
+
+
+def _refers(value: object) -> bool:
+    """Whether it names one place, as it should: then only what is there can be wrong."""
+    return (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and set(value) <= set(_KEYS)
+        and all(isinstance(target, str) and target.strip() for target in value.values())
+    )
+
+
+def _resolved(value: object, context: Context, key: Key, *, header: bool) -> str:
     if isinstance(value, str):
         context.literal_secret = True
         found, where = value, ""
@@ -70,21 +94,26 @@ def _referred(value: Mapping[object, object], context: Context, key: Key) -> tup
             raise Mistake(f"names the environment variable {printable(target)}, which is not set; set it", bare=True)
         return context.environ[target], f" in the environment variable {printable(target)}"
     if way == "credential":
-        return _contents(_credential(target, context), context, key, credential=True)
+        handed_over = bool(context.environ.get("CREDENTIALS_DIRECTORY"))
+        return _contents(_credential(target, context), context, key, credential=handed_over)
     return _contents(expand(target, context), context, key)
 
 
 def _credential(name: str, context: Context) -> Path:
-    folder = context.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
+    """The file that systemd hands over; outside of a service, the file of that name beside the configuration."""
+    if name in {".", ".."} or "/" in name or "\0" in name:
+        raise Mistake("names a credential with a path; write only the name that LoadCredential= gives it", bare=True)
+    if folder := context.environ.get("CREDENTIALS_DIRECTORY"):
+        return Path(folder) / name
+    path = context.file.parent / name
+    if not os.path.lexists(path):
         raise Mistake(
-            "names a systemd credential, but $CREDENTIALS_DIRECTORY is not set; start image-sync by a unit with "
+            f"names a systemd credential, but $CREDENTIALS_DIRECTORY is not set, and there is no file "
+            f"{printable(str(path))}; put it there, or start image-sync by a unit with "
             f"LoadCredential={printable(name)}:/path",
             bare=True,
         )
-    if name in {".", ".."} or "/" in name or "\0" in name:
-        raise Mistake("names a credential with a path; write only the name that LoadCredential= gives it", bare=True)
-    return Path(folder) / name
+    return path
 
 
 def _contents(path: Path, context: Context, key: Key, *, credential: bool = False) -> tuple[str, str]:

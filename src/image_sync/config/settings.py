@@ -142,11 +142,17 @@ class Settings(Section):
         default=None, description="Reserved for the notifications of a later version; ignored by this one."
     )
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _unread: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should be told at each start, one line each, without secrets."""
         return self._warnings
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Which secrets could not be read, one line each; without them nobody can be called."""
+        return self._unread
 
     @property
     def address(self) -> str:
@@ -256,4 +262,5 @@ class Settings(Section):
         if self.platform == mobius.PLATFORM:
             mobius.judge(self, context)
         self._warnings = context.told()
+        self._unread = context.told(context.unread)
         return self

@@ -9,6 +9,7 @@ from pathlib import Path
 from image_sync.errors import LedgerError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
 _LITTLE = 128 << 10
 """Bytes of room below which a ledger cannot be written to: a transaction needs some pages, twice."""
 
@@ -34,6 +35,8 @@ def unusable(folder: Path, error: OSError) -> LedgerError:
     hint = "Make it readable and writable for the user that runs image-sync, or point `state` at another folder."
     if error.errno in _FULL:
         hint = "The disk is full: free some space. Nothing was sent without being written down first."
+    elif error.errno in _DENIED:
+        hint = f"Run this as the user that runs the daemon, or as root (sudo). Else: {hint[0].lower()}{hint[1:]}"
     return LedgerError(f"the state folder {folder} cannot be used: {error.strerror}", hint=hint)
 
 

@@ -54,9 +54,10 @@ class Answers:
             raise ConfigError(error.what, hint="Nothing was written") from None
         with contextlib.ExitStack() as undo:
             for name, file in self.apart.items():
-                fresh = not file.exists()
-                _put(file, f"{self.credentials[name]}\n".encode(), force=force)
-                self.credentials[name] = {"file": file.name}
+                fresh, content = not file.exists(), f"{self.credentials[name]}\n".encode()
+                if fresh or file.read_bytes() != content:
+                    _put(file, content, force=force)
+                self.credentials[name] = {"credential": file.name}
                 if fresh:
                     undo.callback(file.unlink, missing_ok=True)
             _put(output, self.data(), force=force)

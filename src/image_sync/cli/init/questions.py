@@ -17,6 +17,8 @@ from image_sync.config.context import Context
 from image_sync.config.problems import Mistake, printable, show_value
 
 PLATFORMS = ("mvi", "sagemaker", "mobius")
+_CREDENTIALS = {"api_key": "mvi-api-key", "password": "mvi-password"}
+"""As the service files call them: so one configuration serves by hand and as a service."""
 
 
 def ask_platform() -> str:
@@ -100,7 +102,7 @@ def _ask_credentials(answers: Answers, username: str | None, output: Path) -> No
         return secret.resolve(text, Context(), ("credentials", name), header=way == "key")
 
     answers.credentials[name] = _prompt("API key" if way == "key" else "Password", check, hidden=True)
-    file = output.with_name(f"{output.stem}.{name.replace('_', '-')}")
+    file = output.with_name(_CREDENTIALS[name])
     if typer.confirm(f"Keep it in a file of its own ({printable(file.name)}), readable only by you?", default=True):
         answers.apart[name] = file
 
