@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,3 +257,26 @@ def test_what_is_written_can_be_read_by_others(source: Path, tmp_path: Path) -> 
 
     umask = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "Umask" in line)[6:], 8)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*.*")} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "val"), [((), ".", "."), (("--copy", "--validation", "0.5"), "train", "validation")]
+)
+def test_yolo_comes_with_the_file_that_its_trainers_ask_for(
+    tmp_path: Path, options: tuple[str, ...], train: str, val: str
+) -> None:
+    """data.yaml names the folders, which hold a picture and its text each, and the classes by number."""
+    yaml: Any = pytest.importorskip("yaml")
+    odd = 'it\'s: "ä" #1'
+    files: dict[str, Any] = {f"{number}.jpg": jpeg(number, 40, 30) for number in range(12)}
+    files |= {f"{number}.xml": voc(voc_object(("Scratch", odd)[number % 2]), size=None) for number in range(12)}
+    root, out = put(tmp_path / "in", files), tmp_path / "out"
+
+    call("convert", root, "-o", out, "--to", "yolo", *options)
+
+    found = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
+    assert found == {"train": train, "val": val, "names": {0: "Scratch", 1: odd}}
+    for part in {train, val}:
+        assert list((out / part).glob("*.txt"))
+    back = call("check", out, "--from", "yolo", "--json") if options else None
+    assert back is None or json.loads(back.stdout)["labels"].keys() == {"Scratch", odd}

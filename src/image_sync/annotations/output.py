@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from image_sync.annotations import coco, sagemaker, voc, yolo
@@ -100,6 +101,8 @@ def outputs(pictures: Iterable[Marked], style: Style) -> Iterator[Output]:
             yield Output(path, copy_of=style.copy_from + b"/" + marked.path)
     if style.form in {Format.COCO, Format.YOLO}:
         yield from _with_lists(pictures, classes, style)
+    if style.form is Format.YOLO and classes:
+        yield Output(b"data.yaml", _data_yaml(folders, classes))
     if style.form is not Format.COCO:
         for part, inside in folders.items():
             yield from (Output(_beside(part, marked, style), _text(marked, classes, style)) for marked in inside)
@@ -143,6 +146,15 @@ def _with_lists(pictures: list[Marked], classes: Mapping[str, int], style: Style
             yield Output(_joined(folder, b"annotations.json"), coco.write(named, classes))
         elif classes:
             yield Output(_joined(folder, b"classes.txt"), "".join(f"{name}\n" for name in classes).encode())
+
+
+def _data_yaml(parts: Collection[bytes], classes: Iterable[str]) -> bytes:
+    """What YOLO trainers are given: where the pictures lie, from this file's folder on, and the classes by number."""
+    train = next(iter(sorted(parts))).decode() or "."
+    lines = [f"train: {train}", f"val: {'validation' if b'validation' in parts else train}", "names:"]
+    # A JSON string is one in YAML too, whatever the name is made of.
+    lines += [f"  {number}: {json.dumps(name, ensure_ascii=False)}" for number, name in enumerate(classes)]
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _text(marked: Marked, classes: Mapping[str, int], style: Style) -> bytes:
