@@ -230,6 +230,25 @@ def test_predictions_of_several_pictures_with_a_limit(plant: Plant) -> None:
     assert wrong.startswith("2 ")
 
 
+def test_a_folder_is_asked_about_and_a_bad_file_is_named(plant: Plant) -> None:
+    """Every picture of the folder has its row; what cannot be read is named, in JSON too, and the exit code is 1."""
+    bad = str(plant.folder / "none.jpg")
+    table, rows, nothing = trained(
+        plant,
+        ["predict", "--deploy", str(plant.root / "dark"), bad],
+        ["predict", str(plant.root), bad, "--json"],
+        ["predict", bad],
+    )
+
+    assert table.startswith("1 ")
+    assert table.count(".jpg") == 7
+    assert "none.jpg cannot be read" in table
+    found = json.loads(rows.partition(" ")[2].rpartition("]")[0] + "]")
+    assert len(found) == 13
+    assert [row["image"] for row in found if "error" in row] == [bad]
+    assert nothing.startswith("2 ")
+
+
 def test_objects_that_a_detector_finds_are_listed_and_drawn(tmp_path: Path) -> None:
     """Each object has a row with its box; unsure ones are left out; the pictures are written beside each other."""
     found = [

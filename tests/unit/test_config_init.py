@@ -296,6 +296,30 @@ def test_asking_on_a_terminal(here: Path) -> None:
     assert stat.S_IMODE((here / "mvi-api-key").stat().st_mode) == 0o600
 
 
+def test_a_former_configuration_is_offered_and_the_connection_is_tried(here: Path) -> None:
+    """Enter takes each former answer; a server that does not answer is told at once, with the way to correct it."""
+    (here / "images").mkdir()
+    document = {
+        "credentials": {"endpoint": "http://127.0.0.1:9"},
+        "folders": [str(here / "images")],
+        "dataset": {"name": "former"},
+        "threshold": {"upload": 7, "training": 70},
+    }
+    (here / "configuration.json").write_text(json.dumps(document))
+    terminal = Terminal("--force", "--platform", "mvi")
+    terminal.answer("Address of the server", "")
+    terminal.answer("API key, a password, or none", "none")
+    for prompt in ("Folder to watch", "Another folder", "Name of the dataset", "Upload once", "Train once"):
+        terminal.answer(prompt, "")
+
+    assert terminal.end() == 0, terminal.seen
+    assert "nothing listens at 127.0.0.1:9" in terminal.seen
+    assert "image-sync init --force" in terminal.seen
+    loaded = load(here / "configuration.json", os.environ)
+    assert (loaded.dataset.name, loaded.threshold.upload, loaded.threshold.training) == ("former", 7, 70)
+    assert loaded.folders == (here / "images",)
+
+
 def test_asking_for_a_login_kept_in_the_file(here: Path) -> None:
     """What options say is not asked; a password may stand in the configuration, which is private."""
     terminal = Terminal("--endpoint", "https://x", "--folder", "images", "--upload", "2", "--training", "4")

@@ -188,3 +188,11 @@ def test_times_of_day() -> None:
         False, True, True, True, True, False,
     ]  # fmt: skip
     assert [covers(parsed("9:05-24:00"), minute) for minute in (544, 545, 1439, 0)] == [False, True, True, False]
+
+
+def test_a_misspelt_training_parameter_gets_a_note(tmp_path: Path) -> None:
+    """It is passed on, and the nearest documented one is named; what is only unknown is passed on without a word."""
+    (note,) = warnings(tmp_path, model={"strategy": {"max_iters": 200, "gamma": 2}})
+
+    assert "model.strategy.max_iters" in note
+    assert 'did you mean "max_iter"?' in note

@@ -54,6 +54,8 @@ def model(accuracy: float | None, name: str = "old") -> Model:
         ({"deploy": "better"}, None, [], True, "no other model of this name was deployed"),
         ({"deploy": "better"}, 0.9, [model(0.9)], True, "accuracy 0.900 reaches the 0.900 of old"),
         ({"deploy": "better"}, 0.89, [model(0.9)], False, "accuracy 0.890 does not reach the 0.900 of old"),
+        ({"deploy": "better"}, 0.9, [model(0.9)], True, "each measured on its own held-out pictures, which differ"),
+        ({"deploy": "better", "detection": True}, 0.9, [model(0.9)], True, "mAP 0.900 reaches the 0.900 of old"),
         ({"deploy": "better", "min_gain": 0.05}, 0.95, [model(0.9)], True, "model.min_gain 0.05"),
         ({"deploy": "better", "min_gain": 0.05}, 0.949, [model(0.9)], False, "model.min_gain 0.05"),
         ({"deploy": "better"}, 0.85, [model(0.8), model(0.9, "best")], False, "of best"),

@@ -70,7 +70,8 @@ class Model(Section):
         default="never",
         description=(
             "Whether a new model is deployed: `never`, `always`, or if it is `better` than the one of its name that is "
-            "deployed. Those that image-sync deployed before are undeployed once the new one is ready."
+            "deployed (each measured on its own held-out pictures). Those that image-sync deployed before are "
+            "undeployed once the new one is ready."
         ),
     )
     min_gain: float = Field(

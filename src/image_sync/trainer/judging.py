@@ -34,7 +34,9 @@ def judge(recipe: Recipe, accuracy: float | None, deployed: Iterable[Model]) -> 
         if accuracy is None:
             return Decision(False, "its accuracy is not known, and model.min_accuracy is set")
         if accuracy < recipe.min_accuracy - _EQUAL:
-            return Decision(False, f"accuracy {accuracy:.3f} is below model.min_accuracy {recipe.min_accuracy:g}")
+            return Decision(
+                False, f"{_word(recipe)} {accuracy:.3f} is below model.min_accuracy {recipe.min_accuracy:g}"
+            )
     if recipe.deploy == "always":
         return Decision(True, 'model.deploy is "always"')
     return _better(recipe, accuracy, list(deployed))
@@ -54,5 +56,10 @@ def _better(recipe: Recipe, accuracy: float | None, deployed: list[Model]) -> De
     # Each figure rests on the pictures that were held out of its own training: they are not the same ones.
     held = f"the {rival.accuracy or 0.0:.3f} of {rival.name}, which is deployed{gain}{_APART}"
     if accuracy < mark - _EQUAL:
-        return Decision(False, f"accuracy {accuracy:.3f} does not reach {held}")
-    return Decision(True, f"accuracy {accuracy:.3f} reaches {held}")
+        return Decision(False, f"{_word(recipe)} {accuracy:.3f} does not reach {held}")
+    return Decision(True, f"{_word(recipe)} {accuracy:.3f} reaches {held}")
+
+
+def _word(recipe: Recipe) -> str:
+    """What the platform's figure is called."""
+    return "mAP" if recipe.detection else "accuracy"

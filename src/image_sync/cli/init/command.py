@@ -14,7 +14,7 @@ from image_sync import config
 from image_sync.cli.init.answers import Answers
 from image_sync.cli.init.questions import PLATFORMS, ask, ask_platform, region_here
 from image_sync.config.problems import printable
-from image_sync.errors import UsageError
+from image_sync.errors import ConfigError, ImageSyncError, UsageError
 
 _LOGIN = ("--api-key-file", "--username", "--password-file")
 _AWS = ("--region", "--role", "--bucket", "--profile")
@@ -83,7 +83,7 @@ def init(
     elif username and password_file:
         answers.credentials = {"username": username, "password": _reference(password_file)}
     if asking:
-        ask(answers, username, output)
+        ask(answers, username, output, _former(output))
     else:
         if where == "sagemaker" and not region and (here := region_here()):
             answers.sagemaker = {"region": here, **answers.sagemaker}
@@ -92,7 +92,31 @@ def init(
     settings = answers.write(output, force=force)
     for warning in settings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if asking:
+        _try(settings)
     _say_what_next(where, printable(str(output)))
+
+
+def _former(output: Path) -> config.Settings | None:
+    """The configuration that is about to be overwritten, if it can be read: its answers are offered again."""
+    try:
+        return config.load(output) if output.exists() else None
+    except ConfigError:
+        return None
+
+
+def _try(settings: config.Settings) -> None:
+    """Say whether the server answers and lets us in: a wrong address or key is found now, not at the first upload."""
+    from image_sync.cli.session import platform_of  # late: `init` with options alone does without it
+
+    try:
+        with platform_of(settings) as platform:
+            platform.sign_in()
+    except ImageSyncError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        print("Run `image-sync init --force` again to correct it: your other answers are offered.", file=sys.stderr)
+    else:
+        print(f"{printable(settings.address)} answers and accepts us.")
 
 
 def _reference(path: Path) -> dict[str, str]:

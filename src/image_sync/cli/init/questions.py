@@ -31,21 +31,27 @@ def region_here() -> str:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
 
 
-def ask(answers: Answers, username: str | None, output: Path) -> None:
-    """Ask for everything that the answers do not hold yet."""
+def ask(answers: Answers, username: str | None, output: Path, former: config.Settings | None = None) -> None:
+    """Ask for everything that the answers do not hold yet; what a former configuration says is offered."""
+    if former is not None and former.platform != answers.platform:
+        former = None
     if answers.platform == "sagemaker":
         _ask_aws(answers)
     else:
-        answers.endpoint = answers.endpoint or _prompt("Address of the server", lambda text: endpoints.parse(text).url)
+        was = None if former is None else former.credentials.endpoint or None
+        answers.endpoint = answers.endpoint or _prompt(
+            "Address of the server", lambda text: endpoints.parse(text).url, default=was
+        )
     if answers.platform == "mvi" and not answers.credentials:
         _ask_credentials(answers, username, output)
     if not answers.folders:
-        answers.folders = _ask_folders()
-    answers.dataset = answers.dataset or _prompt("Name of the dataset", texts.name)
+        answers.folders = _ask_folders([] if former is None else [str(folder) for folder in former.folders])
+    was = None if former is None else former.dataset.name
+    answers.dataset = answers.dataset or _prompt("Name of the dataset", texts.name, default=was)
     questions = {"upload": "Upload once so many pictures are waiting", "training": "Train once so many were uploaded"}
     for key, question in questions.items():
         if key not in answers.threshold:
-            default = str(getattr(config.Threshold(), key))
+            default = str(getattr(config.Threshold() if former is None else former.threshold, key))
             answers.threshold[key] = int(_prompt(question, _count, default=default))
 
 
@@ -116,14 +122,16 @@ def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     return check
 
 
-def _ask_folders() -> list[str]:
+def _ask_folders(former: list[str]) -> list[str]:
     context = Context(file=Path.cwd() / "configuration.json", environ=os.environ)
     found: list[str] = []
 
     def check(text: str) -> str:
         return str(locations.folder(text, context, len(found))) if text.strip() else ""
 
-    found.append(_prompt("Folder to watch, with one folder per category in it", check))
+    first = former[0] if former else None
+    found.append(_prompt("Folder to watch, with one folder per category in it", check, default=first))
+    found += [path for path in former[1:] if typer.confirm(f"Watch {printable(path)}, as before?", default=True)]
     while more := _prompt("Another folder (Enter: no more)", check, default=""):
         found.append(more)
     for path in map(Path, found):
