@@ -19,6 +19,7 @@
           |- Unauthorised           77  the platform does not accept who we are
           |- NotFound                   what was named does not exist there
           |- Refused                    the platform said no, and said why
+          |  '- Unfit                   for what the picture is: the same one is never sent again
           '- Unsupported                this platform has no such operation
 """
 
@@ -136,7 +137,19 @@ class NotFound(Permanent):
 
 
 class Refused(Permanent):
-    """The platform understood and said no; ``what`` carries its own words."""
+    """The platform understood and said no; ``what`` carries its own words.
+
+    Args:
+        words: these alone.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", words: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.words = words
+
+
+class Unfit(Refused):
+    """A picture was refused for what it is. Any other refusal of a picture may pass by itself."""
 
 
 class Unsupported(Permanent):

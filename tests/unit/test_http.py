@@ -32,6 +32,7 @@ from image_sync.errors import (
     Refused,
     Transient,
     Unauthorised,
+    Unfit,
     Unreadable,
 )
 from image_sync.platforms.circuit import Unanswered
@@ -144,8 +145,8 @@ def test_unknown_host_name_is_not_sent() -> None:
         (408, True, Transient),
         (409, False, Ambiguous),
         (409, True, Transient),
-        (413, False, Refused),
-        (415, False, Refused),
+        (413, False, Unfit),
+        (415, False, Unfit),
         (422, False, Refused),
         (423, False, Transient),
         (425, False, Transient),
@@ -184,7 +185,7 @@ def test_refusal_with_a_broken_body_stays_a_refusal(client: Client, server: Fake
     """A 4xx status is proof enough: its body may be cut, as when a proxy refuses a large request half-way."""
     server.answers(Reply(413, body, (("Content-Length", "100"),), last=True))
 
-    assert type(outcome(client, repeatable=False)) is Refused
+    assert type(outcome(client, repeatable=False)) is Unfit
 
 
 @pytest.mark.parametrize(
@@ -424,7 +425,7 @@ def test_early_refusal_of_a_large_upload_is_understood(server: FakeHttp) -> None
         client.close()
         thread.join(5)
 
-    assert type(error) is Refused
+    assert type(error) is Unfit
 
 
 def test_connection_is_kept_but_not_when_it_idled(client: Client, server: FakeHttp) -> None:

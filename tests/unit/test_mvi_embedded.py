@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Refused, Transient, Unauthorised
+from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Refused, Transient, Unauthorised, Unfit
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
+from image_sync.mvi_server.kinds import preset
 from image_sync.mvi_server.limits import Limits
 from image_sync.mvi_server.server import MviServer
 from image_sync.platforms.base import Item, Model, Phase, Shipment, TrainingPlan
@@ -308,3 +309,39 @@ def test_two_that_make_the_same_at_once(server: MviServer, making: Making) -> No
     assert all(one == found[0] for one in found)
     assert making.count(caller) == 1
     caller.session.close()
+
+
+def test_a_category_that_was_deleted_at_the_server_is_made_again_in_the_same_call(
+    server: MviServer, mvi: MviPlatform, dataset: DatasetRef
+) -> None:
+    """Our remembered id is out of date: it is looked up anew, and the pictures are sent or moved all the same."""
+    caller = Caller(server.url, KEY)
+
+    def delete() -> None:
+        stale = mvi.ensure_category(dataset, "grey")
+        assert caller.call("DELETE", f"/datasets/{dataset.id}/categories/{stale}").status_code == 200
+
+    delete()
+    outcomes = mvi.upload(shipment(dataset))
+    delete()
+    for outcome in outcomes:
+        mvi.relabel(dataset, outcome.remote_id, "grey")
+
+    assert not any(outcome.refused for outcome in outcomes)
+    assert {picture.category for picture in mvi.listing(dataset)} == {"grey"}
+
+
+def test_a_refusal_tells_whether_the_picture_is_to_blame(
+    server: MviServer, mvi: MviPlatform, dataset: DatasetRef
+) -> None:
+    """What is no picture is unfit for good; what the server could not store may be stored later."""
+    for sent in (shipment(dataset, 1, broken=0), shipment(dataset, 3, broken=1)):
+        refused = [outcome for outcome in mvi.upload(sent) if outcome.refused]
+        assert [outcome.unfit for outcome in refused] == [True]
+    server.faults.add(*preset("not-stored"))
+    with pytest.raises(Refused, match="could not be stored") as caught:
+        mvi.upload(shipment(dataset, 1))
+    assert not isinstance(caught.value, Unfit)
+    refused = [outcome for outcome in mvi.upload(shipment(dataset, 4)) if outcome.refused]
+    assert refused
+    assert not any(outcome.unfit for outcome in refused)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, ConfigError, ImageSyncError, NotFound, Permanent, Refused, Transient
+from image_sync.errors import Ambiguous, ConfigError, ImageSyncError, NotFound, Permanent, Refused, Transient, Unfit
 from image_sync.platforms.base import Item, Model, Outcome, Phase, Prediction, Shipment, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform, base_uri
@@ -258,8 +258,8 @@ def test_single_picture_of_an_old_release(mvi: MviPlatform, release: Release) ->
         (answer(200, FAIL), Denied),
         (answer(500, {"resultList": [{"result": "success"}] * 3}), Ambiguous),
         (answer(502, FAIL), Ambiguous),
-        (answer(413, FAIL), Refused),
-        (answer(415, FAIL), Refused),
+        (answer(413, FAIL), Unfit),
+        (answer(415, FAIL), Unfit),
         (answer(429, FAIL), Transient),
         (answer(404, FAIL), NotFound),
         (Reply(200, b"<html>"), Ambiguous),
@@ -289,13 +289,13 @@ def test_refused_request_for_several_pictures_without_details(mvi: MviPlatform, 
 
 
 def test_deleted_category_is_made_again(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
-    """When an upload is refused, what was remembered of the categories is forgotten."""
+    """When an upload is refused, the category is looked up anew; if it is the same one, the refusal stands."""
     release.table[UPLOAD] = answer(400, FAIL)
     for _ in range(2):
         with pytest.raises(Refused):
             mvi.upload(shipment())
 
-    assert server.paths().count("GET /api/datasets/ds-1/categories") == 2
+    assert server.paths().count("GET /api/datasets/ds-1/categories") == 3
 
 
 @pytest.mark.parametrize("knows_query", [True, False])

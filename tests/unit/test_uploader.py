@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 
 from image_sync.domain import PictureState
-from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unreadable
+from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unfit, Unreadable
 from image_sync.platforms.base import Outcome
 from image_sync.uploader import read_verified
 from support.world import World
@@ -63,11 +64,11 @@ def test_what_it_may_do_next_is_told_in_seconds(world: World) -> None:
     assert world.uploader.step(world.now) == pytest.approx(3)
 
 
-def test_a_refused_picture_is_recorded_and_not_sent_again(world: World) -> None:
+def test_a_picture_refused_for_what_it_is_is_recorded_and_not_sent_again(world: World) -> None:
     """A single picture that the platform refuses keeps the platform's words."""
     world.stage(upload=1)
     world.put("good/1.jpg")
-    world.platform.fail_next("upload", Refused("too dark"))
+    world.platform.fail_next("upload", Unfit("too dark"))
     world.work()
     world.work()
 
@@ -85,7 +86,7 @@ def test_one_bad_picture_does_not_block_the_others(world: World) -> None:
 
     def picky(shipment):
         if any(item.key.startswith("5.") for item in shipment.items):
-            raise Refused("one of these is no picture")
+            raise Unfit("one of these is no picture")
         return upload(shipment)
 
     world.platform.upload = picky  # type: ignore[method-assign]
@@ -97,15 +98,96 @@ def test_one_bad_picture_does_not_block_the_others(world: World) -> None:
 
 
 def test_a_server_that_refuses_everything_does_not_condemn_every_picture(world: World) -> None:
-    """After five single refusals in a row the rest is spared, and `status` tells what the server says."""
+    """After four single refusals in a row no other is held against its picture: `status` tells what the server says.
+
+    When the server is well again everything is sent, without anybody's doing.
+    """
     world.stage(upload=1, batch_files=1)
     world.put(*(f"good/{number:02}.jpg" for number in range(12)))
     world.platform.fail_next("upload", Refused("the dataset is locked"), times=100)
     world.work()
 
-    assert world.ledger.tally().refused == 5
-    assert world.ledger.tally().cleared == 7
+    for _ in range(5):
+        world.work(300)
     assert world.ledger.troubles()[0].what == "the dataset is locked"
+    assert world.ledger.tally().refused + world.ledger.tally().cleared == 12
+    assert world.ledger.tally().refused <= 4
+    assert world.ledger.history.faults() == []
+    world.platform.fail_next("upload", Refused("the dataset is locked"), times=100)
+    world.platform._faults.clear()
+    for _ in range(4):
+        world.work(2000)
+    assert len(world.stored()) == 12
+
+
+def test_a_refusal_that_names_no_fault_of_the_picture_is_tried_again_for_a_day(world: World) -> None:
+    """After growing pauses, which survive a restart; only then a person is asked; `retry` begins anew."""
+    world.stage(upload=1)
+    world.put("good/1.jpg", "scratch/2.jpg")
+    upload, tries = world.platform.upload, []
+
+    def full(shipment):
+        if shipment.category == "good":
+            tries.append(world.unix)
+            raise Refused("could not store")
+        return upload(shipment)
+
+    world.platform.upload = full  # type: ignore[method-assign]
+    world.uploader.step(world.now)
+    while world.unix < 1_000_000.0 + 2 * 86_400:
+        world.pass_time(10)
+        for _ in range(4):
+            world.uploader.step(world.now)
+        if len(tries) < 8:
+            assert world.ledger.history.faults() == []
+            assert world.ledger.batches.next_up() is not None or not tries
+        next_up = world.ledger.batches.next_up()
+        if next_up is not None:
+            world.pass_time(max(0.0, next_up - world.unix - 10))
+            world.stage(upload=1)
+        elif len(tries) == 8:
+            break
+
+    assert [round(after - before, -1) for before, after in itertools.pairwise(tries)] == [
+        10, 20, 60, 300, 1800, 10_800, 72_000,
+    ]  # fmt: skip
+    ((_, state, reason),) = world.ledger.history.faults()
+    assert (state, reason) == ("refused", "could not store")
+    assert world.stored() == ["scratch/" + world.stored()[0].split("/")[1]]
+    world.platform.upload = upload  # type: ignore[method-assign]
+    assert world.ledger.chores.requeue_refused() == 1
+    world.work()
+    assert len(world.stored()) == 2
+
+
+def test_a_clock_that_was_set_back_does_not_hold_up_what_is_to_be_tried_again(world: World) -> None:
+    """The pause is a moment in the ledger; one further away than any pause can be is no pause."""
+    world.stage(upload=1)
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Refused("could not store"))
+    world.work(1)
+    world.work(10)
+    world.unix -= 30 * 86_400
+    world.work(10)
+
+    assert len(world.stored()) == 1
+
+
+def test_a_batch_that_is_just_being_sent_is_never_taken_for_stranded(world: World) -> None:
+    """A thread that has claimed and not yet sent holds its batch: nobody else puts it in doubt until it is put down."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.ledger.batches.clear()
+    dataset = world.platform.ensure_dataset("parts")
+    batch = world.ledger.batches.claim(dataset, 1, 1 << 20)
+    assert batch is not None
+    assert world.ledger.batches.doubt_all(not_before=0) == 0
+    following = world.ledger.batches.confirm(
+        batch.id, {batch.pictures[0].picture_id: "r-1"}, {}, then=(dataset, 1, 1 << 20)
+    )
+    assert following is not None
+    assert world.ledger.batches.doubt_all(not_before=0) == 0
+    world.ledger.batches.put_down(following.id)
+    assert world.ledger.batches.doubt_all(not_before=0) == 1
 
 
 def test_pictures_stored_without_ids_are_asked_for(world: World) -> None:

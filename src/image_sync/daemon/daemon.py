@@ -23,6 +23,7 @@ _PATIENCE = {"watcher": 60.0}
 _LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
 _STATUS = 10.0
 _MANY = 1000  # no more removals are counted
+_SOON = 30.0  # seconds within which `run --once` waits for a picture to be tried again
 _AT_THE_DOOR = 60.0  # seconds for which `run --once` waits to be let in
 
 log = get_logger(__name__)
@@ -188,6 +189,9 @@ class Daemon:
             return False  # the workers wait for it, too, and give up when it takes too long
 
     def _idle(self, crew: Crew) -> bool:
+        again = crew.ledger.batches.next_up()
+        if again is not None and again - time.time() < _SOON:
+            return False
         if not crew.watcher.idle or not crew.ledger.inventory.checked:
             return False
         # Then once more: between the two questions the watcher may have begun the look that was wanted.

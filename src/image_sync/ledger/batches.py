@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
 from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole
 from image_sync.ledger import markings, moves
@@ -17,7 +18,9 @@ from image_sync.ledger.schema import batch, doubt, folder, picture, place, targe
 SUSPECT = 2
 """A picture that was sent so often without an answer travels alone."""
 HOPELESS = 8
-"""After so many attempts it is parked."""
+"""After so many attempts it counts as refused."""
+PAUSES = (5.0, 20.0, 60.0, 300.0, 1800.0, 3 * 3600.0, 20 * 3600.0)
+"""Seconds until a picture is tried again that was refused for what may pass, by the number of its refusals: a day."""
 _GIVEN_UP = f"given up after {HOPELESS} attempts that the platform never confirmed"
 
 
@@ -26,6 +29,8 @@ class Batches:
 
     def __init__(self, book: Book) -> None:
         self._book = book
+        self._in_hand: set[str] = set()
+        """Batches that somebody in this process is sending. In here before anybody can see them in the database."""
 
     def clear(self) -> None:
         """The upload threshold is reached: everything that is ready now is to be sent, whatever comes later."""
@@ -46,7 +51,36 @@ class Batches:
             files: most pictures in it.
             size: most bytes in it; a single larger picture goes alone.
         """
-        return self._book.db.write(lambda tx: self._claim(tx, dataset, files, size))
+        return self._handed_out(lambda tx: self._claim(tx, dataset, files, size))
+
+    def put_down(self, batch_id: str) -> None:
+        """Nobody is sending this batch any more, whatever became of it."""
+        self._in_hand.discard(batch_id)
+
+    def take_up(self) -> int:
+        """Refused pictures whose time has come go back in line. Returns how many.
+
+        A clock that was set back must not hold them up.
+        """
+        now = self._book.clock()
+        due = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        due &= (picture.c.retry_at <= now) | (picture.c.retry_at > now + PAUSES[-1])
+        with self._book.db.reading() as tx:
+            if tx.execute(select(picture.c.id).where(due).limit(1)).first() is None:
+                return 0
+        once_more = case((picture.c.attempts < HOPELESS, picture.c.attempts), else_=HOPELESS - 1)
+        values = {"state": PictureState.READY, "reason": "", "retry_at": None, "attempts": once_more}
+        with self._book.db.writing() as tx:
+            number = int(tx.execute(update(picture).where(due).values(**values)).rowcount)
+        self._book.changed()
+        return number
+
+    def next_up(self) -> float | None:
+        """When :meth:`take_up` will find something next: Unix time, or None."""
+        waits = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        with self._book.db.reading() as tx:
+            found = tx.execute(select(func.min(picture.c.retry_at)).where(waits)).scalar()
+            return None if found is None else float(found)
 
     def confirm(
         self,
@@ -54,16 +88,18 @@ class Batches:
         stored: Mapping[int, str],
         refused: Mapping[int, str],
         *,
+        passing: Mapping[int, str] = MappingProxyType({}),
         sweep_at: float | None = None,
         annotated: Mapping[int, str] | None = None,
         then: tuple[DatasetRef, int, int] | None = None,
     ) -> Batch | None:
         """The platform answered for these pictures of the batch; any others go back in line.
 
-        A picture that came back so often that there is little hope is parked as refused instead.
+        A picture that came back so often that there is little hope counts as refused, too.
 
         Args:
             stored: picture id -> remote id. refused: picture id -> the platform's reason.
+            passing: the same for refusals that may pass: tried again after growing pauses, for a day.
             sweep_at: Unix time at which second copies are looked for, for a batch that was in doubt.
             annotated: picture id -> what was marked in it with the same request. For all other pictures of the batch
                 that have an annotation it is due from now on.
@@ -74,11 +110,11 @@ class Batches:
         """
 
         def settle(tx: Connection) -> Batch | None:
-            self._settle(tx, batch_id, stored, refused, sweep_at, marked)
+            self._settle(tx, batch_id, stored, refused, passing, sweep_at, marked)
             return None if then is None else self._claim(tx, *then)
 
         marked = {key: markings.fingerprint(text) for key, text in (annotated or {}).items()}
-        following = self._book.db.write(settle)
+        following = self._handed_out(settle)
         self._book.changed()
         return following
 
@@ -103,19 +139,18 @@ class Batches:
         self._book.db.write(fall)
         self._book.changed()
 
-    def doubt_all(self, *, not_before: float, but: Collection[str] = ()) -> int:
+    def doubt_all(self, *, not_before: float) -> int:
         """Every batch that nobody is sending is doubtful: at start, and when the ledger could not be written.
 
         Args:
             not_before: Unix time, for people to read.
-            but: batches that are being sent now.
 
         Returns:
             How many fell into doubt.
         """
         sending = (batch.c.target_id == self._target) & (batch.c.state == BatchState.SENDING)
         with self._book.db.reading() as tx:
-            found = [row.id for row in tx.execute(select(batch.c.id).where(sending)) if row.id not in but]
+            found = [row.id for row in tx.execute(select(batch.c.id).where(sending)) if row.id not in self._in_hand]
         for batch_id in found:
             self.doubt(batch_id, not_before=not_before)
         return len(found)
@@ -140,6 +175,24 @@ class Batches:
     @property
     def _target(self) -> int:
         return self._book.aimed().id
+
+    def _handed_out(self, work: Callable[[Connection], Batch | None]) -> Batch | None:
+        """What ``work`` claims, if that is written down; it may be done more than once until then."""
+        made: list[Batch] = []
+
+        def tried(tx: Connection) -> Batch | None:
+            found = work(tx)
+            if found is not None:
+                made.append(found)
+                self._in_hand.add(found.id)
+            return found
+
+        kept: Batch | None = None
+        try:
+            kept = self._book.db.write(tried)
+            return kept
+        finally:
+            self._in_hand -= {one.id for one in made if one is not kept}
 
     def _claim(self, tx: Connection, dataset: DatasetRef, files: int, size: int) -> Batch | None:
         first = tx.execute(_FIRST, {"aim": self._target}).first()
@@ -182,23 +235,38 @@ class Batches:
         batch_id: str,
         stored: Mapping[int, str],
         refused: Mapping[int, str],
+        passing: Mapping[int, str] = MappingProxyType({}),
         sweep_at: float | None = None,
         marked: Mapping[int, str] | None = None,
     ) -> None:
         now = self._book.clock()
         _CONFIRM(tx, list(stored.items()), now, batch_id)
         _REFUSE(tx, list(refused.items()), batch_id)
+        self._turn_away(tx, batch_id, passing)
         if self._book.annotated and stored:
             markings.sent(tx, marked or {})
             markings.reckon(tx, markings.of_batch(batch_id))
         held = {"the_batch": batch_id}
-        if refused or tx.execute(_ANY_HELD, held).first() is not None:
+        if refused or passing or tx.execute(_ANY_HELD, held).first() is not None:
             # Its file went while it was on its way: without one there is nothing left of it.
             tx.execute(_DROP, held)
-            tx.execute(_PARK, held)
+            hopeless = tx.execute(_HOPELESS, held).scalars().all()
+            self._turn_away(tx, batch_id, dict.fromkeys(hopeless, _GIVEN_UP))
             tx.execute(_QUEUE, held)
-        to = BatchState.CONFIRMED if stored or refused else BatchState.RELEASED
+        to = BatchState.CONFIRMED if stored or refused or passing else BatchState.RELEASED
         self._move(tx, batch_id, to, ended_at=now, sweep_at=sweep_at)
+
+    def _turn_away(self, tx: Connection, batch_id: str, reasons: Mapping[int, str]) -> None:
+        """Refused for what may pass: tried again later, until it was refused as often as there are pauses."""
+        if not reasons:
+            return
+        now = self._book.clock()
+        held = {"the_batch": batch_id}
+        for row in tx.execute(_REFUSALS.where(picture.c.id.in_(list(reasons))), held).all():
+            retry_at = now + PAUSES[row.refusals] if row.refusals < len(PAUSES) else None
+            values = {"state": PictureState.REFUSED, "reason": reasons[row.id], "retry_at": retry_at}
+            this = update(picture).where(picture.c.id == row.id)
+            tx.execute(this.values(**values, refusals=row.refusals + 1))
 
     def _move(self, tx: Connection, batch_id: str, to: BatchState, **values: Any) -> None:
         allowed = batch.c.state.in_(moves.sources(moves.BATCH, to))
@@ -265,15 +333,16 @@ _CONFIRM = Bulk.update(
     f"state = '{PictureState.CONFIRMED}', remote_id = given.text, reason = '', confirmed_at = ?",
     *(_ONE, "id", "text"),
 )
-_REFUSE = Bulk.update(picture, f"state = '{PictureState.REFUSED}', reason = given.text", _ONE, "id", "text")
+_REFUSE = Bulk.update(
+    picture, f"state = '{PictureState.REFUSED}', reason = given.text, retry_at = NULL", _ONE, "id", "text"
+)
 _DROP = delete(picture).where(
     picture.c.batch_id == bindparam("the_batch"),
     picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)]),
     ~select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists(),
 )
-_PARK = (
-    update(picture).where(_HELD, picture.c.attempts >= HOPELESS).values(state=PictureState.REFUSED, reason=_GIVEN_UP)
-)
+_HOPELESS = select(picture.c.id).where(_HELD, picture.c.attempts >= HOPELESS)
+_REFUSALS = select(picture.c.id, picture.c.refusals).where(_HELD)
 _QUEUE = update(picture).where(_HELD).values(state=PictureState.READY, batch_id="")
 
 

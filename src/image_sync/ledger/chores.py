@@ -173,7 +173,14 @@ class Chores:
         Returns how many.
         """
         refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
-        values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._book.clock()}
+        values = {
+            "state": PictureState.READY,
+            "reason": "",
+            "attempts": 0,
+            "refusals": 0,
+            "retry_at": None,
+            "ready_at": self._book.clock(),
+        }
         with self._book.db.writing() as tx:
             number = int(tx.execute(update(picture).where(refused).values(**values)).rowcount)
             number += retry_refused(tx, self._target) if self._book.annotated else 0

@@ -150,7 +150,9 @@ class History:
         """
         # Said so that an index leads to each kind: among a million files, few or none need a person.
         targets = picture.c.target_id.in_(select(target.c.id))
-        turned_away = select(picture.c.id).where(targets, picture.c.state == PictureState.REFUSED)
+        turned_away = select(picture.c.id).where(
+            targets, picture.c.state == PictureState.REFUSED, picture.c.retry_at.is_(None)
+        )
         needy = (
             place.c.state.in_([str(PlaceState.QUARANTINED), str(PlaceState.UNCATEGORISED)])
             | (place.c.state.in_(list(map(str, PlaceState))) & (place.c.role == PlaceRole.CONFLICT))

@@ -123,6 +123,7 @@ _INSERT_PICTURE = Bulk.into(
     copy="0",
     state=f"'{PictureState.READY}'",
     attempts="0",
+    refusals="0",
     **dict.fromkeys(("sent_category", "batch_id", "remote_id", "reason"), "''"),
 )
 _INSERT_PLACE = Bulk.into(place, "folder_id", "name", *_LOOK, **_OWNS)

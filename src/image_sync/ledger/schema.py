@@ -143,6 +143,9 @@ picture = Table(
     Column("remote_id", Text, nullable=False, default=""),
     Column("reason", Text, nullable=False, default=""),
     Column("attempts", Integer, nullable=False, default=0),
+    # How often it was refused for what may pass; and of a refused one: when it is tried again by itself (Unix time).
+    Column("refusals", Integer, nullable=False, default=0, server_default="0"),
+    Column("retry_at", Float),
     Column("run_id", _Id),  # the training that counted it
     Column("ready_at", Float, nullable=False),
     Column("confirmed_at", Float),

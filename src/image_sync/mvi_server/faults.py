@@ -28,7 +28,8 @@ class Action(StrEnum):
     at once and carries it out ``seconds`` later. ``slow`` waits ``seconds`` first. ``expire_tokens`` makes all session
     tokens invalid, then goes on.
 
-    Inside an upload: ``partial`` refuses some of its pictures, ``late_zip`` says success to an archive and unpacks it
+    Inside an upload: ``partial`` refuses some of its pictures, ``not_stored`` does so for want of room, even a single
+    one, ``late_zip`` says success to an archive and unpacks it
     ``seconds`` later, ``lag`` keeps the new files out of listings, queries and counts for ``seconds``. Inside a
     status call: ``stumble`` answers 500 to the two calls that would be the first to tell a training's end.
     """
@@ -51,12 +52,13 @@ class Action(StrEnum):
     SLOW = "slow"
     EXPIRE_TOKENS = "expire_tokens"
     PARTIAL = "partial"
+    NOT_STORED = "not_stored"
     LATE_ZIP = "late_zip"
     LAG = "lag"
     STUMBLE = "stumble"
 
 
-INSIDE = frozenset({Action.PARTIAL, Action.LATE_ZIP, Action.LAG, Action.STUMBLE})
+INSIDE = frozenset({Action.PARTIAL, Action.NOT_STORED, Action.LATE_ZIP, Action.LAG, Action.STUMBLE})
 """Drawn by the handler that they strike; all others are drawn when a request comes in."""
 
 

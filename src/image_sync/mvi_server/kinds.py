@@ -94,6 +94,12 @@ KINDS: dict[str, Kind] = {
         "POST",
         _UPLOAD,
     ),
+    "not-stored": _kind(
+        "as `partial`, but even a single picture is refused: `The file could not be stored`, which may pass",
+        Action.NOT_STORED,
+        "POST",
+        _UPLOAD,
+    ),
     "late": _kind(
         "the connection is reset, and what was asked for happens SECONDS later",
         Action.LATE,
@@ -136,8 +142,6 @@ KINDS = {name: replace(kind, fault=replace(kind.fault, kind=name)) for name, kin
 def preset(name: str, rate: float = 1.0, seconds: float | None = None) -> list[Fault]:
     """What to give to ``Faults.add`` for a kind; ``all`` gives every kind.
 
-    With ``all`` a 401 hits only requests with a session token: a good API key is never refused for a moment.
-
     Raises:
         ValueError: there is no such kind, or the rate or the seconds cannot be.
     """
@@ -146,8 +150,7 @@ def preset(name: str, rate: float = 1.0, seconds: float | None = None) -> list[F
     if name == ALL:
         if seconds is not None:
             raise ValueError(f"{ALL} takes no seconds; give them to a kind of its own")
-        faults = [replace(kind.fault, probability=rate) for kind in KINDS.values()]
-        return [replace(fault, session=True) if fault.kind == "401" else fault for fault in faults]
+        return [replace(kind.fault, probability=rate) for kind in KINDS.values()]
     kind = KINDS.get(name)
     if kind is None:
         raise ValueError(f"there is no kind {name[:40]!r}; known: {', '.join([*KINDS, ALL])}")

@@ -26,13 +26,17 @@ def _path(dataset_id: str) -> str:
 
 
 def refused(call: Call, dataset_id: str, received: list[Received]) -> list[Received]:
-    """The same files, some of them refused if that is switched on; the only good one never is."""
+    """The same files, some of them refused if that is switched on."""
     good = [at for at, one in enumerate(received) if one.file is not None]
-    if len(good) < _FEWEST or call.site.faults.draw("POST", _path(dataset_id), Action.PARTIAL) is None:
+    faults, path = call.site.faults, _path(dataset_id)
+    if len(good) >= _FEWEST and faults.draw("POST", path, Action.PARTIAL):
+        fault = "This refusal was asked for."
+    elif good and faults.draw("POST", path, Action.NOT_STORED):
+        fault = "The file could not be stored. This refusal was asked for."
+    else:
         return received
-    chosen = {good[at] for at in call.site.faults.some_of(len(good))}
+    chosen = {good[at] for at in faults.some_of(len(good))} if len(good) >= _FEWEST else set(good)
     files.discard(one.file.scratch for at, one in enumerate(received) if at in chosen and one.file)
-    fault = "This refusal was asked for."
     return [replace(one, file=None, fault=fault) if at in chosen else one for at, one in enumerate(received)]
 
 

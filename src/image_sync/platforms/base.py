@@ -94,6 +94,8 @@ class Outcome:
     key: str
     remote_id: str = ""
     refused: str = ""
+    unfit: bool = False
+    """Whether it was refused for what the picture is, so that it will never be taken; else the refusal may pass."""
     annotated: bool = False
     """Whether the annotation was stored with it; else :meth:`Platform.annotate` has to be called."""
 

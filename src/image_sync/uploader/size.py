@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-_ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
-
 
 class Size:
     """The size of requests. May be used from several threads.
@@ -38,8 +36,8 @@ class Size:
         with self._lock:
             self._files = max(1, pictures // 2)
 
-    def refused_alone(self) -> bool:
-        """A picture was refused that was alone in its request. Whether so many in a row were that it is not they."""
+    def refused_alone(self) -> int:
+        """A picture was refused that was alone in its request. How many were so in a row."""
         with self._lock:
             self._alone += 1
-            return self._alone % _ENOUGH == 0
+            return self._alone

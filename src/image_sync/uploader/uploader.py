@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from image_sync.domain import Batch, Claimed, DatasetRef, Verdict
@@ -22,10 +22,11 @@ from image_sync.errors import (
     PictureError,
     PlatformError,
     Refused,
+    Unfit,
 )
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
-from image_sync.platforms.base import Platform
+from image_sync.platforms.base import Outcome, Platform
 from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 from image_sync.uploader.cargo import annotation_of, shipment_of
@@ -34,6 +35,7 @@ from image_sync.uploader.size import Size
 STAGE = "upload"
 _IDLE = 5.0
 _SURE = 0.2  # seconds for which a decision to send stands: counting after each batch would hold up the others
+_ENOUGH = 5  # single pictures refused in a row, after which the fault is looked for elsewhere
 _IN_A_ROW = 20  # batches that a thread sends before it looks up
 
 log = get_logger(__name__)
@@ -85,7 +87,6 @@ class Uploader:
         traits = platform.describe()
         self._size = Size(min(rules.batch_files, traits.batch_files), min(rules.batch_bytes, traits.batch_bytes))
         self._open = False
-        self._in_flight: set[str] = set()
         self._stranded = False
         self._said = ""
         self._sure_until = 0.0
@@ -104,7 +105,7 @@ class Uploader:
         if self._stranded:
             self._stranded = False
             try:
-                self._ledger.batches.doubt_all(not_before=self._clock() + self._rules.grace, but=self._in_flight)
+                self._ledger.batches.doubt_all(not_before=self._clock() + self._rules.grace)
             except LedgerError:
                 self._stranded = True
                 raise
@@ -146,17 +147,16 @@ class Uploader:
         return more
 
     def _carry(self, batch: Batch, *, further: bool) -> Batch | bool:
-        self._in_flight.add(batch.id)
         try:
             return self._send(batch, further=further)
         except LedgerError:
             # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first, or
             # the step that doubts the stranded would pass it over.
-            self._in_flight.discard(batch.id)
+            self._ledger.batches.put_down(batch.id)
             self._stranded = True
             raise
         finally:
-            self._in_flight.discard(batch.id)
+            self._ledger.batches.put_down(batch.id)
 
     def help(self, _now: float) -> float:
         """What the pool's other threads do: send for as long as there is something. Returns seconds to wait."""
@@ -173,6 +173,9 @@ class Uploader:
         return self._open
 
     def _decide(self, now: float) -> Verdict:
+        again = self._ledger.batches.take_up()
+        if again:
+            log.info("picture.tried_again", pictures=again)
         tally = self._ledger.tally()
         quiet, reached = self._quiet.observe(tally, self._thresholds.upload, now)
         if self._rules.impatient:
@@ -233,7 +236,7 @@ class Uploader:
         if not all(ids.values()):  # stored, but the platform does not say under which ids: the reconciler will ask
             self._doubt(batch, [], Ambiguous("the platform did not say under which ids it stored them"))
             return True
-        refused = {outcome.key: outcome.refused for outcome in outcomes if outcome.refused}
+        refused = {outcome.key: outcome for outcome in outcomes if outcome.refused}
         unmarked = [item for item in batch.pictures if item.annotation and item.key in ids.keys() - marked]
         with self._ledger.annotations.in_hand([item.picture_id for item in unmarked]):
             further = further and not (unmarked or self._stop.is_set() or self.setback.left())
@@ -265,20 +268,28 @@ class Uploader:
         self,
         batch: Batch,
         ids: dict[str, str],
-        refused: dict[str, str],
+        refused: dict[str, Outcome],
         marked: Collection[str] = (),
         *,
         further: bool = False,
     ) -> Batch | None:
         stored = {item.picture_id: ids[item.key] for item in batch.pictures if item.key in ids}
-        reasons = {item.picture_id: refused[item.key] for item in batch.pictures if item.key in refused}
+        final = {
+            item.picture_id: refused[item.key].refused for item in batch.pictures if _is(item, refused, unfit=True)
+        }
+        passing = {
+            item.picture_id: refused[item.key].refused for item in batch.pictures if _is(item, refused, unfit=False)
+        }
         annotated = {item.picture_id: item.annotation for item in batch.pictures if item.key in marked}
         then = (batch.dataset, self._size.files, self._size.bytes) if further else None
-        following = self._ledger.batches.confirm(batch.id, stored, reasons, annotated=annotated, then=then)
+        following = self._ledger.batches.confirm(
+            batch.id, stored, final, passing=passing, annotated=annotated, then=then
+        )
         for item in batch.pictures:
             if item.key in refused:
-                log.warning("picture.refused", path=item.path, reason=refused[item.key])
-        log.info("batch.uploaded", batch=batch.id, category=batch.category, pictures=len(stored), refused=len(reasons))
+                why = refused[item.key]
+                log.warning("picture.refused", path=item.path, reason=why.refused, tried_again=not why.unfit)
+        log.info("batch.uploaded", batch=batch.id, category=batch.category, pictures=len(stored), refused=len(refused))
         return following
 
     def _doubt(self, batch: Batch, spoiled: list[Claimed], error: ImageSyncError) -> None:
@@ -290,17 +301,23 @@ class Uploader:
         """The whole request was refused: find the picture that is to blame by sending fewer at a time.
 
         When several in a row are refused alone, it is not the pictures: the others are spared, and a person is told.
+        From then on until one is taken, a refusal that does not name a fault of the picture is not held against it.
         """
         if len(batch.pictures) > 1:
             self._size.halve(len(batch.pictures))  # first, or another thread would claim as many again
             self._ledger.batches.release(batch.id)
             log.warning("batch.refused", batch=batch.id, pictures=len(batch.pictures), error=error.what)
+            return True
+        alone = self._size.refused_alone()
+        unfit = isinstance(error, Unfit)
+        if unfit or alone < _ENOUGH:
+            self._confirm(batch, {}, {item.key: Outcome(item.key, "", error.what, unfit) for item in batch.pictures})
         else:
-            self._confirm(batch, {}, {item.key: error.what for item in batch.pictures})
-            if self._size.refused_alone():
-                self._fail(error)
-                return False
-        return True
+            self._ledger.batches.release(batch.id)
+        if alone % _ENOUGH if unfit else alone < _ENOUGH:
+            return True
+        self._fail(error)
+        return False
 
     def _still_there(self, item: Claimed, spoiled: list[Claimed]) -> bool:
         try:
@@ -320,3 +337,7 @@ class Uploader:
     def _fail(self, error: ImageSyncError) -> None:
         if not self._stop.is_set():
             self.setback.hit(error)
+
+
+def _is(item: Claimed, refused: Mapping[str, Outcome], *, unfit: bool) -> bool:
+    return item.key in refused and refused[item.key].unfit is unfit

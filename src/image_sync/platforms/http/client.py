@@ -177,7 +177,7 @@ class Client:
         if fault is None:
             return body
         if repeatable:
-            raise Refused(f"{what}: {printable(fault)}")
+            raise Refused(f"{what}: {printable(fault)}", words=fault)
         raise Denied(f"{what}: the server reports a failure: {printable(fault)}", hint=DOUBT)
 
     def entries(self, answer: Answer, spool: Spool, *, what: str) -> Iterator[Any]:

@@ -13,6 +13,7 @@ any other 5xx, 408, 409                     ``Transient``    ``Ambiguous``
 401, 403                                    ``Unauthorised``
 404                                         ``NotFound``
 3xx (never followed), 405, 407              ``Permanent``
+413, 415                                    ``Unfit``, a ``Refused``
 any other 4xx                               ``Refused``
 =========================================== ================ ==================
 
@@ -27,7 +28,7 @@ import ssl
 import time
 from urllib.parse import urlsplit
 
-from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
+from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised, Unfit
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http.answer import Answer, retry_after
 from image_sync.platforms.words import printable
@@ -139,8 +140,9 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
             return Unauthorised(said, hint="The user or key in credentials lacks the right to do this")
         case 404:
             return NotFound(said, hint="If nothing at all is found there, check credentials.endpoint")
-        case 413:
-            return Refused(said, hint="Lower upload.batch_bytes, or raise the limit of the proxy before the server")
+        case 413 | 415:
+            smaller = "Lower upload.batch_bytes, or raise the limit of the proxy before the server"
+            return Unfit(said, hint=smaller if status == 413 else "")  # noqa: PLR2004 - too large
         case 405 | 407:
             # Said by what stands before the platform: no picture or training is to blame.
             return Permanent(said, hint="Check credentials.endpoint and credentials.proxy")
@@ -153,4 +155,4 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
                 error.retry_after = wait
             return error
         case _:
-            return Refused(said)
+            return Refused(said, words=fault or "")

@@ -47,7 +47,7 @@ class Pictures:
         try:
             tag = tag_of(shipment.dataset, role.owner or shipment.category, self._naming)
         except Refused as error:
-            return [Outcome(item.key, refused=str(error)) for item in shipment.items]
+            return [Outcome(item.key, refused=str(error), unfit=True) for item in shipment.items]
         done = self._progress_of(shipment.batch_id)
         ids = [image_id(item.sha256) for item in shipment.items]
         # Written down first: should the picture be moved to another category before this is confirmed, it is known
@@ -100,7 +100,7 @@ class Pictures:
         image = image_id(item.sha256)
         reply = self._api.add(image, Part.of_picture("data", item))
         if reply.failed and reply.message in wire.BAD_PICTURE:
-            return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}")
+            return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}", unfit=True)
         named = reply.id_of("image_id", "id")
         if named and named != image:
             raise Refused(

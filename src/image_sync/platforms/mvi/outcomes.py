@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 from image_sync.platforms.base import Item, Outcome
 from image_sync.platforms.http import printable
 from image_sync.platforms.mvi import wire
+
+_FAULTY = re.compile(
+    r"damaged|corrupt|truncated|cut short|is empty|unsupported|unrecogni[sz]ed|cannot identify|decode|neither a"
+    r"|\bno (valid |usable )?(image|picture)|\bnot an? (\w+ ){0,2}(image|picture)|invalid (image|picture|file|format)"
+    r"|\bpixels\b|no width|too (large|big|small)|at most \d+",
+    re.IGNORECASE,
+)
+_FILE_NAME = re.compile(r"\S+\.(jpe?g|png)\b", re.IGNORECASE)
+
+
+def unfit(words: str) -> bool:
+    """Whether the server's words name a fault of the picture itself.
+
+    MVI gives no code for it. Words in another language are not understood: such a picture is sent some times in vain.
+
+    >>> unfit("The JPEG is cut short."), unfit("damaged/truncated.jpg could not be stored")
+    (True, False)
+    """
+    return _FAULTY.search(_FILE_NAME.sub("", words)) is not None
 
 
 def outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
@@ -41,4 +62,5 @@ def _is_foreign(entry: wire.UploadEntry) -> bool:
 def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
     if entry.result.lower() == "success":
         return Outcome(key, entry.id)
-    return Outcome(key, refused=printable(entry.fault or f"result {entry.result or 'missing'}, no reason given"))
+    why = printable(entry.fault or f"result {entry.result or 'missing'}, no reason given")
+    return Outcome(key, refused=why, unfit=unfit(entry.fault))

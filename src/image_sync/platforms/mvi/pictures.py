@@ -6,15 +6,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 from image_sync.domain import Annotation, DatasetRef
-from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
+from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Unfit
 from image_sync.platforms.base import Outcome, RemotePicture, Shipment
 from image_sync.platforms.http import Part
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
-from image_sync.platforms.mvi.outcomes import outcomes
+from image_sync.platforms.mvi.outcomes import outcomes, unfit
 from image_sync.platforms.mvi.wanted import Wanted
+
+T = TypeVar("T")
 
 _PAGE = 1000
 _MOST_BACKS = 10
@@ -46,22 +49,11 @@ class Pictures:
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
         """One request for all; outcomes from its answer, or from what then lies there."""
-        category_id = self._category_id(shipment.dataset, shipment.category)
         annotation = shipment.items[0].annotation if len(shipment.items) == 1 else None
         labels = None if annotation is None else self._labels_part(shipment.dataset, annotation)
-        try:
-            uploaded = self._api.upload_files(
-                shipment.dataset.id,
-                [Part.of_picture("files", item) for item in shipment.items],
-                category_id=category_id,
-                category_name=shipment.category,
-                metadata={"batch": shipment.batch_id, "source": "image-sync"},
-                labels=labels,
-            )
-        except (NotFound, Refused):
-            self._forget(shipment.dataset.id)
-            raise
-        known = outcomes(shipment.items, uploaded) if uploaded else {}
+        known = self._in_category(
+            shipment.dataset, shipment.category, lambda category_id: self._sent(shipment, category_id, labels)
+        )
         if labels is not None:
             # Only an answer about this very request proves that its labels were taken, too.
             known = {key: replace(outcome, annotated=not outcome.refused) for key, outcome in known.items()}
@@ -74,6 +66,46 @@ class Pictures:
                 hint="They may appear a little later; the platform will be asked again",
             )
         return [known[item.key] for item in shipment.items]
+
+    def _sent(self, shipment: Shipment, category_id: str, labels: bytes | None) -> dict[str, Outcome]:
+        """What the answer tells of the pictures. Raises Refused when none was taken, Unfit when one was alone in it."""
+        try:
+            uploaded = self._api.upload_files(
+                shipment.dataset.id,
+                [Part.of_picture("files", item) for item in shipment.items],
+                category_id=category_id,
+                category_name=shipment.category,
+                metadata={"batch": shipment.batch_id, "source": "image-sync"},
+                labels=labels,
+            )
+        except Refused as error:
+            if len(shipment.items) == 1 and unfit(error.words):
+                raise Unfit(error.what, hint=error.hint) from None
+            raise
+        known = outcomes(shipment.items, uploaded) if uploaded else {}
+        if len(known) == len(shipment.items) and all(one.refused and not one.unfit for one in known.values()):
+            raise Refused(f"Uploading {_counted(shipment)}: {next(iter(known.values())).refused}")
+        return known
+
+    def _in_category(self, dataset: DatasetRef, category: str, call: Callable[[str], T]) -> T:
+        """The call with the category's id. Ids are remembered: one that the server refuses may be out of date.
+
+        Then it is looked up anew and, if it is another one, the call is made again: the first one did nothing.
+        """
+        category_id = self._category_id(dataset, category)
+        try:
+            return call(category_id)
+        except (NotFound, Refused) as error:
+            self._forget(dataset.id)
+            if isinstance(error, Unfit):
+                raise
+            try:
+                newer = self._category_id(dataset, category)
+            except PlatformError:
+                raise error from None
+            if newer == category_id:
+                raise
+        return call(newer)
 
     def find(self, shipment: Shipment) -> dict[str, str]:
         """Key -> id of what lies there, asked three ways: by batch, by name, and by reading the category's list.
@@ -166,15 +198,8 @@ class Pictures:
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Another category for one picture, or none."""
-        picture, category_id = wire.checked(remote_id, "picture"), self._category_id(dataset, category)
-        try:
-            self._api.change_category(dataset.id, picture, category_id)
-        except (NotFound, Refused):
-            self._forget(dataset.id)
-            anew = self._category_id(dataset, category)
-            if anew == category_id:
-                raise
-            self._api.change_category(dataset.id, picture, anew)  # what was remembered of the category was out of date
+        picture = wire.checked(remote_id, "picture")
+        self._in_category(dataset, category, lambda new: self._api.change_category(dataset.id, picture, new))
 
     def remove(self, dataset: DatasetRef, remote_id: str) -> None:
         """Delete one picture, if it is there."""

@@ -164,7 +164,7 @@ class Pictures:
                 if not as_it_is:
                     rgb.converted(original, plain)
             except Refused as error:
-                return Outcome(item.key, refused=error.what)
+                return Outcome(item.key, refused=error.what, unfit=True)
             name = stored_name(item.key, suffix, item.sha256, converted=not as_it_is)
             remote_id = f"{side}/{id_of(shipment.category)}/{name}"
             try:

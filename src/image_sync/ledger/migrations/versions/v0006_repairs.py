@@ -13,6 +13,8 @@ def upgrade() -> None:
     """Add the columns. Deletions that were noted before count no more: nobody knows that they were meant."""
     op.add_column("folder", sa.Column("ground", sa.Text(), nullable=False, server_default=""))
     op.add_column("root", sa.Column("remarks", sa.Text(), nullable=False, server_default=""))
+    op.add_column("picture", sa.Column("refusals", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("picture", sa.Column("retry_at", sa.Float()))
     which = sa.text("orphaned_at IS NOT NULL")
     columns = ["target_id", "orphaned_at"]
     op.create_index("picture_orphaned", "picture", columns, sqlite_where=which, postgresql_where=which)
