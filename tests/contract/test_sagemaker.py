@@ -618,10 +618,10 @@ def test_folders_may_choose_the_side(aws: Aws, dataset: DatasetRef) -> None:
     platform = aws.platform(sides="folders")
     for category in ("red", "blue"):
         for side, seeds in (("train", range(6)), ("Validation", range(6, 12))):
-            folders = (category, side, "train", "data")
-            pictures = [replace(item(drawn(COLOURS[category], seed)), folders=folders) for seed in seeds]
+            path = f"/data/train/{side}/{category}/one.jpg".encode()
+            pictures = [replace(item(drawn(COLOURS[category], seed)), path=path) for seed in seeds]
             ship(platform, dataset, category, pictures)
-            shipment = Shipment("", dataset, category, tuple(replace(one, folders=()) for one in pictures))
+            shipment = Shipment("", dataset, category, tuple(replace(one, path=b"") for one in pictures))
             assert len(platform.find(shipment)) == 6
 
     task = platform.start_training(plan(dataset))

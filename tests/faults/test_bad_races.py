@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Sighting, Stamp
 from image_sync.mvi_server.faults import Action, Fault
@@ -128,11 +130,13 @@ class Churn(threading.Thread):
             file.write(content)
 
 
-def test_only_whole_versions_arrive_while_files_change_under_the_hands(tmp_path):
-    """Hundreds of changes between finding and sending: what is stored is a version, once; the last one of each is."""
+@pytest.mark.parametrize("settle", [0.02, 0.12], ids=["hashed again", "proved by stamps"])
+def test_only_whole_versions_arrive_while_files_change_under_the_hands(tmp_path, settle):
+    """Hundreds of changes between finding and sending: what is stored is a version, once; the last one of each is.
+    Where files rest for so long before they are hashed that stamps prove them, and where they do not."""
     versions, files = Versions(), 12
     with serving(tmp_path / "server") as server:
-        plant = Plant(tmp_path / "plant", server.url, time=0, watch={"settle": 0.02}, upload=QUICK)
+        plant = Plant(tmp_path / "plant", server.url, time=0, watch={"settle": settle}, upload=QUICK)
         server.faults.add(Fault(Action.SLOW, method="POST", path="/files$", seconds=0.1, count=None, probability=0.5))
         until = time.monotonic() + 5
         threads = []

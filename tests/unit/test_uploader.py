@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import PictureState
+from image_sync.domain import PictureState, Stamp
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unfit, Unreadable
 from image_sync.platforms.base import Outcome
 from image_sync.uploader import read_verified
@@ -477,6 +477,32 @@ def test_read_verified_refuses_what_is_not_the_checked_file(tmp_path: Path) -> N
     for absent in ("link.jpg", "none.jpg"):
         with pytest.raises(Unreadable):
             b"".join(read_verified(os.fsencode(tmp_path / absent), 3, digest))
+
+
+def test_a_file_with_the_stamp_that_it_was_hashed_with_is_not_hashed_again(tmp_path: Path) -> None:
+    """An unchanged stamp proves the bytes; another one has them hashed; on file systems whose stamps prove nothing, and
+    when it changes while it is read, the hash or an error decides."""
+    picture = tmp_path / "1.jpg"
+    picture.write_bytes(b"abc")
+    path, found, wrong = os.fsencode(picture), picture.stat(), "00" * 32
+    stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+    assert b"".join(read_verified(path, 3, wrong, stamp)) == b"abc"
+    for other in (stamp._replace(ctime_ns=1), stamp._replace(mtime_ns=1), stamp._replace(inode=0), None):
+        with pytest.raises(Changed):
+            b"".join(read_verified(path, 3, wrong, other))
+        assert b"".join(read_verified(path, 3, hashlib.sha256(b"abc").hexdigest(), other)) == b"abc"
+
+    picture.write_bytes(b"a" * 600_000)
+    found = picture.stat()
+    stamp = Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    pieces = read_verified(path, 600_000, wrong, stamp)
+    next(pieces)
+    with picture.open("r+b") as file:
+        file.seek(599_999)
+        file.write(b"b")
+    with pytest.raises(Changed):
+        list(pieces)
 
 
 def test_after_stop_nothing_new_is_begun(world: World) -> None:

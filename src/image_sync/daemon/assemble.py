@@ -26,6 +26,7 @@ from image_sync.uploader import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 
 _PATIENCE = 60.0  # seconds that ``run --once`` waits for a ledger on a full disk; the daemon waits for ever
+_A_TICK = 0.1  # seconds; file systems stamp files with the kernel's clock, which ticks every 1 to 10 ms
 _NO_HURRY = 0.3  # these stages count everything at each step; during an upload there is news all the time
 
 
@@ -227,4 +228,6 @@ def _upload_rules(settings: Settings, *, once: bool) -> UploadRules:
         batch_bytes=settings.upload.batch_bytes,
         grace=settings.upload.grace,
         impatient=once,
+        # A file changed twice within one tick of the clock has one stamp: whoever hashes at once must hash again.
+        trusting=settings.watch.settle >= _A_TICK,
     )

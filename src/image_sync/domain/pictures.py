@@ -185,6 +185,7 @@ class Claimed:
         path: absolute path of the file to send, bytes.
         size: bytes; sha256: 64 hex digits of what must be sent.
         annotation: what is marked in it, as its sighting said; empty when nothing is known of that.
+        stamp: of the file when it was hashed; None when its file is gone.
     """
 
     picture_id: int
@@ -193,6 +194,7 @@ class Claimed:
     size: int
     sha256: str
     annotation: str = ""
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
-from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole
+from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole, Stamp
 from image_sync.ledger import markings, moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
@@ -297,8 +297,9 @@ def _claimable() -> Any:
     """Pictures with their files; without a path where the file is gone."""
     owner = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.OWNER)
     content = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256)
+    stamp = (place.c.size.label("bytes"), place.c.mtime_ns, place.c.ctime_ns, place.c.inode)
     lies = picture.join(place, owner, isouter=True).join(folder, folder.c.id == place.c.folder_id, isouter=True)
-    return select(*content, folder.c.path, place.c.name).select_from(lies)
+    return select(*content, folder.c.path, place.c.name, *stamp).select_from(lies)
 
 
 # Statements are made once: making one costs more than carrying it out.
@@ -356,5 +357,8 @@ def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:
 
 
 def _claimed(row: Any, annotation: str = "") -> Claimed:
-    path = row.path.rstrip(b"/") + b"/" + row.name if row.path is not None else b""
-    return Claimed(row.id, row.key, path, row.size, row.sha256, annotation)
+    picture_id, key, size, sha256, head, name, found, mtime_ns, ctime_ns, inode = row
+    if head is None:
+        return Claimed(picture_id, key, b"", size, sha256, annotation)
+    path = head.rstrip(b"/") + b"/" + name
+    return Claimed(picture_id, key, path, size, sha256, annotation, Stamp(found, mtime_ns, ctime_ns, int(inode)))

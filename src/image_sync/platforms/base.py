@@ -70,8 +70,8 @@ class Item:
     sha256: str
     read: Callable[[], bytes | Iterator[bytes]]
     annotation: Annotation | None = None
-    folders: tuple[str, ...] = ()
-    """Names of the folders that its file lies in, the nearest first; empty where nobody asks for them."""
+    path: bytes = b""
+    """Where its file lies; empty where nobody reads it."""
 
 
 @dataclass(frozen=True, slots=True)

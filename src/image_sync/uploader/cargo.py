@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from image_sync.domain import Annotation, Batch, Claimed
+from image_sync.domain import Annotation, Batch, Claimed, Stamp
 from image_sync.errors import Changed, PictureError, Unreadable
 from image_sync.platforms.base import Item, Shipment
 
@@ -15,16 +15,22 @@ _PIECE = 1 << 18
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def shipment_of(batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed]) -> Shipment:
-    """These pictures of a batch, ready to be sent. Those that turn out to have changed are added to ``spoiled``."""
+def shipment_of(
+    batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed], *, trusting: bool = False
+) -> Shipment:
+    """These pictures of a batch, ready to be sent. Those that turn out to have changed are added to ``spoiled``.
+
+    Args:
+        trusting: a file that has the stamp it had when it was hashed need not be hashed again.
+    """
     items = tuple(
         Item(
             item.key,
             item.size,
             item.sha256,
-            _reader(item, spoiled),
+            _reader(item, spoiled, item.stamp if trusting else None),
             annotation_of(item) if item.annotation else None,
-            tuple(os.fsdecode(name) for name in reversed(item.path.split(b"/")[:-1]) if name),
+            item.path,
         )
         for item in pictures
     )
@@ -38,10 +44,10 @@ def annotation_of(item: Claimed) -> Annotation:
     return from_text(item.annotation)
 
 
-def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], Iterator[bytes]]:
+def _reader(item: Claimed, spoiled: list[Claimed], stamp: Stamp | None) -> Callable[[], Iterator[bytes]]:
     def read() -> Iterator[bytes]:
         try:
-            yield from read_verified(item.path, item.size, item.sha256)
+            yield from read_verified(item.path, item.size, item.sha256, stamp)
         except PictureError:
             spoiled.append(item)
             raise
@@ -49,33 +55,48 @@ def _reader(item: Claimed, spoiled: list[Claimed]) -> Callable[[], Iterator[byte
     return read
 
 
-def read_verified(path: bytes, size: int, sha256: str) -> Iterator[bytes]:
+def read_verified(path: bytes, size: int, sha256: str, stamp: Stamp | None = None) -> Iterator[bytes]:
     """The file's bytes, piece by piece; the last piece comes only if all are proved to be the ones that were checked.
+
+    The proof is the stamp that the file had when it was hashed, if it has it before and after every piece is read,
+    else the hash. On file systems whose stamps prove nothing (their inode number is 0), it is always the hash.
 
     Raises:
         Changed: it holds something else now. Unreadable: it cannot be read.
     """
-    shown = os.fsdecode(path)
-    digest, at = hashlib.sha256(), 0
+    trusted = stamp if stamp is not None and stamp.inode else None
+    digest, at = None if trusted else hashlib.sha256(), 0
     while True:
         try:
-            piece = _piece(path, at, min(_PIECE, size - at + 1))
+            piece, same = _piece(path, at, min(_PIECE, size - at + 1), trusted)
         except OSError as error:
-            raise Unreadable(f"{shown!a} cannot be read: {error.strerror}") from error
+            raise Unreadable(f"{os.fsdecode(path)!a} cannot be read: {error.strerror}") from error
+        if not same:
+            if at:
+                raise Changed(f"{os.fsdecode(path)!a} changed while it was sent")
+            trusted, digest = None, hashlib.sha256()
         at += len(piece)
-        digest.update(piece)
+        if digest is not None:
+            digest.update(piece)
         if at >= size or not piece:
             break
         yield piece
-    if at != size or digest.hexdigest() != sha256:
-        raise Changed(f"{shown!a} changed after it was checked")
+    if at != size or (digest is not None and digest.hexdigest() != sha256):
+        raise Changed(f"{os.fsdecode(path)!a} changed after it was checked")
     yield piece
 
 
-def _piece(path: bytes, at: int, size: int) -> bytes:
+def _piece(path: bytes, at: int, size: int, stamp: Stamp | None) -> tuple[bytes, bool]:
+    """Bytes of the file from here on, and whether it had this stamp before and after they were read."""
     # Opened for each piece: whoever gives up in the middle of a request leaves no open file behind.
     handle = os.open(path, _OPEN)
     try:
-        return os.pread(handle, size, at) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+        before = os.fstat(handle)
+        piece = os.pread(handle, size, at) if stat.S_ISREG(before.st_mode) else b""
+        return piece, stamp is None or (_has(before, stamp) and _has(os.fstat(handle), stamp))
     finally:
         os.close(handle)
+
+
+def _has(found: os.stat_result, stamp: Stamp) -> bool:
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino) == stamp[:4]

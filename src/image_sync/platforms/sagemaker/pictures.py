@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -213,7 +214,7 @@ class Pictures:
 
     def _side_of(self, place: Place, item: Item) -> str:
         if self._pinned:
-            for folder in item.folders:
+            for folder in reversed(os.fsdecode(item.path).split("/")[:-1]):
                 if folder.lower() in SIDES:
                     return folder.lower()
         return side_of(item.sha256, place.split)
