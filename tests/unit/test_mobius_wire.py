@@ -154,6 +154,25 @@ def test_a_start_without_a_task_is_in_doubt(api: Api, server: FakeHttp, body: di
     assert len(server.requests) == 1
 
 
+def test_an_answer_of_an_id_alone_counts(api: Api, server: FakeHttp) -> None:
+    """`{"task_id": ...}` and `{"image_id": ...}` are all that the vendor's page tells of."""
+    server.answers(ok({"task_id": "5-a"}), ok({"image_id": "a1"}), ok({"image_id": "a1"}), ok({}))
+
+    assert api.train("x") == "5-a"
+    assert api.add("a1", part()).id_of("image_id") == "a1"
+    api.assign("a1", "positive", "x")
+    api.assign("a1", "positive", "x")
+
+
+@pytest.mark.parametrize("body", [{"task_id": "", "x": 1}, {"error": "no"}, {"status": "odd", "task_id": "5-a"}])
+def test_an_odd_answer_to_a_start_is_in_doubt(api: Api, server: FakeHttp, body: dict[str, Any]) -> None:
+    """No id, or a status that nobody knows beside it."""
+    server.answers(ok(body))
+
+    with pytest.raises(Ambiguous):
+        api.train("x")
+
+
 def test_known_statuses(api: Api, server: FakeHttp) -> None:
     """Both words for success, both for not yet, in any case; an error of a task comes back as it is."""
     words = ["success", "ok", "in_queue", "Ongoing", "error"]

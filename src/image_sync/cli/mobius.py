@@ -133,13 +133,12 @@ def _about(
 
 
 def _about_added(api: Api, contents: list[tuple[Path, bytes]], tags: list[str]) -> Iterator[tuple[Path, list[Score]]]:
+    """Several tags of several pictures are asked about together; there is no such question about all tags."""
     ids = [image_id(hashlib.sha256(picture).hexdigest()) for _, picture in contents]
-    if len(ids) == 1 and len(tags) <= 1:
-        body = api.predict_added(ids[0], *tags)
-        yield contents[0][0], scores(body, tags=tags, images=ids)
+    if not tags or len(ids) == len(tags) == 1:
+        for one, (image, _) in zip(ids, contents, strict=True):
+            yield image, scores(api.predict_added(one, *tags), tags=tags, images=[one])
         return
-    if not tags:
-        raise UsageError("About several added pictures, tags must be named", hint="Say which: --tag TAG")
     found: list[Score] = []
     for start in range(0, len(ids), _TOGETHER):
         some = ids[start : start + _TOGETHER]

@@ -1,4 +1,4 @@
-"""Pictures at a Mobius SDK: added under the id of their content, and assigned to the tag of their category."""
+"""Pictures at a Mobius SDK: added under the id of their content, and noted for the tag of their category."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class Pictures:
         self._in_flight: set[str] = set()
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
-        """Add and assign each picture. What is done already of this shipment is not done again.
+        """Add each picture. What is done already of this shipment is not done again.
 
-        Everything here may be repeated: the id is the content's, and assigning twice is assigning once. So an answer
-        that got lost is reported as Transient, and the shipment comes again.
+        Everything here may be repeated: the id is the content's. So an answer that got lost is reported as Transient,
+        and the shipment comes again. Pictures are assigned when their tag is trained: a tag that is reset before its
+        training would need all of them a second time.
         """
         role = role_of(shipment.category)
         try:
@@ -50,8 +51,7 @@ class Pictures:
             return [Outcome(item.key, refused=str(error), unfit=True) for item in shipment.items]
         done = self._progress_of(shipment.batch_id)
         ids = [image_id(item.sha256) for item in shipment.items]
-        # Written down first: should the picture be moved to another category before this is confirmed, it is known
-        # that the tag may have it.
+        # Written down first: what a tag has got since its last training is assigned at the next one.
         note = self._records.attempt(tag, shipment.batch_id, ids) if role.positive else ""
         with self._lock:
             self._in_flight.add(note)
@@ -61,19 +61,19 @@ class Pictures:
                     continue
                 if self._stop.is_set():
                     raise Transient("The program ends; the rest of the pictures is sent at the next start")
-                done[item.key] = self._send(item, tag if role.positive else "")
+                done[item.key] = self._send(item)
         finally:
             with self._lock:
                 self._in_flight.discard(note)
         refused = {image_id(item.sha256) for item in shipment.items if done[item.key].refused}
-        if role.positive and refused:  # these were never assigned
+        if role.positive and refused:  # these are not there
             self._records.attempt(tag, shipment.batch_id, [one for one in ids if one not in refused])
         with self._lock:
             self._done.pop(shipment.batch_id, None)
         return [done[item.key] for item in shipment.items]
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
-        """Assign it to the other tag. The one it had is reset at its next training: nothing takes it out."""
+        """Note it for the other tag. The one it had is reset at its next training: nothing takes it out."""
         if not _is_image(remote_id):
             raise NotFound(f"{printable(remote_id, 60) or 'An empty string'} is no id of a picture")
         role = role_of(category)
@@ -84,7 +84,6 @@ class Pictures:
             return
         if role.positive:
             self._records.attempt(tag, remote_id, [remote_id])
-            self._api.assign(remote_id, "positive", tag)
 
     def remove(self, remote_id: str) -> None:
         """Nothing to call: no documented call removes a picture. Its tag is reset at its next training."""
@@ -96,7 +95,7 @@ class Pictures:
         with self._lock:
             return set(self._in_flight)
 
-    def _send(self, item: Item, tag: str) -> Outcome:
+    def _send(self, item: Item) -> Outcome:
         image = image_id(item.sha256)
         reply = self._api.add(image, Part.of_picture("data", item))
         if reply.failed and reply.message in wire.BAD_PICTURE:
@@ -107,11 +106,6 @@ class Pictures:
                 f"The Mobius SDK gave the picture {item.key} the id {named} instead of the one that was asked for",
                 hint="Only servers that take image_id can be used: SDK 1.4 and later",
             )
-        if tag:
-            try:
-                self._api.assign(image, "positive", tag)
-            except NotFound as error:
-                raise Transient(f"{error.what}, although it has just taken the picture") from error
         return Outcome(item.key, image)
 
     def _progress_of(self, batch_id: str) -> dict[str, Outcome]:
