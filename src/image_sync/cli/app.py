@@ -10,11 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from image_sync.cli import options
+from image_sync.errors import UsageError
 
 COMMANDS: Mapping[str, str] = {
     "run": "Watch the folders, upload, train.",
     "demo": "Show the whole job: pictures are found, counted, uploaded, trained on; the model judges unseen ones.",
     "serve": "Run an MVI-compatible server that really trains, on this machine's processor.",
+    "stop": "Stop the daemon that runs with this configuration, and wait until it has ended.",
+    "reload": "Let the running daemon read its configuration again.",
     "check": "Prove that the configuration works: file, state, folders, server, login.",
     "status": "Show counts, thresholds, the training and the watched folders.",
     "list": "List the files that need a person, or all files in one state.",
@@ -101,7 +104,28 @@ def default(
     from image_sync import logs  # late: structlog alone takes as long as everything above
 
     logs.configure("warning")
+    context.default_map = _given(context)
     if context.invoked_subcommand is None:
         from image_sync.cli.run import run
 
         run(config=config, once=once, log_level=log_level, log_format=log_format)
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The options that stand before the command, as defaults of the command and of its subcommands."""
+    name = context.invoked_subcommand
+    given = {key: value for key, value in context.params.items() if _written(context, key)}
+    if name is None or not given:
+        return {}
+    command = context.command.get_command(context, name)  # type: ignore[attr-defined]  # it is a group
+    commands = {name: command, **getattr(command, "commands", {})}
+    taken = {parameter.name for one in commands.values() for parameter in one.params}
+    for parameter in context.command.params:
+        if parameter.name in given and parameter.name not in taken:
+            raise UsageError(f"the command {name} has no option {parameter.opts[0]}", hint=f"See: image-sync {name} -h")
+    return {name: given | dict.fromkeys(commands, given)}
+
+
+def _written(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

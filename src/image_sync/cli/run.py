@@ -22,7 +22,7 @@ def run(
         bool, typer.Option("--dry-run", help="Only say what would be uploaded, removed and trained, like `check`.")
     ] = False,
 ) -> None:
-    """Watch the folders, upload, train. Runs until Ctrl-C or SIGTERM; SIGHUP reads the configuration again."""
+    """Watch the folders, upload, train. Runs until Ctrl-C, `image-sync stop`, or the end of its terminal."""
     if dry_run:
         from image_sync.cli.check import check
 

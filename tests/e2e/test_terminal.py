@@ -1,0 +1,99 @@
+"""The daemon at a terminal and beside it: closing it, stopping and reloading from another one, options up front."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from image_sync.errors import EXIT_SOME_FAILED, EXIT_USAGE
+from image_sync.mvi_server.server import MviServer
+from support.daemon import PROGRAM, Plant, put_some
+
+_AT_THE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def plant(tmp_path: Path, server: MviServer) -> Plant:
+    return Plant(tmp_path / "plant", server.url)
+
+
+def test_closing_the_terminal_ends_the_daemon(plant: Plant) -> None:
+    """The terminal goes away with everything in it: `run` stops in order, and leaves the ledger to the next one."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", _AT_THE_TERMINAL, *PROGRAM, "run", "-c", str(plant.config)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=plant.environ,
+        start_new_session=True,
+    )
+    try:
+        os.close(follower)
+        seen = b""
+        while b"daemon.started" not in seen:
+            seen += os.read(leader, 4096)
+        os.close(leader)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not plant.status()["daemon"]["running"]
+
+
+def test_a_service_takes_a_hangup_for_a_reload(plant: Plant) -> None:
+    """Without a terminal SIGHUP reads the configuration again, as systemd's ExecReload wants it."""
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.events("daemon.started")))
+        plant.configure(threshold={"upload": 7})
+        daemon.signal(signal.SIGHUP)
+        plant.wait(lambda p: bool(p.events("configuration.changed")))
+        assert daemon.stop() == 0
+
+
+def test_stop_and_reload_from_another_terminal(plant: Plant) -> None:
+    """`reload` reaches the daemon, `stop` waits for its end; without a daemon one is an error, the other done."""
+    with plant.running() as daemon:
+        plant.wait(lambda p: bool(p.events("daemon.started")))
+        reloaded = plant.call("reload")
+        assert (reloaded.returncode, reloaded.stderr) == (0, "")
+        assert f"process {daemon.process.pid}" in reloaded.stdout
+        assert daemon.process.poll() is None
+        stopped = plant.call("stop")
+        assert (stopped.returncode, stopped.stderr) == (0, "")
+        assert "has ended" in stopped.stdout
+        assert daemon.wait(5) == 0
+    again = plant.call("stop")
+    assert (again.returncode, again.stdout) == (0, "No daemon runs with this configuration.\n")
+    reloaded = plant.call("reload")
+    assert reloaded.returncode == EXIT_SOME_FAILED
+    assert "Start it: image-sync run" in reloaded.stderr
+
+
+def test_options_before_the_command_count(plant: Plant) -> None:
+    """`-c FILE` may stand before the command and before a group; one that the command lacks is a mistake."""
+    put_some(plant, range(2))
+    for words in (("run", "--once"), ("status",), ("models",), ("ledger", "check")):
+        done = subprocess.run(
+            [*PROGRAM, "-c", str(plant.config), *words],
+            cwd="/",
+            env=plant.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+    wrong = plant.call("--once", "status")
+    assert wrong.returncode == EXIT_USAGE
+    assert "has no option --once" in wrong.stderr
