@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from image_sync.domain import RunState
+from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support.daemon import PROGRAM, Plant, put_plates, stored
-from support.mvi_server import Caller, picture
+from support.mvi_server import Caller, picture, serving
 
 
 @pytest.fixture
@@ -30,6 +31,12 @@ def plant(tmp_path: Path, server: MviServer) -> Plant:
 def trainings(server: MviServer) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = Caller(server.url).get("/dltasks/")
     return found
+
+
+def stored_by(server: MviServer, key: str) -> list[dict[str, Any]]:
+    """All pictures of a server that wants a key."""
+    caller = Caller(server.url, key)
+    return [file for dataset in caller.get("/datasets") for file in caller.get(f"/datasets/{dataset['_id']}/files")]
 
 
 def vision(server: MviServer, *words: str) -> str:
@@ -259,6 +266,46 @@ def test_a_changed_configuration_is_taken_over_without_a_restart(plant: Plant, s
     (change,) = plant.events("configuration.changed")
     assert any("threshold.upload: 100 -> 2" in line for line in change["changes"])
     assert "s3cret" not in plant.log()
+
+
+def test_a_key_that_is_wrong_ends_nothing_and_a_rotated_key_file_is_noticed(tmp_path: Path) -> None:
+    """It starts with a wrong key and waits; the right one in its file is taken over; a wrong configuration is not."""
+    with serving(tmp_path / "server", credentials=Credentials("ann", "right", "the-right-key-1")) as server:
+        key = tmp_path / "key.txt"
+        key.write_text("a-wr0ng-key-0001")
+        key.chmod(0o600)
+        plant = Plant(tmp_path / "plant", server.url, credentials={"api_key": {"file": str(key)}})
+        put_plates(plant, each=2)
+        with plant.running() as daemon:
+            plant.wait(lambda p: bool(p.events("stage.paused")))
+            key.write_text("the-right-key-1")
+            plant.wait(lambda p: p.tally().confirmed == 4)
+            key.write_text("a-wr0ng-key-0002")
+            plant.wait(lambda p: bool(p.events("configuration.refused")))
+            plant.configure(credentials={"api_key": {"file": str(key)}, "ca_bundle": str(tmp_path / "none.pem")})
+            plant.wait(lambda p: len(p.events("configuration.refused")) == 2)
+            put_plates(plant, each=2, start=10)
+            plant.wait(lambda p: len(stored_by(server, "the-right-key-1")) == 8)
+            assert daemon.stop() == 0
+    assert "wr0ng" not in plant.log()
+    assert len(plant.events("daemon.started")) == 2
+
+
+def test_a_request_that_outlasts_a_reload_is_waited_for(plant: Plant, server: MviServer) -> None:
+    """Its pictures are stored once, and the process goes on with the new configuration."""
+    plant.configure(shutdown=0.2, upload={"grace": 0.2})
+    put_plates(plant, each=2)
+    server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=2, seconds=5))
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().sending > 0)
+        plant.configure(threshold={"upload": 2})
+        plant.wait(lambda p: len(p.events("daemon.started")) == 2)
+        put_plates(plant, each=1, start=10)
+        plant.wait(lambda p: p.tally().confirmed == 6)
+        assert daemon.stop() == 0
+
+    files = stored(server)
+    assert len(files) == len(set(files)) == 6
 
 
 def test_ten_thousand_pictures_copied_in_all_arrive(plant: Plant, server: MviServer, tmp_path: Path) -> None:

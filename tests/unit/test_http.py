@@ -647,3 +647,14 @@ def test_download_goes_to_the_sink(client: Client, server: FakeHttp) -> None:
     taken.clear()
     assert fetch().status == 404
     assert taken == []
+
+
+def test_each_block_of_a_large_upload_says_that_the_caller_lives(server: FakeHttp) -> None:
+    """A request may take an hour on a slow line; what moves is alive."""
+    beats: list[None] = []
+    server.answers(ok({}))
+    client = Client(server.url, alive=lambda: beats.append(None))
+    form = [Part("files", bytes(4 << 20), filename="a.jpg")]
+    client.send("POST", "/files", what="Uploading", repeatable=False, form=form)
+
+    assert len(beats) > 16

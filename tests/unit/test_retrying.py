@@ -217,3 +217,13 @@ def test_every_method_of_a_platform_is_wrapped() -> None:
     methods = {name for name in vars(Platform) if not name.startswith("_")}
 
     assert methods <= set(vars(Retrying))
+
+
+def test_each_attempt_says_that_the_caller_lives() -> None:
+    """Three waits of minutes that a server asks for are no reason to kill a daemon."""
+    beats: list[None] = []
+    memory = MemoryPlatform()
+    memory.fail_next("sign_in", Transient("no connection"), times=3)
+    Retrying(memory, threading.Event(), first=0.001, alive=lambda: beats.append(None)).sign_in()
+
+    assert len(beats) >= 4

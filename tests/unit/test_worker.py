@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from image_sync.daemon.worker import Worker
+from image_sync.daemon.worker import Worker, alive
 from image_sync.errors import LedgerError
 
 
@@ -57,3 +57,30 @@ def test_damage_is_never_waited_for() -> None:
     """A ledger error that does not pass ends the stage at once."""
     with pytest.raises(LedgerError, match="damaged"):
         worker(math.inf, LedgerError("the ledger is damaged"))._turn(0.0)
+
+
+def test_whoever_works_long_says_that_it_lives() -> None:
+    """A step of many attempts is healthy throughout; one that says nothing is not; other threads say nothing for it."""
+    stop, now = threading.Event(), threading.Event()
+    seen: list[float] = []
+
+    def step(_now: float) -> float:
+        for _ in range(3):
+            stop.wait(0.05)
+            alive()
+            seen.append(busy.seen_at)
+        now.set()
+        stop.wait(10)
+        return 0.0
+
+    busy = Worker("busy", step, stop, lambda _error: None)
+    busy.start()
+    assert now.wait(10)
+    last = busy.seen_at
+    alive()
+    assert busy.seen_at == last
+    assert busy.healthy(last + 1, 2)
+    assert not busy.healthy(last + 3, 2)
+    stop.set()
+    assert busy.join(10)
+    assert len(set(seen)) == 3

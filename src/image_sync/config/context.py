@@ -43,6 +43,7 @@ class Context:
     folders_read: int = 0
     has_login: bool = False
     literal_secret: bool = False
+    secret_files: list[Path] = field(default_factory=list)
     secrets: bool = True
     """Whether every secret is needed; if not, those that cannot be read here are only named in ``unread``."""
     unread: list[Problem] = field(default_factory=list)

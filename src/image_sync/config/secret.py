@@ -118,6 +118,7 @@ def _credential(name: str, context: Context) -> Path:
 
 def _contents(path: Path, context: Context, key: Key, *, credential: bool = False) -> tuple[str, str]:
     shown = printable(str(path))
+    context.secret_files.append(path)
     try:
         data, status = source.read_bytes(path, at_most=_LARGEST)
         text = source.decode(data)

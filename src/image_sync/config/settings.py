@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pathspec import GitIgnoreSpec
@@ -142,6 +143,7 @@ class Settings(Section):
         default=None, description="Reserved for the notifications of a later version; ignored by this one."
     )
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _secret_files: tuple[Path, ...] = PrivateAttr(default=())
     _unread: tuple[str, ...] = PrivateAttr(default=())
 
     @property
@@ -153,6 +155,11 @@ class Settings(Section):
     def unread(self) -> tuple[str, ...]:
         """Which secrets could not be read, one line each; without them nobody can be called."""
         return self._unread
+
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        """Files that hold the secrets which the configuration only names: a change of theirs is a change of it."""
+        return self._secret_files
 
     @property
     def address(self) -> str:
@@ -262,5 +269,6 @@ class Settings(Section):
         if self.platform == mobius.PLATFORM:
             mobius.judge(self, context)
         self._warnings = context.told()
+        self._secret_files = tuple(context.secret_files)
         self._unread = context.told(context.unread)
         return self

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from image_sync.config import Settings
-from image_sync.daemon.worker import Worker
+from image_sync.daemon.worker import Worker, alive
 from image_sync.errors import ConfigError, LedgerError, PlatformError
 from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.ledger.lock import Lock
@@ -64,11 +64,8 @@ def assemble(
     stop = threading.Event()
     ledger = aimed_ledger(settings, lock)
     _retrying(ledger, None)
-    platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger))
-    if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
-        raise ConfigError(
-            f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
-        )
+    platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger), alive=alive)
+    _suits(settings, platform)
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.places.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
@@ -125,6 +122,27 @@ def assemble(
         workers=(*watch, *senders, *others),
         stop=stop,
     )
+
+
+def prove(settings: Settings, stop: threading.Event) -> None:
+    """That these settings can be assembled, and that the platform lets us in with them. Touches no ledger.
+
+    Raises:
+        ConfigError: they cannot be used. Transient: nobody is there to be asked. PlatformError: they are not accepted.
+    """
+    platform = registry.make(settings, stop)
+    try:
+        _suits(settings, platform)
+        platform.sign_in()
+    finally:
+        platform.close()
+
+
+def _suits(settings: Settings, platform: Platform) -> None:
+    if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
+        raise ConfigError(
+            f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
+        )
 
 
 def _retrying(ledger: Ledger, error: PlatformError | None) -> None:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from image_sync.config import Settings, difference, load, secrets
-from image_sync.daemon.assemble import Crew, assemble
+from image_sync.daemon.assemble import Crew, assemble, prove
 from image_sync.daemon.signals import Signals
 from image_sync.daemon.systemd import Notifier
+from image_sync.daemon.worker import Worker
 from image_sync.domain import Fate, Tally
-from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, ConfigError, ImageSyncError, LedgerError
+from image_sync.errors import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    ConfigError,
+    ImageSyncError,
+    LedgerError,
+    PlatformError,
+    Transient,
+)
 from image_sync.ledger.lock import Lock
 from image_sync.logs import get_logger, hide
 from image_sync.tracker import training_verdict, upload_verdict
@@ -23,6 +33,7 @@ _PATIENCE = {"watcher": 60.0}
 _LONG_PATIENCE = 900.0  # an upload of a large picture over a slow line may take its time
 _STATUS = 10.0
 _MANY = 1000  # no more removals are counted
+_ANEW = 60.0  # seconds until a configuration that the platform refused is tried once more
 _SOON = 30.0  # seconds within which `run --once` waits for a picture to be tried again
 _AT_THE_DOOR = 60.0  # seconds for which `run --once` waits to be let in
 
@@ -46,7 +57,10 @@ class Daemon:
         self._signals = Signals()
         self._news = threading.Event()
         self._failure: BaseException | None = None
-        self._stamp = _stamp(path)
+        self._files = _files(path, settings)
+        self._stamp = _stamp(self._files)
+        self._again_at = math.inf
+        """When a configuration that the platform refused is tried once more, monotonic seconds."""
         self.crew: Crew | None = None
         """The parts at work; replaced when the configuration changes."""
 
@@ -55,16 +69,24 @@ class Daemon:
 
         Raises:
             AlreadyRunning: another process has the state folder. LedgerError: it cannot be used.
-            Unauthorised: the platform does not accept us.
+            ConfigError: the platform cannot do what is configured.
         """
         with self._signals.listening(self._news.set), Lock(self._settings.state) as lock:
+            earlier: Settings | None = None
             while True:
-                self._begin(lock)
-                reload = self._watch()
-                code = self._end()
-                if reload is None:
+                try:
+                    self._begin(lock)
+                except (ConfigError, PlatformError) as error:
+                    if earlier is None:
+                        raise
+                    self._refuse(error)
+                    self._settings, earlier = earlier, None
+                    continue
+                new = self._watch()
+                code = self._end(reload=new is not None)
+                if new is None or self._signals.stop:
                     return code
-                self._settings = reload
+                earlier, self._settings = self._settings, new
 
     def stop(self) -> None:
         """Ask it to end, as SIGTERM does. May be called from any thread."""
@@ -106,21 +128,65 @@ class Daemon:
             if self._signals.stop or self._failure is not None:
                 break
             now = time.monotonic()
-            if all(worker.healthy(now, _PATIENCE.get(worker.name, _LONG_PATIENCE)) for worker in crew.workers):
-                self._notifier.watchdog()
+            self._ping(crew.workers)
             if now - said >= _STATUS:
                 said = now
                 self._notifier.status(self._line(crew))
             if self._once and self._done(crew):
                 break
             settings = self._changed()
-            if settings is not None:
+            if settings is not None and self._accepted(settings, crew):
                 self._notifier.reloading()
                 return settings
         return None
 
-    def _end(self) -> int:
-        """Stop taking work, finish what is in flight, close the ledger last."""
+    def _ping(self, workers: Iterable[Worker]) -> None:
+        """Tell systemd that we live, if these do."""
+        now = time.monotonic()
+        if all(worker.healthy(now, _PATIENCE.get(worker.name, _LONG_PATIENCE)) for worker in workers):
+            self._notifier.watchdog()
+
+    def _accepted(self, settings: Settings, crew: Crew) -> bool:
+        """Whether these settings can be assembled and let us in. The crew works on meanwhile, and if they do not.
+
+        A server that does not answer just now can refuse nothing: they are taken over then.
+        """
+        hide(*secrets(settings))
+        stop = threading.Event()
+        refusals: list[BaseException] = []
+
+        def step(_now: float) -> float:
+            prove(settings, stop)
+            stop.set()
+            return 0.0
+
+        worker = Worker("reload", step, stop, refusals.append)
+        worker.start()
+        while not worker.join(_GLANCE):
+            self._ping(crew.workers)
+            if self._signals.stop or self._failure is not None:
+                stop.set()
+                return False
+        error = refusals[0] if refusals else None
+        if error is None or isinstance(error, Transient):
+            return True
+        if not isinstance(error, ImageSyncError):
+            raise error
+        self._refuse(error)
+        if isinstance(error, PlatformError):
+            self._again_at = time.monotonic() + _ANEW  # a new key may be known here earlier than there
+        return False
+
+    def _refuse(self, error: ImageSyncError) -> None:
+        hint = " ".join(filter(None, (error.hint, "the earlier configuration stays in force")))
+        log.error("configuration.refused", error=error.what, hint=hint)
+
+    def _end(self, *, reload: bool) -> int:
+        """Stop taking work, finish what is in flight, close the ledger last.
+
+        For a reload, requests that take longer than ``shutdown`` are waited for: the new crew would take what they
+        still bring about for something that nobody does.
+        """
         crew, self.crew = self.crew, None
         if crew is None:
             return EXIT_DONE
@@ -132,9 +198,13 @@ class Daemon:
             worker.wake()
         deadline = time.monotonic() + self._settings.shutdown
         waiting = list(crew.workers)
-        while waiting and time.monotonic() < deadline:
+        while waiting:
             waiting = [worker for worker in waiting if not worker.join(_LOOK / len(crew.workers))]
-            self._notifier.watchdog()  # ending in order is work, too
+            if reload and (self._signals.stop or self._failure is not None):
+                reload, deadline = False, time.monotonic() + self._settings.shutdown
+            if time.monotonic() >= deadline and not reload:
+                break
+            self._ping(waiting) if reload else self._notifier.watchdog()  # ending in order is work, too
         late = [worker.name for worker in waiting]
         if late:
             log.warning("daemon.unfinished", workers=late, hint="what they were sending is asked for at the next start")
@@ -205,16 +275,18 @@ class Daemon:
 
     def _changed(self) -> Settings | None:
         """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""
-        stamp = _stamp(self._path)
-        asked, self._signals.reload = self._signals.reload, False
+        stamp = _stamp(self._files)
+        asked = self._signals.reload or time.monotonic() >= self._again_at
         if self._path is None or (stamp == self._stamp and not asked):
             return None
-        self._stamp = stamp
+        self._signals.reload, self._again_at, self._stamp = False, math.inf, stamp
         try:
             settings = load(self._path)
         except ConfigError as error:
-            log.error("configuration.refused", error=error.what, hint="the earlier configuration stays in force")
+            self._refuse(error)
             return None
+        if self._files != (files := _files(self._path, settings)):
+            self._files, self._stamp = files, _stamp(files)
         changes = difference(self._settings, settings)
         if not changes:
             return None
@@ -238,11 +310,17 @@ class Daemon:
         return f"{upload}, training {tally.untrained} / {crew.thresholds.training}, {tally.confirmed} uploaded"
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    if path is None:
-        return None
+def _files(path: Path | None, settings: Settings) -> tuple[Path, ...]:
+    return () if path is None else (path, *settings.secret_files)
+
+
+def _stamp(files: tuple[Path, ...]) -> list[tuple[int, int, int] | None]:
+    return [_stamp_of(file) for file in files]
+
+
+def _stamp_of(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -15,6 +15,20 @@ _PASSING = 5.0  # seconds until a ledger on a full disk is tried again
 log = get_logger(__name__)
 
 
+class _Here(threading.local):
+    worker: Worker | None = None
+
+
+_here = _Here()
+
+
+def alive() -> None:
+    """Whoever works long in one step calls this now and then, in the worker's thread: it lives. Elsewhere: nothing."""
+    worker = _here.worker
+    if worker is not None:
+        worker.seen_at = time.monotonic()
+
+
 class Worker:
     """Runs one stage until ``stop`` is set.
 
@@ -48,7 +62,7 @@ class Worker:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.seen_at = time.monotonic()
-        """When it last came round, monotonic seconds: what the watchdog is fed from."""
+        """When it last came round or said that it lives, monotonic seconds: what the watchdog is fed from."""
         self.resting_until = self.seen_at
 
     def start(self) -> None:
@@ -69,6 +83,7 @@ class Worker:
         return self._thread.is_alive() and now <= max(self.seen_at, self.resting_until) + patience
 
     def _run(self) -> None:
+        _here.worker = self
         try:
             while not self._stop.is_set():
                 self.seen_at = time.monotonic()

@@ -27,6 +27,7 @@ def make(
     attempts: int = 4,
     notes: Notes | None = None,
     notice: Callable[[PlatformError | None], None] = lambda _error: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Platform:
     """The platform, with patience around it.
 
@@ -36,23 +37,24 @@ def make(
         attempts: how often a call is tried that found nobody there.
         notes: where it writes down what its server cannot tell; None: it forgets.
         notice: told the error before a call is repeated, and None once nothing is repeated any more.
+        alive: called for each attempt, each request, and each block of it that is sent or read.
 
     Raises:
         ConfigError: the settings cannot be used for it.
     """
-    patient = partial(Retrying, stop=stop, attempts=attempts, notice=notice)
+    patient = partial(Retrying, stop=stop, attempts=attempts, notice=notice, alive=alive)
     match settings.platform:
         case "memory":
             return patient(_memory(settings, stop))
         case "mvi":
             circuit = Circuit(f"MVI at {urlsplit(settings.credentials.endpoint).netloc}")
-            return patient(_mvi(settings, stop), circuit=circuit)
+            return patient(_mvi(settings, stop, alive), circuit=circuit)
         case "sagemaker":
             circuit = Circuit(f"AWS in {settings.sagemaker.region}")
-            return patient(_sagemaker(settings, stop), circuit=circuit)
+            return patient(_sagemaker(settings, stop, alive), circuit=circuit)
         case "mobius":
             circuit = Circuit(f"The Mobius SDK at {urlsplit(settings.credentials.endpoint).netloc}")
-            return patient(mobius(settings, stop, notes or MemoryNotes()), circuit=circuit)
+            return patient(mobius(settings, stop, notes or MemoryNotes(), alive), circuit=circuit)
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker, mobius or memory")
 
@@ -63,7 +65,7 @@ def _memory(settings: Settings, stop: threading.Event) -> Platform:
     return MemoryPlatform(stop, batch_files=settings.upload.batch_files, batch_bytes=settings.upload.batch_bytes)
 
 
-def _mvi(settings: Settings, stop: threading.Event) -> Platform:
+def _mvi(settings: Settings, stop: threading.Event, alive: Callable[[], None]) -> Platform:
     from image_sync.platforms.mvi.platform import MviPlatform
 
     who, upload = settings.credentials, settings.upload
@@ -78,10 +80,11 @@ def _mvi(settings: Settings, stop: threading.Event) -> Platform:
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
         timeouts=_timeouts(upload.timeout),
+        alive=alive,
     )
 
 
-def _sagemaker(settings: Settings, stop: threading.Event) -> Platform:
+def _sagemaker(settings: Settings, stop: threading.Event, alive: Callable[[], None]) -> Platform:
     from image_sync.platforms.sagemaker.platform import SageMakerPlatform
 
     upload = settings.upload
@@ -91,10 +94,13 @@ def _sagemaker(settings: Settings, stop: threading.Event) -> Platform:
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
         timeout=upload.timeout,
+        alive=alive,
     )
 
 
-def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPlatform:
+def mobius(
+    settings: Settings, stop: threading.Event, notes: Notes, alive: Callable[[], None] = lambda: None
+) -> MobiusPlatform:
     """The Mobius SDK of the settings, without patience."""
     from image_sync.platforms.mobius.platform import MobiusPlatform
 
@@ -113,6 +119,7 @@ def mobius(settings: Settings, stop: threading.Event, notes: Notes) -> MobiusPla
         batch_files=upload.batch_files,
         batch_bytes=upload.batch_bytes,
         timeouts=_timeouts(upload.timeout),
+        alive=alive,
     )
 
 

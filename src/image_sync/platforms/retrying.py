@@ -54,6 +54,7 @@ class Retrying:
         first: seconds before the second one, about; then twice as long each time.
         ceiling: longest wait in seconds.
         notice: told the error before each repeat, and None once nothing is repeated any more.
+        alive: called for each attempt: waits between them may be long.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Retrying:
         first: float = _FIRST_WAIT,
         ceiling: float = 300.0,
         notice: Callable[[PlatformError | None], None] = lambda _error: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._platform = platform
         self._stop = stop
@@ -73,6 +75,7 @@ class Retrying:
         self._attempts = attempts
         self._ceiling = ceiling
         self._notice = notice
+        self._alive = alive
         self._backoff = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
 
     def describe(self) -> Traits:
@@ -238,8 +241,12 @@ class Retrying:
                 self._notice(None)
 
     def _attempt(self, call: Callable[[], T]) -> T:
-        with self._circuit.call():
-            return call()
+        self._alive()
+        try:
+            with self._circuit.call():
+                return call()
+        finally:
+            self._alive()
 
     def _worth_it(self, error: BaseException) -> bool:
         if isinstance(error, Resting):

@@ -56,6 +56,7 @@ class Client:
         proxy: URL of a proxy, or empty; the environment is never asked.
         headers: sent with every request.
         fault: the vendor's words when a JSON body says that the call failed, else None.
+        alive: called for each request, and each block of it that is sent or read.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
         fault: Callable[[Any], str | None] = lambda _body: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         if isinstance(verify, str) and not Path(verify).is_file():
             raise ConfigError(
@@ -75,6 +77,7 @@ class Client:
         self.base_url = base_url
         self.host = urlsplit(base_url).netloc
         self.fault = fault
+        self._alive = alive
         self._verify = verify
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._proxy = urlsplit(proxy).netloc.rpartition("@")[2]
@@ -132,6 +135,8 @@ class Client:
         session = self._session()
         deadline = time.monotonic() + timeouts.total
         this_call.connected, this_call.deadline, this_call.read = False, deadline, timeouts.read
+        this_call.alive = self._alive
+        self._alive()
         data = Form(form, deadline) if form else None
         sent = {**(headers or {}), **({"Content-Type": data.content_type} if data else {})}
         outer = sys.exception()

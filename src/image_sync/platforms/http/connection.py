@@ -7,6 +7,7 @@ import io
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -26,6 +27,8 @@ class _ThisCall(threading.local):
     deadline = 0.0
     read = 0.0
     """Seconds that may pass without a byte going or coming."""
+    alive: Callable[[], None] = staticmethod(lambda: None)
+    """Called for each block that goes or comes."""
 
 
 this_call = _ThisCall()
@@ -45,6 +48,7 @@ class _TimedReader(io.RawIOBase):
         left = this_call.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request's time is over")
+        this_call.alive()
         self._sock.settimeout(min(left, this_call.read))
         return self._raw.readinto(buffer)
 

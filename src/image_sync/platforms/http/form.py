@@ -11,6 +11,7 @@ from urllib3.fields import format_multipart_header_param
 
 from image_sync.errors import Changed, Unreadable
 from image_sync.platforms.base import Item
+from image_sync.platforms.http.connection import this_call
 from image_sync.platforms.words import printable
 
 _BLOCK = 1 << 18
@@ -62,6 +63,7 @@ class Form:
     def _block(self, pieces: Sequence[bytes]) -> bytes:
         if time.monotonic() > self._deadline:
             raise TimeoutError("the request's time is over")
+        this_call.alive()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _pieces(self) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from image_sync.domain import Annotation, DatasetRef
@@ -49,6 +49,7 @@ class MobiusPlatform:
         batch_files, batch_bytes: most pictures and bytes for one shipment, as configured.
         timeouts: of requests; adding a picture gets the time on top that its bytes need on a slow line.
         stop: ends what takes long.
+        alive: called for each request, and each block of it.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class MobiusPlatform:
         batch_files: int = _BATCH,
         batch_bytes: int = 64 * 2**20,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts)
+        client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts, alive=alive)
         self.api = Api(client, timeouts, parallel)
         self._naming = tags
         self._records = Records(notes)

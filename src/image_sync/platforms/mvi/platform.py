@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +42,7 @@ class MviPlatform:
         batch_files, batch_bytes: most pictures and bytes for one request, as configured.
         timeouts: of requests; an upload gets the time on top that its bytes need on a slow line.
         stop: ends every wait.
+        alive: called for each request, and each block of it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class MviPlatform:
         batch_files: int = 100,
         batch_bytes: int = 64 * 2**20,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         client = Client(
             base_uri(endpoint, port),
@@ -66,6 +68,7 @@ class MviPlatform:
             headers={"Accept-Language": "en-US"},
             timeouts=timeouts,
             fault=wire.fault,
+            alive=alive,
         )
         self._auth: Auth = Anonymous()
         if api_key:

@@ -40,16 +40,18 @@ class Calls:
     Args:
         setup: region, profile, bucket, addresses.
         timeout: seconds for a connection and for each answer.
+        alive: called for each request.
 
     Raises:
         ConfigError: boto3 is not installed.
     """
 
-    def __init__(self, setup: SageMaker, *, timeout: float = 60.0) -> None:
+    def __init__(self, setup: SageMaker, *, timeout: float = 60.0, alive: Callable[[], None] = lambda: None) -> None:
         if not installed():
             raise ConfigError(MISSING, hint=INSTALL)
         self._setup = setup
         self._timeout = timeout
+        self.alive = alive
         self._lock = threading.Lock()
         self._session: Any = None
         self._clients: dict[str, Any] = {}
@@ -100,9 +102,11 @@ class Calls:
         client = self.client(service)
         pages = iter(client.get_paginator(operation).paginate(**arguments))
         while (page := self._guarded(what, lambda: next(pages, None))) is not None:
+            self.alive()
             yield page
 
     def _call(self, service: str, operation: str, what: str, *, repeatable: bool = True, **arguments: Any) -> Any:
+        self.alive()
         method = getattr(self.client(service), operation)
         return self._guarded(what, lambda: method(**arguments), repeatable=repeatable)
 

@@ -262,7 +262,12 @@ class Pictures:
 
     def _at_once(self, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
         futures: list[Future[R]] = [self._pool.submit(work, thing) for thing in things]
-        errors = [error for future in futures if (error := future.exception()) is not None]
+        errors = []
+        for future in futures:
+            error = future.exception()
+            self._api.alive()  # the calls are made in threads of their own
+            if error is not None:
+                errors.append(error)
         # A picture that changed comes through as it is; anything else would hide it until the next attempt.
         for error in sorted(errors, key=lambda error: not isinstance(error, PictureError)):
             raise error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from image_sync.config.sagemaker import SageMaker
@@ -43,6 +43,7 @@ class SageMakerPlatform:
         stop: ends every wait.
         batch_files, batch_bytes: most pictures and bytes that are handed over at once; each is a request of its own.
         timeout: seconds for a connection and for each answer.
+        alive: called for each request.
 
     Raises:
         ConfigError: boto3 is not installed.
@@ -56,8 +57,9 @@ class SageMakerPlatform:
         batch_files: int = 100,
         batch_bytes: int = 64 * 2**20,
         timeout: float = 60.0,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self.api = Api(setup, timeout=timeout)
+        self.api = Api(setup, timeout=timeout, alive=alive)
         self._setup = setup
         documents = Documents(self.api, stop)
         self._datasets = Datasets(documents, setup.bucket, setup.prefix, setup.split)
