@@ -32,6 +32,7 @@ from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
+from image_sync.trainer.passing import passes
 from support.sagemaker import Aws, somebody
 
 Marks = tuple[str, float, float, float, float]
@@ -615,6 +616,34 @@ def _finish(rig: Rig, task: str) -> None:
     while rig.platform.progress(task).phase is not Phase.TRAINED:
         assert time.monotonic() < give_up
         threading.Event().wait(0.05)
+
+
+def test_a_training_is_stopped(rig: Rig, dataset: DatasetRef) -> None:
+    """It ends without a model, and says nothing that asks for a repeat; twice is once."""
+    contents = _filled(rig, dataset)
+    plan = TrainingPlan("m-1", dataset, strategy={"max_iter": 100_000}, contents=lambda: contents)
+    task = rig.platform.start_training(plan)
+    if rig.platform.describe().name == "mobius":
+        with pytest.raises(Unsupported):
+            rig.platform.stop_training(task)
+        _finish(rig, task)
+        return
+
+    rig.platform.stop_training(task)
+
+    give_up = time.monotonic() + 60
+    while (progress := rig.platform.progress(task)).phase is not Phase.FAILED:
+        assert progress.phase is not Phase.TRAINED
+        assert time.monotonic() < give_up
+        threading.Event().wait(0.05)
+    assert progress.reason
+    assert not passes(progress.reason)
+    assert not progress.repeat
+    assert rig.platform.model_of(task) is None
+    rig.platform.stop_training(task)
+    for nobody in ("00000000-0000-0000-0000-000000000000", "../../evil"):
+        with pytest.raises(NotFound):
+            rig.platform.stop_training(nobody)
 
 
 def test_training_deployment_and_prediction(rig: Rig, dataset: DatasetRef, tmp_path: Path) -> None:

@@ -19,13 +19,16 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
+from image_sync.config.sagemaker import SageMaker
 from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Transient, Unauthorised, Unsupported
 from image_sync.platforms.base import Item, Model, Phase, Progress, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.sagemaker import models as models_module
 from image_sync.platforms.sagemaker import pictures as pictures_module
+from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
+from image_sync.platforms.sagemaker.proof import steps
 from support.pictures import encoded
 from support.sagemaker import BUCKET, Aws, somebody
 
@@ -727,6 +730,24 @@ def test_a_picture_that_cannot_be_decoded_is_refused_before_it_costs_anything(
 
     assert (one.refused, bool(one.remote_id)) == ("", True)
     assert "cannot be decoded" in other.refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"endpoint_instance_type": "ml.m5.lagre"}, "endpoint_instance_type has ml.m5.lagre"),
+        ({"instance_types": ["ml.g9x.xlarge"]}, "instance_types has ml.g9x.xlarge"),
+    ],
+)
+def test_machines_that_aws_does_not_have_fail_the_check(aws: Aws, changes: dict[str, Any], told: str) -> None:
+    """Also those that the configuration cannot know: boto3 does."""
+    setup = SageMaker.model_validate(aws.section(**changes))
+    api = Api(setup)
+    *_, last = steps(setup, api)
+    api.close()
+
+    assert (last.subject, last.code) == ("machine", 78)
+    assert told in last.text
 
 
 # -- endpoints and models

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from image_sync.domain import Owed
 from image_sync.mvi_server.faults import Action, Fault
 from image_sync.mvi_server.server import MviServer
 from support.commands import forked, one_by_one
@@ -297,3 +298,22 @@ def test_a_deployment_that_is_refused_is_told(plant: Plant, server: MviServer) -
     assert "Its model: could not be deployed" in followed
     assert "could not be deployed" in listing
     assert "could not be deployed" in status
+
+
+def test_a_training_is_stopped_by_hand(plant: Plant) -> None:
+    """`models stop` ends the one that runs; it has failed with a reason, and is not started once more by itself."""
+    plant.configure(threshold={"training": 8}, model={"strategy": {"max_iter": 100_000}})
+    put_plates(plant)
+    with plant.running():
+        plant.wait(lambda one: any(run.task_id for run in one.runs()))
+        said(plant.call("models", "stop"))
+        plant.wait(lambda one: [str(run.state) for run in one.runs()] == ["failed"])
+
+    idle, unknown, log = one_by_one(
+        plant, ["models", "stop"], ["models", "stop", "no-such-training"], ["models", "log"]
+    )
+    (run,) = plant.runs()
+    assert run.owed is Owed.NOTHING
+    assert "no training is running" in said(idle, 2)
+    assert "no-such-training" in said(unknown, 1)
+    assert "no log" in said(log, log.returncode)
