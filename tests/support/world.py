@@ -32,13 +32,16 @@ class World:
         self.stage()
         self.ledger.inventory.agree()
 
-    def stage(self, *, upload: int = 2, grace: float = 180, remove_after: float | None = None, **rules) -> Uploader:
+    def stage(
+        self, *, upload: int = 2, grace: float = 180, remove_after: float | None = None, repair: bool = False, **rules
+    ) -> Uploader:
         self.reconciler = Reconciler(
             self.ledger,
             self.platform,
             self.stop,
             grace=grace,
             remove_after=remove_after,
+            repair=repair,
             clock=lambda: self.unix,
             monotonic=lambda: self.now,
         )

@@ -436,3 +436,136 @@ def test_a_change_of_category_that_is_refused_holds_up_no_other(world: World) ->
     world.work()
     assert world.ledger.tally().moving == 0
     assert world.ledger.troubles() == []
+
+
+def told(world: World) -> dict[str, str]:
+    """What keeps the stages from their work, by stage."""
+    return {trouble.stage: f"{trouble.what}. {trouble.hint}" for trouble in world.ledger.troubles()}
+
+
+def settled(world: World) -> None:
+    """Two comparisons, with time between them."""
+    for _ in range(8):
+        world.work(200)
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_pictures_deleted_at_the_platform_are_told_and_sent_again(world: World, auto: bool) -> None:
+    """At once with `repair: "auto"`, else when a person asks for it; nothing else is sent a second time."""
+    world.put("good/1.jpg", "good/2.jpg", "bad/1.jpg")
+    world.work()
+    settled(world)
+    world.stage(upload=1, grace=40, repair=auto)
+    world.platform.remove(dataset(world), rows(world)[0].remote_id)
+    settled(world)
+    if not auto:
+        assert (world.ledger.tally().confirmed, len(rows(world))) == (2, 2)
+        assert told(world)["missing"].startswith("1 uploaded picture is no longer at the server. ")
+        assert "image-sync repair" in told(world)["missing"]
+        world.ledger.inventory.request_repair()
+        world.work()
+        world.work()
+
+    assert (world.ledger.tally().confirmed, len(rows(world))) == (3, 3)
+    assert told(world) == {}
+
+
+def test_what_one_listing_lacks_is_not_believed_to_be_gone(world: World) -> None:
+    """A listing that lags behind for once: nothing is told, nothing is sent."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    gone = world.platform._datasets[dataset(world).id].pictures
+    key, kept = gone.popitem()
+    looks = world.platform.calls["listing"]
+    while world.platform.calls["listing"] == looks:
+        world.work(10)
+    gone[key] = kept
+    settled(world)
+
+    assert world.ledger.tally().confirmed == 2
+    assert told(world) == {}
+
+
+def test_a_missing_picture_without_a_file_is_forgotten(world: World) -> None:
+    """Its file was deleted here and it was deleted there: nothing is left to do."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    for row in rows(world):
+        world.platform.remove(dataset(world), row.remote_id)
+    settled(world)
+
+    assert world.ledger.inventory.missing() == 1
+    assert world.state_of("good/2.jpg") == "refused"
+
+
+def test_a_dataset_that_was_deleted_is_told_and_made_again(world: World) -> None:
+    """The hint says what to do; `image-sync repair` makes it anew and sends everything."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    del world.platform._datasets[dataset(world).id]
+    world.put("good/3.jpg")
+    world.work()
+    settled(world)
+    assert "the dataset 'parts'" in told(world)["dataset"]
+    assert "image-sync repair" in told(world)["dataset"]
+    world.ledger.inventory.request_repair()
+    world.work()
+    world.work(400)
+    world.work()
+
+    assert len(rows(world)) == 3
+    assert world.ledger.tally().confirmed == 3
+    assert told(world) == {}
+
+
+def test_a_dataset_that_was_made_again_is_taken(world: World) -> None:
+    """Somebody deleted it and made an empty one of its name: what is missing there is told and can be repaired."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    del world.platform._datasets[dataset(world).id]
+    new = dataset(world)
+    settled(world)
+    assert world.ledger.target.dataset_id == new.id
+    assert world.ledger.inventory.missing() == 2
+    world.ledger.inventory.request_repair()
+    world.work()
+    world.work(400)
+
+    assert len(rows(world)) == 2
+
+
+def two_worlds(tmp_path: Path) -> tuple[World, World]:
+    """Two state folders that feed one dataset."""
+    first, second = World(tmp_path / "one"), World(tmp_path / "two")
+    second.platform = first.platform
+    for world in (first, second):
+        world.stage(upload=1, grace=40)
+    return first, second
+
+
+def test_two_ledgers_on_one_dataset_leave_one_copy_of_each_picture(tmp_path: Path) -> None:
+    """Both send the same 300 pictures at once: each finds it out, one copy stays, and both know which."""
+    first, second = two_worlds(tmp_path)
+    names = [f"good/{number}.jpg" for number in range(300)]
+    for world in (first, second):
+        world.put(*names)
+    first.work()
+    second.work()
+    assert len(rows(first)) == 600
+    for _ in range(20):
+        for world in (first, second):
+            world.work(50)
+    there = {row.remote_id for row in rows(first)}
+    assert len(there) == len({row.key for row in rows(first)}) == 300
+    for world in (first, second):
+        assert {remote for remote, *_ in world.ledger.runs.contents()} == there
+        assert told(world) == {}
+    for world in (first, second):  # from now on each looks before it sends
+        world.put("good/late.jpg")
+        world.work()
+
+    assert len(rows(first)) == 301
+    assert [world.ledger.tally().confirmed for world in (first, second)] == [301, 301]
+    first.ledger.close()
+    second.ledger.close()

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "List the files that need a person, or all files in one state.",
     "show": "Show everything known of one picture: its state and why, when it was sent, its id at the platform.",
     "retry": "Send refused pictures again, and check quarantined ones again.",
+    "repair": "Send pictures again that were uploaded and are no longer at the server.",
     "forget": "Take a picture, or what is left of a category, out of the dataset, at the server too.",
     "removals": "Show which pictures would be removed at the server because their files were deleted.",
     "train": "Start a training of everything that is uploaded, without waiting for the threshold.",

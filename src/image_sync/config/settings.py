@@ -89,6 +89,13 @@ class Settings(Section):
         ),
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]},
     )
+    repair: Literal["ask", "auto"] = Field(
+        default="ask",
+        description=(
+            "What happens to pictures that somebody deleted at the server: `ask` says so and waits for "
+            "`image-sync repair`, `auto` sends them again."
+        ),
+    )
     shutdown: Seconds = Field(
         default=20, ge=0, description="Seconds that running requests get when the daemon is stopped."
     )

@@ -79,6 +79,7 @@ def assemble(
         # A file that only moved is seen again within one full look: only then is it known to be deleted.
         remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
         most_removals=settings.most_removals,
+        repair=settings.repair == "auto",
     )
     trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
     watch: list[Worker] = []

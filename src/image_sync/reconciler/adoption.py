@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Changed
+from image_sync.errors import Changed, NotFound
 from image_sync.ledger import Ledger, Remote
+from image_sync.ledger.inventory import same
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.question import shipment
 
-_CHORES = 100
+_CHORES = 10_000  # pictures in one question about second copies
 _FIRST_PAGE = 200
+_SAMPLE = 10
+_SMALL = 1000  # so many pictures are listed in one request
+_REGULARLY, _SOON = 900.0, 60.0
+_DATASET, _MISSING = "dataset", "missing"
 
 log = get_logger(__name__)
 
@@ -28,6 +34,7 @@ class Adoption:
         copies: removes second copies that turn up.
         grace: seconds within which an unconfirmed request may still be carried out.
         stop: set when the program is to end.
+        auto: what is missing at the platform is sent again without asking.
     """
 
     def __init__(
@@ -38,6 +45,8 @@ class Adoption:
         copies: Copies,
         grace: float,
         stop: threading.Event,
+        *,
+        auto: bool = False,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -45,23 +54,86 @@ class Adoption:
         self._copies = copies
         self._grace = grace
         self._stop = stop
+        self._auto = auto
         self._audited = (0, 0.0)
+        self._compare_at: float | None = None
+        self._sampled_to = 0
+        self._absent: frozenset[int] = frozenset()
+        self._again = False
 
     def check(self, *, first: bool) -> None:
-        """Compare ledger and platform: if more lies there than we know of, read the whole listing before anything
-        is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
+        """Compare ledger and platform: if more lies there than we know of, or less, read the whole listing before
+        anything is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
         dataset = self._dataset()
         if dataset is not None and self._platform.describe().lists_pictures:
-            count, expected = self._platform.count(dataset), self._ledger.inventory.expected()
-            agreed = count is not None and count <= expected
+            least = self._ledger.inventory.least()
+            try:
+                count = self._platform.count(dataset)
+            except NotFound as error:
+                self._lost(dataset, error)
+                return
+            agreed = count is not None and least <= count <= self._ledger.inventory.expected()
             if agreed and first and count:
                 newest = islice(self._platform.listing(dataset), _FIRST_PAGE)
                 agreed = self._ledger.inventory.recognises(map(_remote, newest))
-            if not agreed:
-                self._adopt(dataset)
+            if not agreed or not (first or self._sampled(dataset, count or 0)):
+                self._adopt(dataset, count)
         self._ledger.inventory.agree()
+        self._ledger.trouble(_DATASET, None)
 
-    def _adopt(self, dataset: DatasetRef) -> None:
+    def _sampled(self, dataset: DatasetRef, count: int) -> bool:
+        """Whether a few of our pictures lie there as the ledger says; each look takes the next ones."""
+        if count <= _SMALL:
+            return count == 0  # the whole listing costs as little
+        chosen = self._ledger.inventory.sample(self._sampled_to, _SAMPLE)
+        self._sampled_to = chosen[-1] if chosen else 0
+        standing = self._ledger.chores.standing(chosen)
+        batch = self._ledger.chores.of_pictures(chosen)
+        copies = self._platform.copies(shipment(replace(batch, dataset=dataset)))
+        for item in batch.pictures:
+            here = standing[item.picture_id]
+            mine = [one for one in copies.get(item.key, []) if one.remote_id == here.remote_id]
+            if not mine or not same(mine[0].category, here.category):
+                return False
+        return True
+
+    def _lost(self, dataset: DatasetRef, error: NotFound) -> None:
+        """The dataset is no longer there: perhaps another of its name is. Nothing is sent until that is clear."""
+        found = self._platform.find_dataset(dataset.name)
+        if found is not None and found.id == dataset.id:
+            raise error  # it is listed: this answer says nothing
+        self._ledger.inventory.checked = False
+        missing = self._ledger.inventory.missed() or self._ledger.inventory.missing()
+        if found is not None:
+            log.warning("dataset.replaced", dataset=dataset.name, was=dataset.id, now=found.id, pictures=missing)
+            self._ledger.dataset(found)
+            return
+        gone = NotFound(
+            f"the dataset {dataset.name!r} ({dataset.id}) is no longer at the server; "
+            f"{missing} pictures were uploaded to it",
+            hint="To make it again and send them: image-sync repair",
+        )
+        if not self._dataset_gone():
+            log.error("dataset.missing", dataset=dataset.name, id=dataset.id, pictures=missing, hint=gone.hint)
+            self._ledger.trouble(_DATASET, gone)
+
+    def _dataset_gone(self) -> bool:
+        return any(trouble.stage == _DATASET for trouble in self._ledger.troubles())
+
+    def repair(self) -> None:
+        """What is no longer at the platform is sent again, if a person asked for that, or once and for all
+        (``repair: "auto"``)."""
+        inventory = self._ledger.inventory
+        if not (self._auto or inventory.repair_requested()):
+            return
+        if self._dataset_gone():
+            self._ledger.dataset(DatasetRef("", self._ledger.target.dataset_name))  # it is made with the next upload
+            self._ledger.trouble(_DATASET, None)
+        if again := inventory.repair():
+            self._ledger.trouble(_MISSING, None)
+            log.warning("picture.sent_again", pictures=again)
+
+    def _adopt(self, dataset: DatasetRef, count: int | None) -> None:
         trained = max((model.created_at or 0.0 for model in self._platform.models(dataset)), default=None)
         rows = map(_remote, self._platform.listing(dataset))
         seen = self._ledger.inventory.adopt(self._interruptible(rows), trained_until=trained)
@@ -73,10 +145,38 @@ class Adoption:
             remembered=seen.remembered,
             strangers=seen.strangers,
         )
+        if seen.foreign:
+            self._ledger.inventory.share()
+            log.warning(
+                "dataset.shared",
+                dataset=dataset.name,
+                copies=seen.foreign,
+                hint="Another image-sync sends the same pictures to this dataset: stop one of them, or give it another "
+                "dataset. From now on the server is asked for each picture before it is sent",
+            )
         for start in range(0, len(seen.doubles), _CHORES):
             self._copies.tidy(self._ledger.chores.of_pictures(seen.doubles[start : start + _CHORES]))
         for picture_id, remote in seen.strays:
             self._take_or_remove(dataset, picture_id, remote)
+
+        self._miss(seen.absent, complete=count is None or seen.listed >= count)
+
+    def _miss(self, absent: frozenset[int], *, complete: bool) -> None:
+        """What two complete listings in a row do not show is gone: a listing may lag behind."""
+        if not complete:
+            return
+        gone, self._absent = absent & self._absent, absent
+        self._again = bool(absent - gone)
+        if gone:
+            self._absent -= gone
+            log.warning("picture.missing", pictures=self._ledger.inventory.missed(gone))
+        missing = self._ledger.inventory.missing()
+        if not missing:
+            self._ledger.trouble(_MISSING, None)
+        else:
+            what = f"{missing} uploaded {'picture is' if missing == 1 else 'pictures are'} no longer at the server"
+            hint = "To send them again: image-sync repair; which they are: image-sync list --state refused"
+            self._ledger.trouble(_MISSING, NotFound(what, hint=hint))
 
     def _take_or_remove(self, dataset: DatasetRef, picture_id: int, stray: Remote) -> None:
         """A picture of ours under an old name of its file: needless if the content is there, welcome if it is not."""
@@ -93,14 +193,22 @@ class Adoption:
             yield row
 
     def audit(self, now: float) -> None:
-        """When nothing is on its way: does more lie there than was sent? Then somebody doubled a request."""
+        """Compare when all has been quiet after uploads (did somebody double a request?), and regularly (did others
+        delete, add or change something?)."""
         tally = self._ledger.tally()
         confirmed, since = self._audited
-        if tally.confirmed != confirmed or tally.sending or tally.cleared:
+        if tally.confirmed != confirmed or tally.sending or tally.cleared or tally.moving:
             self._audited = (tally.confirmed, now)
-        elif since and now - since >= 2 * self._grace:
+            return
+        if since and now - since < 2 * self._grace:
+            return
+        if self._compare_at is None:
+            self._compare_at = now + (_SOON if self._again else _REGULARLY)
+        if since or now >= self._compare_at:
+            self._again = False
             self.check(first=False)
-            self._audited = (tally.confirmed, 0.0)  # not before: one that failed is made again
+            self._audited = (self._ledger.tally().confirmed, 0.0)  # not before: one that failed is made again
+            self._compare_at = now + (_SOON if self._again else _REGULARLY)
 
 
 def _remote(stored: RemotePicture) -> Remote:

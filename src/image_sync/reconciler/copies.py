@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from image_sync.domain import Batch, PictureState
 from image_sync.ledger import Ledger, Standing
+from image_sync.ledger.names import digest_of
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.question import groups, joined, shipment
@@ -63,7 +64,7 @@ class Copies:
             stored, here = copies.get(item.key, []), standing.get(item.picture_id)
             if not stored or here is None or here.state is PictureState.CLAIMED:
                 continue
-            kept = next((copy for copy in stored if copy.remote_id == here.remote_id), stored[0])
+            kept = _kept(stored, here)
             if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
                 log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
             if (here.state, here.remote_id, here.category) != (PictureState.CONFIRMED, kept.remote_id, kept.category):
@@ -78,6 +79,16 @@ class Copies:
         found = list(stored)
         mine = self._ledger.chores.ours({copy.batch_id for copy in found})
         return [copy for copy in found if (copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at))]
+
+
+def _kept(stored: Sequence[RemotePicture], here: Standing) -> RemotePicture:
+    """The copy that stays. All ledgers that send to this dataset choose alike, or two would each remove the other's.
+
+    A plain name says too little about the content for that: there it is the one that this ledger knows.
+    """
+    if digest_of(stored[0].key):
+        return min(stored, key=lambda copy: (copy.uploaded_at or 0.0, copy.remote_id))
+    return next((copy for copy in stored if copy.remote_id == here.remote_id), stored[0])
 
 
 def _since(copy: RemotePicture, ready_at: float) -> bool:

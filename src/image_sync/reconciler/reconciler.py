@@ -33,6 +33,7 @@ class Reconciler:
         remove_after: deleted files are removed at the platform after so many seconds; None: never.
         most_removals: how many pictures of a category, of which so many are stored, may be removed at once without a
             person's word.
+        repair: what is missing at the platform is sent again without asking.
         stop: set when the program is to end.
         clock: Unix time in seconds. monotonic: seconds, for pauses.
     """
@@ -46,6 +47,7 @@ class Reconciler:
         grace: float = 180.0,
         remove_after: float | None = None,
         most_removals: Callable[[int], int] = lambda stored: stored,
+        repair: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +59,7 @@ class Reconciler:
         self._crowded = False
         self._doubts = Doubts(ledger, platform, grace, stop, clock)
         self._copies = Copies(ledger, platform, stop, clock)
-        self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop)
+        self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop, auto=repair)
         self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock)
         self.setback = Setback(STAGE, ledger, monotonic)
 
@@ -67,6 +69,7 @@ class Reconciler:
             return self.setback.left()
         try:
             self._greet()
+            self._adoption.repair()
             if not self._ledger.inventory.checked:
                 self._adoption.check(first=True)
             # The time is asked anew: reading a listing may have taken minutes, which are no part of a grace time.

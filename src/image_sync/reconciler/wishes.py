@@ -109,6 +109,7 @@ class Wishes:
             self._platform.relabel(dataset, change.remote_id, change.category)
         except NotFound:
             log.warning("picture.missing_at_platform", remote_id=change.remote_id)
+            self._ledger.inventory.doubt()
         except Refused as error:
             log.warning("picture.relabel_refused", remote_id=change.remote_id, error=error.what)
             with self._lock:

@@ -25,8 +25,9 @@ from image_sync.errors import (
     Unfit,
 )
 from image_sync.ledger import Ledger
+from image_sync.ledger.names import digest_of
 from image_sync.logs import get_logger
-from image_sync.platforms.base import Outcome, Platform
+from image_sync.platforms.base import Outcome, Platform, RemotePicture, Shipment
 from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 from image_sync.uploader.cargo import annotation_of, shipment_of
@@ -221,7 +222,9 @@ class Uploader:
             return True
         shipment = shipment_of(batch, present, spoiled, trusting=self._rules.trusting)
         try:
-            outcomes = self._platform.upload(shipment)
+            there = self._there(shipment)
+            items = tuple(item for item in shipment.items if item.key not in there)
+            outcomes = self._platform.upload(replace(shipment, items=items)) if items else []
         except (PictureError, Ambiguous) as error:
             # The server may have stored part of what it got: ask before sending any of it again.
             self._doubt(batch, spoiled, error)
@@ -230,10 +233,13 @@ class Uploader:
             return self._refused(batch, error)
         except ImageSyncError as error:
             self._ledger.batches.release(batch.id)
+            if isinstance(error, NotFound):
+                self._ledger.inventory.doubt()  # the dataset may be gone: that is looked into before anything is sent
             self._fail(error)
             return False
         self._forget(spoiled)
         ids = {outcome.key: outcome.remote_id for outcome in outcomes if not outcome.refused}
+        ids |= {key: stored.remote_id for key, stored in there.items()}
         marked = {outcome.key for outcome in outcomes if outcome.annotated}
         if not all(ids.values()):  # stored, but the platform does not say under which ids: the reconciler will ask
             self._doubt(batch, [], Ambiguous("the platform did not say under which ids it stored them"))
@@ -245,9 +251,19 @@ class Uploader:
             following = self._confirm(batch, ids, refused, marked, further=further)
             if unmarked:
                 self._annotate(batch.dataset, unmarked, ids)
+        for item in batch.pictures:
+            if item.key in there:
+                self._ledger.chores.arrived(item.picture_id, ids[item.key], there[item.key].category)
         self._size.taken()
         self.setback.over()
         return following or True
+
+    def _there(self, shipment: Shipment) -> dict[str, RemotePicture]:
+        """What others have sent of it already, the oldest of each: asked only where they are known to do that."""
+        if not self._ledger.inventory.shared:
+            return {}
+        keyed = tuple(item for item in shipment.items if digest_of(item.key))  # a plain name says too little
+        return {key: stored[0] for key, stored in self._platform.copies(replace(shipment, items=keyed)).items()}
 
     def _annotate(self, dataset: DatasetRef, pictures: Iterable[Claimed], ids: dict[str, str]) -> None:
         """Mark what could not be sent with the pictures. Whatever fails is owed; the reconciler pays it."""
