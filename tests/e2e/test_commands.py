@@ -287,9 +287,10 @@ def test_status_has_every_documented_key(plant: Plant) -> None:
     before = plant.status()
     assert not (plant.folder / "state").exists()
     put_plates(plant, each=3)
-    plant.put("light/copy-of-dark.jpg", (plant.root / "dark/000.jpg").read_bytes())
     with plant.running() as daemon:
         plant.wait(lambda p: p.tally().confirmed == 6)
+        plant.put("light/copy-of-dark.jpg", (plant.root / "dark/000.jpg").read_bytes())
+        plant.wait(lambda p: p.status()["pictures"]["conflicts"] == 1)
         during = plant.status()
         assert daemon.stop() == 0
     after = plant.status()

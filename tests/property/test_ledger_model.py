@@ -174,12 +174,16 @@ class LedgerModel(RuleBasedStateMachine):
                 del self.known[picture_id], self.runs[picture_id]
         for picture_id, row in now.items():
             if picture_id not in self.known:
-                assert row["state"] == READY
+                assert row["state"] == (PictureState.HELD if picture_id in self.contradicted() else READY)
                 assert held[picture_id], "a new picture without a file"
                 self.known[picture_id], self.runs[picture_id] = READY, None
         for content, count in wanted.items():
             mine = [picture_id for picture_id, row in now.items() if row["sha256"] == _digest(content)]
             assert (len(mine) == 1) if self.skip else (len(mine) >= count)
+
+    def contradicted(self) -> set[int]:
+        """Pictures whose files lie in two categories."""
+        return {row["picture_id"] for row in self.places().values() if row["role"] == "conflict"}
 
     # -- sending
 
@@ -191,7 +195,8 @@ class LedgerModel(RuleBasedStateMachine):
     def claim(self, files: int, size: int) -> None:
         (cleared,) = self.rows(f"SELECT cleared_to FROM target WHERE id = {self.ledger.target.id}")
         before = self.pictures()
-        waiting = [number for number in before if self.known[number] == READY and number <= cleared["cleared_to"]]
+        ready = {number for number in before if self.known[number] == READY} - self.contradicted()
+        waiting = [number for number in before if number in ready and number <= cleared["cleared_to"]]
         batch = self.ledger.batches.claim(DATASET, files, size)
         if batch is None:
             assert not waiting
@@ -385,15 +390,21 @@ class LedgerModel(RuleBasedStateMachine):
                 assert row["role"] == ("duplicate" if mine["category"] == row["category"] else "conflict")
         held = {row["picture_id"] for row in places.values() if row["picture_id"]}
         assert all(owners[number] == 1 for number in held), "a picture has not exactly one owner"
-        assert all(row["state"] not in UNSENT for number, row in pictures.items() if number not in held)
+        assert all(
+            row["state"] not in (*UNSENT, PictureState.HELD) for number, row in pictures.items() if number not in held
+        )
 
     @invariant()
     def states_and_counts_are_what_they_should_be(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        assert {number: row["state"] for number, row in self.pictures().items()} == self.known
+        contradicted = self.contradicted()
+        for number, row in self.pictures().items():
+            held = self.known[number] == READY and number in contradicted
+            assert row["state"] == (PictureState.HELD if held else self.known[number])
+        assert set(self.pictures()) == set(self.known)
         assert {number: row["run_id"] for number, row in self.pictures().items()} == self.runs
-        states = Counter(self.known.values())
+        states = Counter(state for n, state in self.known.items() if state != READY or n not in contradicted)
         tally = self.ledger.tally()
         assert tally.ready + tally.cleared == states[READY]
         assert (tally.sending, tally.confirmed, tally.refused) == (states[CLAIMED], states[CONFIRMED], states[REFUSED])

@@ -599,6 +599,7 @@ class World:
         assert tally.sending == tally.cleared == 0, tally
         unsent = tally.ready + tally.refused
         assert not complete or unsent == 0, tally
+        unsent += sum(row["state"] == PictureState.HELD for row in self.pictures())
         assert tally.ready < self.upload_threshold, tally
 
         missing = 0

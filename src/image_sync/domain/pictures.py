@@ -48,6 +48,8 @@ class PictureState(StrEnum):
     """Where one picture (its content) stands on its way to the platform."""
 
     READY = "ready"
+    HELD = "held"
+    """Files with its content lie in two categories: it is not sent before a person has taken one of them away."""
     CLAIMED = "claimed"
     CONFIRMED = "confirmed"
     REFUSED = "refused"

@@ -13,6 +13,7 @@ from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureSta
 from image_sync.ledger import markings, moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.moves import READY_OR_HELD
 from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
 
 SUSPECT = 2
@@ -344,7 +345,7 @@ _DROP = delete(picture).where(
 )
 _HOPELESS = select(picture.c.id).where(_HELD, picture.c.attempts >= HOPELESS)
 _REFUSALS = select(picture.c.id, picture.c.refusals).where(_HELD)
-_QUEUE = update(picture).where(_HELD).values(state=PictureState.READY, batch_id="")
+_QUEUE = update(picture).where(_HELD).values(state=READY_OR_HELD, batch_id="")
 
 
 def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:

@@ -14,6 +14,7 @@ from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, given_out, held_by
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.moves import READY_OR_HELD
 from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
 
 _RELABEL = "relabel/"
@@ -174,7 +175,7 @@ class Chores:
         """
         refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
         values = {
-            "state": PictureState.READY,
+            "state": READY_OR_HELD,
             "reason": "",
             "attempts": 0,
             "refusals": 0,

@@ -63,6 +63,9 @@ class Left:
     """Root, folder and name of every file that holds it."""
 
 
+HELD_BACK = "the same picture lies in another category, too, and is not sent: delete one of the two"
+
+
 class History:
     """Looks up single files."""
 
@@ -150,13 +153,16 @@ class History:
         """
         # Said so that an index leads to each kind: among a million files, few or none need a person.
         targets = picture.c.target_id.in_(select(target.c.id))
-        turned_away = select(picture.c.id).where(
-            targets, picture.c.state == PictureState.REFUSED, picture.c.retry_at.is_(None)
+        parked = (picture.c.state == PictureState.REFUSED) & picture.c.retry_at.is_(None)
+        stopped = select(picture.c.id).where(
+            targets,
+            picture.c.state.in_([str(PictureState.REFUSED), str(PictureState.HELD)]),
+            parked | (picture.c.state == PictureState.HELD),
         )
         needy = (
             place.c.state.in_([str(PlaceState.QUARANTINED), str(PlaceState.UNCATEGORISED)])
             | (place.c.state.in_(list(map(str, PlaceState))) & (place.c.role == PlaceRole.CONFLICT))
-            | ((place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(turned_away))
+            | ((place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(stopped))
         )
         files = _files().order_by(place.c.seen_at.desc()).limit(limit)
         with self._book.db.reading() as tx:
@@ -170,7 +176,9 @@ class History:
                 marked = tx.execute(
                     files.join(annotation, of_picture).add_columns(annotation.c.reason.label("why")).where(refused)
                 ).all()
-        found = [(_path(row), _state(row, row.picture_state), row.reason or row.refusal or "") for row in rows]
+        found = [
+            (_path(row), _state(row, row.picture_state), row.reason or row.refusal or _held_back(row)) for row in rows
+        ]
         return [*found, *((_path(row), "annotation refused", row.why) for row in marked)][:limit]
 
     def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
@@ -180,12 +188,14 @@ class History:
             which = place.c.state == state
         elif state in set(PlaceRole):
             which = sound & (place.c.role == state)
+            if state == PlaceRole.CONFLICT:
+                which |= sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.HELD)
         else:
             wanted = PictureState.CLAIMED if state == "sending" else state
             which = sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == wanted)
         with self._book.db.reading() as tx:
             rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
-        return [(_path(row), state, row.reason or row.refusal or "") for row in rows]
+        return [(_path(row), state, row.reason or row.refusal or _held_back(row)) for row in rows]
 
 
 def _pictures() -> Any:
@@ -224,11 +234,17 @@ def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
     return found
 
 
+def _held_back(row: Any) -> str:
+    return HELD_BACK if row.picture_state == PictureState.HELD and row.role != PlaceRole.DUPLICATE else ""
+
+
 def _state(here: Any, picture_state: str | None) -> str:
     if here.state != PlaceState.SOUND:
         return str(here.state)
     if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
         return str(here.role)
+    if picture_state == PictureState.HELD:
+        return str(PlaceRole.CONFLICT)
     return picture_state or str(PictureState.READY)
 
 
@@ -244,10 +260,15 @@ def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> 
     }
     if content is None:
         return PictureHistory(**basics)
+    held = content.state == PictureState.HELD
+    if held and here.role == PlaceRole.CONFLICT:
+        basics["reason"] = HELD_BACK
     if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
         sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
         return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
-    return PictureHistory(**{**basics, "reason": here.reason or content.reason}, **_sent(content))
+    return PictureHistory(
+        **{**basics, "reason": here.reason or content.reason or (HELD_BACK if held else "")}, **_sent(content)
+    )
 
 
 def _gone(content: Any) -> PictureHistory:

@@ -171,7 +171,7 @@ class Inventory:
                             self._remember(tx, aim, row, counted=counted)
                         else:
                             strangers += 1
-                    elif mine.state in {PictureState.READY, PictureState.REFUSED}:
+                    elif mine.state in {PictureState.READY, PictureState.HELD, PictureState.REFUSED}:
                         known.taken.add(mine.id)
                         adopted += 1
                         self._take(tx, mine.id, row, counted=counted)

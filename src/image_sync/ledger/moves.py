@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from image_sync.domain import BatchState, RunState
+from sqlalchemy import Connection, case, select, update
+
+from image_sync.domain import BatchState, PictureState, PlaceRole, RunState
+from image_sync.ledger.schema import picture, place
 
 BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
     {
@@ -44,3 +47,19 @@ class IllegalMove(RuntimeError):  # noqa: N818 - it is what the program attempte
 def sources(moves: Mapping[S, frozenset[S]], to: S) -> list[str]:
     """The states from which ``to`` may be reached, as the database stores them."""
     return [str(state) for state, allowed in moves.items() if to in allowed]
+
+
+def hold(tx: Connection, picture_id: int) -> None:
+    """Hold a picture back that was not sent while its files contradict each other, and no longer."""
+    waits = picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD)])
+    tx.execute(update(picture).where(picture.c.id == picture_id, waits).values(state=READY_OR_HELD))
+
+
+def _ready_or_held() -> Any:
+    claims = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.CONFLICT)
+    contradicted = select(place.c.picture_id).where(claims).exists()
+    return case((contradicted, str(PictureState.HELD)), else_=str(PictureState.READY))
+
+
+READY_OR_HELD = _ready_or_held()
+"""The state of a picture that is to be sent: held back while its files contradict each other."""

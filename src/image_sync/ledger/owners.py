@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from image_sync.domain import PictureState, PlaceRole
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.inventory import BEFORE, waiting_for
+from image_sync.ledger.moves import hold
 from image_sync.ledger.names import LONGEST, key_of, plain_key
 from image_sync.ledger.schema import folder, picture, place
 
@@ -57,6 +58,8 @@ class Owners:
             copy = 1 + max((row.copy for row in candidates), default=-1)
             chosen, role = self._new_picture(tx, target, name, category, file, copy), PlaceRole.OWNER
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
+        if candidates:
+            hold(tx, chosen)
         if self._book.annotated and role is PlaceRole.OWNER:
             self.mark(tx, chosen, file.marks)
 
@@ -124,10 +127,13 @@ class Owners:
             self.inherit(tx, owners[picture_id], deleted=deleted)
         alone = picture.c.id.in_([picture_id for picture_id in these if picture_id not in left])
         self._leave(tx, alone, deleted=deleted)
+        for picture_id in {row.picture_id for row in gone if row.role == PlaceRole.CONFLICT} - owners.keys():
+            hold(tx, picture_id)
 
     def inherit(self, tx: Connection, was: Any, *, deleted: bool) -> None:
         """The file ``was`` no longer stands for its picture: let the next in line do so, if there is one."""
         if was.role != PlaceRole.OWNER:
+            hold(tx, was.picture_id)
             return
         this = picture.c.id == was.picture_id
         heir = tx.execute(
@@ -164,11 +170,12 @@ def set_roles(tx: Connection, picture_id: int) -> None:
             .where(place.c.picture_id == picture_id, place.c.role != PlaceRole.OWNER, place.c.folder_id.in_(inside))
             .values(role=role)
         )
+    hold(tx, picture_id)
 
 
 def unsent() -> Any:
     """Pictures that are neither at the platform nor on their way there."""
-    return or_(picture.c.state == PictureState.READY, picture.c.state == PictureState.REFUSED)
+    return picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD), str(PictureState.REFUSED)])
 
 
 def files_where(which: Any) -> Any:

@@ -183,7 +183,8 @@ class Places:
     def forget_annotations(self, tx: Connection) -> None:
         """Annotations are used in another way than before: what was not sent, or waits for one, is looked at anew."""
         mine = picture.c.target_id == self._book.aimed().id
-        ready = select(picture.c.id).where(mine, picture.c.state == PictureState.READY)
+        waits = picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD)])
+        ready = select(picture.c.id).where(mine, waits)
         faulty = and_(place.c.state == PlaceState.QUARANTINED, place.c.annotation != "")
         tx.execute(delete(place).where(or_(place.c.state == PlaceState.WAITING, faulty, place.c.picture_id.in_(ready))))
         tx.execute(delete(picture).where(picture.c.id.in_(ready)))

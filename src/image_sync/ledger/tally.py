@@ -18,6 +18,7 @@ from image_sync.ledger.schema import batch, folder, note, picture, picture_count
 _DAY = 86_400.0
 _COLUMN = {
     PictureState.READY: "ready",
+    PictureState.HELD: "conflicts",
     PictureState.CLAIMED: "sending",
     PictureState.CONFIRMED: "confirmed",
     PictureState.REFUSED: "refused",
