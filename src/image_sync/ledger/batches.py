@@ -70,7 +70,7 @@ class Batches:
             if tx.execute(select(picture.c.id).where(due).limit(1)).first() is None:
                 return 0
         once_more = case((picture.c.attempts < HOPELESS, picture.c.attempts), else_=HOPELESS - 1)
-        values = {"state": PictureState.READY, "reason": "", "retry_at": None, "attempts": once_more}
+        values = {"state": READY_OR_HELD, "reason": "", "retry_at": None, "attempts": once_more}
         with self._book.db.writing() as tx:
             number = int(tx.execute(update(picture).where(due).values(**values)).rowcount)
         self._book.changed()
