@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.memory.stored import Training
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
+from support import temporary
 
 ENOUGH = ("good",) * 5 + ("scratch",) * 5
 
@@ -51,26 +53,27 @@ class Graded(MemoryPlatform):
 class World:
     """A ledger with uploaded pictures, a platform that has them, and the stage, with clocks that a test turns."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.stop = threading.Event()
         self.now = 1000.0
         self.unix = 1_767_225_600.0  # 2026-01-01 00:00 UTC
         self.platform = Graded(self.stop, clock=lambda: self.unix)
         self.dataset: DatasetRef = self.platform.ensure_dataset("parts")
-        self.ledger: Ledger = self._opened(folder)
+        self.ledger: Ledger = self._opened()
         self.stage()
         self._numbers = iter(range(10**6))
 
-    def _opened(self, folder: Path) -> Ledger:
-        ledger = open_ledger(folder / "state", clock=lambda: self.unix)
+    def _opened(self) -> Ledger:
+        # In memory: what is tested is what is decided, in thousands of steps, and not what a disk does.
+        ledger = open_ledger(Path(tempfile.mkdtemp(dir=temporary.FAST)), clock=lambda: self.unix)
         ledger.aim("memory", "", "parts", "append", "parts")
         ledger.dataset(self.dataset)
         return ledger
 
-    def forget(self, folder: Path) -> None:
+    def forget(self) -> None:
         """Go on with another, empty ledger: a new machine."""
         self.ledger.close()
-        self.ledger = self._opened(folder)
+        self.ledger = self._opened()
 
     def stage(self, *, training: int = 10, max_ratio: float | None = None, **recipe) -> Trainer:
         """A new process with this recipe."""
@@ -87,17 +90,12 @@ class World:
 
     def upload(self, *categories: str) -> None:
         """Store one new picture in each category, at the platform and in the ledger."""
+        sightings = []
         for category in categories:
-            name = f"{next(self._numbers)}.jpg"
-            sighting = Sighting(
-                f"/p/{category}".encode(),
-                name.encode(),
-                Stamp(3, 1, 1, 1),
-                category,
-                name.encode().hex().zfill(64),
-                "jpg",
-            )
-            self.ledger.places.record(b"/p", [sighting])
+            name = f"{next(self._numbers)}.jpg".encode()
+            where = f"/p/{category}".encode()
+            sightings.append(Sighting(where, name, Stamp(3, 1, 1, 1), category, name.hex().zfill(64), "jpg"))
+        self.ledger.places.record(b"/p", sightings)
         self.ledger.batches.clear()
         while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
             items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)

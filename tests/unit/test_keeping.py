@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,8 +16,8 @@ from support.training import ENOUGH, World
 
 
 @pytest.fixture
-def world(tmp_path: Path):
-    made = World(tmp_path)
+def world():
+    made = World()
     yield made
     made.ledger.close()
 

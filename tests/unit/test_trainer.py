@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,8 +17,8 @@ from support.training import ENOUGH, World
 
 
 @pytest.fixture
-def world(tmp_path: Path):
-    made = World(tmp_path)
+def world():
+    made = World()
     yield made
     made.ledger.close()
 
@@ -119,14 +118,14 @@ def test_retrain_continues_from_the_newest_trained_model(world: World) -> None:
     assert (second.base, second.base_name) == (first.task_id, first.name)
 
 
-def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: World, tmp_path: Path) -> None:
+def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: World) -> None:
     """The newest trained model of this name counts, never one that failed, still runs, or has another name."""
     world.upload(*ENOUGH)
     world.work()
     old = world.ledger.runs.history()[0]
     world.train_elsewhere("plates-20991231-000000", finished=False)
     world.train_elsewhere("plates-xl-20991231-000000")
-    world.forget(tmp_path / "new")
+    world.forget()
     world.stage(continues=True)
     world.upload(*ENOUGH)
     world.work()
