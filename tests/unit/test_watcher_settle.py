@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from image_sync.domain import Stamp
 from image_sync.watcher.rules import Rules
 from image_sync.watcher.settle import Settling, being_written
+from support.pictures import jpeg
+from support.watching import quick, watching
 
 PLACE = (b"/r", b"/r/cat", b"a.jpg")
 WALL = 1_000_000.0
@@ -164,3 +168,30 @@ def test_where_no_lease_can_be_had_nobody_is_said_to_write(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     assert not being_written(fd)
     os.close(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user, which takes root")
+@pytest.mark.parametrize("owner", [65534, 65533])
+def test_of_another_users_file_the_system_does_not_say_who_writes(owner):
+    """A lease is given to the owner only: of another's file it is unknown, also while it is open for writing."""
+    file = tempfile.NamedTemporaryFile(dir="/tmp", suffix=".jpg")  # noqa: SIM115 - where anybody may look
+    with file:
+        os.fchown(file.fileno(), owner, owner)
+        os.fchmod(file.fileno(), 0o644)
+        if (child := os.fork()) == 0:
+            os.setresuid(65534, 65534, 65534)
+            answer = being_written(os.open(file.name, os.O_RDONLY))
+            os._exit({True: 1, False: 0, None: 2}[answer])
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == (1 if owner == 65534 else 2)
+
+
+def test_another_users_file_rests_longer(tmp_path, monkeypatch):
+    """A writer that pauses for longer than `settle` is not taken for finished."""
+    monkeypatch.setattr("image_sync.watcher.intake.being_written", lambda _: None)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(jpeg(1))
+    began = time.monotonic()
+    with watching(tmp_path, rules=quick(settle=0.3, mode="polling")) as watch:
+        assert watch.catalogue.paths(tmp_path) == {"cat/a.jpg"}
+        assert time.monotonic() - began >= 1.4

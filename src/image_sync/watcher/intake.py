@@ -28,6 +28,9 @@ log = get_logger(__name__)
 
 _HOUR = 3600.0
 _MOST_WARNINGS = 1000
+_FOREIGN = 5
+"""A file of another user, of which the system does not say whether it is open for writing, rests so many times
+``settle``."""
 _REMEMBERED = 20_000
 """Sound pictures that are not read again when only their annotations change; others are."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -150,7 +153,7 @@ class Intake:
             self._cannot_read(root, folder, name, error)
             return None
         try:
-            if stamp_of(os.fstat(fd), local=root.local) != plain or (root.local and being_written(fd)):
+            if stamp_of(os.fstat(fd), local=root.local) != plain or (root.local and self._written(place, fd, stamp)):
                 self.settling.busy(*place, stamp, self._now())
                 return None
             verdict = examine(fd, stamp.size, name, self._rules, self._stop)
@@ -171,6 +174,15 @@ class Intake:
         ):
             self._sound[folder, name] = plain, verdict
         return verdict
+
+    def _written(self, place: tuple[bytes, bytes, bytes], fd: int, stamp: Stamp) -> bool:
+        """Whether somebody writes to the file, or may: of another user's file only its rest tells, a longer one."""
+        writing = being_written(fd)
+        if writing is not None:
+            return writing
+        self._digest.note("watch.writers_unknown", file=place[1] + b"/" + place[2], waits=_FOREIGN * self._rules.settle)
+        rested = self.settling.rested(*place, stamp, now=self._now(), wall=self._wall())
+        return rested < _FOREIGN * self._rules.settle
 
     def _remembered(self, folder: bytes, name: bytes, stamp: Stamp) -> Verdict | None:
         """The verdict on a picture of which only the annotation has changed: a COCO file concerns thousands."""

@@ -98,6 +98,12 @@ class Settling:
         self._schedule(key, file, rests_at + _SLACK)
         return False
 
+    def rested(self, root: bytes, folder: bytes, name: bytes, stamp: Stamp, *, now: float, wall: float) -> float:
+        """Seconds for which the file has been what it is, by its own times or as seen here, whichever is more."""
+        file = self._files.get((root, folder, name))
+        seen = now - file.since if file and file.stamp == stamp else 0.0
+        return max(seen, wall - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9)
+
     def busy(self, root: bytes, folder: bytes, name: bytes, stamp: Stamp, now: float) -> None:
         """The file seemed to rest, but somebody writes: look again soon, then less and less often."""
         key = (root, folder, name)
@@ -162,11 +168,11 @@ class Settling:
         return None
 
 
-def being_written(fd: int) -> bool:
-    """Whether any process has this file open for writing. False also where the system cannot tell.
+def being_written(fd: int) -> bool | None:
+    """Whether any process has this file open for writing; None where the system does not tell us of this file.
 
     Linux grants a read lease only on files that nobody has open for writing, to their owner or to root, on local file
-    systems.
+    systems. So of a file of another user it says nothing. False also where it says nothing of any file.
     """
     if sys.platform != "linux":
         return False
@@ -175,6 +181,6 @@ def being_written(fd: int) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
-        return error.errno == errno.EAGAIN
+        return None if error.errno in {errno.EACCES, errno.EPERM} else error.errno == errno.EAGAIN
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
