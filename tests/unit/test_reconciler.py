@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import Ambiguous, Refused, Transient
+from image_sync.errors import Ambiguous, Refused, Transient, Unfit
 from image_sync.ledger.batches import HOPELESS
 from image_sync.platforms.base import Item, RemotePicture, Shipment
 from support.world import World
@@ -163,7 +163,7 @@ def test_a_late_arrival_is_confirmed_instead_of_sent(world: World) -> None:
     world.platform.fail_next("upload", Ambiguous("the connection broke"))
     world.work()
     ((batch, _),) = world.ledger.batches.doubtful()
-    world.platform.fail_next("upload", Refused("not today"))
+    world.platform.fail_next("upload", Unfit("not today"))
     world.work(60)
     world.work()
     assert world.state_of("good/1.jpg") == "refused"
@@ -569,3 +569,17 @@ def test_two_ledgers_on_one_dataset_leave_one_copy_of_each_picture(tmp_path: Pat
     assert [world.ledger.tally().confirmed for world in (first, second)] == [301, 301]
     first.ledger.close()
     second.ledger.close()
+
+
+def test_a_category_that_a_person_changed_at_the_platform_is_told_and_kept(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The regular comparison finds it; the picture keeps the person's category, and nothing is sent."""
+    world.put("good/1.jpg", "good/2.jpg")
+    world.work()
+    world.platform.relabel(dataset(world), rows(world)[0].remote_id, "bad")
+    settled(world)
+
+    assert sorted(row.category for row in rows(world)) == ["bad", "good"]
+    assert "picture.category_changed" in capsys.readouterr().out
+    assert told(world) == {}

@@ -145,6 +145,13 @@ class Adoption:
             remembered=seen.remembered,
             strangers=seen.strangers,
         )
+        if seen.changed:
+            log.warning(
+                "picture.category_changed",
+                dataset=dataset.name,
+                pictures=len(seen.changed),
+                hint="Somebody gave them another category at the server; it is kept. Move their files likewise",
+            )
         if seen.foreign:
             self._ledger.inventory.share()
             log.warning(
