@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = "is-tests-"  # short: names of sockets end after 107 bytes
@@ -51,7 +50,12 @@ def remove(folder: Path) -> None:
     """Remove a folder with all that is in it, also what is mounted there or write-protected."""
     for mount in _mounted(folder):
         subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL)
-    shutil.rmtree(folder, onerror=_again)
+    for top, names, _ in os.walk(folder):
+        for path in (Path(top, name) for name in names):  # before they are walked into
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)  # what stays, as a program still writes there, is for the next session
 
 
 def _held(folder: Path) -> bool:
@@ -70,14 +74,3 @@ def _mounted(folder: Path) -> list[str]:
     table = Path("/proc/self/mounts")
     found = [line.split()[1] for line in table.read_text().splitlines()] if table.exists() else []
     return sorted((place for place in found if place.startswith(f"{folder}/")), reverse=True)
-
-
-def _again(call: Callable[..., object], path: str, _: object) -> None:
-    """Once more, with the right to write; what still stays is left for the next session."""
-    with contextlib.suppress(OSError):
-        Path(path).parent.chmod(0o700)
-        if call is os.unlink or call is os.rmdir:
-            call(path)
-        else:  # it could not be listed
-            Path(path).chmod(0o700)
-            shutil.rmtree(path, ignore_errors=True)

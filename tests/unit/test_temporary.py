@@ -70,6 +70,26 @@ def test_a_session_that_goes_on_keeps_its_folder(tmp_path: Path, monkeypatch: py
     assert folder.exists()
 
 
+def test_nothing_outside_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be removed stays, and what is around it, or linked to, keeps its rights."""
+    tmp_path.chmod(0o755)
+    folder, other = tmp_path / "session", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir(mode=0o755)
+    (folder / "link").symlink_to(other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rmdir", _busy)
+        temporary.remove(folder)
+
+    assert folder.exists()
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path, other)] == [0o755, 0o755]
+
+
+def _busy(*_: object, **__: object) -> None:
+    raise OSError("in use")
+
+
 def test_this_session_has_such_a_folder(tmp_path: Path) -> None:
     """Tests get their folders in it, and so does whatever they start."""
     assert Path(os.environ["TMPDIR"]).name.startswith(temporary.PREFIX)
