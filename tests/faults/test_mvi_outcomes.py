@@ -28,6 +28,7 @@ from image_sync.errors import (
     Refused,
     Transient,
     Unauthorised,
+    Unfit,
 )
 from image_sync.platforms.base import Item, Model, Outcome, Shipment, TrainingPlan
 from image_sync.platforms.circuit import Circuit, Unanswered
@@ -229,12 +230,12 @@ TABLE: dict[str, tuple[Reply | str, tuple[type[ImageSyncError], int], tuple[type
     "429 for ten years": (said(429, FAIL, ("Retry-After", "315360000")), (Transient, 1), (Transient, 1)),
     "503 for ten years": (said(503, FAIL, ("Retry-After", "315360000")), (Ambiguous, 1), (Unanswered, 1)),
     "400": (said(400, FAIL), (Refused, 1), (Refused, 1)),
-    "401": (said(401, FAIL), (Unauthorised, 1), (Unauthorised, 1)),
-    "403": (said(403, FAIL), (Unauthorised, 1), (Unauthorised, 1)),
+    "401": (said(401, FAIL), (Unauthorised, 3), (Unauthorised, 3)),
+    "403": (said(403, FAIL), (Unauthorised, 3), (Unauthorised, 3)),
     "404": (said(404, FAIL), (NotFound, 1), (NotFound, 1)),
     "405": (said(405, FAIL), (Permanent, 1), (Permanent, 1)),
-    "413": (Reply(413, HTML), (Refused, 1), (Refused, 1)),
-    "415": (said(415, FAIL), (Refused, 1), (Refused, 1)),
+    "413": (Reply(413, HTML), (Unfit, 1), (Unfit, 1)),
+    "415": (said(415, FAIL), (Unfit, 1), (Unfit, 1)),
     "redirect to itself": (Reply(307, b"", (("Location", "/api/dltasks"),)), (Permanent, 1), (Permanent, 1)),
 }
 SLOW = {"no answer in time", "answer byte by byte"}
@@ -315,7 +316,7 @@ def test_what_was_not_made_is_looked_for_before_each_try(rig: Rig, name: str, ho
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize(
     ("row", "kind", "requests"),
-    [("400", Refused, 1), ("success that failed", Refused, 1), ("429", Transient, 3), ("401", Unauthorised, 1)],
+    [("400", Refused, 1), ("success that failed", Refused, 1), ("429", Transient, 3), ("401", Unauthorised, 3)],
 )
 def test_what_the_server_does_not_want_to_make(
     rig: Rig, name: str, row: str, kind: type[ImageSyncError], requests: int

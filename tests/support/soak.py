@@ -23,6 +23,7 @@ import requests
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import RunState
 from image_sync.ledger import exists
+from image_sync.ledger.batches import PAUSES
 from support.daemon import Daemon, Plant
 from support.mvi_server import Caller
 from support.pictures import jpeg
@@ -31,10 +32,10 @@ from support.stored import stored_contents
 STRATEGY = {"max_iter": 20, "test_interval": 10, "learning_rate": 0.01}
 UPLOADS = (
     *("500-before", "500-after", "lost-answer", "reset-body", "reset-answer", "429", "html", "truncated-json"),
-    *("soft-fail", "soft-fail-after", "partial", "late", "listing-lag", "duplicate"),
+    *("soft-fail", "soft-fail-after", "partial", "not-stored", "late", "listing-lag", "duplicate", "401"),
 )
 """Kinds of faults that an upload may meet; most of them hit other requests, too."""
-STARTS = ("500-before", "500-after", "lost-answer", "reset-answer", "truncated-json", "late")
+STARTS = ("401", "500-before", "500-after", "lost-answer", "reset-answer", "truncated-json", "late")
 """Kinds of faults that the start of a training may meet."""
 _SECONDS = {"late": 0.5, "listing-lag": 0.7, "429": 0.5}
 _MOST = 10_000
@@ -82,8 +83,8 @@ class Outcome:
     kills: int = 0
     own_ends: list[str] = field(default_factory=list)
     """How the daemon ended when nobody killed it."""
-    retried: int = 0
-    """Pictures that the server refused on purpose, sent again at the end by `image-sync retry`."""
+    refused: int = 0
+    """Pictures that wait for a person at the end."""
     struck: Counter[str] = field(default_factory=Counter)
     acts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -92,7 +93,7 @@ class Outcome:
     def good(self) -> bool:
         """Whether nothing was lost, doubled, misplaced, and every due training was started, once."""
         bad = (self.missing, self.double, self.wrong, self.foreign, self.training_faults, self.own_ends)
-        return not any(bad) and self.due == self.started
+        return not any(bad) and not self.refused and self.due == self.started
 
     def table(self, plan: Plan) -> str:
         """All of it for people, one figure a line."""
@@ -109,7 +110,7 @@ class Outcome:
             ("training mistakes", len(self.training_faults)),
             ("kills", self.kills),
             ("ends of its own", len(self.own_ends)),
-            ("refused, sent again", self.retried),
+            ("refused for good", self.refused),
             *((f"file actions: {name}", count) for name, count in sorted(self.acts.items())),
             ("faults injected", sum(self.struck.values())),
             *((f"  {name}", count) for name, count in sorted(self.struck.items())),
@@ -315,22 +316,17 @@ class Soak:
         return " | ".join(self.plant.log().splitlines()[-3:])[-600:]
 
     def _end_well(self) -> None:
-        """No more faults: the rest of the pictures, quiet, what was refused once more, quiet."""
+        """No more faults: the rest of the pictures, and what was refused comes again by itself, until it is quiet."""
         with self.plant.running() as daemon:
             self._hands.finish()
             self._wait_until_quiet(daemon)
-            refused = self.plant.tally().refused
-            if refused:
-                self._outcome.retried = refused
-                done = self.plant.call("retry")
-                assert done.returncode == 0, done.stderr
-                self._wait_until_quiet(daemon)
+            self._outcome.refused = self.plant.tally().refused
             assert daemon.stop() == 0
 
     def _wait_until_quiet(self, daemon: Daemon) -> None:
         """Until nothing has moved for longer than anything may take: graces, sweeps, looks at the folders."""
         calm = 2 * self._plan.grace + self._plan.rescan + 1.0
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 240 + PAUSES[3]  # a picture that was refused four times
         since: float | None = None
         last: object = None
         while since is None or time.monotonic() - since < calm:
@@ -348,7 +344,9 @@ class Soak:
             return None
         with ledger_of(settings_of(self.plant.config)) as ledger:
             tally, census, runs = ledger.tally(), ledger.census(), ledger.runs.history(_MOST)
-            relabels = ledger.chores.relabels(1)
+            relabels, again = ledger.chores.relabels(1), ledger.batches.next_up()
+        if again is not None:
+            return None
         waiting = tally.ready or tally.cleared or tally.sending or tally.active or census.settling or relabels
         files = sum(len(names) for _, _, names in os.walk(self.plant.root))
         if waiting or census.total.found != files or tally.untrained >= self._plan.threshold:
