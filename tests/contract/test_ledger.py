@@ -115,7 +115,7 @@ def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
 
 
 def test_paths_are_bytes(ledger: Ledger) -> None:
-    """A name that is no text in any encoding is kept, found and forgotten like any other."""
+    """A name that is not text in any encoding is kept, found and forgotten like any other."""
     name = b"caf\xe9\n.jpg"
     sighting = Sighting(ROOT + b"/g\xff", name, Stamp(1, 2, 3, 4), "good", "ab" * 32, "jpg")
 

@@ -125,7 +125,7 @@ def test_what_is_not_there_fails_in_the_words_that_ibm_tests_look_for(caller, me
     ],
 )
 def test_a_bad_body_is_a_bad_request(caller, body):
-    """What is no JSON object with a usable name answers 400, never a server error."""
+    """What is not JSON object with a usable name answers 400, never a server error."""
     response = caller.call("POST", "/datasets", data=body)
     assert response.status_code == 400
     assert response.json()["fault"]

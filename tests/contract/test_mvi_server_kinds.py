@@ -71,7 +71,7 @@ def raw_upload(server: MviServer, dataset: str, content: bytes, *, held_back: in
     ],
 )
 def test_a_wrong_answer(server, caller, dataset, word, status, result, kept):
-    """The status is as told, the body says fail or is no JSON, and the picture is stored or not, each time."""
+    """The status is as told, the body says fail or is not JSON, and the picture is stored or not, each time."""
     kind = word.partition("=")[0]
     server.faults.add(*parsed(word))
     for _ in range(2):

@@ -170,7 +170,7 @@ def test_what_is_no_picture_is_refused_alone(platform: SageMakerPlatform, datase
     items = (item(b"\xff\xd8 no picture"), item(drawn(COLOURS["red"], 2)))
     bad, good = platform.upload(Shipment("ab" * 16, dataset, "red", items, time.time()))
 
-    assert "is no JPEG or PNG" in bad.refused
+    assert "is not a JPEG or PNG" in bad.refused
     assert good.remote_id
     assert platform.count(dataset) == 1
 

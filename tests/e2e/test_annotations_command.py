@@ -236,7 +236,7 @@ def test_what_the_format_has_no_place_for_is_told(tmp_path: Path) -> None:
 
 
 def test_names_of_any_bytes_do_no_harm(tmp_path: Path) -> None:
-    """A name that is no text, or drives a terminal, is shown escaped; YOLO holds it, the others say they cannot."""
+    """A name that is not text, or drives a terminal, is shown escaped; YOLO holds it, the others say they cannot."""
     name = os.fsdecode(b"\xff\x1b[31m")
     root = put(tmp_path / "in", {f"{name}.jpg": PICTURE, f"{name}.xml": voc()})
 

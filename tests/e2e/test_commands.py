@@ -244,7 +244,7 @@ def test_check_counts_as_the_run_does(plant: Plant, server: MviServer) -> None:
 
     plant.configure(folders=[str(plant.folder / "none")])
     failed = plant.call("check").stdout
-    assert "It would do nothing before what failed above is put right." in failed
+    assert "Nothing would be done until what failed above is fixed." in failed
     assert "Now it would" not in failed
 
 
@@ -338,7 +338,10 @@ def test_a_dead_server_is_told_from_the_first_repeat_on(plant: Plant) -> None:
 
     assert during["troubles"][0]["stage"] in {"platform", "reconcile"}
     assert during["upload"]["reason"] == "threshold reached; retrying"
-    assert re.search(r"trouble +(platform|reconcile), since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", told.stdout)
+    assert re.search(
+        r"trouble +(calling|comparing with) the platform, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d",
+        told.stdout,
+    )
     assert running.returncode == 1
     assert ", when the daemon stopped:" in after
     assert "the daemon is not running" in after

@@ -154,7 +154,7 @@ def test_named_faults_are_switched_from_the_start_and_while_it_runs(tmp_path):
         Caller(url).session.post(f"{url}/_faults", json=[{"kind": "all", "rate": 0}, {"kind": "html"}])
         assert Caller(url).call("GET", "/datasets").status_code == 502
         code, out, err = ended(process, signal.SIGINT)
-        assert (code, out, err) == (0, "", "image-sync: so often did faults strike: html 1\n")
+        assert (code, out, err) == (0, "", "image-sync: faults that struck: html 1\n")
 
 
 def test_help_lists_the_kinds():

@@ -351,7 +351,7 @@ def test_server_that_comes_back_is_used_again() -> None:
                     platform.sign_in()
                     break
             for error in hammer(platform, 0.1):
-                assert "unexpected shape" in error.what  # a training's status is no list
+                assert "unexpected shape" in error.what  # a training's status is not a list
             assert len(server.requests) > before + 10
 
 

@@ -97,10 +97,10 @@ def test_five_mistakes_are_five_lines(tmp_path: Path) -> None:
 
     assert raised.value.what.splitlines() == [
         f'{path}:2: credentials.endpoint: "ftp://mvi" begins with ftp://; write https:// or http://',
-        f'{path}:2: credentials.pasword: is no known key; did you mean "password"?',
-        f'{path}:3: treshold: is no known key; did you mean "threshold"?',
-        f'{path}:4: threshold.upload: "3" is no whole number; write one without quotation marks, such as 3',
-        f"{path}:5: time: true is no number; write one without quotation marks, such as 10",
+        f'{path}:2: credentials.pasword: is not a known key; did you mean "password"?',
+        f'{path}:3: treshold: is not a known key; did you mean "threshold"?',
+        f'{path}:4: threshold.upload: "3" is not a whole number; write one without quotation marks, such as 3',
+        f"{path}:5: time: true is not a number; write one without quotation marks, such as 10",
     ]
 
 
@@ -250,17 +250,17 @@ def test_the_memory_platform_needs_no_server(tmp_path: Path) -> None:
     """For tests there is a platform without an address; no message mentions it."""
     assert settings(tmp_path, platform="memory", credentials={}).credentials.endpoint == ""
     (told,) = mistakes(tmp_path, platform="other")
-    assert told == 'platform: "other" is not possible here; write "mvi", "sagemaker" or "mobius"'
+    assert told == 'platform: "other" is not one of the choices; write "mvi", "sagemaker" or "mobius"'
 
 
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
-    ({"folder": ["x"]}, 'folder: is no known key; did you mean "folders"?'),
-    ({"Threshold": {}}, 'Threshold: is no known key; did you mean "threshold"?'),
-    ({"threshold": {"trian": 1}}, 'threshold.trian: is no known key; did you mean "train"?'),
-    ({"comment": "x"}, 'comment: is no known key; did you mean "_comment"?'),
-    ({"batch_files": 3}, "batch_files: is no known key here; did you mean upload.batch_files?"),
-    ({"model": {"folders": []}}, 'model.folders: is no known key here; "folders" stands at the outermost level'),
-    ({"watch": {"a b": 1}}, 'watch["a b"]: is no known key; known here are mode, settle, rescan'),
+    ({"folder": ["x"]}, 'folder: is not a known key; did you mean "folders"?'),
+    ({"Threshold": {}}, 'Threshold: is not a known key; did you mean "threshold"?'),
+    ({"threshold": {"trian": 1}}, 'threshold.trian: is not a known key; did you mean "train"?'),
+    ({"comment": "x"}, 'comment: is not a known key; did you mean "_comment"?'),
+    ({"batch_files": 3}, "batch_files: is not a known key here; did you mean upload.batch_files?"),
+    ({"model": {"folders": []}}, 'model.folders: is not a known key here; "folders" stands at the outermost level'),
+    ({"watch": {"a b": 1}}, 'watch["a b"]: is not a known key; known here are mode, settle, rescan'),
 ]
 
 
@@ -362,8 +362,8 @@ STRATEGY: list[tuple[dict[str, Any], str, str | None]] = [
     ({"ratio": 0.4}, "", "model.strategy.ratio: 0.4 is outside the documented range, 0.5 to 1"),
     ({"test_iter": 0}, "", "model.strategy.test_iter: 0 is outside"),
     ({"momentum": 1.0}, "", None),
-    ({"max_iter": "1500"}, "", 'model.strategy.max_iter: "1500" is no number'),
-    ({"max_iter": True}, "", "model.strategy.max_iter: true is no number"),
+    ({"max_iter": "1500"}, "", 'model.strategy.max_iter: "1500" is not a number'),
+    ({"max_iter": True}, "", "model.strategy.max_iter: true is not a number"),
     ({"anything": "else"}, "", None),
 ]
 
@@ -431,8 +431,8 @@ def test_keys_of_later_versions_are_accepted_with_a_warning(tmp_path: Path) -> N
         "notify: belongs to a later version; this one ignores it",
     ]
     assert mistakes(tmp_path, status=True, notify={}) == [
-        "status: true is no object; write { ... } with keys in it",
-        "notify: an object is no list; write another value",
+        "status: true is not an object; write { ... } with keys in it",
+        "notify: an object is not a list; write another value",
     ]
 
 

@@ -48,8 +48,8 @@ def test_a_folder_under_two_names_is_found_by_its_inode(tmp_path: Path, monkeypa
 
 WRONG = [
     ([], "folders: is empty; write, for example, "),
-    ("/data", 'folders: "/data" is no list; write, for example, ["/data/pictures"]'),
-    ([3], "folders[0]: 3 is no text"),
+    ("/data", 'folders: "/data" is not a list; write, for example, ["/data/pictures"]'),
+    ([3], "folders[0]: 3 is not text"),
     ([""], 'folders[0]: "" is empty'),
     (["<path to root image folder>"], "folders[0]: "),
     (["a\nb"], "folders[0]: holds the character U+000A"),
@@ -117,10 +117,10 @@ STATE_WRONG = [
     (".", "contains folders[0]"),
     ("configuration.json", "is a file"),
     ("<state>", "is a placeholder"),
-    ("mysql://host/db", "is no PostgreSQL URL"),
+    ("mysql://host/db", "is not a PostgreSQL URL"),
     ("postgresql://host", "names no database"),
-    ("postgresql://host:99999/db", "is no database URL"),
-    (3, "is no text"),
+    ("postgresql://host:99999/db", "is not a database URL"),
+    (3, "is not text"),
 ]
 
 

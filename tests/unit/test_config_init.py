@@ -133,11 +133,11 @@ def test_options_for_mobius(here: Path) -> None:
 
 def test_options_of_another_platform_are_refused(here: Path) -> None:
     """An option that the platform has no use for is a mistake; what is missing depends on the platform."""
-    with pytest.raises(UsageError, match="--bucket: of no use with the platform mvi"):
+    with pytest.raises(UsageError, match="--bucket: cannot be used with the platform mvi"):
         init(platform="mvi", bucket="b")
-    with pytest.raises(UsageError, match="--endpoint, --username: of no use with the platform sagemaker"):
+    with pytest.raises(UsageError, match="--endpoint, --username: cannot be used with the platform sagemaker"):
         init(role=ROLE, endpoint="https://x", username="ann")
-    with pytest.raises(UsageError, match="--api-key-file: of no use with the platform mobius"):
+    with pytest.raises(UsageError, match="--api-key-file: cannot be used with the platform mobius"):
         init(platform="mobius", api_key_file=Path("key"))
     with pytest.raises(UsageError, match="missing: --region, --role, --bucket, --folder, --dataset"):
         init(platform="sagemaker")
@@ -273,12 +273,12 @@ def test_asking_on_a_terminal(here: Path) -> None:
     terminal.answer("Another folder", "")
     terminal.answer("does not exist. Make it?", "")
     terminal.answer("Name of the dataset", "classifier")
-    terminal.answer("Upload once so many", "0")
-    terminal.answer("Upload once so many", "3")
-    terminal.answer("Train once so many", "")
+    terminal.answer("Upload when this many", "0")
+    terminal.answer("Upload when this many", "3")
+    terminal.answer("Train when this many", "")
 
     assert terminal.end() == 0, terminal.seen
-    assert "does not say how to call the server" in terminal.seen
+    assert "lacks https:// or http://" in terminal.seen
     assert "belongs to the operating system" in terminal.seen
     assert "image-sync check -c configuration.json" in terminal.seen
     assert SECRET not in terminal.seen
@@ -309,7 +309,7 @@ def test_a_former_configuration_is_offered_and_the_connection_is_tried(here: Pat
     terminal = Terminal("--force", "--platform", "mvi")
     terminal.answer("Address of the server", "")
     terminal.answer("API key, a password, or none", "none")
-    for prompt in ("Folder to watch", "Another folder", "Name of the dataset", "Upload once", "Train once"):
+    for prompt in ("Folder to watch", "Another folder", "Name of the dataset", "Upload when", "Train when"):
         terminal.answer(prompt, "")
 
     assert terminal.end() == 0, terminal.seen
@@ -359,11 +359,11 @@ def test_asking_for_sagemaker(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_asking_for_mobius(here: Path) -> None:
-    """Only the address is asked of the platform: a Mobius SDK asks nobody who they are."""
+    """Only the address is asked of the platform: a Mobius SDK has neither users nor keys."""
     terminal = Terminal("--platform", "mobius", "--folder", "images", "--dataset", "d")
     terminal.answer("Address of the server", "http://mobius:5000")
-    terminal.answer("Upload once so many", "")
-    terminal.answer("Train once so many", "")
+    terminal.answer("Upload when this many", "")
+    terminal.answer("Train when this many", "")
 
     assert terminal.end() == 0, terminal.seen
     loaded = load(here / "configuration.json", os.environ)

@@ -199,7 +199,7 @@ def test_refusal_with_a_broken_body_stays_a_refusal(client: Client, server: Fake
     ],
 )
 def test_unusable_success_is_in_doubt(client: Client, server: FakeHttp, body: bytes) -> None:
-    """A 2xx answer that is no JSON, or says that it failed, does not tell whether the call was carried out."""
+    """A 2xx answer that is not JSON, or says that it failed, does not tell whether the call was carried out."""
     server.answers(Reply(200, body), Reply(200, body))
 
     assert type(outcome(client, repeatable=False)) is (Denied if b"fault" in body else Ambiguous)

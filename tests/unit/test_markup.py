@@ -114,7 +114,7 @@ SORTED = Measure("accuracy", 0.2)
 
 
 def test_no_curve_is_said_instead_of_drawn(tmp_path: Path) -> None:
-    """Where the platform told neither loss nor accuracy there is nothing to draw."""
+    """Where the platform reported neither loss nor accuracy there is nothing to draw."""
     from image_sync.cli.models import charts
 
     with pytest.raises(UsageError, match="there is no curve"):

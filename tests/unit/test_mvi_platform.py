@@ -133,7 +133,7 @@ def test_base_uri(endpoint: str, port: int | None, expected: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["mvi.example.com", "ftp://x", "https://", "https://u:p@x", "https://x?a=b"])
 def test_unusable_addresses_are_refused(endpoint: str) -> None:
-    """What is no address of a server is a mistake of the configuration."""
+    """What is not the address of a server is a mistake of the configuration."""
     with pytest.raises(ConfigError, match=r"credentials\.endpoint"):
         base_uri(endpoint)
 

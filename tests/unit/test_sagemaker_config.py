@@ -228,7 +228,7 @@ def test_networks(tmp_path: Path) -> None:
     assert read(detection=True, nn_arch="ssd-vgg-16").values == {"base_network": "vgg-16"}
     assert read(detection=True, nn_arch="ssd").values == {}
     assert dict(read(nn_arch="resnet-18", num_layers=50).mistakes).keys() == {"num_layers"}
-    assert "is no network of SageMaker" in mistakes(tmp_path, **BASE, model={"nn_arch": "frcnn"})[0]
+    assert "is not a network of SageMaker" in mistakes(tmp_path, **BASE, model={"nn_arch": "frcnn"})[0]
     with pytest.raises(ConfigError, match="did you mean"):
         settings(tmp_path, **BASE, model={"strategy": {"learnin_rate": 1}})
     assert settings(tmp_path, **BASE, model={"nn_arch": "ssd-resnet-50"}).model.is_detection

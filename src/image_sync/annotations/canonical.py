@@ -35,7 +35,7 @@ def from_text(text: str) -> Annotation:
             raise ValueError(f"annotations of version {document['v']!r} are not known")
         return Annotation(document["width"], document["height"], tuple(map(_box, document["boxes"])))
     except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError("this is no annotation as it is kept") from error
+        raise ValueError("this is not an annotation as it is kept") from error
 
 
 def _data(box: Box) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def names_in(data: bytes, path: bytes) -> tuple[str, ...] | None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _refusal(path, "it is no text in UTF-8") from None
+        raise _refusal(path, "it is not text in UTF-8") from None
     lines = text.splitlines()
     if path.lower().endswith((b".yaml", b".yml")):
         found = _in_yaml(lines, path)
@@ -84,14 +84,14 @@ def _in_yaml(lines: list[str], path: bytes) -> list[str] | None:
     rest = _bare(_KEY.sub("", lines[at], count=1))
     entries = _in_brackets(rest, lines[at + 1 :]) if rest else _line_by_line(lines[at + 1 :])
     if entries is None or len({key is None for key, _ in entries}) > 1:
-        raise _refusal(path, f"its key 'names' (line {at + 1}) is no plain list of names")
+        raise _refusal(path, f"its key 'names' (line {at + 1}) is not a plain list of names")
     if entries and entries[0][0] is not None:
         if sorted(int(key or 0) for key, _ in entries) != list(range(len(entries))):
             raise _refusal(path, f"the numbers of its key 'names' (line {at + 1}) do not go from 0 without a gap")
         entries = sorted(entries, key=lambda entry: int(entry[0] or 0))
     names = [name for _, text in entries if (name := _plain(text)) is not None]
     if len(names) < len(entries):
-        raise _refusal(path, f"its key 'names' (line {at + 1}) is no plain list of names")
+        raise _refusal(path, f"its key 'names' (line {at + 1}) is not a plain list of names")
     return names
 
 

@@ -56,7 +56,7 @@ def parse(data: bytes, path: bytes) -> CocoFile | None:
     """The file in these bytes; None when it is JSON and no COCO file, which has lists of images and annotations.
 
     Raises:
-        AnnotationError: it is no JSON, takes too much memory, or nobody could say which picture or label is meant.
+        AnnotationError: it is not JSON, takes too much memory, or nobody could say which picture or label is meant.
     """
     found: dict[str, Any] = {}
     for key, items in lists_of(data, path):
@@ -201,6 +201,6 @@ def _polygon(segmentation: object, subject: str, draft: Draft) -> list[Point] | 
     flat = segmentation[0]
     known = [value for part in (flat if isinstance(flat, list) else []) if (value := figure(part)) is not None]
     if not isinstance(flat, list) or len(known) != len(flat) or len(flat) % 2 or len(flat) < _FEWEST:
-        draft.refuse(f"the outline of {subject} is no list of three corners or more", "Draw the outline again.")
+        draft.refuse(f"the outline of {subject} is not a list of three corners or more", "Draw the outline again.")
         return None
     return list(zip(known[::2], known[1::2], strict=True))

@@ -27,7 +27,7 @@ def document_of(data: bytes, path: bytes) -> Any:
     """What the JSON text of a small file says.
 
     Raises:
-        AnnotationError: it is no JSON, is nested too deeply, holds NaN, or would take too much memory.
+        AnnotationError: it is not JSON, is nested too deeply, holds NaN, or would take too much memory.
     """
     return _Reader(_text(data, path), path).whole()
 
@@ -35,7 +35,7 @@ def document_of(data: bytes, path: bytes) -> Any:
 def lists_of(data: bytes, path: bytes) -> Iterator[tuple[str, Iterator[tuple[Any, str]]]]:
     """The lists in a JSON object by their keys, each item with its JSON text; other values are passed over.
 
-    Each list must be read before the next one is asked for. A document that is no object has no lists.
+    Each list must be read before the next one is asked for. A document that is not an object has no lists.
 
     Raises:
         AnnotationError: as :func:`document_of`, when what is wrong is reached.
@@ -50,7 +50,7 @@ def _text(data: bytes, path: bytes) -> str:
     try:
         return data.decode(json.detect_encoding(data), "surrogatepass")
     except UnicodeDecodeError:
-        raise AnnotationError(path, [Fault("it is no text", _SAVE_AGAIN)]) from None
+        raise AnnotationError(path, [Fault("it is not text", _SAVE_AGAIN)]) from None
 
 
 class _Reader:
@@ -140,7 +140,7 @@ class _Reader:
                     self._path, [Fault("it is nested too deeply", "Is this the right file?")]
                 ) from None
             except ValueError as error:
-                raise AnnotationError(self._path, [Fault(f"it is no JSON ({_short(error)})", _SAVE_AGAIN)]) from None
+                raise AnnotationError(self._path, [Fault(f"it is not JSON ({_short(error)})", _SAVE_AGAIN)]) from None
             else:
                 self._at += end
                 return found
@@ -149,12 +149,12 @@ class _Reader:
     def _refuse(self, message: str, offset: int = 0) -> NoReturn:
         at = self._at + offset
         end = at >= len(self._text.rstrip()) or message.startswith("Unterminated string")
-        what = "it is cut short" if end else f"it is no JSON (line {self._text.count(chr(10), 0, at) + 1})"
+        what = "it is cut short" if end else f"it is not JSON (line {self._text.count(chr(10), 0, at) + 1})"
         raise AnnotationError(self._path, [Fault(what, _SAVE_AGAIN)]) from None
 
 
 def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 def _short(error: ValueError) -> str:

@@ -118,7 +118,7 @@ class Draft:
             return True
         text = f"it marks more than {MOST_OBJECTS:,} objects, or outlines of more than {_MOST_CORNERS:,} corners"
         if not any(fault.text == text for fault in self._faults):
-            self._faults.insert(0, Fault(text, "Is this the right file? Nobody draws that many in one picture."))
+            self._faults.insert(0, Fault(text, "Is this the right file? One picture hardly holds that many."))
         return False
 
     def _inside(self, point: Point) -> bool:

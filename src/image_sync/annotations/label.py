@@ -15,7 +15,7 @@ def label_of(text: object) -> str:
         ValueError: nothing can be called that; its text continues a sentence that begins with "its name".
     """
     if not isinstance(text, str):
-        raise ValueError("is no text" if text is not None else "is missing")  # noqa: TRY004 - one error for all
+        raise ValueError("is not text" if text is not None else "is missing")  # noqa: TRY004 - one error for all
     name = unicodedata.normalize("NFC", text.strip())
     if not name:
         raise ValueError("is empty")

@@ -105,7 +105,7 @@ class Lists:
             return error if insist else None
         if found is None and insist:
             hint = "If it is something else, call it otherwise."
-            fault = Fault("it has no lists 'images' and 'annotations' and so is no COCO file", hint)
+            fault = Fault("it has no lists 'images' and 'annotations' and so is not a COCO file", hint)
             return AnnotationError(path, [fault])
         return found
 

@@ -72,7 +72,7 @@ def _foreign(document: object) -> Fault:
         if isinstance(keys.get(key), list):
             return Fault(f"it is {kind}, not one of SageMaker's", hint)
     hint = "Is it something else that has the picture's name? Then move it away."
-    return Fault("it has no list 'annotations' and so is none of SageMaker's files", hint)
+    return Fault("it has no list 'annotations' and so is not one of SageMaker's files", hint)
 
 
 def _names(categories: object, draft: Draft) -> dict[int, str]:
@@ -97,7 +97,7 @@ def _object(record: object, where: str, names: Mapping[int, str], draft: Draft) 
     known = [value for key in _KEYS if (value := figure(entry.get(key))) is not None]
     if len(known) < len(_KEYS):
         draft.refuse(
-            f"{called(where, names[class_id])}: left, top, width or height is no number", "Write a number for each."
+            f"{called(where, names[class_id])}: left, top, width or height is not a number", "Write a number for each."
         )
         return
     left, top, width, height = known

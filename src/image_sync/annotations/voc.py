@@ -70,7 +70,7 @@ def _parsed(data: bytes, path: bytes) -> Element:
         raise AnnotationError(path, [Fault("it declares a document type, which may be an attack", hint)]) from None
     except ParseError as error:
         line = error.position[0]
-        raise AnnotationError(path, [Fault(f"it is no whole XML document (line {line})", _SAVE_AGAIN)]) from None
+        raise AnnotationError(path, [Fault(f"it is not a complete XML document (line {line})", _SAVE_AGAIN)]) from None
     except (ValueError, LookupError):  # an encoding that is not known or not supported
         hint = "Save it again as UTF-8."
         raise AnnotationError(path, [Fault("it is written in an encoding that cannot be read", hint)]) from None
@@ -92,7 +92,9 @@ def _object(element: Element, where: str, draft: Draft, *, one_based: bool) -> N
         known = [value for value in found if value is not None]
         if len(known) < len(_SIDES):
             missing = ", ".join(side for side, value in zip(_SIDES, found, strict=True) if value is None)
-            draft.refuse(f"{where}: {missing} of its <bndbox> is no number", "Write a number, or draw the box again.")
+            draft.refuse(
+                f"{where}: {missing} of its <bndbox> is not a number", "Write a number, or draw the box again."
+            )
             return
         xmin, ymin, xmax, ymax = known
         corners = (min(xmin, xmax) - shift, min(ymin, ymax) - shift, max(xmin, xmax), max(ymin, ymax))

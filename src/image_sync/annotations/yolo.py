@@ -29,7 +29,7 @@ def read(data: bytes, draft: Draft, classes: Sequence[str]) -> Annotation:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         hint = "Is it something else that has the picture's name? Then move it away."
-        raise AnnotationError(draft.path, [Fault("it is no text", hint)]) from None
+        raise AnnotationError(draft.path, [Fault("it is not text", hint)]) from None
     lines = text.split("\n")
     if len(lines) > _MOST_LINES:
         raise AnnotationError(draft.path, [Fault(f"it has {len(lines):,} lines", "Is this the right file?")])
@@ -68,7 +68,7 @@ def _line(line: str, where: str, draft: Draft, classes: Sequence[str]) -> None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         draft.refuse(
-            f"{where} holds something that is no number",
+            f"{where} holds something that is not a number",
             "A line must be: class x y width height. Is it something else that has the picture's name?",
         )
         return

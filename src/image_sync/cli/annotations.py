@@ -37,14 +37,14 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 Words = Literal["voc", "coco", "yolo", "sagemaker"]
 From = Annotated[
     Literal["auto", "voc", "coco", "yolo", "sagemaker"],
-    typer.Option("--from", help="The format to read; auto reads each of them, and minds if a picture has two."),
+    typer.Option("--from", help="The format to read; auto reads all of them, and reports a picture that has two."),
 ]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
         "--label-map",
         metavar="OLD=NEW",
-        help="Call a label otherwise, or leave its objects out (OLD=); may be given again.",
+        help="Rename a label, or leave its objects out (OLD=); may be repeated.",
     ),
 ]
 SkipDifficult = Annotated[bool, typer.Option("--skip-difficult", help="Leave out objects marked as difficult.")]
@@ -88,7 +88,7 @@ def convert(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Put this share of the pictures apart, such as 0.3: always the same ones.",
+            help="Set this share of the pictures aside, such as 0.3; always the same ones.",
         ),
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures as well.")] = False,
@@ -100,7 +100,7 @@ def convert(
     if _inside(os.path.realpath(target), os.path.realpath(root)):
         raise UsageError(
             f"{show_path(target)} lies in {show_path(root)}",
-            hint="Give a folder outside: else the next reading would find each picture's annotation twice.",
+            hint="Choose a folder outside it: otherwise every picture's annotation would be found twice.",
         )
     found = _survey(root, read, _wishes(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
     form = Format(to)
@@ -183,7 +183,7 @@ def _walk(root: bytes, filters: Filter) -> Iterator[Folder]:
                         others.append(entry.name)
         except OSError as error:
             raise UsageError(
-                f"{show_path(folder)} cannot be looked into: {error.strerror}", hint="Check the right to read it."
+                f"{show_path(folder)} cannot be listed: {error.strerror}", hint="Check the right to read it."
             ) from error
         waiting += sorted(inner, reverse=True)
         yield Folder(folder, sorted(pictures), sorted(others))
@@ -208,6 +208,6 @@ def _measure(path: bytes) -> tuple[int, int]:
     except OSError as error:
         raise Unreadable(f"{shown} cannot be read: {error.strerror}", hint="Check the right to read it.") from error
     if walker.damage or not walker.width or not walker.height:
-        reason = walker.damage or "it ends before its size is told"
+        reason = walker.damage or "it ends before its size is given"
         raise PictureError(f"{shown} is damaged ({reason})", hint="Copy it again.")
     return walker.width, walker.height

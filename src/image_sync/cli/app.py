@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "Start a training of everything that is uploaded, without waiting for the threshold.",
     "models": "List the trained models of the dataset, newest first.",
     "predict": "Classify pictures with a trained model.",
-    "init": "Write a configuration.json: by asking, or from options where nobody can be asked.",
+    "init": "Write a configuration.json by asking questions, or from options alone.",
     "schema": "Print the JSON Schema of configuration.json, which lets an editor complete and check it.",
     "annotations": "Check the boxes drawn in pictures, or convert them to another format.",
     "mobius": "What only a Mobius Vision SDK can do: ask single tags, ask about added pictures, load a state.",

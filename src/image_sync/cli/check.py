@@ -188,7 +188,7 @@ def check(
         exact = news.exact and not any(finding.subject == _STORED for finding in findings)
         would = _would(ledger.tally(), known, new, thresholds, exact=exact and settings.annotations.mode == "none")
         if any(finding.code for finding in findings):
-            would = "It would do nothing before what failed above is put right."
+            would = "Nothing would be done until what failed above is fixed."
     code = next((finding.code for finding in findings if finding.code), EXIT_DONE)
     if as_json:
         rows = [asdict(finding) | {"ok": not finding.code} for finding in findings]
@@ -249,7 +249,7 @@ def _folder(settings: Settings, root: bytes, filters: Filter, news: _News) -> It
     if settings.watch.mode == "polling":
         how = "looked at every few seconds, as configured"
     elif remote and settings.watch.mode == "auto":
-        how = f"looked at every {settings.watch.poll:g} s: {remote} does not tell of changes"
+        how = f"looked at every {settings.watch.poll:g} s: {remote} does not report changes"
     elif limit is not None and found.folders > limit:
         how = f"looked at every {settings.watch.poll:g} s: more folders than the system lets us watch ({limit})"
         hint = "Raise the limit: sysctl fs.inotify.max_user_watches=524288"

@@ -51,7 +51,7 @@ def serve_mobius(
         server.stop()
         if struck := server.faults.struck:
             times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
-            typer.echo(f"image-sync: so often did faults strike: {times}", err=True)
+            typer.echo(f"image-sync: faults that struck: {times}", err=True)
 
 
 def _started(server: MobiusServer, host: str, port: int, refused: Callable[[OSError, str, int], ImageSyncError]) -> str:

@@ -38,7 +38,7 @@ def forget(
     """
     if (path is None) == (category is None):
         raise UsageError(
-            "it was not said what to forget",
+            "nothing was named that is to be forgotten",
             hint="Write: image-sync forget PATH, or: image-sync forget --category NAME",
         )
     settings = settings_of(config)

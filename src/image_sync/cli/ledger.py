@@ -44,7 +44,7 @@ def rebuild(config: options.Config = options.CONFIG) -> None:
         aside = _set_aside(folder)
     typer.echo(f"The old ledger is kept as {aside}.")
     typer.echo(
-        "Start the daemon (image-sync run): it looks at all pictures anew, reads what the platform has, and sends"
+        "Start the daemon (image-sync run): it looks at all pictures again, reads what the platform has, and sends"
     )
     typer.echo("only what is not there. Refused pictures and trainings of the old ledger are forgotten.")
 

@@ -60,7 +60,8 @@ def predict(
     """Ask all custom models, or single tags, or the base models, too; each says how sure it is for itself."""
     if base and (tag or added):
         raise UsageError(
-            "--base goes with neither --tag nor --added", hint="The base models answer for pictures that are sent only"
+            "--base cannot be combined with --tag or --added",
+            hint="The base models only answer about pictures that are sent",
         )
     settings = _settings(config)
     contents = [(image, _read(image)) for image in images]
@@ -95,14 +96,14 @@ def set_state(
     shown = show_path(str(state))
     try:
         if not tarfile.is_tarfile(state):
-            raise UsageError(f"{shown} is no tar file", hint="Give a state that was taken from a Mobius SDK")
+            raise UsageError(f"{shown} is not a tar file", hint="Give a state that was taken from a Mobius SDK")
         size = state.stat().st_size
     except OSError as error:
         raise UsageError(f"{shown} cannot be read: {error.strerror}", hint="Is the path right?") from error
     typer.echo(_WARNING.format(server=settings.credentials.endpoint), err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("Nobody can be asked whether that is meant", hint="Add --yes if it is")
+            raise UsageError("This is not a terminal, so it cannot be confirmed", hint="Add --yes if it is")
         typer.confirm("Replace everything?", abort=True)
     with Lock(settings.state), notes_of(settings) as notes, _api(settings) as api, state.open("rb") as file:
         known = Records(notes or MemoryNotes())
@@ -114,7 +115,7 @@ def set_state(
         known.forget_all()
     typer.echo(
         "The state is loaded, and its tags answer: image-sync mobius predict. To train yours anew: image-sync train\n"
-        "If it does not hold your pictures, have them sent again before: image-sync ledger rebuild"
+        "If it lacks your pictures, send them again first: image-sync ledger rebuild"
     )
 
 

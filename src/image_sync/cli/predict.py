@@ -131,7 +131,7 @@ def _sure(answer: _Answer, least: float) -> _Answer:
 def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
     """The answers with the pictures that were written; none where the model finds no objects at all."""
     if not any(one.box for answer in answers for one in answer.predictions):
-        typer.echo("Nothing is drawn: the model told no places of objects.", err=True)
+        typer.echo("Nothing is drawn: the model gave no positions of objects.", err=True)
         return answers
     from image_sync.cli.markup import mark, save  # late: few need it, and Pillow takes its time
 

@@ -120,7 +120,7 @@ def serve(
         server.stop()
         if struck := server.faults.struck:
             times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
-            typer.echo(f"image-sync: so often did faults strike: {times}", err=True)
+            typer.echo(f"image-sync: faults that struck: {times}", err=True)
 
 
 def _check_unneeded(context: typer.Context) -> None:

@@ -76,7 +76,7 @@ def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:
         return "There is no such file; is the path right?"
     if not inside:
         return "It lies in none of the watched folders: " + ", ".join(str(folder) for folder in folders) + "."
-    return "It was not looked at yet: the daemon is not running, the file is still being written, or it is no picture."
+    return "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
 
 
 def _data(seen: PictureHistory) -> dict[str, Any]:

@@ -24,6 +24,14 @@ from image_sync.logs import show_path, show_text
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
 _ALWAYS = _COLUMNS[:4]
 _FAULTS = 10
+_STAGES = {
+    RETRYING: "calling the platform",
+    "upload": "uploading",
+    "reconcile": "comparing with the platform",
+    "training": "training",
+    "models": "deploying and tidying models",
+}
+"""What each stage does, as a person would say it."""
 _FIRST, _NARROW = 8, 5
 
 
@@ -104,7 +112,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
     for trouble in seen["troubles"]:
         when = f"since {local(trouble['since'])}" + ("" if daemon["running"] else ", when the daemon stopped")
         doing = ", retrying" if trouble["stage"] == RETRYING and daemon["running"] else ""
-        what = f"{trouble['stage']}, {when}{doing}: {trouble['what']}. {trouble['hint']}"
+        what = f"{_STAGES.get(trouble['stage'], trouble['stage'])}, {when}{doing}: {trouble['what']}. {trouble['hint']}"
         lines.append(("trouble", what.rstrip()))
     for name, text in lines:
         console.print(Text(f"{name:9} {show_text(text)}"), soft_wrap=True)

@@ -34,7 +34,7 @@ _DAEMON_ANSWERS = 60.0  # seconds in which a running daemon takes up the request
 
 def train(
     config: options.Config = options.CONFIG,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show the training to its end.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait, and show the training until it ends.")] = False,
 ) -> None:
     """Start a training of everything that is uploaded, without waiting for the threshold."""
     settings = settings_of(config)
@@ -124,7 +124,7 @@ def _tell(run: Run, measure: Measure) -> None:
     if run.state is RunState.REFUSED:
         raise Refused(f"the platform refused to start {run.name}: {run.reason}")
     if run.state is RunState.FAILED:
-        hint = "The daemon tries it once more: that cause may pass." if run.owed is Owed.RETRY else ""
+        hint = "The daemon tries it once more: the cause may be temporary." if run.owed is Owed.RETRY else ""
         raise Refused(f"training {run.name} failed: {run.reason}", hint=hint)
     base = f", continues from {show_text(run.base_name or run.base)}" if run.base else ""
     if run.state is RunState.TRAINED:

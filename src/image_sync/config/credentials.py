@@ -123,10 +123,10 @@ class Credentials(Section):
     def _number_or_digits(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str):
             if not (value.isascii() and value.isdigit() and len(value) <= 5):  # noqa: PLR2004 - 65535
-                raise Mistake("is no port; write a whole number from 1 to 65535")
+                raise Mistake("is not a port; write a whole number from 1 to 65535")
             value = int(value)
         if isinstance(value, bool) or (value is not None and not isinstance(value, int)):
-            raise Mistake("is no port; write a whole number from 1 to 65535")
+            raise Mistake("is not a port; write a whole number from 1 to 65535")
         written = endpoints.parse(info.data["endpoint"]).port if info.data.get("endpoint") else None
         if value is not None and written is not None and value != written:
             raise Mistake(f"contradicts the port {written} in endpoint; keep one of the two")

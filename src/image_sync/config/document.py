@@ -291,6 +291,8 @@ class _Reader:
             return char
         # JSON5 proper would drop the backslash, and with it part of a Windows path.
         self._fault(
-            start, "this backslash begins no known escape; write \\\\ for a backslash, or / in a path", spoilt=True
+            start,
+            "this backslash does not begin a known escape; write \\\\ for a backslash, or / in a path",
+            spoilt=True,
         )
         return char

@@ -77,14 +77,14 @@ def _split(text: str) -> SplitResult:
         raise Mistake("holds a space, a backslash or a character that cannot be shown; remove it")
     scheme = _SCHEME.match(text)
     if not scheme:
-        raise Mistake("does not say how to call the server; begin it with https://")
+        raise Mistake("lacks https:// or http://; begin it with https://")
     if scheme[1].lower() not in {"http", "https"}:
         raise Mistake(f"begins with {scheme[1]}://; write https:// or http://")
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise Mistake("is no address; write https://host or https://host:port, the port from 1 to 65535") from None
+        raise Mistake("is not an address; write https://host or https://host:port, the port from 1 to 65535") from None
     if port == 0:
         raise Mistake("has the port 0; write one from 1 to 65535")
     return parts

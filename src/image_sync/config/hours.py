@@ -37,7 +37,7 @@ def _stretch(part: str) -> tuple[int, int]:
     found = _STRETCH.fullmatch(part)
     numbers = [int(number) for number in found.groups()] if found else []
     if not numbers or any(minute >= _HOUR for minute in numbers[1::2]):
-        raise Mistake('is no time of day; write it as in "22:00-06:00", several with commas between them')
+        raise Mistake('is not a time of day; write it as in "22:00-06:00", several with commas between them')
     start, end = numbers[0] * _HOUR + numbers[1], numbers[2] * _HOUR + numbers[3]
     if start >= _DAY or end > _DAY or start == end:
         raise Mistake('does not begin and end at two times between 00:00 and 24:00; write it as in "22:00-06:00"')

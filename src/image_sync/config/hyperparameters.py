@@ -177,7 +177,7 @@ def shape_of(text: str) -> tuple[int, int, int]:
     """Channels, height and width of a classifier's ``image_shape``."""
     found = _SHAPE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no shape")
+        raise ValueError(f"{text!r} is not a shape")
     return int(found[1]), int(found[2]), int(found[3])
 
 
@@ -258,8 +258,8 @@ def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _unknown(key: str, rules: Mapping[str, Rule], *, detection: bool) -> str:
     kind = "object detection" if detection else "image classification"
     if meant := nearest(key, rules):
-        return f'is no hyper-parameter of {kind}; did you mean "{meant}"?'
+        return f'is not a hyper-parameter of {kind}; did you mean "{meant}"?'
     other = CLASSIFICATION if detection else DETECTION
     if key in other:
         return f"belongs to {'image classification' if detection else 'object detection'}; remove it, or see nn_arch"
-    return f"is no hyper-parameter of {kind}; known are {', '.join(sorted(rules))}"
+    return f"is not a hyper-parameter of {kind}; known are {', '.join(sorted(rules))}"

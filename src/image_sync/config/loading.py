@@ -143,23 +143,23 @@ def _sentence(kind: str, context: Mapping[str, Any], path: Key) -> str:
     example = _example(path)
     match kind:
         case "int_type" | "int_parsing" | "int_from_float":
-            return "is no whole number; write one without quotation marks, such as 3"
+            return "is not a whole number; write one without quotation marks, such as 3"
         case "float_type" | "finite_number":
-            return "is no number; write one without quotation marks, such as 10"
+            return "is not a number; write one without quotation marks, such as 10"
         case "greater_than_equal":
             return f"is too small; write {context['ge']:.10g} or more"
         case "less_than_equal":
             return f"is too large; write {context['le']:.10g} or less"
         case "literal_error":
-            return f"is not possible here; write {_choices(path)}"
+            return f"is not one of the choices; write {_choices(path)}"
         case "bool_type":
             return "is neither on nor off; write true or false"
         case "string_type":
-            return "is no text; write it in quotation marks"
+            return "is not text; write it in quotation marks"
         case "tuple_type" | "list_type":
-            return f"is no list; {example}"
+            return f"is not a list; {example}"
         case "model_type" | "dict_type" | "mapping_type":
-            return "is no object; write { ... } with keys in it"
+            return "is not an object; write { ... } with keys in it"
         case _:
             return f"cannot be used; {example}"
 
@@ -202,12 +202,12 @@ def _unknown(path: Key) -> str:
     model = section.annotation if section else Settings
     known = [name for name, _ in _fields(model)]
     if meant := nearest(key, [*known, *(["train"] if path[0] == "threshold" else [])]):
-        return f'is no known key; did you mean "{meant}"?'
+        return f'is not a known key; did you mean "{meant}"?'
     if key.lower() in {"comment", "comments"}:
-        return 'is no known key; did you mean "_comment"?'
+        return 'is not a known key; did you mean "_comment"?'
     for name, field in _fields(Settings):
         if _is_model(field.annotation) and key in (inner for inner, _ in _fields(field.annotation)):
-            return f"is no known key here; did you mean {show_key((name, key))}?"
+            return f"is not a known key here; did you mean {show_key((name, key))}?"
         if name == key:
-            return f'is no known key here; "{key}" stands at the outermost level'
-    return f"is no known key; known here are {', '.join(known)}"
+            return f'is not a known key here; "{key}" stands at the outermost level'
+    return f"is not a known key; known here are {', '.join(known)}"

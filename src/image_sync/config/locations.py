@@ -116,7 +116,7 @@ def state(value: object, context: Context) -> Path | str:
     if value is None:
         return _apart(_default_state(context), context, default=True)
     if not isinstance(value, str):
-        raise Mistake("is no text; write the path of a folder, or postgresql://user@host/database")
+        raise Mistake("is not text; write the path of a folder, or postgresql://user@host/database")
     if "://" in value:
         return _database(value.strip(), context)
     return _apart(expand(value, context), context, default=False)
@@ -128,9 +128,9 @@ def _database(url: str, context: Context) -> str:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise Mistake("is no database URL; write postgresql://user@host/database") from None
+        raise Mistake("is not a database URL; write postgresql://user@host/database") from None
     if parts.scheme not in _LEDGER_SCHEMES or port == 0 or "<" in url:
-        raise Mistake("is no PostgreSQL URL; write postgresql://user@host/database, or the path of a folder")
+        raise Mistake("is not a PostgreSQL URL; write postgresql://user@host/database, or the path of a folder")
     if not parts.path.strip("/"):
         raise Mistake("names no database; write postgresql://user@host/database")
     if password_in(url):

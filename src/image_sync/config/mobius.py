@@ -74,7 +74,7 @@ def judge(settings: Settings, context: Context) -> None:
     who = settings.credentials
     for key, is_set in (("api_key", who.api_key is not None), ("username", who.username is not None)):
         if is_set:
-            context.warn(("credentials", key), "is not used: a Mobius SDK asks nobody who they are")
+            context.warn(("credentials", key), "is not used: a Mobius SDK has neither users nor keys")
     if settings.dataset.action == "create" and settings.mobius.tags == "category":
         context.warn(
             ("dataset", "action"),

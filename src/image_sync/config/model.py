@@ -90,8 +90,8 @@ class Model(Section):
         ge=1,
         le=10**6,
         description=(
-            "Keep so many of the newest models of this name, and the deployed and the best one; delete older ones that "
-            "image-sync trained. `null` keeps all."
+            "Keep this many of the newest models of this name, besides the deployed and the best one; delete older "
+            "ones that image-sync trained. `null` keeps all."
         ),
     )
 
@@ -118,7 +118,7 @@ class Model(Section):
         value = texts.name(value)
         if context_of(info).platform == "sagemaker":
             if hyperparameters.network(value) is None:
-                raise Mistake(f"is no network of SageMaker; write one of {', '.join(hyperparameters.networks())}")
+                raise Mistake(f"is not a network of SageMaker; write one of {', '.join(hyperparameters.networks())}")
             return value
         if value not in strategy.ARCHITECTURES:
             meant = nearest(value, strategy.ARCHITECTURES)

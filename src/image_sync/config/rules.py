@@ -43,7 +43,7 @@ def fault(rule: Rule, text: str) -> str:
     """What is wrong with a value as it is sent, and what to write instead; empty when nothing is."""
     match rule:
         case Choice(words):
-            return "" if text in words else f"is not possible here; write {either(words)}"
+            return "" if text in words else f"is not one of the choices; write {either(words)}"
         case Pattern(pattern, form):
             return "" if pattern.fullmatch(text) else f"cannot be used; write {form}"
         case Whole(allowed):
@@ -52,7 +52,7 @@ def fault(rule: Rule, text: str) -> str:
         case Real(allowed):
             number, kind = _number(text), "number"
     if number is None:
-        return f"is no {kind}; write {allowed}"
+        return f"is not a {kind}; write {allowed}"
     return "" if allowed.holds(number) else f"is out of range; write {allowed}"
 
 

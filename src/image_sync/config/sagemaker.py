@@ -65,7 +65,7 @@ def _endpoints(value: object) -> Mapping[str, str]:
 
 def _tags(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
-        raise Mistake("is no object; write { ... } with keys in it")
+        raise Mistake("is not an object; write { ... } with keys in it")
     if len(value) > _MOST_TAGS:
         raise Mistake(f"has {len(value)} tags; write at most {_MOST_TAGS}", bare=True)
     for key, text in value.items():
@@ -232,7 +232,7 @@ class SageMaker(Section):
     def _machines(cls, value: Any) -> Any:
         for name in (value,) if isinstance(value, str) else value:
             if not _INSTANCE.fullmatch(name):
-                raise Mistake(f'has "{name}", which is no machine; write, for example, "ml.g4dn.xlarge"', bare=True)
+                raise Mistake(f'has "{name}", which is not a machine; write, for example, "ml.g4dn.xlarge"', bare=True)
         return value
 
     @field_validator("instance_types", mode="after")

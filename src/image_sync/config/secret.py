@@ -57,7 +57,7 @@ def _resolved(value: object, context: Context, key: Key, *, header: bool) -> str
     elif isinstance(value, Mapping):
         found, where = _referred(value, context, key)
     else:
-        raise Mistake(f"is no text; write {_WAYS}", bare=True)
+        raise Mistake(f"is not text; write {_WAYS}", bare=True)
     found = found.strip()
     if not found:
         raise Mistake(f"is empty{where}; write {_WAYS}, or leave the key out", bare=True)

@@ -32,7 +32,7 @@ def context_of(info: ValidationInfo) -> Context:
 def text_of(value: object) -> str:
     """The value, which must be a text. Raises :class:`Mistake`."""
     if not isinstance(value, str):
-        raise Mistake("is no text; write it in quotation marks")
+        raise Mistake("is not text; write it in quotation marks")
     return value
 
 

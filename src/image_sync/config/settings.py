@@ -239,7 +239,7 @@ class Settings(Section):
         seen: dict[str, str] = {}
         for key in value if isinstance(value, dict) else ():
             if not key.strip() or "/" in key or key in {".", ".."}:
-                raise Mistake(f'has the key "{key}", which is no folder name; write one folder\'s name', bare=True)
+                raise Mistake(f'has the key "{key}", which is not a folder name; write one folder\'s name', bare=True)
             texts.refuse_unprintable(key)
             twin = seen.setdefault(texts.composed(key), key)
             if twin != key:

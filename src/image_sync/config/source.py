@@ -29,7 +29,7 @@ def read_bytes(path: Path, *, at_most: int) -> tuple[bytes, os.stat_result]:
         if stat.S_ISDIR(status.st_mode):
             raise Mistake("is a folder; name the file in it")
         if not stat.S_ISREG(status.st_mode):
-            raise Mistake("is no regular file; pipes and devices are not read")
+            raise Mistake("is not a regular file; pipes and devices are not read")
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(at_most + 1)
     except OSError as error:

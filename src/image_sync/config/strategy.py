@@ -52,7 +52,7 @@ def is_detection(nn_arch: str | None) -> bool:
 def scalar(value: object) -> str | int | float | bool:
     """The value of one hyper-parameter. Raises :class:`Mistake` for lists, objects and null."""
     if not isinstance(value, str | int | float | bool):
-        raise Mistake("is no single value; write a number, a text, true or false")
+        raise Mistake("is not a single value; write a number, a text, true or false")
     return value
 
 
@@ -67,6 +67,9 @@ def doubts(strategy: Mapping[str, object], *, detection: bool) -> Iterator[tuple
             continue
         value = strategy[key]
         if isinstance(value, bool) or not isinstance(value, int | float):
-            yield key, f"{show_value((), value)} is no number; it is passed on, but the server may refuse the training"
+            yield (
+                key,
+                f"{show_value((), value)} is not a number; it is passed on, but the server may refuse the training",
+            )
         elif not range_.holds(value):
             yield key, f"{value:g} is outside the documented range, {range_}; the server may refuse the training"

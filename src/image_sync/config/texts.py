@@ -44,7 +44,7 @@ def model_id(text: str) -> str:
     if is_placeholder(text):
         raise Mistake('is a placeholder; write the id of a model, "latest" or "none", or leave the key out')
     if not _ID.fullmatch(text):
-        raise Mistake('is no model id; write letters, digits, - and _ only, or "latest" or "none"')
+        raise Mistake('is not a model id; write letters, digits, - and _ only, or "latest" or "none"')
     return text
 
 

@@ -67,7 +67,7 @@ class Notifier:
         if not name:
             return ""
         if name[0] not in "/@" or len(name) == 1 or not hasattr(socket, "AF_UNIX"):
-            self._fail(ValueError(f"{name!r} is no address of a Unix socket"))
+            self._fail(ValueError(f"{name!r} is not the address of a Unix socket"))
             return ""
         return "\0" + name[1:] if name[0] == "@" else name
 

@@ -69,7 +69,7 @@ class MobiusServer:
             Unprotected: other machines could reach it. OSError: the address cannot be had.
         """
         if not is_local(host):
-            raise Unprotected(f"{host} can be reached from other machines, and the emulator asks nobody who they are")
+            raise Unprotected(f"{host} can be reached from other machines, and the emulator lets anybody in")
         self._http = (_Http6 if ":" in host else _Http)((host, port), _Handler)
         self._http.emulator = self
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._http.server_address[1]}"

@@ -10,7 +10,7 @@ from image_sync.mvi_server.answers import Failure
 
 
 def parsed(text: str | bytes) -> Any:
-    """What a text says in JSON. Raises ValueError when it is no JSON, or holds a number that JSON cannot show."""
+    """What a text says in JSON. Raises ValueError when it is not JSON, or holds a number that JSON cannot show."""
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError as error:

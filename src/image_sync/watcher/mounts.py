@@ -19,7 +19,7 @@ _LISTED = Path("/etc/fstab")
 def remote_filesystem(folder: bytes, table: Path = _MOUNTS) -> str:
     """The type of the network or container file system that the folder, or something below it, lies on.
 
-    Such a file system does not tell of changes that others make, and cannot say who writes. Empty when it is local,
+    Such a file system does not report changes that others make, and cannot say who writes. Empty when it is local,
     or when the system has no such table.
     """
     try:

@@ -68,9 +68,7 @@ def _pictures(images: Path) -> dict[str, list[Path]]:
             if folder.is_dir()
         }
     except OSError as error:
-        raise UsageError(
-            f"{shown} cannot be looked into: {error.strerror}", hint="Check the right to read it."
-        ) from error
+        raise UsageError(f"{shown} cannot be listed: {error.strerror}", hint="Check the right to read it.") from error
     shelf = {name: paths for name, paths in shelf.items() if paths}
     if len(shelf) < 2 or any(len(paths) < _FEWEST for paths in shelf.values()):  # noqa: PLR2004 - MVI's minimum
         raise UsageError(

@@ -25,7 +25,7 @@ _FOREIGN = {"mvi": _AWS, "sagemaker": ("--endpoint", *_LOGIN), "mobius": (*_LOGI
 def init(
     *,
     platform: Annotated[
-        Literal["mvi", "sagemaker", "mobius"] | None, typer.Option(help="Where the pictures go; mvi if nothing says.")
+        Literal["mvi", "sagemaker", "mobius"] | None, typer.Option(help="Where the pictures go; the default is mvi.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Address of the server (mvi, mobius).")] = None,
     api_key_file: Annotated[
@@ -62,7 +62,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take defaults for what is left out.")] = False,
 ) -> None:
-    """Write a configuration.json: by asking, or from options where nobody can be asked."""
+    """Write a configuration.json by asking questions, or from options alone."""
     _refuse_places(output, force=force)
     login = dict(zip(_LOGIN, (api_key_file, username, password_file), strict=True))
     aws = dict(zip(_AWS, (region, role, bucket, profile), strict=True))
@@ -148,12 +148,15 @@ def _refuse_places(output: Path, *, force: bool) -> None:
 def _refuse_contradictions(platform: str, given: Mapping[str, Any]) -> None:
     if foreign := [flag for flag in _FOREIGN[platform] if given[flag]]:
         raise UsageError(
-            f"{', '.join(foreign)}: of no use with the platform {platform}", hint="Leave it out, or change --platform"
+            f"{', '.join(foreign)}: cannot be used with the platform {platform}",
+            hint="Leave it out, or change --platform",
         )
     if given["--api-key-file"] and (given["--username"] or given["--password-file"]):
-        raise UsageError("--api-key-file stands beside --username or --password-file", hint="Give one of the two ways")
+        raise UsageError(
+            "--api-key-file was given together with --username or --password-file", hint="Give only one of the two"
+        )
     if given["--password-file"] and not given["--username"]:
-        raise UsageError("--password-file stands without --username", hint="Add --username")
+        raise UsageError("--password-file was given without --username", hint="Add --username")
 
 
 def _refuse_gaps(answers: Answers, username: str | None, password_file: Path | None) -> None:
@@ -166,7 +169,10 @@ def _refuse_gaps(answers: Answers, username: str | None, password_file: Path | N
         "--password-file": password_file or not username,
     }
     if missing := [flag for flag, value in needed.items() if not value]:
-        raise UsageError(f"Nobody can be asked here; missing: {', '.join(missing)}", hint="Add it and run this again")
+        raise UsageError(
+            f"This is not a terminal, so nothing can be asked; missing: {', '.join(missing)}",
+            hint="Add it and run this again",
+        )
 
 
 def _say_what_next(platform: str, shown: str) -> None:

@@ -48,7 +48,10 @@ def ask(answers: Answers, username: str | None, output: Path, former: config.Set
         answers.folders = _ask_folders([] if former is None else [str(folder) for folder in former.folders])
     was = None if former is None else former.dataset.name
     answers.dataset = answers.dataset or _prompt("Name of the dataset", texts.name, default=was)
-    questions = {"upload": "Upload once so many pictures are waiting", "training": "Train once so many were uploaded"}
+    questions = {
+        "upload": "Upload when this many pictures are waiting",
+        "training": "Train when this many were uploaded",
+    }
     for key, question in questions.items():
         if key not in answers.threshold:
             default = str(getattr(config.Threshold() if former is None else former.threshold, key))
@@ -87,7 +90,7 @@ def _prompt(question: str, check: Callable[[str], str], *, default: str | None =
 
 def _count(text: str) -> str:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and int(text) > 0):  # noqa: PLR2004 - below 10**9
-        raise Mistake("is no whole number of 1 or more")
+        raise Mistake("is not a whole number of 1 or more")
     return text
 
 
@@ -116,7 +119,7 @@ def _ask_credentials(answers: Answers, username: str | None, output: Path) -> No
 def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text.strip().lower() not in words:
-            raise Mistake(f"is not possible here; write {', '.join(words)}")
+            raise Mistake(f"is not one of the choices; write {', '.join(words)}")
         return text.strip().lower()
 
     return check

@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Write a model to a file, to keep it or to bring it to another server."""
     if output.is_file() and not force:
-        raise UsageError(f"{show_path(str(output))} is there already", hint="Add --force to replace it.")
+        raise UsageError(f"{show_path(str(output))} exists already", hint="Add --force to replace it.")
     settings = settings_of(config)
     with platform_of(settings) as platform:
         with ledger_of(settings) as ledger:
@@ -49,4 +49,4 @@ def import_(
         if deploy:
             platform.deploy(model)
             typer.echo("It is deployed.")
-    typer.echo(f"Ask it: image-sync predict{'' if deploy else ' --deploy'} --model {model.id} IMAGE")
+    typer.echo(f"Try it: image-sync predict{'' if deploy else ' --deploy'} --model {model.id} IMAGE")

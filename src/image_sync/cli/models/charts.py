@@ -37,7 +37,7 @@ def training(run: Run, series: list[Point], measure: Measure, target: Path) -> N
         tests.append((series[-1].iteration, run.accuracy))
     if not losses and not tests:
         raise UsageError(
-            f"there is no curve of {show_text(run.name)}: the platform told neither loss nor accuracy",
+            f"there is no curve of {show_text(run.name)}: the platform reported neither loss nor accuracy",
             hint="`image-sync models plot` without a name draws all models over time.",
         )
     left: Any = figure.add_subplot()

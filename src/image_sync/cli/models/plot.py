@@ -35,7 +35,8 @@ def plot(
     """Draw loss and accuracy of a training over its iterations, or all models with accuracy and pictures over time."""
     if output is not None and output.suffix.lower() not in _SUFFIXES:
         raise UsageError(
-            f"{show_path(str(output))} has no suffix of a picture", hint=f"Choose one of {', '.join(_SUFFIXES)}."
+            f"{show_path(str(output))} does not end like the name of a picture",
+            hint=f"Choose one of {', '.join(_SUFFIXES)}.",
         )
     settings = settings_of(config)
     from image_sync.cli.models import charts  # late: the drawing library takes longer than everything else

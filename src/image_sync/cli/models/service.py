@@ -67,7 +67,7 @@ def _confirm(doomed: list[Model], *, yes: bool) -> None:
         return
     names = ", ".join(show_text(model.name) for model in doomed)
     if not sys.stdin.isatty():
-        raise UsageError(f"deleting {names} was not confirmed", hint="Add --yes where nobody can be asked.")
+        raise UsageError(f"deleting {names} was not confirmed", hint="Add --yes to do it without being asked.")
     if not typer.confirm(f"Delete {names} at the platform for good?"):
         raise UsageError("nothing was deleted")
 

@@ -70,7 +70,7 @@ def _usage(call: Call, action: str) -> tuple[str, str]:
     if "cod" not in action and usage != tasks.BOXES and nn_arch not in _DETECTORS:
         return tasks.CATEGORIES, nn_arch
     if nn_arch and nn_arch not in _DETECTORS:
-        raise Failure(400, f"nn_arch {nn_arch[:60]!r} is no detection network. Known: {', '.join(_DETECTORS)}.")
+        raise Failure(400, f"nn_arch {nn_arch[:60]!r} is not a detection network. Known: {', '.join(_DETECTORS)}.")
     return tasks.BOXES, nn_arch or _DETECTORS[0]
 
 

@@ -62,7 +62,7 @@ class Answer:
         except RecursionError:
             raise ValueError("its JSON is nested too deeply") from None
         except ValueError:
-            raise ValueError(f"it is no JSON: {printable(self.body[:60].decode('utf-8', 'replace'))!r}") from None
+            raise ValueError(f"it is not JSON: {printable(self.body[:60].decode('utf-8', 'replace'))!r}") from None
 
 
 def retry_after(value: str, now: float) -> float | None:
@@ -163,7 +163,7 @@ class Spool:
                 if wanted not in {"entry", "entry or end"} or (char == "]" and wanted == "entry or end"):
                     at, wanted = at + 1, _AFTER.get((wanted, char), "")
                     if not wanted:
-                        raise ValueError("it is no list of entries with commas between")
+                        raise ValueError("it is not a list of entries with commas between")
                     continue
                 found = _entry(decoder, held, at)
                 if found is None and piece:
@@ -204,7 +204,7 @@ class Spool:
                 raise ValueError("it cannot be unpacked") from None
 
     def _too_long(self) -> Transient:
-        hint = "Delete at the platform what nobody needs any more, or give image-sync an account that sees less"
+        hint = "Delete at the platform what is no longer needed, or give image-sync an account that sees less"
         return Transient(f"{self._what}: the answer is longer than {self._limit} bytes", hint=hint)
 
 

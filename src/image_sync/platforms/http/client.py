@@ -199,7 +199,7 @@ class Client:
         except ValueError as error:
             raise Transient(f"{what}: the answer cannot be used, {error}") from None
         self.check(answer, what=what, repeatable=True)
-        raise Transient(f"{what}: the answer has an unexpected shape (it is no list)")
+        raise Transient(f"{what}: the answer has an unexpected shape (it is not a list)")
 
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)

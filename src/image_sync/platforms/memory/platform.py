@@ -281,7 +281,9 @@ class MemoryPlatform(Mischief):
                 written = json.loads(source.read_text(encoding="utf-8"))
                 name, learned = str(written["name"]), dict(written["learned"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise Refused(f"{source.name} is no exported model", hint="Take a file that `export` wrote") from error
+                raise Refused(
+                    f"{source.name} is not an exported model", hint="Take a file that `export` wrote"
+                ) from error
             task_id = self._id("training")
             names = tuple(sorted(set(learned.values())))
             model = Model(task_id, name, "", categories=names, created_at=self._clock())

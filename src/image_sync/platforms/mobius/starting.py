@@ -207,7 +207,7 @@ class Starting:
             _log.info("mobius.training_adopted", tag=tag.name, reason="its scores have changed")
             return True
         self._wait_out(tag, start)
-        hint = "" if start.marks and now else "there is no telling whether it was trained before"
+        hint = "" if start.marks and now else "it is not known whether it was trained before"
         _log.warning("mobius.asked_again", tag=tag.name, hint=hint)
         return False
 

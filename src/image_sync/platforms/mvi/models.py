@@ -127,7 +127,9 @@ class Models:
             raise _unreadable(source, error) from error
         if not whole:
             shown = show_path(str(source))
-            raise Refused(f"{shown} is no exported model", hint="Take a .zip file that `models export` or MVI wrote")
+            raise Refused(
+                f"{shown} is not an exported model", hint="Take a .zip file that `models export` or MVI wrote"
+            )
         model_id = self._api.import_trained_model(archive).trained_model_id
         try:
             return _model(self._api.trained_model(model_id))

@@ -28,13 +28,13 @@ def usable_id(value: object) -> bool:
 def checked(value: str, noun: str) -> str:
     """The id, if it may stand in a URL. Raises NotFound when no server can have given it."""
     if not usable_id(value):
-        raise NotFound(f"{printable(value, 60) or 'An empty string'} is no id of a {noun} at MVI")
+        raise NotFound(f"{printable(value, 60) or 'An empty string'} is not an id of a {noun} at MVI")
     return value
 
 
 def _id(value: object) -> str:
     if not usable_id(value):
-        raise ValueError("this is no id")
+        raise ValueError("this is not an id")
     return str(value)
 
 
@@ -44,7 +44,7 @@ def _id_or_none(value: object) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, dict | list):
-        raise ValueError("this is no text")  # noqa: TRY004 - pydantic collects ValueErrors
+        raise ValueError("this is not text")  # noqa: TRY004 - pydantic collects ValueErrors
     return "" if value is None else str(value)
 
 

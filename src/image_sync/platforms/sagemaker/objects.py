@@ -140,5 +140,5 @@ class Objects(Calls):
 def _parts(uri: str) -> dict[str, Any]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise NotFound(f"{printable(uri)} is no place in S3")
+        raise NotFound(f"{printable(uri)} is not a place in S3")
     return {"Bucket": bucket, "Key": key}

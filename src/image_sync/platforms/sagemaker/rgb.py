@@ -86,7 +86,7 @@ def _opened(file: IO[bytes]) -> Image.Image:
     try:
         return Image.open(file, formats=(_JPEG, _PNG))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused("The picture is no JPEG or PNG that can be read") from error
+        raise Refused("The picture is not a JPEG or PNG that can be read") from error
 
 
 def _flat(image: Image.Image) -> Image.Image:
