@@ -146,8 +146,8 @@ def test_every_object_that_is_wrong_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no whole XML document"),
-        (voc()[:-5], "no whole XML document (line 1)"),
+        ("", "not a complete XML document"),
+        (voc()[:-5], "not a complete XML document (line 1)"),
         ("<html></html>", "no Pascal VOC"),
         (voc("<object><bndbox/></object>"), "xmin, ymin, xmax, ymax of its <bndbox> is not a number"),
         (voc("<object><name>a</name></object>"), "object 1 has no <bndbox>"),
@@ -289,7 +289,7 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
         b"<!DOCTYPE annotation SYSTEM 'http://192.0.2.1/x.dtd'><annotation/>",
         "it declares a document type",
     ),
-    "deep XML": ("x.xml", b"<annotation>" + b"<a>" * 400_000, "no whole XML document"),
+    "deep XML": ("x.xml", b"<annotation>" + b"<a>" * 400_000, "not a complete XML document"),
     "deep XML, whole": (
         "x.xml",
         b"<annotation>" + b"<a>" * 200_000 + b"</a>" * 200_000 + b"<object/></annotation>",

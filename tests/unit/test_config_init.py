@@ -157,9 +157,9 @@ def test_missing_options_are_named(here: Path) -> None:
 
 def test_contradictions_are_refused(here: Path) -> None:
     """Two ways to sign in, half of one, or a folder that is not there are mistakes of the call."""
-    with pytest.raises(UsageError, match="--api-key-file stands beside"):
+    with pytest.raises(UsageError, match="--api-key-file was given together"):
         init(api_key_file=Path("key"), username="ann")
-    with pytest.raises(UsageError, match="--password-file stands without"):
+    with pytest.raises(UsageError, match="--password-file was given without"):
         init(password_file=Path("key"))
     with pytest.raises(UsageError, match="There is no folder"):
         init(output=Path("none/configuration.json"))
