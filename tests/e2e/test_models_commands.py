@@ -165,7 +165,7 @@ def test_models_by_hand(plant: Plant, tmp_path: Path) -> None:
     assert json.loads(done[6].stdout) == []
     assert "deleted: by hand" in done[7].stdout
     assert "there is no model" in done[8].stderr
-    assert "no exported model" in done[9].stderr
+    assert "not an exported model" in done[9].stderr
     assert "cannot be read" in done[10].stderr
 
 

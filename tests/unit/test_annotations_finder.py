@@ -346,7 +346,7 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
         return open_folder(root, folder)
 
-    with pytest.raises(Unreadable, match="cannot be looked into"):
+    with pytest.raises(Unreadable, match="cannot be listed"):
         Finder(root, guarded, lambda name: name.endswith(b".jpg")).beside(root, [b"x.jpg"])
 
 
@@ -385,7 +385,7 @@ def test_a_file_of_another_tool_does_not_spoil_what_is_there(tmp_path: Path) -> 
     put(tmp_path, {"annotations.json": "{}", "x.jpg": PICTURE, "x.xml": voc(), "y.jpg": OTHER})
 
     assert read(tmp_path) == annotation()
-    assert "no COCO file" in fault(tmp_path, name="y.jpg")
+    assert "not a COCO file" in fault(tmp_path, name="y.jpg")
 
 
 def test_pictures_may_be_called_like_coco_files(tmp_path: Path) -> None:

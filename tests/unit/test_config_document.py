@@ -96,7 +96,7 @@ GOES_ON: list[tuple[str, tuple[int, int], str, Any]] = [
     ('{"a": 007}', (1, 7), "without the leading zero", {"a": 0}),
     (f'{{"a": {"9" * 101}}}', (1, 7), "has 101 characters", {"a": 0}),
     ('{"a": "C:\\Users"}', (1, 10), "write \\\\ for a backslash", {"a": "C:Users"}),
-    ('{"a": "\\u12"}', (1, 8), "begins no known escape", {"a": "u12"}),
+    ('{"a": "\\u12"}', (1, 8), "does not begin a known escape", {"a": "u12"}),
 ]
 
 

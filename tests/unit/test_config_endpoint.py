@@ -145,7 +145,7 @@ def test_the_address_may_come_from_the_environment(tmp_path: Path) -> None:
     assert settings(tmp_path, environ, credentials=...).credentials.endpoint == "https://env.example/visual-inspection"
     assert settings(tmp_path, environ).credentials.endpoint == "https://mvi.example.com"
     (mistake,) = mistakes(tmp_path, {"VAPI_BASE_URI": "env.example"}, credentials={})
-    assert "VAPI_BASE_URI does not say how to call" in mistake
+    assert "VAPI_BASE_URI lacks https" in mistake
 
 
 def test_an_address_is_required(tmp_path: Path) -> None:
