@@ -346,7 +346,7 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
         return open_folder(root, folder)
 
-    with pytest.raises(Unreadable, match="cannot be listed"):
+    with pytest.raises(Unreadable, match="cannot be looked into"):
         Finder(root, guarded, lambda name: name.endswith(b".jpg")).beside(root, [b"x.jpg"])
 
 

@@ -485,7 +485,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for path, expected in (
         (tmp_path, "is a folder"),
         (tmp_path / "pipe", "not a regular file"),
-        (Path("/dev/zero"), "no reg"),
+        (Path("/dev/zero"), "not a reg"),
     ):
         with pytest.raises(ConfigError, match=expected):
             load(path, {})

@@ -284,7 +284,7 @@ def test_only_files_of_the_chosen_format_count(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "told"),
-    [("content.Disk._whole", "x.xml cannot be read: Input/output"), ("listing.Listings.of", "cannot be listed")],
+    [("content.Disk._whole", "x.xml cannot be read: Input/output"), ("listing.Listings.of", "cannot be looked into")],
 )
 def test_what_cannot_be_read_is_reported_for_the_root(
     root: Path, watch: Watching, monkeypatch: pytest.MonkeyPatch, what: str, told: str
