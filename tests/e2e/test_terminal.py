@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.errors import EXIT_SOME_FAILED, EXIT_USAGE
+from image_sync.errors import EXIT_CONFIG, EXIT_SOME_FAILED, EXIT_USAGE
 from image_sync.mvi_server.server import MviServer
 from support.daemon import PROGRAM, Plant, put_some
 
@@ -78,6 +78,30 @@ def test_stop_and_reload_from_another_terminal(plant: Plant) -> None:
     reloaded = plant.call("reload")
     assert reloaded.returncode == EXIT_SOME_FAILED
     assert "Start it: image-sync run" in reloaded.stderr
+
+
+@pytest.mark.parametrize("mistake", ['"threshold": {"uplaod": 1}', '"time": ,'])
+def test_a_mistake_in_the_file_does_not_blind_status(plant: Plant, mistake: str) -> None:
+    """`status` shows what the daemon works by, and the mistake; `stop` finds it; the ledger keeps no secret."""
+    plant.configure(credentials={"api_key": "S3CRET-canary"}, threshold={"upload": 50})
+    put_some(plant, range(3))
+    text = plant.config.read_text()
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().ready == 3)
+        plant.config.write_text(text.replace("{", "{" + mistake + ",", 1))
+        plant.wait(lambda p: bool(p.events("configuration.refused")))
+        shown = plant.call("status")
+        assert shown.returncode == 0, shown.stderr
+        assert f"running (process {daemon.process.pid})" in shown.stdout
+        assert "3 / 50" in shown.stdout
+        assert "configuration.json:1" in shown.stdout
+        assert "as it was before" in shown.stdout
+        assert "configuration.json:1" in plant.status()["mistake"]
+        assert plant.call("stop").returncode == 0
+        assert daemon.wait(5) == 0
+    assert plant.call("status").returncode == EXIT_CONFIG
+    for path in (plant.folder / "state").iterdir():
+        assert b"S3CRET-canary" not in path.read_bytes()
 
 
 def test_options_before_the_command_count(plant: Plant) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from image_sync import logs
-from image_sync.config import Settings, load, secrets
+from image_sync.config import Settings, load, restored, secrets, state_of
 from image_sync.domain import DatasetRef
 from image_sync.errors import ConfigError, NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
-from image_sync.ledger.lock import Lock
+from image_sync.ledger.lock import Lock, holder_of
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform
 from image_sync.platforms.notes import Notes
@@ -34,6 +36,35 @@ def settings_of(config: Path, *, secrets_needed: bool = False) -> Settings:
     settings = load(config, secrets=secrets_needed)
     logs.hide(*secrets(settings))
     return settings
+
+
+def settings_in_force(config: Path) -> tuple[Settings, ConfigError | None]:
+    """The configuration; while it has mistakes, the one that the daemon still works by, and the mistakes.
+
+    Raises:
+        ConfigError: it has mistakes, and no daemon runs.
+    """
+    try:
+        return settings_of(config), None
+    except ConfigError as error:
+        found = _running(config)
+        if found is None:
+            raise
+        return found, error
+
+
+def _running(config: Path) -> Settings | None:
+    state = state_of(config)
+    if state is None or holder_of(state) is None:
+        return None
+    ledger = open_ledger(state)
+    try:
+        known = json.loads(ledger.works_by() or "{}")
+    finally:
+        ledger.close()
+    if not known or os.path.abspath(known["file"]) != os.path.abspath(config):
+        return None
+    return restored(known["document"], config, state)
 
 
 @contextlib.contextmanager

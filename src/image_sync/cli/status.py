@@ -14,7 +14,7 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.bars import duration, local, wide_console
-from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.session import ledger_of, settings_in_force
 from image_sync.cli.tags import shown
 from image_sync.domain import RootState, RunState
 from image_sync.errors import EXIT_SOME_FAILED
@@ -49,10 +49,12 @@ def status(
     """Show counts, thresholds, the training and the watched folders. Works whether or not the daemon runs."""
     from image_sync.cli.snapshot import snapshot
 
-    settings = settings_of(config)
+    settings, mistake = settings_in_force(config)
     with ledger_of(settings) as ledger:
         seen = snapshot(settings, ledger)
         faults = ledger.history.faults(_FAULTS + 1)
+    if mistake is not None:
+        seen["mistake"] = mistake.what
     if as_json:
         typer.echo(json.dumps(seen, indent=2, ensure_ascii=True))
     else:
@@ -109,7 +111,12 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         how = f" by {folder['mode']}" if folder["mode"] and folder["state"] == "watched" else ""
         why = f" ({folder['reason']})" if folder["reason"] else ""
         lines.append(("folder", f"{folder['path']}: {folder['state']}{how}{why}"))
+    if "mistake" in seen:
+        lines += [("mistake", line) for line in seen["mistake"].splitlines()]
+        lines.append(("", "the daemon goes on with the configuration as it was before; that is what is shown here"))
     for trouble in seen["troubles"]:
+        if trouble["stage"] == "configuration" and "mistake" in seen:
+            continue
         when = f"since {local(trouble['since'])}" + ("" if daemon["running"] else ", when the daemon stopped")
         doing = ", retrying" if trouble["stage"] == RETRYING and daemon["running"] else ""
         what = f"{_STAGES.get(trouble['stage'], trouble['stage'])}, {when}{doing}: {trouble['what']}. {trouble['hint']}"

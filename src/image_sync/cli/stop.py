@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from image_sync.cli import options
-from image_sync.cli.session import settings_of
+from image_sync.cli.session import settings_in_force
 from image_sync.config import Settings
 from image_sync.errors import AlreadyRunning, ImageSyncError
 from image_sync.ledger.lock import FILE, Holder, holder_of
@@ -22,7 +22,7 @@ _MARGIN = 20.0  # seconds beyond `shutdown` that closing down may take
 
 def stop(config: options.Config = options.CONFIG) -> None:
     """Stop the daemon that runs with this configuration, and wait until it has ended. Its service stays stopped."""
-    settings = settings_of(config)
+    settings, _ = settings_in_force(config)
     holder = holder_of(settings.state)
     if holder is None:
         typer.echo("No daemon runs with this configuration.")

@@ -2,7 +2,7 @@
 
 from image_sync.config.credentials import Credentials
 from image_sync.config.difference import difference, secrets
-from image_sync.config.loading import load, parse
+from image_sync.config.loading import load, parse, restored, state_of
 from image_sync.config.model import Model
 from image_sync.config.schema import json_schema, settings_table
 from image_sync.config.settings import Dataset, Settings
@@ -22,6 +22,8 @@ __all__ = [
     "json_schema",
     "load",
     "parse",
+    "restored",
     "secrets",
     "settings_table",
+    "state_of",
 ]

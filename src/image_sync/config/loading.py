@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from image_sync.config import source
+from image_sync.config import locations, source
 from image_sync.config.context import Context
 from image_sync.config.document import Document, Key, read
 from image_sync.config.problems import Mistake, Problem, lines, nearest, printable, show_key, show_value
@@ -19,6 +20,9 @@ from image_sync.config.settings import Settings
 from image_sync.errors import ConfigError
 
 _WORLD_WRITABLE = 0o002
+_SECRET = frozenset({"api_key", "password", "proxy"})
+_NOT_KEPT = "IMAGE_SYNC_DOES_NOT_KEEP_SECRETS"
+_STATE = re.compile(r'"state"\s*:\s*"([^"\\\n]+)"')
 _WRITE_ONE = "`image-sync init` writes a configuration by asking"
 
 
@@ -78,6 +82,44 @@ def parse(
     raise ConfigError("\n".join(told))
 
 
+def state_of(path: Path, environ: Mapping[str, str] = os.environ) -> Path | str | None:
+    """Where the ledger is, as far as can be told from a file that may be full of mistakes, or gone; None: nowhere."""
+    context = Context(file=Path(os.path.abspath(path)), shown=path, environ=environ)
+    value: object = None
+    try:
+        text = source.decode(source.read_bytes(path, at_most=source.LARGEST_CONFIGURATION)[0])
+    except Mistake:
+        pass
+    else:
+        whole = read(text).value
+        written = _STATE.search(text)
+        value = whole.get("state") if isinstance(whole, dict) else written and written[1]
+    try:
+        return locations.state(value or None, context)
+    except Mistake:
+        return None
+
+
+def restored(
+    document: Mapping[str, Any], path: Path, state: Path | str, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings of which this is the :attr:`Settings.document`, without secrets. Raises ConfigError."""
+    data = json.dumps({**document, "state": str(state)}).encode("utf-8", "surrogatepass")
+    return parse(data, path, environ, secrets=False)
+
+
+def _without_secrets(settings: Settings, value: dict[str, Any]) -> dict[str, Any]:
+    document = {key: item for key, item in _without_comments(value).items() if key not in {"state", "notify"}}
+    credentials = document.get("credentials")
+    if isinstance(credentials, dict):
+        kept = {
+            key: {"env": _NOT_KEPT} if key in _SECRET and isinstance(item, str) else item
+            for key, item in credentials.items()
+        }
+        document["credentials"] = kept | {"endpoint": settings.credentials.endpoint}
+    return document
+
+
 def _settings(document: Document, context: Context) -> Settings | list[str]:
     told = [
         (fault.place.line, f"{printable(str(context.shown))}:{fault.place.line}:{fault.place.column}: {fault.text}")
@@ -88,6 +130,7 @@ def _settings(document: Document, context: Context) -> Settings | list[str]:
         if isinstance(document.value, dict):
             try:
                 settings = Settings.model_validate(_without_comments(document.value), context=context)
+                settings._document = _without_secrets(settings, document.value)  # noqa: SLF001 - it was made here
             except ValidationError as error:
                 spoilt = {fault.path for fault in document.faults if fault.spoilt}
                 problems = [_problem(each, document) for each in error.errors() if _worth_telling(each, spoilt)]

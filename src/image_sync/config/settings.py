@@ -152,11 +152,17 @@ class Settings(Section):
     _warnings: tuple[str, ...] = PrivateAttr(default=())
     _secret_files: tuple[Path, ...] = PrivateAttr(default=())
     _unread: tuple[str, ...] = PrivateAttr(default=())
+    _document: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should be told at each start, one line each, without secrets."""
         return self._warnings
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the file said, without what must not be kept anywhere else: for :func:`restored`."""
+        return self._document
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import threading
 import time
@@ -36,6 +38,8 @@ _MANY = 1000  # no more removals are counted
 _ANEW = 60.0  # seconds until a configuration that the platform refused is tried once more
 _SOON = 30.0  # seconds within which `run --once` waits for a picture to be tried again
 _AT_THE_DOOR = 60.0  # seconds for which `run --once` waits to be let in
+_CONFIGURATION = "configuration"
+_EARLIER = "the earlier configuration stays in force"
 
 log = get_logger(__name__)
 
@@ -61,6 +65,7 @@ class Daemon:
         self._stamp = _stamp(self._files)
         self._again_at = math.inf
         """When a configuration that the platform refused is tried once more, monotonic seconds."""
+        self._mistake: ImageSyncError | None = None
         self.crew: Crew | None = None
         """The parts at work; replaced when the configuration changes."""
 
@@ -99,6 +104,9 @@ class Daemon:
             log.warning("configuration.warning", text=warning)
         crew = assemble(self._settings, once=self._once, failed=self._fail, lock=lock)
         self.crew = crew
+        self._say_mistake(self._mistake)
+        with contextlib.suppress(LedgerError):  # only for who looks: no reason not to begin
+            crew.ledger.work_by(json.dumps({"file": str(self._path), "document": self._settings.document}))
         now = time.time()
         doubtful = crew.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
         starting = crew.ledger.runs.doubt_all(not_before=now + self._settings.model.grace)
@@ -178,8 +186,8 @@ class Daemon:
         return False
 
     def _refuse(self, error: ImageSyncError) -> None:
-        hint = " ".join(filter(None, (error.hint, "the earlier configuration stays in force")))
-        log.error("configuration.refused", error=error.what, hint=hint)
+        log.error("configuration.refused", error=error.what, hint=" ".join(filter(None, (error.hint, _EARLIER))))
+        self._say_mistake(ConfigError(error.what, hint=f"Until then {_EARLIER}."))
 
     def _end(self, *, reload: bool) -> int:
         """Stop taking work, finish what is in flight, close the ledger last.
@@ -289,12 +297,21 @@ class Daemon:
             self._files, self._stamp = files, _stamp(files)
         changes = difference(self._settings, settings)
         if not changes:
+            self._say_mistake(None)
             return None
         if settings.state != self._settings.state:
             log.error("configuration.refused", error="`state` cannot change while running", hint="restart image-sync")
             return None
         log.info("configuration.changed", changes=changes)
+        self._mistake = None
         return settings
+
+    def _say_mistake(self, error: ImageSyncError | None) -> None:
+        """Let ``status`` say why the configuration is not the one at work; None: it is."""
+        self._mistake = error
+        with contextlib.suppress(LedgerError):  # it is away at the moment: the log has it
+            if self.crew is not None:
+                self.crew.ledger.trouble(_CONFIGURATION, error)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

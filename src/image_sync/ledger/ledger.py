@@ -31,6 +31,8 @@ from image_sync.ledger.tally import Counter
 RETRYING = "platform"
 """The stage of a trouble that calls are being repeated for at this moment."""
 
+_SETTINGS = "settings"
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -152,6 +154,17 @@ class Ledger:
         return [
             RootReport(row.path, WatchMode(row.mode), RootState(row.state), row.reason, row.settling) for row in rows
         ]
+
+    def work_by(self, settings: str) -> None:
+        """Remember by which settings the daemon works, for who looks while its configuration cannot be read."""
+        if settings != self.works_by():  # on a full disk it goes on by the same settings as before
+            with self._book.db.writing() as tx:
+                self._note(tx, _SETTINGS, settings)
+
+    def works_by(self) -> str:
+        """What :meth:`work_by` was told last; empty if nothing was."""
+        with self._book.db.reading() as tx:
+            return str(tx.execute(select(note.c.value).where(note.c.name == _SETTINGS)).scalar() or "")
 
     def trouble(self, stage: str, error: ImageSyncError | None) -> None:
         """Remember what keeps a stage from its work; None: nothing does any more."""
