@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _privilege(request: pytest.FixtureRequest) -> None:
     """A test that mounts something is marked, and skipped for those who may not."""
     if request.node.get_closest_marker("root") and os.geteuid() != 0:
-        pytest.skip("needs root: mounting is a privilege")
+        pytest.skip("needs root")
 
 
 @pytest.fixture(autouse=True)

@@ -102,6 +102,7 @@ def test_a_jump_of_the_clock_changes_no_waiting(
     diary.found(plant.folder / "state")
 
 
+@pytest.mark.root
 def test_a_suspended_machine_settles_what_was_on_its_way(plant: Plant, server: MviServer) -> None:
     """In a time namespace eight hours ahead, as after a night's sleep, a daemon takes up what an earlier one left."""
     ahead = ["unshare", "--time", "--fork", "--kill-child=TERM", "--monotonic", "28800", "--boottime", "28800"]

@@ -96,6 +96,7 @@ def test_what_is_deleted_in_place_counts(site: Site, running: bool) -> None:
     assert site.deleted() == 3
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("place", ["", "good", "good/deep"])
 def test_an_unmounted_share_with_a_picture_in_its_place_deletes_nothing(site: Site, place: str, running: bool) -> None:
@@ -120,6 +121,7 @@ def test_an_unmounted_share_with_a_picture_in_its_place_deletes_nothing(site: Si
     assert list(missing(os.fsencode(site.root), site.ledger.places, Filter(Rules()))) == []
 
 
+@pytest.mark.root
 def test_another_disk_with_files_of_the_same_names_deletes_nothing(site: Site) -> None:
     """IMG_0001.jpg of another camera's card says nothing of the one that was there before."""
     site.mount(site.root)

@@ -167,6 +167,7 @@ def mounted(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.root
 def test_an_unmounted_and_remounted_share_loses_nothing(tmp_path):
     """A real mount: unmounted it is unavailable, mounted again it goes on, with events."""
     root = tmp_path / "share"
@@ -215,6 +216,7 @@ def share(root: Path) -> Iterator[Path]:
 EVERYTHING = {"cat/a.jpg", "dog/a.jpg", "bird/a.jpg", "bird/inner/b.jpg"}
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("mode", ["events", "polling"])
 def test_a_share_mounted_inside_a_root_may_be_unmounted(root: Path, share: Path, mode: str) -> None:
     """It is named in the report, nothing in it is gone, the rest of the root works on, and it is back when it is."""
@@ -233,6 +235,7 @@ def test_a_share_mounted_inside_a_root_may_be_unmounted(root: Path, share: Path,
         watch.until(lambda: "bird/a.jpg" not in watch.catalogue.paths(root))
 
 
+@pytest.mark.root
 def test_a_share_that_the_system_should_mount_is_missed_from_the_start(
     root: Path, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
