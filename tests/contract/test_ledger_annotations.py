@@ -453,7 +453,6 @@ def test_an_older_ledger_takes_up_annotations(state, tmp_path: Path) -> None:
         tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN refusals")
         tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN retry_at")
         tx.exec_driver_sql("ALTER TABLE folder DROP COLUMN ground")
-        tx.exec_driver_sql("ALTER TABLE root DROP COLUMN remarks")
         tx.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
     made.close()
 

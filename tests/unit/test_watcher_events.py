@@ -401,3 +401,23 @@ def test_what_the_rules_leave_alone_from_now_on_is_forgotten_and_not_deleted(roo
         assert len(catalogue.hidden) == 3
         (root / "cat" / "b2.jpg").write_bytes(jpeg(9))
         watch.until(lambda: catalogue.paths(root) == {"cat/a.jpg", "cat/b2.jpg"})
+
+
+def test_what_is_passed_over_is_counted_and_named_with_what_to_do(root):
+    """Formats that are not taken and links to folders; a .jfif is a JPEG and is taken."""
+    (root / "cat").mkdir(exist_ok=True)
+    for name in ("a.tif", "b.TIFF", "c.heic", "d.nef", "notes.txt"):
+        (root / "cat" / name).write_bytes(b"x")
+    (root / "cat" / "e.jfif").write_bytes(jpeg(1))
+    (root / "linked").symlink_to(root / "cat")
+    with watching(root, rules=quick()) as watch:
+        assert watch.catalogue.paths(root) == {"cat/e.jfif"}
+        assert watch.catalogue.at(root / "cat" / "e.jfif").suffix == "jpg"
+        reason = watch.report(root).reason
+        assert "1 HEIC, 1 RAW, 2 TIFF files are not taken: convert to JPEG or PNG" in reason
+        assert "1 symbolic link to a folder is not followed" in reason
+        for path in (root / "cat").glob("*.[tThn]*"):
+            path.unlink()
+        (root / "linked").unlink()
+        watch.catalogue.rescan = True
+        watch.until(lambda: watch.report(root).reason == "")

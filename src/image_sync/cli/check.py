@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from image_sync.ledger.lock import holder_of
 from image_sync.logs import show_path, show_text
 from image_sync.platforms.base import Platform
 from image_sync.tracker import Thresholds, training_verdict, upload_verdict
-from image_sync.watcher.filters import Filter
+from image_sync.watcher.filters import Filter, not_taken
 from image_sync.watcher.folders import open_folder
 from image_sync.watcher.mounts import remote_filesystem
 from image_sync.watcher.observer import watch_limit
@@ -69,6 +69,8 @@ class _Found:
     """Those that wait and lie in a category folder."""
     folders: int = 0
     unreadable: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Pictures of formats that are not taken, and links to folders."""
 
 
 class _News:
@@ -245,6 +247,8 @@ def _folder(settings: Settings, root: bytes, filters: Filter, news: _News) -> It
         yield Finding("folder", f"{shown} may not be read by this user", hint, EXIT_CONFIG)
         return
     found = _walk(root, filters, news, _annotated(settings, root, filters))
+    for told in not_taken(found.passed_over):
+        yield Finding("folder", f"{shown}: {told}", warning=True)
     remote, limit = remote_filesystem(root), watch_limit()
     if settings.watch.mode == "polling":
         how = "looked at every few seconds, as configured"
@@ -309,9 +313,9 @@ def _walk(
                 if filters.admits(root, folder.rstrip(b"/") + b"/" + entry.name):
                     waiting.append(entry.path)
             elif filters.file(entry.name) and entry.is_file(follow_symlinks=False):
-                if filters.excluded(root, folder, entry.name):
-                    continue
-                pictures.append(entry.name)
+                pictures += [] if filters.excluded(root, folder, entry.name) else [entry.name]
+            else:
+                filters.pass_over(found.passed_over, entry)
         found.pictures += len(pictures)
         fresh = [] if category is None else [name for name in pictures if name not in known]
         if category is None or not fresh:

@@ -235,6 +235,8 @@ def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
 
 
 def _held_back(row: Any) -> str:
+    if row.state == PlaceState.UNCATEGORISED:
+        return "it lies directly in a watched folder: move it into a folder that is named after its category"
     return HELD_BACK if row.picture_state == PictureState.HELD and row.role != PlaceRole.DUPLICATE else ""
 
 

@@ -87,8 +87,6 @@ root = Table(
     Column("reason", Text, nullable=False),
     Column("settling", Integer, nullable=False),
     Column("looked_at", Float, nullable=False),
-    # What lies there and is not taken, as JSON: see ``domain.Remarks``.
-    Column("remarks", Text, nullable=False, default="", server_default=""),
 )
 
 folder = Table(

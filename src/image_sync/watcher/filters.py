@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pathspec import GitIgnoreSpec
 
@@ -32,6 +35,28 @@ _JUNK_FOLDERS = frozenset(
 )
 
 
+_FOREIGN = {
+    **dict.fromkeys((b"tif", b"tiff"), "TIFF"),
+    **dict.fromkeys((b"heic", b"heif"), "HEIC"),
+    **dict.fromkeys((b"cr2", b"cr3", b"nef", b"arw", b"dng", b"orf", b"rw2", b"raf"), "RAW"),
+    **{name.lower().encode(): name for name in ("BMP", "WebP", "GIF", "AVIF")},
+}
+
+
+def not_taken(seen: Mapping[str, int]) -> list[str]:
+    """What a person should know of what was passed over, as :meth:`Filter.pass_over` counted it."""
+    formats, links = {name: number for name, number in seen.items() if name and number}, seen.get("", 0)
+    told = []
+    if formats:
+        named = ", ".join(f"{number} {name}" for name, number in sorted(formats.items()))
+        noun = "file is" if sum(formats.values()) == 1 else "files are"
+        told.append(f"{named} {noun} not taken: convert to JPEG or PNG, for example with `magick mogrify -format jpg`")
+    if links:
+        noun = "symbolic link to a folder is" if links == 1 else "symbolic links to folders are"
+        told.append(f"{links} {noun} not followed: move the folder there, or name its parent in `folders`")
+    return told
+
+
 @dataclass(frozen=True, slots=True)
 class Category:
     """What a folder stands for: a name, or none, or (``fault``) a name that no category can have."""
@@ -45,6 +70,8 @@ class Filter:
 
     def __init__(self, rules: Rules) -> None:
         self._suffixes = frozenset(suffix.lower().encode() for suffix in rules.suffixes)
+        if b"jpg" in self._suffixes:
+            self._suffixes |= {b"jfif"}  # a JPEG by another name, as browsers save it
         self._depth = DEEPEST if rules.recursive else 1
         self._from_first = rules.category_from == "first"
         self._negatives = rules.negatives.encode()
@@ -66,6 +93,14 @@ class Filter:
             and not lower.endswith(_JUNK_SUFFIXES)
             and lower not in _JUNK_NAMES
         )
+
+    def pass_over(self, seen: Counter[str], entry: os.DirEntry[Any]) -> None:
+        """Count a picture whose format is not taken under that format, a link to a folder under the empty one."""
+        name = os.fsencode(entry.name)
+        if entry.is_symlink():
+            seen[""] += self.folder(name) and entry.is_dir()
+        elif kind := _FOREIGN.get(name.rpartition(b".")[2].lower()):
+            seen[kind] += not name.startswith(b".")
 
     def folder(self, name: bytes) -> bool:
         """Whether a folder of this name is looked into."""

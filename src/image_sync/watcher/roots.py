@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from image_sync.domain import RootReport, RootState, WatchMode
 from image_sync.logs import show_path
-from image_sync.watcher.filters import Filter
+from image_sync.watcher.filters import Filter, not_taken
 from image_sync.watcher.folders import VANISHED
 
 _REMEMBERED = 1000
@@ -55,6 +56,8 @@ class Root:
     troubles: dict[bytes, str] = field(default_factory=dict)
     stale: set[bytes] = field(default_factory=set)
     mounts: set[bytes] = field(default_factory=set)
+    passed_over: dict[bytes, Counter[str]] = field(default_factory=dict)
+    """Folder -> formats of pictures in it that are not taken; an empty format stands for links to folders."""
     reported: RootReport | None = None
     reported_at: float = -NEVER
 
@@ -124,6 +127,7 @@ class Root:
         self.scan_due = self.overflow_scan_at = -NEVER
         self.scanned = self.reap = False
         self.departures.clear()
+        self.passed_over.clear()
         self.troubles.clear()
 
     def scan_by(self, when: float) -> None:
@@ -148,6 +152,8 @@ class Root:
             reasons.append(
                 f"{'1 place' if number == 1 else more} cannot be looked at, first: {show_path(first)} ({why})"
             )
+        if self.available and self.passed_over:
+            reasons += not_taken(sum(self.passed_over.values(), Counter[str]()))
         return RootReport(self.path, self.mode, self.state, "; ".join(reasons), settling)
 
 

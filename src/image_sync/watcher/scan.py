@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from image_sync.domain import Stamp
@@ -241,7 +242,7 @@ class Scanner:
         are what they were, and for those nothing is done that need not be.
         """
         everything, number, local = self.companions.used, 0, root.local
-        selective = self.filters.selective
+        selective, passed_over = self.filters.selective, Counter[str]()
         with os.scandir(fd) as entries:
             for number, entry in enumerate(entries, 1):
                 if number % AT_ONCE == 0:
@@ -252,8 +253,11 @@ class Scanner:
                 if not entry.is_file(follow_symlinks=False):
                     if entry.is_dir(follow_symlinks=False):
                         self._inner(root, folder, name, inner)
+                    else:
+                        self.filters.pass_over(passed_over, entry)
                     continue
                 if name not in missing and not self.filters.file(name):
+                    self.filters.pass_over(passed_over, entry)
                     continue
                 try:
                     stamp = stamp_of(entry.stat(follow_symlinks=False), local=local)
@@ -263,6 +267,9 @@ class Scanner:
                 if (everything or was != stamp) and self.filters.file(name):
                     yield name, stamp, was
         self.entries = number
+        root.passed_over.pop(folder, None)
+        if passed_over.total():
+            root.passed_over[folder] = passed_over
 
     def _look_with_annotations(
         self,

@@ -12,7 +12,6 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns. Deletions that were noted before count no more: nobody knows that they were meant."""
     op.add_column("folder", sa.Column("ground", sa.Text(), nullable=False, server_default=""))
-    op.add_column("root", sa.Column("remarks", sa.Text(), nullable=False, server_default=""))
     op.add_column("picture", sa.Column("refusals", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("picture", sa.Column("retry_at", sa.Float()))
     which = sa.text("orphaned_at IS NOT NULL")
