@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from image_sync.domain import RunState
 from image_sync.mvi_server.auth import Credentials
 from image_sync.mvi_server.faults import Action, Fault
+from image_sync.mvi_server.kinds import preset
 from image_sync.mvi_server.server import MviServer
 from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
@@ -289,6 +291,23 @@ def test_a_key_that_is_wrong_ends_nothing_and_a_rotated_key_file_is_noticed(tmp_
             assert daemon.stop() == 0
     assert "wr0ng" not in plant.log()
     assert len(plant.events("daemon.started")) == 2
+
+
+def test_passing_refusals_and_passing_401s_lose_nothing(plant: Plant, server: MviServer) -> None:
+    """Calls are turned away, uploads could not be stored: all pictures arrive without anybody's doing."""
+    server.faults.add(
+        *(replace(fault, count=5) for fault in (*preset("401", 0.5), *preset("not-stored", 0.8))),
+    )
+    plant.configure(upload={"batch_files": 4})
+    put_plates(plant, each=20)
+    with plant.running() as daemon:
+        plant.wait(lambda p: p.tally().confirmed == 40, 100)
+        assert daemon.stop() == 0
+
+    assert server.faults.struck["401"]
+    assert server.faults.struck["not-stored"]
+    files = stored(server)
+    assert len(files) == len(set(files)) == 40
 
 
 def test_a_request_that_outlasts_a_reload_is_waited_for(plant: Plant, server: MviServer) -> None:
