@@ -122,7 +122,7 @@ def test_drawn_boxes_become_a_detector(aws: Aws, plant: Plant) -> None:
     assert {one["name"] for one in table} == {"dent", "hole", "screw", "scratch"}
     assert (values["num_classes"], values["base_network"]) == ("4", "resnet-50")
     assert values["num_training_samples"] == str(len(documents["train"]))
-    assert values["label_width"] == str(5 * CROWD + 2)
+    assert 5 * CROWD + 2 < int(values["label_width"]) <= 1.2 * (5 * CROWD + 2), "with the slack that AWS advises"
     assert {one["image_size"][0]["width"] for side in documents.values() for one in side} == {plates.SIZE[0], WIDTH}
     # The ledger tells the trainer what is marked: nothing is read back for it.
     assert not [label for label in aws.seen if label.startswith("GET") and "/annotations/" in label]
