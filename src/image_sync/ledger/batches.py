@@ -14,7 +14,7 @@ from image_sync.ledger import markings, moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.moves import READY_OR_HELD
-from image_sync.ledger.schema import batch, doubt, folder, picture, place, target
+from image_sync.ledger.schema import batch, doubt, folder, picture, place, target, word
 
 SUSPECT = 2
 """A picture that was sent so often without an answer travels alone."""
@@ -36,7 +36,7 @@ class Batches:
     def clear(self) -> None:
         """The upload threshold is reached: everything that is ready now is to be sent, whatever comes later."""
         newest = select(func.max(picture.c.id)).where(
-            picture.c.target_id == self._target, picture.c.state == PictureState.READY
+            picture.c.target_id == self._target, picture.c.state == word(PictureState.READY)
         )
         with self._book.db.writing() as tx:
             mark = tx.execute(newest).scalar()
@@ -64,7 +64,7 @@ class Batches:
         A clock that was set back must not hold them up.
         """
         now = self._book.clock()
-        due = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        due = (picture.c.target_id == self._target) & (picture.c.state == word(PictureState.REFUSED))
         due &= (picture.c.retry_at <= now) | (picture.c.retry_at > now + PAUSES[-1])
         with self._book.db.reading() as tx:
             if tx.execute(select(picture.c.id).where(due).limit(1)).first() is None:
@@ -78,7 +78,7 @@ class Batches:
 
     def next_up(self) -> float | None:
         """When :meth:`take_up` will find something next: Unix time, or None."""
-        waits = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        waits = (picture.c.target_id == self._target) & (picture.c.state == word(PictureState.REFUSED))
         with self._book.db.reading() as tx:
             found = tx.execute(select(func.min(picture.c.retry_at)).where(waits)).scalar()
             return None if found is None else float(found)
@@ -167,7 +167,11 @@ class Batches:
             ).all()
             found = []
             for row in rows:
-                held = (picture.c.batch_id == row.id) & (picture.c.state == PictureState.CLAIMED)
+                held = (
+                    (picture.c.batch_id == row.id)
+                    & (picture.c.batch_id != word(""))
+                    & (picture.c.state == PictureState.CLAIMED)
+                )
                 found.append(
                     (Batch(row.id, ref, row.category, held_by(tx, held), row.claimed_at), row.not_before or 0.0)
                 )
@@ -284,7 +288,7 @@ def held_by(tx: Connection, which: Any) -> tuple[Claimed, ...]:
 def given_out(tx: Connection, batch_ids: Collection[str]) -> set[str]:
     """Those of the batch ids that this ledger gave out; the rows of old batches are gone, their pictures know them."""
     known = select(batch.c.id).where(batch.c.id.in_(batch_ids))
-    carried = select(picture.c.batch_id).where(picture.c.batch_id.in_([one for one in batch_ids if one]))
+    carried = select(picture.c.batch_id).where(picture.c.batch_id.in_(batch_ids), picture.c.batch_id != word(""))
     return {*tx.execute(known).scalars(), *tx.execute(carried).scalars()}
 
 
@@ -306,7 +310,9 @@ def _claimable() -> Any:
 # Statements are made once: making one costs more than carrying it out.
 _CLEARED = select(target.c.cleared_to).where(target.c.id == bindparam("aim")).scalar_subquery()
 _WAITING = (
-    (picture.c.target_id == bindparam("aim")) & (picture.c.state == PictureState.READY) & (picture.c.id <= _CLEARED)
+    (picture.c.target_id == bindparam("aim"))
+    & (picture.c.state == word(PictureState.READY))
+    & (picture.c.id <= _CLEARED)
 )
 _FIRST = select(picture.c.id, picture.c.category, picture.c.attempts).where(_WAITING).order_by(picture.c.id).limit(1)
 _TOGETHER = (
@@ -326,7 +332,8 @@ _TAKE = (
         attempts=picture.c.attempts + 1,
     )
 )
-_HELD = (picture.c.batch_id == bindparam("the_batch")) & (picture.c.state == PictureState.CLAIMED)
+_OF_BATCH = (picture.c.batch_id == bindparam("the_batch")) & (picture.c.batch_id != word(""))
+_HELD = _OF_BATCH & (picture.c.state == PictureState.CLAIMED)
 _ANY_HELD = select(picture.c.id).where(_HELD).limit(1)
 _UNCOUNT = update(picture).where(_HELD).values(attempts=picture.c.attempts - 1)
 _ONE = f"picture.id = given.id AND batch_id = ? AND state = '{PictureState.CLAIMED}'"
@@ -339,7 +346,7 @@ _REFUSE = Bulk.update(
     picture, f"state = '{PictureState.REFUSED}', reason = given.text, retry_at = NULL", _ONE, "id", "text"
 )
 _DROP = delete(picture).where(
-    picture.c.batch_id == bindparam("the_batch"),
+    _OF_BATCH,
     picture.c.state.in_([str(PictureState.CLAIMED), str(PictureState.REFUSED)]),
     ~select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists(),
 )

@@ -15,7 +15,18 @@ from image_sync.ledger.batches import dataset_of, given_out, held_by
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.moves import READY_OR_HELD
-from image_sync.ledger.schema import annotation, batch, doubt, inventory, note, picture, picture_count, place, removal
+from image_sync.ledger.schema import (
+    annotation,
+    batch,
+    doubt,
+    inventory,
+    note,
+    picture,
+    picture_count,
+    place,
+    removal,
+    word,
+)
 
 _RELABEL = "relabel/"
 _CONFIRMED = "removals confirmed"
@@ -173,7 +184,7 @@ class Chores:
 
         Returns how many.
         """
-        refused = (picture.c.target_id == self._target) & (picture.c.state == PictureState.REFUSED)
+        refused = (picture.c.target_id == self._target) & (picture.c.state == word(PictureState.REFUSED))
         values = {
             "state": READY_OR_HELD,
             "reason": "",

@@ -13,7 +13,7 @@ from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
 from image_sync.ledger.names import plain_stem
-from image_sync.ledger.schema import annotation, batch, folder, marks, picture, place, run, target
+from image_sync.ledger.schema import annotation, batch, folder, marks, picture, place, run, target, word
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +153,21 @@ class History:
         """
         # Said so that an index leads to each kind: among a million files, few or none need a person.
         targets = picture.c.target_id.in_(select(target.c.id))
-        parked = (picture.c.state == PictureState.REFUSED) & picture.c.retry_at.is_(None)
-        stopped = select(picture.c.id).where(
-            targets,
-            picture.c.state.in_([str(PictureState.REFUSED), str(PictureState.HELD)]),
-            parked | (picture.c.state == PictureState.HELD),
+        turned_away = select(picture.c.id).where(
+            targets, picture.c.state == word(PictureState.REFUSED), picture.c.retry_at.is_(None)
         )
+        contradicted = select(place.c.picture_id).where(place.c.role == word(PlaceRole.CONFLICT))
+        held = select(picture.c.id).where(picture.c.id.in_(contradicted), picture.c.state == PictureState.HELD)
         needy = (
-            place.c.state.in_([str(PlaceState.QUARANTINED), str(PlaceState.UNCATEGORISED)])
-            | (place.c.state.in_(list(map(str, PlaceState))) & (place.c.role == PlaceRole.CONFLICT))
-            | ((place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(stopped))
+            (place.c.state != word(PlaceState.SOUND)) & (place.c.state != PlaceState.WAITING),
+            place.c.role == word(PlaceRole.CONFLICT),
+            (place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(turned_away),
+            (place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(held),
         )
-        files = _files().order_by(place.c.seen_at.desc()).limit(limit)
+        files = _files().add_columns(place.c.seen_at).order_by(place.c.seen_at.desc()).limit(limit)
         with self._book.db.reading() as tx:
-            rows = tx.execute(files.where(needy)).all()
+            rows = [row for which in needy for row in tx.execute(files.where(which))]
+            rows.sort(key=lambda row: -row.seen_at)
             marked: Sequence[Any] = []
             if self._book.annotated:
                 ids = select(annotation.c.picture_id).where(annotation.c.refused != literal_column("''"))  # an index
@@ -185,14 +186,15 @@ class History:
         """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
         sound = (place.c.state == PlaceState.SOUND) & (picture.c.target_id == self._book.aimed().id)
         if state in set(PlaceState):
-            which = place.c.state == state
+            which = place.c.state == word(state)
+            which = which if state == PlaceState.SOUND else which & (place.c.state != word(PlaceState.SOUND))
         elif state in set(PlaceRole):
-            which = sound & (place.c.role == state)
+            which = sound & (place.c.role == word(state))
             if state == PlaceRole.CONFLICT:
                 which |= sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.HELD)
         else:
             wanted = PictureState.CLAIMED if state == "sending" else state
-            which = sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == wanted)
+            which = sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == word(wanted))
         with self._book.db.reading() as tx:
             rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
         return [(_path(row), state, row.reason or row.refusal or _held_back(row)) for row in rows]

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, insert, select
 from image_sync.domain import PictureState, Sighting
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.database import Database
-from image_sync.ledger.schema import annotation, label, marks, picture
+from image_sync.ledger.schema import annotation, label, marks, picture, word
 
 SENT = (PictureState.CONFIRMED, PictureState.CLAIMED)
 """States of a picture that is at the platform or on its way there."""
@@ -116,7 +116,9 @@ def sent_text() -> Any:
 
 def of_batch(batch_id: str) -> Any:
     """Annotations of the pictures that a batch brought to the platform."""
-    brought = select(picture.c.id).where(picture.c.batch_id == batch_id, picture.c.state == _THERE)
+    brought = select(picture.c.id).where(
+        picture.c.batch_id == batch_id, picture.c.batch_id != word(""), picture.c.state == _THERE
+    )
     return annotation.c.picture_id.in_(brought)
 
 

@@ -13,7 +13,7 @@ from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
 from image_sync.ledger.newcomers import columns_of, marks_of, write_down
 from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
-from image_sync.ledger.schema import folder, note, picture, place, place_count, root
+from image_sync.ledger.schema import folder, note, picture, place, place_count, root, word
 
 RESCAN = "rescan"
 _PAGE = 1000
@@ -149,7 +149,9 @@ class Places:
 
     def recheck_quarantined(self) -> int:
         """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
-        forgotten = self._forget(place.c.state == PlaceState.QUARANTINED, deleted=False)
+        forgotten = self._forget(
+            place.c.state == PlaceState.QUARANTINED, place.c.state != word(PlaceState.SOUND), deleted=False
+        )
         with self._book.db.writing() as tx:
             self.want_rescan(tx)
         return forgotten

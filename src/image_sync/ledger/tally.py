@@ -13,7 +13,7 @@ from image_sync.ledger.annotations import labels, unpaid
 from image_sync.ledger.book import Book
 from image_sync.ledger.chores import moving
 from image_sync.ledger.runs import TRAIN, Runs
-from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target
+from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target, word
 
 _DAY = 86_400.0
 _COLUMN = {
@@ -122,7 +122,7 @@ class Counter:
 
 
 _PASSED = select(target.c.cleared_to).where(target.c.id == bindparam("aim")).scalar_subquery()
-_READY = (picture.c.target_id == bindparam("aim")) & (picture.c.state == PictureState.READY)
+_READY = (picture.c.target_id == bindparam("aim")) & (picture.c.state == word(PictureState.READY))
 _NEWEST = (
     select(picture.c.id, picture.c.ready_at)
     .where(_READY, picture.c.id > _PASSED)

@@ -18,3 +18,15 @@ def upgrade() -> None:
     columns = ["target_id", "orphaned_at"]
     op.create_index("picture_orphaned", "picture", columns, sqlite_where=which, postgresql_where=which)
     op.execute("UPDATE picture SET orphaned_at = NULL")
+    for name in ("place_state", "picture_state", "picture_queue", "picture_batch"):
+        op.drop_index(name, name.partition("_")[0])
+    for name, *columns, condition in (
+        ("place_aside", "state", "state <> 'sound'"),
+        ("place_conflict", "role", "role = 'conflict'"),
+        ("picture_queue", "target_id", "id", "state = 'ready'"),
+        ("picture_kind", "target_id", "category", "id", "state = 'ready'"),
+        ("picture_refused", "target_id", "retry_at", "state = 'refused'"),
+        ("picture_batch", "batch_id", "batch_id <> ''"),
+    ):
+        which = sa.text(condition)
+        op.create_index(name, name.partition("_")[0], columns, sqlite_where=which, postgresql_where=which)
