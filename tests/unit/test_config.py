@@ -142,7 +142,7 @@ def test_defaults(tmp_path: Path) -> None:
         50_000_000,
         200 << 20,
     )
-    assert (loaded.upload.batch_files, loaded.upload.batch_bytes, loaded.upload.grace) == (100, 64 << 20, 180)
+    assert (loaded.upload.batch_files, loaded.upload.batch_bytes, loaded.upload.grace) == (500, 32 << 20, 180)
     assert (loaded.upload.names, loaded.upload.parallel, loaded.upload.max_wait, loaded.upload.timeout) == (
         "key",
         4,

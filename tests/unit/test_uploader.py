@@ -13,6 +13,7 @@ from image_sync.domain import PictureState, Stamp
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unfit, Unreadable
 from image_sync.platforms.base import Outcome
 from image_sync.uploader import read_verified
+from image_sync.uploader.size import Size
 from support.world import World
 
 
@@ -503,6 +504,25 @@ def test_a_file_with_the_stamp_that_it_was_hashed_with_is_not_hashed_again(tmp_p
         file.write(b"b")
     with pytest.raises(Changed):
         list(pieces)
+
+
+def test_requests_grow_while_answers_are_quick_and_shrink_on_a_slow_line() -> None:
+    """From 100 pictures and 8 MiB up to the limits; after a slow one half of what it held, and up again later."""
+    size = Size(500, 32 << 20)
+    assert (size.files, size.bytes) == (100, 8 << 20)
+    for _ in range(4):
+        size.taken(size.files, size.bytes, 0.1)
+    assert (size.files, size.bytes) == (500, 32 << 20)
+
+    size.taken(8, 32 << 20, 300.0)
+    assert (size.files, size.bytes) == (4, 16 << 20)
+    size.taken(4, 15 << 20, 5.0)
+    assert (size.files, size.bytes) == (4, 16 << 20)
+    size.taken(1, 40 << 20, 60.0)
+    assert size.files == 1
+    size.taken(1, 20 << 20, 1.0)
+    assert (size.files, size.bytes) == (2, 32 << 20)
+    assert Size(3, 1000).files == 3
 
 
 def test_after_stop_nothing_new_is_begun(world: World) -> None:

@@ -12,12 +12,17 @@ from image_sync.config.section import Seconds, Section
 class Upload(Section):
     """How pictures are sent."""
 
-    batch_files: int = Field(default=100, ge=1, le=10_000, description="Most pictures in one request.")
+    batch_files: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        description="Most pictures in one request; the first have 100, larger ones follow while answers come quickly.",
+    )
     batch_bytes: int = Field(
-        default=64 * 2**20,
+        default=32 * 2**20,
         ge=1,
         le=2**40,
-        description="Most bytes in one request (default: 64 MiB); a larger one goes alone.",
+        description="Most bytes of pictures in one request (default: 32 MiB); a larger picture goes alone.",
     )
     grace: Seconds = Field(
         default=180, ge=0, description="Seconds until the server is asked what became of a request without an answer."

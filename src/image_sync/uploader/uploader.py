@@ -46,8 +46,8 @@ log = get_logger(__name__)
 class UploadRules:
     """How to upload. Times in seconds."""
 
-    batch_files: int = 100
-    batch_bytes: int = 64 << 20
+    batch_files: int = 500
+    batch_bytes: int = 32 << 20
     grace: float = 180.0
     """So long an unconfirmed request may still be carried out at the platform; written down for people to read."""
     impatient: bool = False
@@ -224,7 +224,9 @@ class Uploader:
         try:
             there = self._there(shipment)
             items = tuple(item for item in shipment.items if item.key not in there)
+            began = time.monotonic()
             outcomes = self._platform.upload(replace(shipment, items=items)) if items else []
+            took = time.monotonic() - began
         except (PictureError, Ambiguous) as error:
             # The server may have stored part of what it got: ask before sending any of it again.
             self._doubt(batch, spoiled, error)
@@ -254,7 +256,7 @@ class Uploader:
         for item in batch.pictures:
             if item.key in there:
                 self._ledger.chores.arrived(item.picture_id, ids[item.key], there[item.key].category)
-        self._size.taken()
+        self._size.taken(len(items), sum(item.size for item in items), took)
         self.setback.over()
         return following or True
 

@@ -46,8 +46,8 @@ class MemoryPlatform(Mischief):
         stop: threading.Event | None = None,
         *,
         steps: int = 3,
-        batch_files: int = 100,
-        batch_bytes: int = 64 * 2**20,
+        batch_files: int = 500,
+        batch_bytes: int = 32 * 2**20,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(stop or threading.Event())

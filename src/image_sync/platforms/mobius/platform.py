@@ -66,7 +66,7 @@ class MobiusPlatform:
         verify: bool | str = True,
         proxy: str = "",
         batch_files: int = _BATCH,
-        batch_bytes: int = 64 * 2**20,
+        batch_bytes: int = 32 * 2**20,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
         alive: Callable[[], None] = lambda: None,
     ) -> None:

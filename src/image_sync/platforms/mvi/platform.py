@@ -56,8 +56,8 @@ class MviPlatform:
         api_key: str = "",
         verify: bool | str = True,
         proxy: str = "",
-        batch_files: int = 100,
-        batch_bytes: int = 64 * 2**20,
+        batch_files: int = 500,
+        batch_bytes: int = 32 * 2**20,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - a frozen value
         alive: Callable[[], None] = lambda: None,
     ) -> None:

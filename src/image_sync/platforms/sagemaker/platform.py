@@ -54,8 +54,8 @@ class SageMakerPlatform:
         setup: SageMaker,
         *,
         stop: threading.Event,
-        batch_files: int = 100,
-        batch_bytes: int = 64 * 2**20,
+        batch_files: int = 500,
+        batch_bytes: int = 32 * 2**20,
         timeout: float = 60.0,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
