@@ -14,7 +14,7 @@ import structlog
 from support import temporary
 
 if TYPE_CHECKING:
-    from image_sync.mvi_server.server import MviServer
+    from image_sync_server.mvi.server import MviServer
 
 # One thread for each test process: several that compute with several each get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from image_sync.mobius_server.faults import KINDS, Fault, Faults, parsed
-from image_sync.mobius_server.server import MobiusServer, Unprotected
+from image_sync_server.mobius.faults import KINDS, Fault, Faults, parsed
+from image_sync_server.mobius.server import MobiusServer, Unprotected
 from support.mobius import serving_mobius
 from support.mvi_server import picture
 

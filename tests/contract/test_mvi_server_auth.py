@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.server import MviServer, Unprotected
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.server import MviServer, Unprotected
 from support.mvi_server import Caller, serving
 
 ANN = Credentials("ann", "correct horse")

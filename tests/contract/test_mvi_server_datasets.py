@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, until
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -14,7 +14,7 @@ from defusedxml.ElementTree import fromstring
 from PIL import Image
 
 from image_sync.cli import plates
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
 
 JPG = picture("dark", 1)

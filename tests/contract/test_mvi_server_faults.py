@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, picture, serving, until
 
 JPG = picture("dark", 1)

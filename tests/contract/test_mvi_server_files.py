@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from image_sync.mvi_server.limits import Limits
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
 
 JPG, PNG = picture("dark", 1), picture("light", 1, suffix="png")

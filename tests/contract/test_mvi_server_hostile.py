@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from image_sync.mvi_server.limits import Limits
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
 
 JPG = picture("dark", 1)

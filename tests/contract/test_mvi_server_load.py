@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.mvi_server import server as server_module
-from image_sync.mvi_server.kinds import KINDS, parsed
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi import server as server_module
+from image_sync_server.mvi.kinds import KINDS, parsed
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, contents, picture, serving, until
 
 CLIENTS = 8
@@ -60,7 +60,7 @@ def busy_client(url: str, dataset: str, number: int, stop: threading.Event) -> C
 def test_all_faults_under_eight_clients_leak_nothing(tmp_path, caplog, capfd):
     """After seconds of all=5% every connection, task, thread and scratch file is gone, and no traceback was logged."""
     caplog.set_level(logging.WARNING)
-    expected = set(KINDS) - {"401", "train-500"}  # there are no sessions and no trainings here
+    expected = set(KINDS) - {"train-500"}  # there are no trainings here
     files, threads = open_files(), serving_threads()
     with serving(tmp_path / "data", fault_seed=1) as server:
         dataset = Caller(server.url).dataset()

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.mvi_server.records import background, datasets
-from image_sync.mvi_server.store import Store, StoreInUse
+from image_sync_server.mvi.records import background, datasets
+from image_sync_server.mvi.store import Store, StoreInUse
 from support.mvi_server import ENDLESS, Caller, picture, serving, until
 
 _SERVE = """
 import sys, threading
 from pathlib import Path
 from image_sync.logs import configure
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 configure("error")
 server = MviServer(Path(sys.argv[1]))
 print(server.start(), flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import ENDLESS, Caller, archive, picture, until
 
 

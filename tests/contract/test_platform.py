@@ -20,11 +20,6 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
-from image_sync.mobius_server.faults import Fault as MobiusFault
-from image_sync.mobius_server.server import MobiusServer
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.server import MviServer
 from image_sync.platforms.base import Item, Model, Phase, Platform, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
@@ -33,6 +28,11 @@ from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
 from image_sync.trainer.passing import passes
+from image_sync_server.mobius.faults import Fault as MobiusFault
+from image_sync_server.mobius.server import MobiusServer
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.server import MviServer
 from support.sagemaker import Aws, somebody
 
 Marks = tuple[str, float, float, float, float]

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 THREAD_MAKERS = {
-    *("daemon/worker.py", "mvi_server/server.py", "mvi_server/jobs.py"),
-    *("mobius_server/server.py", "mobius_server/tasks.py", "platforms/mobius/abreast.py"),
+    *("image_sync/daemon/worker.py", "image_sync/platforms/mobius/abreast.py"),
+    *("image_sync_server/mvi/server.py", "image_sync_server/mvi/jobs.py"),
+    *("image_sync_server/mobius/server.py", "image_sync_server/mobius/tasks.py"),
 }
 
 
@@ -39,9 +40,7 @@ def test_nothing_sleeps() -> None:
 
 def test_threads_are_made_in_few_places() -> None:
     """Whoever looks for a thread finds it in the worker, or in the embedded server."""
-    makers = {
-        str(path.relative_to(ROOT / "src/image_sync")) for path in SOURCES if "threading.Thread(" in path.read_text()
-    }
+    makers = {str(path.relative_to(ROOT / "src")) for path in SOURCES if "threading.Thread(" in path.read_text()}
 
     assert makers <= THREAD_MAKERS
 

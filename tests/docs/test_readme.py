@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from image_sync import errors
 from image_sync.cli.app import COMMANDS, app
 from image_sync.config import settings_table
-from image_sync.mvi_server.kinds import KINDS
+from image_sync_server.mvi.kinds import KINDS
 
 FILE = Path(__file__).parents[2] / "README.md"
 README = FILE.read_text(encoding="utf-8")

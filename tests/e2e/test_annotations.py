@@ -12,8 +12,8 @@ import pytest
 
 from image_sync.cli import plates
 from image_sync.domain import RunState
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.server import MviServer
 from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant
 from support.mvi_server import Caller, contents

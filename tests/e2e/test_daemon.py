@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from image_sync.domain import RunState
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.kinds import preset
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.kinds import preset
+from image_sync_server.mvi.server import MviServer
 from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from image_sync.domain import Fate, RunState
-from image_sync.mobius_server.server import MobiusServer
+from image_sync_server.mobius.server import MobiusServer
 from support.commands import forked, one_by_one
 from support.daemon import PROGRAM, Plant, put_plates
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from image_sync.domain import Owed
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.server import MviServer
 from support.commands import forked, one_by_one
 from support.daemon import Plant, put_plates
 from support.fake_http import FakeHttp, Reply, Request, answer, ok

@@ -12,7 +12,7 @@ import pytest
 from image_sync.errors import EXIT_TRY_LATER
 from image_sync.ledger import open_ledger
 from image_sync.ledger.lock import Holder, holder_of
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.daemon import Plant, put_plates, put_some, stored
 from support.postgres import a_database, cut, stopped
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from image_sync.cli import plates
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import pytest
 
 from image_sync.cli.init.answers import Answers
 from image_sync.errors import EXIT_CONFIG, EXIT_LEDGER
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import picture, serving
 
 CHECKOUT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.errors import EXIT_CONFIG, EXIT_SOME_FAILED, EXIT_USAGE
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.daemon import PROGRAM, Plant, put_some
 
 _AT_THE_TERMINAL = """

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from image_sync.cli import plates
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
 
 VISION = Path(sys.executable).with_name("vision")

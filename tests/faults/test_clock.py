@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import RunState
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.server import MviServer
 from support import diary
 from support.daemon import PROGRAM, Daemon, Plant, put_some, stored
 from support.resources import LONG, processor_seconds

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support import diary
 from support.daemon import PROGRAM, Plant, put_some, stored
 from support.mvi_server import picture

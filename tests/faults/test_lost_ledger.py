@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.mvi_server.server import MviServer
+from image_sync_server.mvi.server import MviServer
 from support.daemon import Plant, put_plates, stored
 from support.mvi_server import Caller, picture
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import RunState
-from image_sync.mobius_server.faults import Fault
-from image_sync.mobius_server.server import MobiusServer
+from image_sync_server.mobius.faults import Fault
+from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant, crashed
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture

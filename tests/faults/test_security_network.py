@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from image_sync.mvi_server.auth import Credentials
+from image_sync_server.mvi.auth import Credentials
 from support.commands import forked, one_by_one
 from support.daemon import Plant
 from support.fake_http import FakeHttp, Reply, Request

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from image_sync.mobius_server.server import MobiusServer
+from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant
 
 

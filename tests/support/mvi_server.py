@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import requests
 from PIL import Image, ImageDraw
 
-from image_sync.mvi_server.server import MviServer
-from image_sync.mvi_server.store import Store
+from image_sync_server.mvi.server import MviServer
+from image_sync_server.mvi.store import Store
 
 QUICK = {"max_iter": 60, "test_interval": 20, "learning_rate": 0.01}
 """A strategy that ends within a second."""

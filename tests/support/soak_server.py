@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from image_sync.cli.main import run
-from image_sync.learning import features
+from image_sync_server.learn import features
 
 features.extract = lru_cache(maxsize=100_000)(features.extract)
 

@@ -16,14 +16,14 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from image_sync.cli import plates
-from image_sync.learning import parcel
-from image_sync.learning.learner import Point, StopTraining
-from image_sync.mvi_server import shelf
-from image_sync.mvi_server.album import Album, Marked, Page, held_out, shapes
-from image_sync.mvi_server.boxes import Mark, precisions
-from image_sync.mvi_server.detector import Detector
-from image_sync.mvi_server.detector_learner import train
-from image_sync.mvi_server.windows import LENGTH, SMALLEST, View, grid
+from image_sync_server.learn import parcel
+from image_sync_server.learn.learner import Point, StopTraining
+from image_sync_server.mvi import shelf
+from image_sync_server.mvi.album import Album, Marked, Page, held_out, shapes
+from image_sync_server.mvi.boxes import Mark, precisions
+from image_sync_server.mvi.detector import Detector
+from image_sync_server.mvi.detector_learner import train
+from image_sync_server.mvi.windows import LENGTH, SMALLEST, View, grid
 
 FEW: dict[str, object] = {"max_iter": 40}
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_sync.learning import features
-from image_sync.learning.learner import BATCH, Point, Sample, StopTraining, _held_out, train
-from image_sync.learning.model import Model
+from image_sync_server.learn import features
+from image_sync_server.learn.learner import BATCH, Point, Sample, StopTraining, _held_out, train
+from image_sync_server.learn.model import Model
 
 IMAGES = Path(__file__).parents[2] / "images"
 CATEGORIES = ("good", "scratch", "spot")

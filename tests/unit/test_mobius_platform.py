@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unsupported
-from image_sync.mobius_server.faults import Fault
-from image_sync.mobius_server.server import MobiusServer
 from image_sync.platforms.base import Item, Phase, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.notes import MemoryNotes
+from image_sync_server.mobius.faults import Fault
+from image_sync_server.mobius.server import MobiusServer
 from support.fake_http import FakeHttp, Request, ok
 from support.fake_http import Reply as Answer
 from support.mobius import assigned, calls, serving_mobius, tasks

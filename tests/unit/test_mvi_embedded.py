@@ -14,15 +14,15 @@ from PIL import Image
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Refused, Transient, Unauthorised, Unfit
-from image_sync.mvi_server.auth import Credentials
-from image_sync.mvi_server.faults import Action, Fault
-from image_sync.mvi_server.kinds import preset
-from image_sync.mvi_server.limits import Limits
-from image_sync.mvi_server.server import MviServer
 from image_sync.platforms.base import Item, Model, Phase, Shipment, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retrying import Retrying
+from image_sync_server.mvi.auth import Credentials
+from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.mvi.kinds import preset
+from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, until
 
 KEY = "AbC1-d2E3-fG4h-5IjK"

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from image_sync.mvi_server.faults import Action, Fault, Faults
-from image_sync.mvi_server.kinds import KINDS, from_json, parsed
+from image_sync_server.mvi.faults import Action, Fault, Faults
+from image_sync_server.mvi.kinds import KINDS, from_json, parsed
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from image_sync.learning.learner import Point
-from image_sync.mvi_server.answers import Failure
-from image_sync.mvi_server.curve import Curve
-from image_sync.mvi_server.faults import Action, Fault, Faults
-from image_sync.mvi_server.pictures import NotAPicture, examine
-from image_sync.mvi_server.query import file_filter, file_order, ordered, page
-from image_sync.mvi_server.routes import find, inside
-from image_sync.mvi_server.uploads import shown_name
+from image_sync_server.learn.learner import Point
+from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.curve import Curve
+from image_sync_server.mvi.faults import Action, Fault, Faults
+from image_sync_server.mvi.pictures import NotAPicture, examine
+from image_sync_server.mvi.query import file_filter, file_order, ordered, page
+from image_sync_server.mvi.routes import find, inside
+from image_sync_server.mvi.uploads import shown_name
 from support.mvi_server import picture
 
 PIXELS = 50_000_000

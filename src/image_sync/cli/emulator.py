@@ -11,8 +11,8 @@ import typer
 
 from image_sync.errors import ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
-from image_sync.mobius_server.faults import Fault, parsed
-from image_sync.mobius_server.server import MobiusServer, Unprotected
+from image_sync_server.mobius.faults import Fault, parsed
+from image_sync_server.mobius.server import MobiusServer, Unprotected
 
 
 def serve_mobius(

@@ -22,13 +22,13 @@ from image_sync import logs
 from image_sync.cli import options
 from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
-from image_sync.mvi_server import kinds
-from image_sync.mvi_server.kinds import KINDS
+from image_sync_server.mvi import kinds
+from image_sync_server.mvi.kinds import KINDS
 
 if TYPE_CHECKING:
-    from image_sync.mvi_server.auth import Credentials
-    from image_sync.mvi_server.faults import Fault
-    from image_sync.mvi_server.server import MviServer
+    from image_sync_server.mvi.auth import Credentials
+    from image_sync_server.mvi.faults import Fault
+    from image_sync_server.mvi.server import MviServer
 
 _EXTRA = ("starlette", "uvicorn", "python_multipart", "numpy", "sklearn")
 _READ_FROM_STDIN = "-"
@@ -189,7 +189,7 @@ def _read(file: Path, option: str) -> str:
 
 
 def _credentials(user: str, password: str, api_key: str) -> Credentials:
-    from image_sync.mvi_server.auth import Credentials
+    from image_sync_server.mvi.auth import Credentials
 
     try:
         return Credentials(user, password, api_key)
@@ -227,8 +227,8 @@ def _default_folder() -> Path:
 
 
 def _opened(folder: Path, credentials: Credentials, fault_seed: int | None) -> MviServer:
-    from image_sync.mvi_server.server import MviServer
-    from image_sync.mvi_server.store import StoreInUse
+    from image_sync_server.mvi.server import MviServer
+    from image_sync_server.mvi.store import StoreInUse
 
     shown = show_path(str(folder))
     try:
@@ -245,7 +245,7 @@ def _opened(folder: Path, credentials: Credentials, fault_seed: int | None) -> M
 
 
 def _started(server: MviServer, host: str, port: int) -> str:
-    from image_sync.mvi_server.server import Unprotected
+    from image_sync_server.mvi.server import Unprotected
 
     try:
         return server.start(host, port)

@@ -1,0 +1,226 @@
+"""Learns to tell categories apart: figures of each picture, standardised, and a linear softmax trained by mini-batch
+stochastic gradient descent with momentum.
+
+The descent is written out here because scikit-learn's two do not fit: its linear one has no momentum and trains one
+category against the rest, its network has a single output for two categories, so that a model could not be continued
+when a third one comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_sync_server.learn import features
+from image_sync_server.learn.features import Floats, Standard
+from image_sync_server.learn.model import Model, cross_entropy, softmax
+from image_sync_server.learn.strategy import Strategy
+
+BATCH = 32
+"""Pictures in one mini-batch, for training and for the held-out test."""
+
+_REPORTS = 50
+_FEWEST_CATEGORIES = 2
+
+
+class StopTraining(Exception):  # noqa: N818 - it is a wish, not an error
+    """The training was asked to stop; there is no model."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled picture to learn from."""
+
+    path: Path
+    category: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """How far a training is.
+
+    Attributes:
+        iteration, total: mini-batches learnt from, and how many there will be.
+        loss: mean cross-entropy of the mini-batches since the last point, each before it was learnt from.
+        test_loss, accuracy: of held-out pictures; None unless this point is a test.
+        remaining: seconds that the rest would last at the speed so far.
+    """
+
+    iteration: int
+    total: int
+    loss: float
+    test_loss: float | None
+    accuracy: float | None
+    remaining: float
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Standardised figures and category numbers of one side of the split."""
+
+    figures: Floats
+    labels: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, which: NDArray[np.intp] | slice) -> _Table:
+        return _Table(self.figures[which], self.labels[which])
+
+
+def train(
+    samples: Sequence[Sample],
+    strategy: Mapping[str, object],
+    *,
+    base: Model | None,
+    report: Callable[[Point], None],
+    stop: threading.Event,
+) -> Model:
+    """Learn a model from labelled pictures, and measure it on pictures that it did not learn from.
+
+    About ``1 - ratio`` of the pictures are held out: those whose content hash is above ``ratio``, so that a picture
+    never changes sides between trainings, and a model that continues from another is never tested on what that one
+    learnt. Where chance would leave a category without a held-out picture, the one with the highest hash is held out;
+    where it would leave none to learn from, the one with the lowest is learnt from. A category whose pictures all
+    have the same content is learnt but not tested. Same pictures, same strategy and same base give the same model.
+
+    Args:
+        samples: at least two categories, one of them with two different pictures.
+        strategy: ``max_iter`` mini-batches, ``learning_rate``, ``momentum``, ``weight_decay``, ``ratio``; a test every
+            ``test_interval`` iterations on at most ``test_iter`` mini-batches of held-out pictures. Numbers or
+            numerals; other keys are ignored.
+        base: a model to continue from: categories in common keep their weights, new ones start fresh, and the
+            pictures are standardised as its own were.
+        report: called in this thread, at the first iteration, at every test, at the last one and about fifty times
+            in between, evenly.
+        stop: looked at before every picture and every iteration.
+
+    Raises ValueError (a bad strategy value, too few pictures, a picture that cannot be decoded) with a sentence for
+    the user, and StopTraining.
+    """
+    plan = Strategy.parse(strategy)
+    categories = tuple(sorted({sample.category for sample in samples}))
+    if len(categories) < _FEWEST_CATEGORIES:
+        raise ValueError(f"Training needs pictures of at least two categories, but there are {len(categories)}.")
+    figures, digests = _read(samples, stop)
+    labels = np.array([categories.index(sample.category) for sample in samples], dtype=np.intp)
+    order = np.array(sorted(range(len(samples)), key=lambda index: (digests[index], labels[index])), dtype=np.intp)
+    held = _held_out([digests[index] for index in order], labels[order], plan.ratio)
+    if not held.any():
+        raise ValueError("Training needs at least one category with two different pictures, to hold one of them out.")
+    model = _start(categories, figures[order[~held]], labels[order[~held]], base)
+    whole = _Table(model.standard.apply(figures[order]), labels[order])
+    learnt, tested = whole.rows(np.flatnonzero(~held)), whole.rows(np.flatnonzero(held))
+    return _descend(model, learnt, tested, plan, report, stop)
+
+
+def _read(samples: Sequence[Sample], stop: threading.Event) -> tuple[Floats, list[str]]:
+    """Figures and SHA-256 of each picture."""
+    figures = np.empty((len(samples), features.LENGTH), dtype=np.float32)
+    digests = []
+    for row, sample in enumerate(samples):
+        heed(stop)
+        try:
+            picture = sample.path.read_bytes()
+            figures[row] = features.extract(picture)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"The picture {sample.path.name} cannot be used: {reason}.") from error
+        digests.append(hashlib.sha256(picture).hexdigest())
+    return figures, digests
+
+
+def _held_out(digests: Sequence[str], labels: NDArray[np.intp], ratio: float) -> NDArray[np.bool_]:
+    """Which pictures are kept for the test; equal contents in one category are always on the same side."""
+    share = np.array([int(digest[:13], 16) / 16**13 for digest in digests])
+    held = share >= ratio
+    for label in np.unique(labels):
+        own = labels == label
+        if share[own].min() == share[own].max():
+            held[own] = False
+        elif not held[own].any():
+            held[own] = share[own] == share[own].max()
+        elif held[own].all():
+            held[own] = share[own] > share[own].min()
+    return held
+
+
+def _start(categories: tuple[str, ...], figures: Floats, labels: NDArray[np.intp], base: Model | None) -> Model:
+    """The model before the first iteration."""
+    weights = np.zeros((features.LENGTH, len(categories)), dtype=np.float32)
+    bias = np.zeros(len(categories), dtype=np.float32)
+    if base is None:
+        return Model(categories, 0.0, weights, bias, Standard.fit(figures, labels))
+    for column, category in enumerate(categories):
+        if category in base.categories:
+            known = base.categories.index(category)
+            weights[:, column], bias[column] = base.weights[:, known], base.bias[known]
+    return Model(categories, 0.0, weights, bias, base.standard)
+
+
+def _descend(
+    model: Model,
+    learnt: _Table,
+    tested: _Table,
+    plan: Strategy,
+    report: Callable[[Point], None],
+    stop: threading.Event,
+) -> Model:
+    weights, bias = model.weights.copy(), model.bias.copy()
+    speed, bias_speed = np.zeros_like(weights), np.zeros_like(bias)
+    every = max(1, plan.max_iter // _REPORTS)
+    some = tested.rows(slice(plan.test_iter * BATCH))
+    losses: list[float] = []
+    begun = time.monotonic()
+    batches = _batches(learnt)
+    for iteration in range(1, plan.max_iter + 1):
+        heed(stop)
+        batch = next(batches)
+        answers = softmax(batch.figures @ weights + bias)
+        losses.append(cross_entropy(answers, batch.labels))
+        answers[np.arange(len(batch)), batch.labels] -= 1
+        answers /= len(batch)
+        speed = plan.momentum * speed - plan.learning_rate * (batch.figures.T @ answers + plan.weight_decay * weights)
+        bias_speed = plan.momentum * bias_speed - plan.learning_rate * answers.sum(axis=0)
+        weights += speed
+        bias += bias_speed
+        last = iteration == plan.max_iter
+        testing = last or iteration % plan.test_interval == 0
+        if testing or iteration == 1 or iteration % every == 0:
+            test_loss, accuracy = _measure(some, weights, bias) if testing else (None, None)
+            remaining = (time.monotonic() - begun) / iteration * (plan.max_iter - iteration)
+            loss = float(np.mean(losses))
+            losses.clear()
+            report(Point(iteration, plan.max_iter, loss, test_loss, accuracy, remaining))
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise ValueError("The training diverged. Lower the strategy's learning_rate or momentum.")
+    _, accuracy = _measure(tested, weights, bias)
+    return replace(model, accuracy=accuracy, weights=weights, bias=bias)
+
+
+def _batches(learnt: _Table) -> Iterator[_Table]:
+    """Mini-batches without end: every picture once, in an order drawn anew, before any comes again."""
+    rng = np.random.default_rng(0)
+    while True:
+        order = rng.permutation(len(learnt))
+        for start in range(0, len(order), BATCH):
+            yield learnt.rows(order[start : start + BATCH])
+
+
+def _measure(tested: _Table, weights: Floats, bias: Floats) -> tuple[float, float]:
+    """Loss and accuracy."""
+    answers = softmax(tested.figures @ weights + bias)
+    return cross_entropy(answers, tested.labels), float((answers.argmax(axis=1) == tested.labels).mean())
+
+
+def heed(stop: threading.Event) -> None:
+    """Raise StopTraining when it is set."""
+    if stop.is_set():
+        raise StopTraining

@@ -1,0 +1,185 @@
+"""What the emulator keeps: pictures, which tag they are assigned to, and models; all in one folder."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sqlite3
+import tarfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from image_sync_server.learn.model import Model
+
+_STATE = "state.sqlite"
+_PICTURES = "pictures"
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_MOST = 4 * 2**30
+"""Bytes that a state may unpack to."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS picture (id TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS assigned (tag TEXT, image TEXT, kind TEXT, PRIMARY KEY (tag, image));
+CREATE TABLE IF NOT EXISTS model (tag TEXT PRIMARY KEY, raw BLOB NOT NULL);
+"""
+
+
+def usable_id(image: str) -> bool:
+    """Whether a picture may be called so."""
+    return _ID.fullmatch(image) is not None
+
+
+class Store:
+    """The state. Safe to use from several threads.
+
+    Args:
+        folder: made if need be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._models: dict[str, Model] = {}
+        (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
+        self._db = self._opened()
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    # pictures
+
+    def path(self, image: str) -> Path:
+        """Where the picture lies."""
+        return self._folder / _PICTURES / image
+
+    def has(self, image: str) -> bool:
+        """Whether there is a picture of this id."""
+        return bool(self._rows("SELECT 1 FROM picture WHERE id = ?", image))
+
+    def add(self, image: str, content: bytes) -> bool:
+        """Keep a picture; False, and nothing changes, if there is one of this id."""
+        with self._lock:
+            if self.has(image):
+                return False
+            self.path(image).write_bytes(content)
+            self._write("INSERT INTO picture VALUES (?)", image)
+            return True
+
+    def pictures(self) -> list[str]:
+        """All ids."""
+        return [row[0] for row in self._rows("SELECT id FROM picture ORDER BY id")]
+
+    # tags
+
+    def assign(self, tag: str, image: str, kind: str) -> None:
+        """Assign a picture, in place of what it was assigned as."""
+        self._write("INSERT OR REPLACE INTO assigned VALUES (?, ?, ?)", tag, image, kind)
+
+    def assigned(self, tag: str = "") -> list[tuple[str, str, str]]:
+        """(tag, picture, kind) of one tag or of all."""
+        where = "WHERE tag = ?" if tag else ""
+        return self._rows(f"SELECT tag, image, kind FROM assigned {where} ORDER BY tag, image", *([tag] if tag else []))
+
+    def reset(self, tag: str) -> bool:
+        """Forget a tag's model and assignments; False if there were none."""
+        with self._lock:
+            self._models.pop(tag, None)
+            return (
+                self._write("DELETE FROM assigned WHERE tag = ?", tag)
+                + self._write("DELETE FROM model WHERE tag = ?", tag)
+                > 0
+            )
+
+    def model(self, tag: str) -> Model | None:
+        """The tag's model."""
+        with self._lock:
+            if tag not in self._models:
+                rows = self._rows("SELECT raw FROM model WHERE tag = ?", tag)
+                if not rows:
+                    return None
+                self._models[tag] = Model.from_bytes(rows[0][0])
+            return self._models[tag]
+
+    def keep_model(self, tag: str, model: Model) -> None:
+        """Put a model in the place of the tag's earlier one."""
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO model VALUES (?, ?)", tag, model.to_bytes())
+            self._models[tag] = model
+
+    def trained(self) -> list[str]:
+        """Tags that have a model."""
+        return [row[0] for row in self._rows("SELECT tag FROM model ORDER BY tag")]
+
+    # everything
+
+    def state(self) -> bytes:
+        """All of it as a tar."""
+        raw = io.BytesIO()
+        with self._lock, tarfile.open(fileobj=raw, mode="w") as tar:
+            tar.add(self._folder / _STATE, _STATE)
+            tar.add(self._folder / _PICTURES, _PICTURES)
+        return raw.getvalue()
+
+    def replace(self, state: bytes) -> None:
+        """Forget everything and take this instead. Raises ValueError when it is no such tar; nothing changes then."""
+        draft = self._folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / _PICTURES).mkdir(parents=True)
+        try:
+            self._unpack(state, draft)
+            with self._lock:
+                self._db.close()
+                self._models.clear()
+                shutil.rmtree(self._folder / _PICTURES)
+                (draft / _PICTURES).replace(self._folder / _PICTURES)
+                (draft / _STATE).replace(self._folder / _STATE)
+                self._db = self._opened()
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _unpack(self, state: bytes, draft: Path) -> None:
+        try:
+            with tarfile.open(fileobj=io.BytesIO(state)) as tar:
+                members = [member for member in tar.getmembers() if member.isfile()]
+                if sum(member.size for member in members) > _MOST:
+                    raise ValueError("it is too large")
+                for member in members:
+                    folder, _, name = member.name.rpartition("/")
+                    if (folder, name) != ("", _STATE) and not (folder == _PICTURES and usable_id(name)):
+                        raise ValueError("it holds what no state holds")
+                    content = tar.extractfile(member)
+                    (draft / member.name).write_bytes(content.read() if content else b"")
+        except tarfile.TarError as error:
+            raise ValueError("it is no tar") from error
+        if not (draft / _STATE).is_file():
+            raise ValueError("it holds no state")
+        try:
+            check = sqlite3.connect(draft / _STATE)
+            check.execute("SELECT id FROM picture, assigned, model LIMIT 1")
+            check.close()
+        except sqlite3.DatabaseError as error:
+            raise ValueError("its state cannot be read") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._folder / _STATE, check_same_thread=False, isolation_level=None)
+        # A rehearsal's state need not survive a power cut.
+        db.execute("PRAGMA synchronous = OFF")
+        db.executescript(_TABLES)
+        return db
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(statement, values).fetchall()
+
+    def _write(self, statement: str, *values: object) -> int:
+        with self._lock:
+            return self._db.execute(statement, values).rowcount
+
+
+def labelled(rows: Iterable[tuple[str, str, str]], kind: str) -> list[str]:
+    """The pictures among these rows that are assigned so."""
+    return [image for _, image, one in rows if one == kind]

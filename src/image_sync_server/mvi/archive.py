@@ -1,0 +1,285 @@
+"""Datasets and models as archives: out of one server, into another."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from image_sync_server.mvi import labelling, texts, uploads, zips
+from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.records import categories, datasets, files, labels
+from image_sync_server.mvi.store import Store
+
+PROPERTIES = "prop.json"
+_MODEL, _ABOUT = "model.bin", "model.json"
+_PROP_VERSION = "PROP_VESION_1"  # spelt so by MVI
+_MOST_TAGS = 500_000
+_SLACK = 1.0
+"""Pixels by which a label of an archive may reach out of its picture: tools round differently at the edge."""
+
+
+def file_name(name: str, fallback: str) -> str:
+    """A download name; IBM's tool takes quotes as part of it, so it must need none.
+
+    >>> file_name("my pärts", "dataset")
+    'my_p_rts.zip'
+    """
+    return (re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:80] or fallback) + ".zip"
+
+
+def write_dataset(store: Store, dataset_id: str, target: Path, *, raw: bool) -> str:
+    """Write a dataset as MVI does: one top folder, files by id, ``prop.json``; its download name.
+
+    Args:
+        raw: add the rows as they are kept, below ``__DEBUG/``.
+
+    Raises:
+        Failure: 404 when there is none.
+    """
+    about = datasets.as_json(datasets.find(store, dataset_id))
+    found = files.listing(store, dataset_id, "1", [], "f.seq")
+    marked: dict[str, list[dict[str, Any]]] = {}
+    for label in labels.listing(store, dataset_id):
+        marked.setdefault(label["file_id"], []).insert(0, label)
+    top = file_name(about["name"], "dataset").removesuffix(".zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in found:
+            archive.write(store.picture(dataset_id, file["file_name"]), f"{top}/{file['file_name']}")
+            if file["_id"] in marked:
+                archive.writestr(f"{top}/{file['_id']}.xml", _annotation(file, marked[file["_id"]]))
+        properties = {
+            "usage": about["usage"],
+            "name": about["name"],
+            "type": about["type"],
+            "scenario": about["scenario"],
+            "prop_version": _PROP_VERSION,
+            "pre_process": "",
+            "category_prop_info": json.dumps(categories.listing(store, dataset_id)),
+            "action_prop_info": "[]",
+            "file_prop_info": json.dumps([_file_entry(file, marked.get(file["_id"], [])) for file in found]),
+        }
+        archive.writestr(f"{top}/{PROPERTIES}", json.dumps(properties), zipfile.ZIP_DEFLATED)
+        if raw:
+            debug = {"dataset": about, "files": found}
+            archive.writestr(f"{top}/__DEBUG/rows.json", json.dumps(debug), zipfile.ZIP_DEFLATED)
+    return f"{top}.zip"
+
+
+def _file_entry(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("_id", "file_type", "parent_id", "generate_type", "created_at", "original_file_name", "uploaded_at",
+            "upload_type", "user_metadata")  # fmt: skip
+    entry = {key: file[key] for key in keys}
+    entry["category_id"] = file["category_id"] or None
+    entry["category_name"] = file["category_name"] or None
+    if marked:
+        entry["label_type"] = file["label_type"]
+    return entry
+
+
+def _annotation(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> bytes:
+    """The XML that MVI puts beside a labelled picture: Pascal VOC, with outlines as lists of points."""
+    root = Element("annotation")
+    size = SubElement(root, "size")
+    for tag, value in (*file["meta_data"].items(), ("depth", 3)):
+        SubElement(size, tag).text = str(value)
+    for label in marked:
+        element = SubElement(root, "object")
+        for tag in ("_id", "name", "generate_type", "file_id"):
+            SubElement(element, tag).text = label[tag]
+        if "bndbox" in label:
+            box = SubElement(element, "bndbox")
+            for corner, value in label["bndbox"].items():
+                SubElement(box, corner).text = str(value)
+        if "segment_polygons" in label:
+            outlines = SubElement(element, "segment_polygons")
+            for outline in label["segment_polygons"]:
+                _add_points(SubElement(outlines, "polygon"), outline)
+        if "polygon" in label:
+            _add_points(SubElement(element, "polygon"), label["polygon"])
+        if "point" in label:
+            _add_points(element, [label["point"]])
+    return bytes(tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def _add_points(element: Element, points: Iterable[Iterable[float]]) -> None:
+    for point in points:
+        corner = SubElement(element, "point")
+        for value in point:
+            SubElement(corner, "value").text = repr(value).removesuffix(".0")
+
+
+def _read_annotation(raw: bytes) -> list[dict[str, Any]]:
+    """The objects of such a file, in the form in which clients send labels.
+
+    Raises:
+        Failure: 400 when it is no such file.
+    """
+    # "<" begins every tag in every encoding: a bound on the memory that the tree takes.
+    if raw.count(b"<") > _MOST_TAGS:
+        raise Failure(400, f"Its XML has more than {_MOST_TAGS} tags.")
+    try:
+        root = fromstring(raw, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, LookupError):
+        raise Failure(400, "Its XML cannot be read.") from None
+    if root.tag != "annotation":
+        raise Failure(400, "Its XML is not Pascal VOC: the outermost element must be <annotation>.")
+    return [_read_object(element) for element in root.findall("object")]
+
+
+def _read_object(element: Element) -> dict[str, Any]:
+    label: dict[str, Any] = {"name": element.findtext("name"), "generate_type": element.findtext("generate_type")}
+    if (box := element.find("bndbox")) is not None:
+        label["bndbox"] = {corner: box.findtext(corner) for corner in labelling.CORNERS}
+    if outlines := element.findall("segment_polygons/polygon"):
+        label["segment_polygons"] = [_points(outline) for outline in outlines]
+    if (outline := element.find("polygon")) is not None:
+        label["polygon"] = _points(outline)
+    if point := _points(element):
+        label["point"] = point[0]
+    return label
+
+
+def _points(element: Element) -> list[list[str | None]]:
+    return [[value.text for value in point.findall("value")] for point in element.findall("point")]
+
+
+def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
+    """``prop.json`` of an exported dataset, with its inner documents unpacked.
+
+    Raises:
+        Failure: 400 when the archive is refused, or is no export of a dataset.
+    """
+    try:
+        with source.open("rb") as file, zips.opened(file, limits) as archive:
+            found = [one for one in archive.infolist() if zips.base_name(one) == PROPERTIES]
+            if not found:
+                raise Failure(400, f"The archive holds no {PROPERTIES}: it is not an exported dataset.")
+            properties = texts.parsed(zips.read(archive, found[0]))
+            for key in ("category_prop_info", "file_prop_info"):
+                inner = properties.get(key) or "[]"
+                properties[key] = texts.parsed(inner) if isinstance(inner, str) else inner
+                if not all(isinstance(entry, dict) for entry in properties[key]):
+                    raise ValueError(key)  # noqa: TRY301 - told as the parser's own errors are
+    except zips.BadZip as error:
+        raise Failure(400, str(error)) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise Failure(400, f"{PROPERTIES} in the archive is damaged.") from error
+    return dict(properties)
+
+
+class DatasetImport:
+    """Fills a new dataset from an archive whose properties were read already.
+
+    What cannot be taken is counted in ``failed`` and named in ``lost``; what nobody needs is counted in ``skipped``.
+    """
+
+    def __init__(
+        self, store: Store, limits: Limits, dataset_id: str, owner: str, properties: Mapping[str, Any]
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._dataset_id = dataset_id
+        self._owner = owner
+        self._categories = properties["category_prop_info"]
+        self._known = {str(entry.get("_id")): entry for entry in properties["file_prop_info"]}
+        self.succeeded = self.skipped = self.failed = 0
+        self.lost: list[str] = []
+
+    def steps(self, archive: zipfile.ZipFile) -> Iterator[None]:
+        """Take the archive's entries, one at each step; they may be in any order."""
+        # Categories oldest first, those without pictures too.
+        for entry in reversed(self._categories):
+            if isinstance(entry.get("name"), str) and entry["name"].strip():
+                categories.ensure(self._store, self._dataset_id, entry["name"])
+        members = [member for member in archive.infolist() if not (member.is_dir() or zips.is_litter(member))]
+        annotations = {_stem(one): one for one in members if one.filename.lower().endswith(".xml")}
+        missing = dict(self._known)
+        for member in members:
+            key = zips.base_name(member).rpartition(".")[0]
+            if zips.base_name(member) == PROPERTIES or member.filename.lower().endswith(".xml"):
+                continue
+            if member.filename.lower().endswith(uploads.TAKEN):
+                self._file(archive, member, annotations.pop(_stem(member), None))
+                missing.pop(key, None)
+            elif key not in missing:
+                self.skipped += 1
+            yield
+        for entry in missing.values():
+            shown = entry.get("original_file_name") or entry.get("_id")
+            self._lose(str(shown), "The archive holds no picture or video of it.")
+        for member in annotations.values():
+            self._lose(zips.base_name(member), "The archive holds no picture that these labels belong to.")
+
+    def _lose(self, name: str, fault: str) -> None:
+        self.failed += 1
+        self.lost.append(f"{uploads.shown_name(name, self._limits.name)}: {fault}")
+
+    def _file(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, annotation: zipfile.ZipInfo | None) -> None:
+        name = zips.base_name(member)
+        entry = self._known.get(name.rpartition(".")[0], {})
+        shown = uploads.shown_name(str(entry.get("original_file_name") or name), self._limits.name)
+        received = uploads.taken(shown, zips.read(archive, member), self._store, self._limits)
+        if received.file is None:
+            self._lose(shown, received.fault)
+            return
+        category, metadata = entry.get("category_name"), entry.get("user_metadata")
+        category_id = None
+        if isinstance(category, str) and category:
+            category_id = categories.ensure(self._store, self._dataset_id, category)
+        (ready,) = uploads.labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
+        if ready.file is None:
+            raise AssertionError("a picture that was taken is gone")
+        try:
+            listed = [] if annotation is None else _read_annotation(zips.read(archive, annotation))
+            found = labelling.entries(listed, ready.file.width, ready.file.height, slack=_SLACK)
+        except Failure as failure:
+            # Without its labels the picture would say that there is nothing in it.
+            files.discard([ready.file.scratch])
+            self._lose(shown, failure.fault)
+            return
+        with self._store.transaction():
+            files.add(self._store, self._dataset_id, self._owner, [ready.file])
+            labels.replace_all(self._store, self._dataset_id, ready.file.id, found)
+        self.succeeded += 1
+
+
+def _stem(member: zipfile.ZipInfo) -> str:
+    return member.filename.rpartition(".")[0]
+
+
+def write_model(store: Store, model: Mapping[str, Any], target: Path) -> str:
+    """Write a trained model; its download name."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(_ABOUT, json.dumps(model))
+        archive.write(store.model(model["_id"]), _MODEL)
+    return file_name(model["name"], "model")
+
+
+def read_model(source: Path, limits: Limits) -> tuple[dict[str, Any], bytes]:
+    """What an exported model says of itself, and its bytes.
+
+    Raises:
+        Failure: 400 when it is no model that this server exported.
+    """
+    try:
+        with source.open("rb") as file, zips.opened(file, limits) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+            about = texts.parsed(zips.read(archive, members[_ABOUT]))
+            raw = zips.read(archive, members[_MODEL])
+        if not isinstance(about["name"], str) or not about["name"].strip():
+            raise ValueError("name")  # noqa: TRY301 - told as the parser's own errors are
+        about["accuracy"] = float(about["accuracy"])
+    except zips.BadZip as error:
+        raise Failure(400, str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(400, "The archive is not a model that this server exported.") from error
+    return about, raw

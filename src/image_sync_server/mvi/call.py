@@ -1,0 +1,119 @@
+"""One request as a handler sees it, and the parts of the server that it may use."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from image_sync_server.mvi import texts
+from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.auth import Guard
+from image_sync_server.mvi.faults import Faults
+from image_sync_server.mvi.jobs import Jobs
+from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.parts import Form
+from image_sync_server.mvi.shelf import Shelf
+from image_sync_server.mvi.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The parts of one running server."""
+
+    store: Store
+    guard: Guard
+    jobs: Jobs
+    shelf: Shelf
+    limits: Limits
+    faults: Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: already authorised, its body read."""
+
+    site: Site
+    user: str
+    path: Mapping[str, str]
+    """What the placeholders of the route stand for."""
+    query: Mapping[str, str]
+    body: Any
+    """The JSON body; None when there was none."""
+    form: Form
+    client: str
+    """Address the request came from."""
+    root: str = ""
+    """``http://host:port`` as the client calls this server."""
+
+    @property
+    def store(self) -> Store:
+        """The disk."""
+        return self.site.store
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The body as an object; unknown keys are the handlers' to ignore.
+
+        Raises:
+            Failure: 400 when it is something else.
+        """
+        if self.body is None:
+            return {}
+        if not isinstance(self.body, dict):
+            raise Failure(400, "The body must be a JSON object.")
+        return self.body
+
+    def text(self, name: str, default: str | None = None, *, long: bool = False) -> str:
+        """A text of the body.
+
+        Args:
+            default: what an absent one stands for; without it the text must be there and not blank.
+            long: take up to 4,096 characters instead of a name's length.
+
+        Raises:
+            Failure: 400.
+        """
+        value = self.fields.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise Failure(400, f"{name} must be given, as a text.")
+        return self.checked(name, value, may_be_empty=default is not None, most=4096 if long else 0)
+
+    def checked(self, name: str, value: str, *, may_be_empty: bool = False, most: int = 0) -> str:
+        """A text from outside that may be stored and shown.
+
+        Raises:
+            Failure: 400 when it is blank, too long, or holds control characters or half characters.
+        """
+        return texts.checked(name, value, most or self.site.limits.name, may_be_empty=may_be_empty)
+
+    def archive(self) -> Path:
+        """The archive of an import as a scratch file, which the caller deletes.
+
+        Raises:
+            Failure: 400 when there is none, or more than one.
+        """
+        if len(self.form.files) != 1:
+            raise Failure(400, "An import takes one part named files: the exported archive.")
+        scratch = self.store.scratch()
+        with self.form.files[0].open() as file, scratch.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+        return scratch
+
+    def ids(self, *names: str) -> list[str]:
+        """A list of ids, under the first of these names that the body has.
+
+        Raises:
+            Failure: 400.
+        """
+        for name in names:
+            value = self.fields.get(name)
+            if value is not None:
+                if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+                    raise Failure(400, f"{name} must be a list of ids.")
+                return list(value)
+        raise Failure(400, f"{' or '.join(names)} must be given, as a list of ids.")

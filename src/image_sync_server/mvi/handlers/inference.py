@@ -1,0 +1,98 @@
+"""``/dlapis/{id}``: what a deployed model says of a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from image_sync_server.mvi import pictures, uploads
+from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.call import Call
+from image_sync_server.mvi.labelling import CORNERS
+from image_sync_server.mvi.records import models
+from image_sync_server.mvi.store import Store
+
+if TYPE_CHECKING:
+    from image_sync_server.mvi.boxes import Find
+
+_KEPT = 50
+"""Pictures kept per model, so that ``imageUrl`` can be followed for a while."""
+
+
+def infer(call: Call) -> dict[str, Any]:
+    """``POST``: needs no token, as with MVI."""
+    row = models.find_deployment(call.store, call.path["model"])
+    if row["status"] != models.READY:
+        raise Failure(503, f"The deployed model is {row['status']}, not ready.", headers={"Retry-After": "1"})
+    threshold = _number(call, "confthre")
+    most = int(_number(call, "clsnum"))
+    if len(call.form.files) != 1:
+        raise Failure(400, "An inference takes one part named files: the picture.")
+    part = call.form.files[0]
+    if part.size > call.site.limits.picture:
+        raise Failure(413, f"The picture has {part.size} bytes; at most {call.site.limits.picture} are taken.")
+    data = part.read()
+    if pictures.is_video(data):
+        raise Failure(400, "This server says nothing of videos. Send a picture.")
+    received = uploads.taken(
+        uploads.shown_name(part.filename, call.site.limits.name), data, call.store, call.site.limits
+    )
+    if received.file is None:
+        raise Failure(400, received.fault)
+    try:
+        guesses = call.site.shelf.model(row["id"]).predict(data)
+    except ValueError as error:
+        received.file.scratch.unlink(missing_ok=True)
+        raise Failure(400, "The picture cannot be decoded.") from error
+    except OSError as error:
+        received.file.scratch.unlink(missing_ok=True)
+        raise Failure(500, "The model cannot be read.") from error
+    classified = [_shown(guess) for guess in guesses]
+    kept = [one for one in classified if one["confidence"] >= threshold]
+    return {
+        "webAPIId": row["id"],
+        "imageUrl": call.root + _keep(call.store, row["id"], received.file.file_name, received.file.scratch),
+        "imageMd5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+        "classified": kept[:most] if most else kept,
+        "result": "success",
+    }
+
+
+def _shown(guess: tuple[str, float] | Find) -> dict[str, Any]:
+    """A guess as MVI shows it: a category, or a label with its place in whole pixels."""
+    if isinstance(guess, tuple):
+        return {"name": guess[0], "confidence": round(guess[1], 5)}
+    place = (guess.left, guess.top, guess.right, guess.bottom)
+    corners = {corner: round(edge) for corner, edge in zip(CORNERS, place, strict=True)}
+    return {"label": guess.label, "confidence": round(guess.confidence, 5), **corners}
+
+
+def _number(call: Call, name: str) -> float:
+    """A number from 0 on of the form or the query; 0 when it is not given."""
+    text = call.form.fields.get(name, call.query.get(name, "")).strip()
+    try:
+        value = float(text) if text else 0.0
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1000:  # noqa: PLR2004 - more categories than any dataset has
+        raise Failure(400, f"{name} must be a number from 0 on.")
+    return value
+
+
+def _keep(store: Store, model_id: str, file_name: str, scratch: Path) -> str:
+    folder = store.folder / "inferences" / model_id
+    folder.mkdir(mode=0o700, exist_ok=True)
+    scratch.replace(folder / file_name)
+    kept = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in kept[:-_KEPT]:
+        with suppress(OSError):
+            path.unlink()
+    return f"/uploads/temp/{model_id}/{file_name}"
+
+
+def by_url(_call: Call) -> dict[str, Any]:
+    """``GET``: MVI would fetch ``imageUrl``; this server fetches nothing from anywhere."""
+    raise Failure(400, "This server fetches no pictures by URL. Send the picture with POST, in a part named files.")

@@ -1,0 +1,195 @@
+"""``/dltasks`` and ``/bgtasks``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from image_sync_server.mvi import mishaps
+from image_sync_server.mvi.answers import Failure, success
+from image_sync_server.mvi.call import Call
+from image_sync_server.mvi.query import ordered, page
+from image_sync_server.mvi.records import background, categories, datasets, labels, models, tasks
+
+_log = structlog.stdlib.get_logger(__name__)
+MIN_CATEGORIES, MIN_PICTURES = 2, 5
+"""What IBM's documentation asks of a classification: so many categories, so many images in each.
+
+A detection needs so many images that show a label; labels with fewer are not learned, and the task names them."""
+_CLASSIFY = ("create", "create-cic-task")
+_DETECT = "create-cod-task"
+_DETECTORS = (
+    "frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3", "tiny_yolo_v3", "detectron2",
+)  # fmt: skip
+_SECONDS_A_PICTURE = {tasks.CATEGORIES: 0.05, tasks.BOXES: 0.2}
+
+
+def create(call: Call) -> dict[str, Any]:
+    """``POST /dltasks``: what cannot be trained is refused here, not later."""
+    action = call.text("action")
+    known = (*_CLASSIFY, _DETECT, "create-act-task", "pre-analysis", "pre-analysis-cod")
+    if action not in known:
+        raise Failure(400, f"There is no action {action!r}. Known: {', '.join(known)}.")
+    dataset = datasets.find(call.store, call.text("dataset_id"))
+    usage, nn_arch = _usage(call, action)
+    summary = _with_labels(call, dataset["id"]) if usage == tasks.BOXES else _with_categories(call, dataset["id"])
+    if action.startswith("pre-analysis"):
+        minutes = summary["total_file_count"] * _SECONDS_A_PICTURE[usage] / 60
+        return success(estimated_time=max(1, round(minutes)))
+    strategy = call.fields.get("strategy")
+    if strategy is None:
+        strategy = {}
+    if not isinstance(strategy, dict):
+        raise Failure(400, "strategy must be a JSON object.")
+    if call.text("userdnn_id", ""):
+        raise Failure(400, "This server has no custom networks.")
+    base = call.text("pretrained_model", "")
+    if base and (found := models.find(call.store, base)["usage"]) != usage:
+        raise Failure(400, f"The model to continue from is of usage {found}, but this training is of usage {usage}.")
+    task_id = tasks.create(
+        call.store, call.user, call.text("name"), dataset["id"], usage=usage, strategy=strategy, nn_arch=nn_arch,
+        base=base, project_group_id=dataset["project_group_id"], summary=summary,
+    )  # fmt: skip
+    call.site.jobs.train(task_id)
+    if rare := summary.get("rare_labels"):
+        named = ", ".join(f"{name}: {n}" for name, n in rare.items())
+        _log.warning("training.rare_labels", task=task_id, labels=rare)
+        return success(
+            task_id=task_id, warning=f"Labels with fewer than {MIN_PICTURES} images are not learned: {named}."
+        )
+    return success(task_id=task_id)
+
+
+def _usage(call: Call, action: str) -> tuple[str, str]:
+    """What shall be trained, and the network asked for: this server has one for each usage, whatever its name."""
+    usage, nn_arch = call.text("usage", ""), call.text("nn_arch", "")
+    if "act" in {usage, action.partition("-")[2].partition("-")[0]}:
+        raise Failure(400, "This server trains image classification and object detection, no action detection.")
+    if "cod" not in action and usage != tasks.BOXES and nn_arch not in _DETECTORS:
+        return tasks.CATEGORIES, nn_arch
+    if nn_arch and nn_arch not in _DETECTORS:
+        raise Failure(400, f"nn_arch {nn_arch[:60]!r} is not a detection network. Known: {', '.join(_DETECTORS)}.")
+    return tasks.BOXES, nn_arch or _DETECTORS[0]
+
+
+def _with_categories(call: Call, dataset_id: str) -> dict[str, Any]:
+    counts = {name: n for name, n in categories.counts(call.store, dataset_id).items() if n}
+    found = ", ".join(f"{name}: {n}" for name, n in counts.items()) or "none"
+    if len(counts) < MIN_CATEGORIES:
+        raise Failure(400, f"A classification needs {MIN_CATEGORIES} categories with images; found {found}.")
+    if short := [name for name, n in counts.items() if n < MIN_PICTURES]:
+        raise Failure(400, f"Each category needs {MIN_PICTURES} images; {', '.join(short)} has fewer (found {found}).")
+    return {"total_file_count": sum(counts.values()), "categories": counts}
+
+
+def _with_labels(call: Call, dataset_id: str) -> dict[str, Any]:
+    pictures = labels.boxes(call.store, dataset_id).values()
+    if not pictures:
+        raise Failure(400, "The dataset has no object labels; detection cannot be trained from it.")
+    counts = Counter(name for boxes in pictures for name in {name for name, _ in boxes})
+    found = ", ".join(f"{name}: {n}" for name, n in sorted(counts.items()))
+    rare = {name: n for name, n in sorted(counts.items()) if n < MIN_PICTURES}
+    if len(rare) == len(counts):
+        raise Failure(400, f"A label needs {MIN_PICTURES} images to be learned, and none has as many (found {found}).")
+    summary = {"total_file_count": len(pictures), "labels": dict(sorted(counts.items()))}
+    return summary | ({"rare_labels": rare} if rare else {})
+
+
+def _shown(call: Call, row: Any) -> dict[str, Any]:
+    return tasks.as_json(row, call.site.jobs.curve(row["id"]))
+
+
+def listing(call: Call) -> list[dict[str, Any]]:
+    """``GET /dltasks``."""
+    found = tasks.listing(call.store)
+    if status := call.query.get("status"):
+        found = [one for one in found if one["status"] in status.split(",")]
+    if groups := call.query.get("pg_id"):
+        found = [one for one in found if one.get("project_group_id") in groups.split(",")]
+    for one in found:
+        one["status_data"] = []  # a list of long curves would be megabytes; one task shows its own
+    return ordered(found, call.query.get("sortby", ""))
+
+
+def show(call: Call) -> dict[str, Any]:
+    """``GET /dltasks/{id}``."""
+    return _shown(call, tasks.find(call.store, call.path["task"]))
+
+
+def status(call: Call) -> dict[str, Any]:
+    """``GET /dltasks/{id}/status``: with the curve once there is one."""
+    shown = _shown(call, tasks.find(call.store, call.path["task"]))
+    if shown["status"] not in tasks.ACTIVE:
+        mishaps.stumble(call, shown["_id"])
+    answer = success(status=shown["status"])
+    if shown["status_data"]:
+        answer["data"] = shown["status_data"]
+    if "fault" in shown:
+        answer["fault"] = shown["fault"]
+    return answer
+
+
+def delete(call: Call) -> dict[str, Any]:
+    """``DELETE /dltasks/{id}``: a training under way is stopped first; a trained model stays."""
+    row = tasks.find(call.store, call.path["task"])
+    if row["status"] in tasks.ACTIVE:
+        try:
+            call.site.jobs.abort(row["id"])
+        except Failure as failure:
+            if failure.status == 404:  # noqa: PLR2004 - it ended between the look and the stop: go on
+                raise
+    call.store.run("DELETE FROM tasks WHERE id = ?", row["id"])
+    return success(code=200)
+
+
+def act(call: Call) -> dict[str, Any]:
+    """``POST /dltasks/{id}/action``, and ``GET`` with a body: rename, stop."""
+    row = tasks.find(call.store, call.path["task"])
+    match call.text("action"):
+        case "rename":
+            call.store.run("UPDATE tasks SET name = ? WHERE id = ?", call.text("data"), row["id"])
+            return success()
+        case "stop":
+            call.site.jobs.abort(row["id"])
+            return success()
+        case action:
+            raise Failure(400, f"A training task has no action {action!r}. Known: rename, stop.")
+
+
+def _stamp(text: str) -> int:
+    try:
+        return round(datetime.strptime(text, "%Y/%m/%d-%H:%M:%S").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise Failure(400, "A time must be written as yyyy/MM/dd-HH:mm:ss, in UTC.") from None
+
+
+def _background(call: Call) -> tuple[str, list[Any]]:
+    words: list[str] = ["1"]
+    values: list[Any] = []
+    for name, condition in (("newer_than", "updated_at > ?"), ("older_than", "updated_at < ?")):
+        if text := call.query.get(name):
+            words.append(condition)
+            values.append(_stamp(text))
+    for name, condition in (("task_type", "event_type = ?"), ("status", "status = ?")):
+        if text := call.query.get(name):
+            words.append(condition)
+            values.append(text)
+    return " AND ".join(words), values
+
+
+def list_background(call: Call) -> dict[str, Any]:
+    """``GET /bgtasks``."""
+    condition, values = _background(call)
+    limit, skip = page(call.query)
+    return {"task_list": background.listing(call.store, condition, values, limit, skip)}
+
+
+def delete_background(call: Call) -> dict[str, Any]:
+    """``DELETE /bgtasks``: without a status only what is over."""
+    condition, values = _background(call)
+    if not call.query.get("status"):
+        condition, values = f"{condition} AND status <> ?", [*values, background.WORKING]
+    return success(success_count=call.store.run(f"DELETE FROM bgtasks WHERE {condition}", *values))

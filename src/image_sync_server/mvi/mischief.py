@@ -1,0 +1,242 @@
+"""Carries the faults out that happen on the wire: on real connections, around the application."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import BinaryIO, cast
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from image_sync_server.mvi.answers import Failure, rendered
+from image_sync_server.mvi.auth import TOKEN, Guard
+from image_sync_server.mvi.faults import Action, Fault, Faults
+
+TRANSPORT = "image_sync_server.transport"
+CONTROL = "/_faults"
+_PAGE = "<html><head><title>{0} {1}</title></head><body><h1>{0} {1}</h1><hr>gateway</body></html>"
+_ON_DISK_FROM = 1024 * 1024
+_SHORTEST_PAUSE = 0.005
+
+_Way = Callable[[Fault, Scope, Receive, Send], Awaitable[None]]
+
+
+class Mischief:
+    """ASGI middleware between the network and the application."""
+
+    def __init__(self, app: ASGIApp, faults: Faults, guard: Guard) -> None:
+        self._app = app
+        self._faults = faults
+        self._guard = guard
+        self._ways: dict[Action, _Way] = {
+            Action.STATUS: self._speak,
+            Action.HTML: self._speak,
+            Action.SOFT_FAILURE: self._speak,
+            Action.UNAUTHORISED: self._unauthorised,
+            Action.STATUS_AFTER: self._speak_after,
+            Action.SOFT_FAILURE_AFTER: self._speak_after,
+            Action.EMPTY: self._speak_after,
+            Action.RESET: self._reset,
+            Action.RESET_BODY: self._reset_body,
+            Action.LOSE_ANSWER: self._lose_answer,
+            Action.CUT_ANSWER: self._cut_answer,
+            Action.TRUNCATE: self._truncate,
+            Action.TRICKLE: self._trickle,
+            Action.TWICE: self._twice,
+            Action.LATE: self._late,
+            Action.SLOW: self._slow,
+            Action.EXPIRE_TOKENS: self._expire_tokens,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, unless a fault hits it."""
+        fault = None
+        if scope["path"] != CONTROL:
+            session = self._guard.has_session(Headers(scope=scope).get(TOKEN, ""))
+            fault = self._faults.draw(scope["method"], scope["path"], session=session)
+        if fault is None:
+            await self._app(scope, receive, send)
+            return
+        scope["image_sync_server.fault"] = fault.name
+        await self._ways[fault.action](fault, scope, receive, send)
+
+    async def _speak(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        await _spoken(fault)(scope, receive, send)
+
+    async def _speak_after(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, _nowhere)
+        await _spoken(fault)(scope, receive, send)
+
+    async def _unauthorised(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_in_threadpool(self._guard.expire_tokens)
+        await Failure(401, "Failed to parse token.").response()(scope, receive, send)
+
+    async def _expire_tokens(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_in_threadpool(self._guard.expire_tokens)
+        await self._app(scope, receive, send)
+
+    async def _slow(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        if await self._faults.pause(fault.seconds):
+            await self._app(scope, receive, send)
+        else:
+            await _abort(scope, receive)
+
+    async def _reset(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
+        await _abort(scope, receive)
+
+    async def _reset_body(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
+        length = Headers(scope=scope).get("content-length", "")
+        half = int(length) // 2 if length.isdigit() else 1
+        seen = 0
+        while seen < half:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            seen += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
+        await _abort(scope, receive)
+
+    async def _lose_answer(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
+        await self._app(scope, receive, _nowhere)
+        await _abort(scope, receive)
+
+    async def _cut_answer(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        cut = False
+
+        async def half(message: Message) -> None:
+            nonlocal cut
+            if cut:
+                return
+            if message["type"] == "http.response.body":
+                body = message.get("body", b"")
+                await send({**message, "body": body[: len(body) // 2], "more_body": True})
+                cut = True
+            else:
+                await send(message)
+
+        await self._app(scope, receive, half)
+        await _abort(scope, receive, hard=False)
+
+    async def _truncate(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Kept()
+        await self._app(scope, receive, answer)
+        if answer.start is None:
+            return
+        body = bytes(answer.body[: len(answer.body) // 2])
+        MutableHeaders(raw=answer.start["headers"])["content-length"] = str(len(body))
+        await send(answer.start)
+        await send({"type": "http.response.body", "body": body})
+
+    async def _trickle(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Kept()
+        await self._app(scope, receive, answer)
+        if answer.start is None:
+            return
+        await send(answer.start)
+        count = max(1, min(len(answer.body), int(fault.seconds / _SHORTEST_PAUSE)))
+        size = -(-len(answer.body) // count)
+        for at in range(0, len(answer.body), size or 1):
+            if not await self._faults.pause(fault.seconds / count) or scope[TRANSPORT].is_closing():
+                await _abort(scope, receive)
+                return
+            await send({"type": "http.response.body", "body": bytes(answer.body[at : at + size]), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _twice(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        with tempfile.SpooledTemporaryFile(max_size=_ON_DISK_FROM) as spooled:
+            body = cast("BinaryIO", spooled)
+            if await _taken(receive, body):
+                await self._app(dict(scope), _replayed(body, _gone), _nowhere)
+                await self._app(scope, _replayed(body, receive), send)
+
+    async def _late(self, fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
+        with tempfile.SpooledTemporaryFile(max_size=_ON_DISK_FROM) as spooled:
+            body = cast("BinaryIO", spooled)
+            if not await _taken(receive, body):
+                return
+            await _abort(scope, receive)
+            if await self._faults.pause(fault.seconds):
+                await self._app(scope, _replayed(body, _gone), _nowhere)
+
+
+class _Kept:
+    """Takes an answer instead of the network."""
+
+    def __init__(self) -> None:
+        self.start: Message | None = None
+        self.body = bytearray()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+        else:
+            self.body += message.get("body", b"")
+
+
+async def _taken(receive: Receive, body: BinaryIO) -> bool:
+    """Read a request's body; False when the client left before its end."""
+    while (message := await receive())["type"] == "http.request":
+        body.write(message.get("body", b""))
+        if not message.get("more_body", False):
+            return True
+    return False
+
+
+def _replayed(body: BinaryIO, then: Receive) -> Receive:
+    """The body once more, from its beginning, and what comes ``then``."""
+    body.seek(0)
+    ended = False
+
+    async def receive() -> Message:
+        nonlocal ended
+        if ended:
+            return await then()
+        chunk = body.read(_ON_DISK_FROM)
+        ended = not chunk
+        return {"type": "http.request", "body": chunk, "more_body": not ended}
+
+    return receive
+
+
+async def _nowhere(_message: Message) -> None:
+    return
+
+
+async def _gone() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _spoken(fault: Fault) -> Response:
+    text = "This failure was asked for."
+    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    match fault.action:
+        case Action.SOFT_FAILURE | Action.SOFT_FAILURE_AFTER:
+            return rendered({"result": "fail", "fault": text})
+        case Action.EMPTY:
+            return Response(b"", media_type="application/json")
+        case Action.HTML:
+            return HTMLResponse(_PAGE.format(fault.status, "Bad Gateway"), fault.status, headers)
+        case _:
+            return Failure(fault.status, text, headers=headers).response()
+
+
+async def _abort(scope: Scope, receive: Receive, *, hard: bool = True) -> None:
+    """End the connection: with a reset, or, if not ``hard``, quietly in the middle of what was said."""
+    transport = scope[TRANSPORT]
+    if hard and not transport.is_closing():
+        # With no time to linger the kernel sends RST, as a crashed server or a firewall would.
+        with suppress(OSError):  # the client was quicker
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    else:
+        transport.close()
+    # Until the protocol knows that it is cut off it would take silence for a mistake of the application.
+    while (await receive())["type"] != "http.disconnect":
+        pass

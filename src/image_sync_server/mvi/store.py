@@ -1,0 +1,164 @@
+"""The server's disk: one SQLite file and the pictures, models and scratch files beside it."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from image_sync_server.mvi import schema
+
+
+class StoreInUse(Exception):  # noqa: N818 - it is a state of affairs, named as such
+    """Another server works on this folder."""
+
+
+def new_id() -> str:
+    """A fresh id in the form that MVI uses: a lower-case UUID."""
+    return str(uuid.uuid4())
+
+
+def now_ms() -> int:
+    """The time in milliseconds since 1970, as MVI stamps things."""
+    return time.time_ns() // 1_000_000
+
+
+class Store:
+    """Everything that survives a restart.
+
+    One connection, used under one lock, which also keeps a second server out of the folder. A file is put under a
+    temporary name and renamed before its row is written, so a crash leaves no row without a file.
+
+    Raises:
+        StoreInUse: another server has the folder.
+        OSError, sqlite3.DatabaseError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+        self._depth = 0
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(
+            folder / "server.sqlite3", timeout=0.2, isolation_level=None, check_same_thread=False
+        )
+        self._connection.row_factory = sqlite3.Row
+        try:
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            self._connection.close()
+            if "locked" in str(error):
+                raise StoreInUse(f"another server works on {folder}") from error
+            raise
+        except BaseException:
+            self._connection.close()
+            raise
+        # Whatever was under way when the last server ended belongs to nobody now.
+        shutil.rmtree(folder / "incoming", ignore_errors=True)
+        for name in ("incoming", "datasets", "models", "inferences"):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+
+    def _prepare(self) -> None:
+        run = self._connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA journal_mode = TRUNCATE")
+        run("PRAGMA synchronous = FULL")
+        run("PRAGMA foreign_keys = ON")
+        run("BEGIN EXCLUSIVE")
+        (found,) = run("PRAGMA user_version").fetchone()
+        run("COMMIT")
+        if found > schema.VERSION:
+            raise sqlite3.DatabaseError(f"version {found} is newer than this server's {schema.VERSION}")
+        # A new folder is made with all columns; an older one gets those that it lacks. All or nothing.
+        changes = "".join(schema.CHANGES[version] for version in range(found or schema.VERSION, schema.VERSION))
+        self._connection.executescript(
+            f"BEGIN; {schema.TABLES} {changes} PRAGMA user_version = {schema.VERSION}; COMMIT;"
+        )
+        run("PRAGMA temp_store = MEMORY")
+        run(schema.LAGGING)
+        self._connection.create_function("monotonic", 0, time.monotonic)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk when it ends; one inside another is part of the outer one."""
+        with self._lock:
+            if self._depth == 0:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield self._connection
+            except BaseException:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._depth -= 1
+            if self._depth == 0:
+                self._connection.execute("COMMIT")
+
+    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self._lock:
+            return self._connection.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
+        """The first row of a query."""
+        with self._lock:
+            found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
+            return found
+
+    def run(self, sql: str, *values: Any) -> int:
+        """One statement in a transaction of its own, unless one is open; how many rows it changed."""
+        with self.transaction() as connection:
+            return connection.execute(sql, values).rowcount
+
+    def lag(self, dataset_id: str, file_ids: Iterable[str], seconds: float) -> None:
+        """Keep files of a dataset out of listings and counts for a while; a restart shows them at once."""
+        until = time.monotonic() + seconds
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM lagging WHERE until <= monotonic()")
+            connection.executemany(
+                "INSERT INTO lagging (id, dataset_id, until) VALUES (?, ?, ?)",
+                [(file_id, dataset_id, until) for file_id in file_ids],
+            )
+
+    def scratch(self) -> Path:
+        """A fresh path for a file that is not finished; on the same file system as all others."""
+        return self.folder / "incoming" / uuid.uuid4().hex
+
+    def picture(self, dataset_id: str, file_name: str) -> Path:
+        """Where a picture lies; both arguments must come from a row, never from a client."""
+        return self.folder / "datasets" / dataset_id / "files" / file_name
+
+    def thumbnail(self, dataset_id: str, file_id: str) -> Path:
+        """Where a picture's thumbnail lies once somebody asked for it."""
+        return self.folder / "datasets" / dataset_id / "thumbnails" / f"{file_id}.jpg"
+
+    def model(self, model_id: str) -> Path:
+        """Where a trained model lies."""
+        return self.folder / "models" / f"{model_id}.model"
+
+    def make_room(self, dataset_id: str) -> None:
+        """Make the folders of a dataset."""
+        for name in ("files", "thumbnails"):
+            (self.folder / "datasets" / dataset_id / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def clear_room(self, dataset_id: str) -> None:
+        """Remove the folders of a dataset; what a crash leaves over is removed at the next start."""
+        grave = self.scratch()
+        try:
+            (self.folder / "datasets" / dataset_id).rename(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)
