@@ -103,7 +103,7 @@ def test_too_few_pictures_are_refused_at_once(caller):
         ({"pretrained_model": "bad"}, "trainedModel"),
         ({"userdnn_id": "x"}, "custom"),
         ({"strategy": [1]}, "strategy"),
-        ({"action": "create-cod-task", "nn_arch": "resnet"}, "no detection network"),
+        ({"action": "create-cod-task", "nn_arch": "resnet"}, "is not a detection network"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_post(caller, dataset, change, word):

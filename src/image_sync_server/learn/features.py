@@ -8,6 +8,7 @@ edge directions keep what does depend on the place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,13 @@ _TINY = 1e-4
 _FARTHEST = 12.0  # deviations from the mean, beyond which a figure says no more
 _STEADIEST = 0.1  # least deviation within a category, as a share of that over all
 _STRIDE = 0.3  # so that MVI's default learning rate takes some hundred iterations, not ten: the curve can be watched
+
+
+def unusable(path: Path, error: OSError | ValueError) -> ValueError:
+    """What is told of a picture that cannot be learned from; its name is escaped, whatever it holds."""
+    name = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path.name)
+    reason = error.strerror if isinstance(error, OSError) else error
+    return ValueError(f"The picture {name} cannot be used: {reason}.")
 
 
 def extract(picture: bytes) -> Floats:

@@ -131,8 +131,7 @@ def _read(samples: Sequence[Sample], stop: threading.Event) -> tuple[Floats, lis
             picture = sample.path.read_bytes()
             figures[row] = features.extract(picture)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ValueError(f"The picture {sample.path.name} cannot be used: {reason}.") from error
+            raise features.unusable(sample.path, error) from error
         digests.append(hashlib.sha256(picture).hexdigest())
     return figures, digests
 

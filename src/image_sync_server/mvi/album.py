@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from image_sync_server.learn.features import Floats
+from image_sync_server.learn.features import Floats, unusable
 from image_sync_server.learn.learner import heed
 from image_sync_server.mvi import windows
 from image_sync_server.mvi.boxes import Mark
@@ -92,8 +92,7 @@ def _read(path: Path) -> tuple[bytes, View]:
         raw = path.read_bytes()
         return raw, View.of(raw)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"The picture {path.name} cannot be used: {reason}.") from error
+        raise unusable(path, error) from error
 
 
 def held_out(pages: Sequence[Page], ratio: float) -> NDArray[np.bool_]:
