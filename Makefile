@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit root soak deep bench audit format images clean
+.PHONY: help demo test lint types imports unit root soak deep bench audit format docs images clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -54,13 +54,16 @@ audit: $(VENV)/.installed  ## known faults of the packages we use; needs the pub
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python tests/faults/audit.py
 
-format: $(VENV)/.installed  ## let ruff format and fix, and fill README's tables
+format: $(VENV)/.installed  ## let ruff format and fix, and fill the tables in docs/
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python tests/docs/test_readme.py
+	$(BIN)/python tests/docs/test_pages.py
+
+docs: $(VENV)/.installed  ## build the pages in docs/ as a site in build/docs, to read without network
+	$(BIN)/zensical build --strict --clean
 
 images: $(VENV)/.installed  ## draw the pictures in images/ anew
 	$(BIN)/python images/make_images.py
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache build dist

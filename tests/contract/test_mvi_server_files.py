@@ -492,7 +492,7 @@ def test_project_groups_and_usages_are_told(caller):
 
 
 def test_what_is_left_out_is_refused_as_the_docs_say(caller):
-    """Each call of README's table has the status that stands there."""
+    """Each call of the table in docs/stand-in-server.md has the status that stands there."""
     dataset = caller.dataset()
     file = caller.upload(dataset, [("clip.mp4", MP4)]).json()["id"]
     for method, path, body, status in (

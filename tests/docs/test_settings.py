@@ -1,4 +1,4 @@
-"""README's table of settings, the template and the JSON Schema all say what the program does."""
+"""The table in docs/settings.md, README's ten rows, the template and the JSON Schema all say what the program does."""
 
 from __future__ import annotations
 
@@ -46,12 +46,22 @@ def table_keys() -> list[str]:
     return re.findall(r"^\| `([^`]+)` \|", settings_table(), re.MULTILINE)
 
 
-def test_readme_has_the_table_of_settings() -> None:
-    """README shows exactly the keys, defaults and meanings that the program has."""
-    block = TABLE.search((ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_page_has_the_table_of_settings() -> None:
+    """docs/settings.md shows exactly the keys, defaults and meanings that the program has."""
+    block = TABLE.search((ROOT / "docs/settings.md").read_text(encoding="utf-8"))
 
-    assert block, "README.md has no <!-- settings --> ... <!-- /settings --> block"
+    assert block, "docs/settings.md has no <!-- settings --> ... <!-- /settings --> block"
     assert block[1].strip() == settings_table()
+
+
+def test_readme_names_ten_settings_with_their_defaults() -> None:
+    """Key and default of each of README's ten rows are those of the whole table."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = text.partition("<!-- ten settings -->")[2].partition("<!-- /ten settings -->")[0].strip().splitlines()[2:]
+    known = {row.rpartition("|")[0].rpartition("|")[0] for row in settings_table().splitlines()}
+
+    assert len(rows) == 10
+    assert [row for row in rows if row.rpartition("|")[0].rpartition("|")[0] not in known] == []
 
 
 def test_the_table_is_one() -> None:

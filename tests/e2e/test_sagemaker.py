@@ -23,7 +23,7 @@ from support.sagemaker import BUCKET, REGION, ROLE, Aws, as_somebody, somebody
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "images"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/sagemaker.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -197,14 +197,14 @@ def test_status_needs_neither_boto3_nor_aws(aws: Aws, tmp_path: Path) -> None:
 
 
 def block(name: str) -> str:
-    """What stands between the markers of this name in README, without indentation and fences."""
-    found = re.search(rf"<!-- {name} -->\n\s*```\w+\n(.*?)\n\s*```\n\s*<!-- /{name} -->", README, re.DOTALL)
+    """What stands between the markers of this name on the page, without indentation and fences."""
+    found = re.search(rf"<!-- {name} -->\n\s*```\w+\n(.*?)\n\s*```\n\s*<!-- /{name} -->", PAGE, re.DOTALL)
     assert found is not None, name
     return textwrap.dedent(found[1])
 
 
-def test_the_chapter_in_readme_retargets_the_demo_folder(aws: Aws, tmp_path: Path) -> None:
-    """The configuration and the commands of the chapter work as they stand; only AWS's address is added."""
+def test_the_page_retargets_the_demo_folder(aws: Aws, tmp_path: Path) -> None:
+    """The configuration and the commands of docs/sagemaker.md work as they stand; only AWS's address is added."""
     aws.make_role()
     shutil.copytree(IMAGES, tmp_path / "images")
     document = json.loads(block("sagemaker configuration"))

@@ -1,4 +1,4 @@
-"""README's way to a service: what `init` wrote is installed by its commands, and every command works beside it."""
+"""docs/service.md: what `init` wrote is installed by its commands, and every command works beside the service."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def server(place: Path) -> Iterator[MviServer]:
 
 
 class Site:
-    """A machine on which README's commands were carried out."""
+    """A machine on which the page's commands were carried out."""
 
     def __init__(self, place: Path, endpoint: str) -> None:
         self.place, self.home = place, place / "home"
@@ -84,11 +84,11 @@ class Site:
         self.environ |= {"XDG_STATE_HOME": str(place / "state"), "HOME": str(self.home)}
 
     def _install(self) -> None:
-        """README's block, without what concerns pip and systemd, in folders of this site."""
-        chapter = (CHECKOUT / "README.md").read_text("utf-8").split("## Run it as a service", 1)[1]
-        (block,) = re.findall(r"```sh\n(.*?)```", chapter.split("\n## ", 1)[0], re.DOTALL)
-        lines = [line.removeprefix("sudo ") for line in block.splitlines() if line.startswith("sudo install ")]
-        assert len(lines) >= 4
+        """The page's block, without what concerns pip and systemd, in folders of this site."""
+        page = (CHECKOUT / "docs/service.md").read_text("utf-8")
+        (block,) = re.findall(r"```sh\n(sudo .*?)```", page, re.DOTALL)
+        lines = re.findall(r"\bsudo (install .*?)(?: && |$)", block, re.MULTILINE)
+        assert len(lines) == 3
         script = "\n".join(["set -e", *lines])
         script = script.replace("/etc/image-sync", str(self.place / "etc"))
         script = script.replace("/etc/systemd/system", str(self.place / "units"))

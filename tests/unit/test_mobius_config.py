@@ -148,7 +148,7 @@ def test_folders_of_negatives(tmp_path: Path, mode: str, folder: str, category: 
 
 
 def test_the_section_is_described() -> None:
-    """In the table of README and in the schema for editors."""
+    """In the table of docs/settings.md and in the schema for editors."""
     assert '| `mobius.negatives` | `"others"` |' in settings_table()
     assert json_schema()["properties"]["platform"]["enum"] == ["mvi", "sagemaker", "mobius"]
     assert "negatives" in json_schema()["$defs"]["Mobius"]["properties"]

@@ -1,4 +1,4 @@
-"""The settings described: as JSON Schema for editors, and as the table in README."""
+"""The settings described: as JSON Schema for editors, and as the table in docs/settings.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README's chapter "From pictures to a deployed model": its commands, run as they stand there."""
+"""The pages on models and on boxes: their commands, run as they stand there."""
 
 from __future__ import annotations
 
@@ -17,23 +17,12 @@ from image_sync.cli import plates
 from image_sync_server.mvi.server import MviServer
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODELS, DETECTION = ((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("models", "detection"))
 ADDRESS = "http://127.0.0.1:8080"
-"""What the chapter calls the server; each test has one of its own."""
+"""What the pages call the server; each test has one of its own."""
 PIECE = re.compile(
     r"<!-- (?:file (?P<file>\S+)|runs) -->\n```(?:json|sh)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-
-
-def chapter() -> tuple[str, str]:
-    """The chapter up to its sub-chapter about boxes, and that sub-chapter."""
-    found = re.search(
-        r"^## From pictures to a deployed model$(.*?)^### Boxes: object detection$(.*?)^## ",
-        README,
-        re.DOTALL | re.MULTILINE,
-    )
-    assert found is not None
-    return found.group(1), found.group(2)
 
 
 def follow(text: str, folder: Path, url: str) -> str:
@@ -69,10 +58,10 @@ def is_drawn(path: Path) -> bool:
         return len(image.convert("RGB").getcolors(1 << 24) or ()) > 10
 
 
-def test_the_chapter_leads_from_pictures_to_a_deployed_model(tmp_path: Path, server: MviServer) -> None:
+def test_the_page_leads_from_pictures_to_a_deployed_model(tmp_path: Path, server: MviServer) -> None:
     """Each command works: pictures are trained on, a model is judged, deployed, asked, plotted, exported."""
     shutil.copytree(ROOT / "images", tmp_path / "images")
-    said = follow(chapter()[0], tmp_path, server.url)
+    said = follow(MODELS, tmp_path, server.url)
 
     assert "Now it would upload 60 picture(s)" in said
     assert "deployed: no other model of this name was deployed" in said
@@ -87,10 +76,10 @@ def test_the_chapter_leads_from_pictures_to_a_deployed_model(tmp_path: Path, ser
     assert "is imported, its id is" in said
 
 
-def test_the_chapter_about_boxes_leads_to_objects_found(tmp_path: Path, server: MviServer) -> None:
+def test_the_page_about_boxes_leads_to_objects_found(tmp_path: Path, server: MviServer) -> None:
     """Each command works: boxes are checked, uploaded, learned, found on pictures, and written as COCO and YOLO."""
     pictures = plates.make(tmp_path / "plates", 40, 1)
-    said = follow(chapter()[1], tmp_path, server.url)
+    said = follow(DETECTION, tmp_path, server.url)
 
     assert "model.deployed" in said
     assert re.search(r"plates/plate-0001\.jpg +(dent|hole|screw) +[01]\.\d", said)
@@ -101,9 +90,9 @@ def test_the_chapter_about_boxes_leads_to_objects_found(tmp_path: Path, server: 
     assert len(list((tmp_path / "plates-yolo").rglob("*.jpg"))) == len(pictures)
 
 
-def test_every_command_of_the_chapter_is_run() -> None:
+def test_every_command_of_the_pages_is_run() -> None:
     """But for the server, which the tests start themselves, no block of commands stands there unmarked."""
-    for text in chapter():
+    for text in (MODELS, DETECTION):
         blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         run = [piece["text"] for piece in PIECE.finditer(text) if not piece["file"]]
 
