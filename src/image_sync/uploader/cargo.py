@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 from image_sync.domain import Annotation, Batch, Claimed, Stamp
 from image_sync.errors import Changed, PictureError, Unreadable
@@ -28,7 +29,7 @@ def shipment_of(
             item.key,
             item.size,
             item.sha256,
-            _reader(item, spoiled, item.stamp if trusting else None),
+            partial(_read, item, spoiled, item.stamp if trusting else None),
             annotation_of(item) if item.annotation else None,
             item.path,
         )
@@ -44,15 +45,23 @@ def annotation_of(item: Claimed) -> Annotation:
     return from_text(item.annotation)
 
 
-def _reader(item: Claimed, spoiled: list[Claimed], stamp: Stamp | None) -> Callable[[], Iterator[bytes]]:
-    def read() -> Iterator[bytes]:
-        try:
-            yield from read_verified(item.path, item.size, item.sha256, stamp)
-        except PictureError:
-            spoiled.append(item)
-            raise
+def _read(item: Claimed, spoiled: list[Claimed], stamp: Stamp | None) -> bytes | Iterator[bytes]:
+    pieces = read_verified(item.path, item.size, item.sha256, stamp)
+    if item.size > _PIECE:
+        return _noted(pieces, item, spoiled)
+    try:
+        return b"".join(pieces)
+    except PictureError:
+        spoiled.append(item)
+        raise
 
-    return read
+
+def _noted(pieces: Iterator[bytes], item: Claimed, spoiled: list[Claimed]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except PictureError:
+        spoiled.append(item)
+        raise
 
 
 def read_verified(path: bytes, size: int, sha256: str, stamp: Stamp | None = None) -> Iterator[bytes]:

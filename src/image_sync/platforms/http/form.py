@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,9 @@ from image_sync.platforms.words import printable
 
 _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
+_LINE = b"\r\n"
+_PLAIN = re.compile(r"[A-Za-z0-9._ -]+")
+"""Names that stand in a header as they are."""
 _CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
@@ -52,12 +56,21 @@ class Form:
         """Blocks of bytes; the time that a connection has for each is limited, and so must be its size."""
         waiting: list[bytes] = []
         held = 0
-        for piece in self._pieces():
-            if held + len(piece) > _BLOCK:
-                yield self._block(waiting)
-                waiting, held = [], 0
-            waiting.append(piece)
-            held += len(piece)
+        for head, part, size in self._parts:
+            content = part.content if isinstance(part.content, bytes) else _fetched(part.content, part, size)
+            if isinstance(content, bytes) and held + len(content) <= _BLOCK:  # small pictures, mostly
+                waiting += (head, content, _LINE)
+                held += len(head) + len(content)
+                continue
+            waiting.append(head)
+            for piece in _cut(content):
+                if held + len(piece) > _BLOCK:
+                    yield self._block(waiting)
+                    waiting, held = [], 0
+                waiting.append(piece)
+                held += len(piece)
+            waiting.append(_LINE)
+        waiting.append(self._end)
         yield self._block(waiting)
 
     def _block(self, pieces: Sequence[bytes]) -> bytes:
@@ -66,40 +79,59 @@ class Form:
         this_call.alive()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _pieces(self) -> Iterator[bytes]:
-        for head, part, size in self._parts:
-            yield head
-            for piece in (part.content,) if isinstance(part.content, bytes) else _fetched(part.content, part, size):
-                if len(piece) <= _BLOCK:
-                    yield piece
-                else:
-                    yield from (piece[at : at + _BLOCK] for at in range(0, len(piece), _BLOCK))
-            yield b"\r\n"
-        yield self._end
-
 
 def _size(part: Part) -> int:
     return len(part.content) if isinstance(part.content, bytes) else part.size
 
 
 def _head(part: Part, boundary: str) -> bytes:
-    named = {"name": part.name, "filename": part.filename}
-    shown = "; ".join(format_multipart_header_param(key, value) for key, value in named.items() if value is not None)
+    if part.filename is not None and _PLAIN.fullmatch(part.filename):
+        shown = f'name="{part.name}"; filename="{part.filename}"'
+    else:
+        named = {"name": part.name, "filename": part.filename}
+        shown = "; ".join(format_multipart_header_param(key, text) for key, text in named.items() if text is not None)
     kind = f"Content-Type: {part.content_type}\r\n" if part.content_type else ""
     return f"--{boundary}\r\nContent-Disposition: form-data; {shown}\r\n{kind}\r\n".encode()
 
 
-def _fetched(content: Callable[[], bytes | Iterable[bytes]], part: Part, size: int) -> Iterator[bytes]:
+def _fetched(read: Callable[[], bytes | Iterable[bytes]], part: Part, size: int) -> bytes | Iterator[bytes]:
     """The content, which comes only now: as many bytes as were announced, and the last of them only when it is all."""
     try:
-        pieces = content()
-        left = size
-        for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+        content = read()
+    except OSError as error:
+        raise _unreadable(part, error) from error
+    if isinstance(content, bytes):
+        if len(content) != size:
+            raise _changed(part, size)
+        return content
+    return _counted(content, part, size)
+
+
+def _counted(pieces: Iterable[bytes], part: Part, size: int) -> Iterator[bytes]:
+    left = size
+    try:
+        for piece in pieces:
             left -= len(piece)
             if left < 0:
                 break
             yield piece
     except OSError as error:
-        raise Unreadable(f"{printable(part.filename)} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(part, error) from error
     if left:
-        raise Changed(f"{printable(part.filename)} has not {size} bytes")
+        raise _changed(part, size)
+
+
+def _cut(content: bytes | Iterator[bytes]) -> Iterator[bytes]:
+    for piece in (content,) if isinstance(content, bytes) else content:
+        if len(piece) <= _BLOCK:
+            yield piece
+        else:
+            yield from (piece[at : at + _BLOCK] for at in range(0, len(piece), _BLOCK))
+
+
+def _unreadable(part: Part, error: OSError) -> Unreadable:
+    return Unreadable(f"{printable(part.filename)} cannot be read: {error.strerror or error}")
+
+
+def _changed(part: Part, size: int) -> Changed:
+    return Changed(f"{printable(part.filename)} has not {size} bytes")
