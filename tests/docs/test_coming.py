@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from image_sync.config import load
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs/coming-from-image-sync-py.md").read_text(encoding="utf-8")
@@ -47,6 +49,20 @@ def test_installing_is_told_for_systems_that_manage_their_python() -> None:
 
     assert "pipx install ." in chapter
     assert chapter.index("-m venv") < chapter.index("   pip install .")
+
+
+def test_the_whole_configuration_in_readme_loads(tmp_path: Path) -> None:
+    """Whoever copies it and puts the key beside it has a valid configuration."""
+    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "mvi-api-key").write_text("AbC1-d2E3\n")
+    (tmp_path / "mvi-api-key").chmod(0o600)
+    (tmp_path / "configuration.json").write_text(example)
+
+    loaded = load(tmp_path / "configuration.json", {"HOME": str(tmp_path)})
+
+    assert loaded.warnings == ()
+    assert (loaded.dataset.name, loaded.threshold.training) == ("plates", 24)
 
 
 def test_every_package_that_is_imported_is_declared() -> None:

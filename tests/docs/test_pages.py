@@ -187,10 +187,21 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert [_name(page) for page in PAGES if page not in seen] == []
 
 
-@pytest.mark.parametrize(("name", "most"), [("README.md", 9_000)])
+@pytest.mark.parametrize(("name", "most"), [("README.md", 9_000), ("ARCHITECTURE.md", 5_000)])
 def test_the_first_pages_stay_short(name: str, most: int) -> None:
-    """README is a face; the rest has pages of its own."""
+    """README is a face, ARCHITECTURE.md a map; the rest has pages of its own."""
     assert len((ROOT / name).read_bytes()) <= most
+
+
+def test_the_map_names_what_is_there() -> None:
+    """Each file and folder in ARCHITECTURE.md is in the source, and so is each class that it calls by its method."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    named = re.findall(r"`((?:[\w-]+/)+|[\w/]+\.py)`", text)
+
+    assert len(named) > 12
+    assert [name for name in named if not any((ROOT / top / name).exists() for top in ("", "src/image_sync"))] == []
+    assert [name for name in re.findall(r"`([A-Z]\w+)\.\w+`", text) if f"class {name}" not in source] == []
 
 
 def test_readme_installs_the_service_as_its_page_does() -> None:
