@@ -14,6 +14,7 @@ from sqlalchemy import select
 from image_sync.domain import DatasetRef, Sighting, Stamp
 from image_sync.ledger import Ledger, counts, open_ledger
 from image_sync.ledger.inventory import Remote
+from image_sync.ledger.lock import Lock
 from image_sync.ledger.schema import annotation, marks, place
 
 ROOT = b"/pictures"
@@ -449,17 +450,23 @@ def test_an_older_ledger_takes_up_annotations(state, tmp_path: Path) -> None:
             tx.exec_driver_sql(f"DROP TABLE {table}")
         tx.exec_driver_sql("ALTER TABLE place DROP COLUMN annotation")
         tx.exec_driver_sql("ALTER TABLE place DROP COLUMN marks")
-        tx.exec_driver_sql("DROP INDEX picture_orphaned")
+        tx.exec_driver_sql("DROP TABLE kept")
+        tx.exec_driver_sql("DROP TABLE told")
+        for index in ("picture_kind", "picture_refused", "picture_orphaned", "place_aside", "place_conflict"):
+            tx.exec_driver_sql(f"DROP INDEX {index}")
+        tx.exec_driver_sql("CREATE INDEX picture_state ON picture (target_id, state, category, id)")
+        tx.exec_driver_sql("CREATE INDEX place_state ON place (state, role)")
         tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN refusals")
         tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN retry_at")
         tx.exec_driver_sql("ALTER TABLE folder DROP COLUMN ground")
         tx.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
     made.close()
 
-    again = open_ledger(state, clock=lambda: 2.0, annotations="required")
-    again.aim("mvi", "http://server", "parts", "append", "parts")
-    assert again.tally().confirmed == 1
-    record(again, seen("good/1.jpg", "a", "A", "hole"))
-    assert pay(again) == {"r-1": "A"}
-    assert again.tally().labelled == {"hole": 1}
-    again.close()
+    with Lock(state) as lock:
+        again = open_ledger(state, clock=lambda: 2.0, annotations="required", lock=lock)
+        again.aim("mvi", "http://server", "parts", "append", "parts")
+        assert again.tally().confirmed == 1
+        record(again, seen("good/1.jpg", "a", "A", "hole"))
+        assert pay(again) == {"r-1": "A"}
+        assert again.tally().labelled == {"hole": 1}
+        again.close()

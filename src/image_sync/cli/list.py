@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 State = Literal[
     "needs-person", "quarantined", "refused", "conflict", "uncategorised",
-    "duplicate", "waiting", "ready", "sending", "confirmed",
+    "category-changed", "duplicate", "waiting", "ready", "sending", "confirmed",
 ]  # fmt: skip
 
 

@@ -39,7 +39,12 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     return {
         "platform": settings.platform,
         "endpoint": settings.address,
-        "dataset": {"name": ledger.target.dataset_name, "id": ledger.target.dataset_id or None},
+        "dataset": {
+            "name": ledger.target.dataset_name,
+            "id": ledger.target.dataset_id or None,
+            "shared": ledger.inventory.shared,
+            "categories_changed": ledger.inventory.kept(),
+        },
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},
         "upload": _verdict(upload, _hindered(upload, tally, troubles, running=holder is not None)),

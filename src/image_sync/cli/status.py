@@ -94,6 +94,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         ("daemon", running),
         ("platform", f"{seen['platform']} at {seen['endpoint']}"),
         ("dataset", f"{dataset['name']} ({dataset['id'] or 'not looked up yet'})"),
+        *(("", text) for text in _others(dataset)),
         ("upload", _threshold(seen["upload"])),
         ("training", _threshold(seen["training"])),
     ]
@@ -123,6 +124,21 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         lines.append(("trouble", what.rstrip()))
     for name, text in lines:
         console.print(Text(f"{name:9} {show_text(text)}"), soft_wrap=True)
+
+
+def _others(dataset: dict[str, Any]) -> list[str]:
+    """What others did to the dataset."""
+    lines, changed = [], dataset["categories_changed"]
+    if dataset["shared"]:
+        lines.append(
+            "another image-sync sends the same pictures to this dataset: stop one of them, or give it another dataset"
+        )
+    if changed:
+        lines.append(
+            f"{changed} {'picture was' if changed == 1 else 'pictures were'} given another category at the server, "
+            "which is kept: image-sync list --state category-changed"
+        )
+    return lines
 
 
 def _boxes(seen: dict[str, Any]) -> list[str]:

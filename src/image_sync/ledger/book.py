@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from image_sync.domain import DatasetRef
 from image_sync.ledger.database import Database
@@ -41,6 +42,8 @@ class Book:
     """Keys are the files' own names where these are free (``upload.names: "original"``)."""
     annotations: str = "none"
     """The setting of that name."""
+    folder: Path | None = None
+    """The state folder; None for a database server."""
     target: Target | None = None
     listeners: list[Callable[[], None]] = field(default_factory=list)
 

@@ -14,12 +14,14 @@ from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, given_out, held_by
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.inventory import RELABEL, note_generation, raise_generation
 from image_sync.ledger.moves import READY_OR_HELD
 from image_sync.ledger.schema import (
     annotation,
     batch,
     doubt,
     inventory,
+    kept,
     note,
     picture,
     picture_count,
@@ -28,7 +30,6 @@ from image_sync.ledger.schema import (
     word,
 )
 
-_RELABEL = "relabel/"
 _CONFIRMED = "removals confirmed"
 _RELABELLED = Bulk.update(picture, "sent_category = given.text", "picture.id = given.id", "id", "text")
 
@@ -93,9 +94,11 @@ class Chores:
 
         Until :meth:`relabelled` nobody knows which it has: a file that is moved back meanwhile must be told again.
         """
-        begin = self._book.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
+        telling = self._book.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
         with self._book.db.writing() as tx:
-            tx.execute(begin, [{"name": f"{_RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
+            number = raise_generation(tx, self._book)
+            tx.execute(telling, [{"name": f"{RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
+        note_generation(self._book, number)
 
     def relabelled(self, changes: Iterable[Relabel]) -> None:
         """The platform has these pictures under these categories now."""
@@ -105,8 +108,9 @@ class Chores:
             for change in done:
                 contents.close(tx, change.picture_id)
             _RELABELLED(tx, [(change.picture_id, change.category) for change in done])
-            begun = [f"{_RELABEL}{change.picture_id}" for change in done]
+            begun = [f"{RELABEL}{change.picture_id}" for change in done]
             tx.execute(delete(note).where(note.c.name.in_(begun)))
+            tx.execute(delete(kept).where(kept.c.picture_id.in_([change.picture_id for change in done])))
 
         if done:
             self._book.db.write(write_down)
@@ -161,7 +165,7 @@ class Chores:
             if tx.execute(select(picture.c.id).where(picture.c.id == picture_id, ~files)).first() is not None:
                 contents.close(tx, picture_id)
                 tx.execute(delete(picture).where(picture.c.id == picture_id))
-                tx.execute(delete(note).where(note.c.name == f"{_RELABEL}{picture_id}"))
+                tx.execute(delete(note).where(note.c.name == f"{RELABEL}{picture_id}"))
                 statement = self._book.db.insert(removal).on_conflict_do_nothing()
                 for remote_id in remote_ids:
                     tx.execute(statement.values(target_id=self._target, remote_id=remote_id))
@@ -234,14 +238,12 @@ class Chores:
             picture.c.state,
             picture.c.remote_id,
             picture.c.ready_at,
-            picture.c.sent_category,
+            func.coalesce(kept.c.category, picture.c.sent_category).label("has"),
         )
+        look = select(*columns).outerjoin(kept, kept.c.picture_id == picture.c.id)
         with self._book.db.reading() as tx:
-            rows = tx.execute(select(*columns).where(picture.c.id.in_(picture_ids)))
-            return {
-                row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at, row.sent_category)
-                for row in rows
-            }
+            rows = tx.execute(look.where(picture.c.id.in_(picture_ids)))
+            return {row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at, row.has) for row in rows}
 
     def ours(self, batch_ids: Collection[str]) -> set[str]:
         """Those of the batch ids that this ledger gave out."""
@@ -280,6 +282,7 @@ class Chores:
                 if tx.execute(another).first() is not None:
                     markings.lost(tx, [picture_id])
             tx.execute(update(picture).where(this).values(**values))
+            tx.execute(delete(kept).where(kept.c.picture_id == picture_id))
             if self._book.annotated:
                 markings.reckon(tx, annotation.c.picture_id == picture_id)
         self._book.changed()
@@ -318,7 +321,7 @@ def _owed(tx: Connection, aim: int) -> Any | None:
         picture_count.c.pictures > 0,
     )
     categories = tx.execute(contradicting.distinct()).scalars().all()
-    begun = tx.execute(select(note.c.name).where(note.c.name.startswith(_RELABEL))).scalars().all()
+    begun = tx.execute(select(note.c.name).where(note.c.name.startswith(RELABEL))).scalars().all()
     if not categories and not begun:
         return None
     return (
@@ -326,6 +329,6 @@ def _owed(tx: Connection, aim: int) -> Any | None:
         & (picture.c.state == PictureState.CONFIRMED)
         & (
             (picture.c.category.in_(categories) & (picture.c.category != picture.c.sent_category))
-            | picture.c.id.in_([int(name.removeprefix(_RELABEL)) for name in begun])
+            | picture.c.id.in_([int(name.removeprefix(RELABEL)) for name in begun])
         )
     )

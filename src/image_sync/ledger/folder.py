@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 
 from image_sync.errors import LedgerError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GENERATION = "generation"
+_WRITING = 3.0  # seconds that writing it may take
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _LITTLE = 128 << 10
 """Bytes of room below which a ledger cannot be written to: a transaction needs some pages, twice."""
@@ -47,3 +51,25 @@ def full(folder: Path) -> bool:
     except OSError:
         return False  # not there: another trouble, told elsewhere
     return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE
+
+
+def generation(folder: Path) -> tuple[int, bool]:
+    """The number in the file beside the ledger (0: there is none), and whether that file is itself a copy.
+
+    It names the time at which it was written, and no copy can have its own time of change set to that.
+    """
+    file = folder / _GENERATION
+    try:
+        number, written = file.read_text(encoding="ascii").split()
+        return int(number), abs(file.stat().st_ctime - float(written)) > _WRITING
+    except (OSError, ValueError):
+        return 0, False
+
+
+def write_generation(folder: Path, number: int) -> None:
+    """Write the number down. Where that fails a ledger from a backup is not recognised: no reason to stop."""
+    file = folder / _GENERATION
+    with contextlib.suppress(OSError):
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as text:
+            text.write(f"{number} {time.time()!r}\n")

@@ -13,7 +13,7 @@ from image_sync.domain import PictureState, PlaceRole, PlaceState
 from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
 from image_sync.ledger.names import plain_stem
-from image_sync.ledger.schema import annotation, batch, folder, marks, picture, place, run, target, word
+from image_sync.ledger.schema import annotation, batch, folder, kept, marks, picture, place, run, target, word
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ class Left:
     """Root, folder and name of every file that holds it."""
 
 
+CATEGORY_CHANGED = "category-changed"
+"""Files of pictures that a person gave another category at the server."""
 HELD_BACK = "the same picture lies in another category, too, and is not sent: delete one of the two"
 
 
@@ -185,6 +187,11 @@ class History:
     def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
         sound = (place.c.state == PlaceState.SOUND) & (picture.c.target_id == self._book.aimed().id)
+        if state == CATEGORY_CHANGED:
+            owners = _files().join(kept, kept.c.picture_id == picture.c.id).add_columns(kept.c.category)
+            owners = owners.where(sound, place.c.role == PlaceRole.OWNER).order_by(folder.c.path, place.c.name)
+            with self._book.db.reading() as tx:
+                return [(_path(row), state, f"{row.category!r} at the server") for row in tx.execute(owners)]
         if state in set(PlaceState):
             which = place.c.state == word(state)
             which = which if state == PlaceState.SOUND else which & (place.c.state != word(PlaceState.SOUND))

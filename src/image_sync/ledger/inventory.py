@@ -14,13 +14,32 @@ from image_sync.domain import PictureState
 from image_sync.ledger import contents, markings
 from image_sync.ledger.batches import given_out
 from image_sync.ledger.book import Book
+from image_sync.ledger.folder import generation, write_generation
 from image_sync.ledger.names import LONGEST, digest_of
-from image_sync.ledger.schema import annotation, inventory, note, picture, picture_count, place, removal, target
+from image_sync.ledger.schema import (
+    annotation,
+    inventory,
+    kept,
+    note,
+    picture,
+    picture_count,
+    place,
+    removal,
+    target,
+    told,
+)
+from image_sync.logs import get_logger
 
+log = get_logger(__name__)
 _CHUNK = 500
 _PAGE = 10_000
 GONE = "it is no longer at the platform: image-sync repair sends it again"
 REPAIR = "repair"
+RELABEL = "relabel/"
+"""Notes of pictures (ids) of which nobody knows which category the platform has until it was told."""
+RESTORED = "restored/"
+"""Notes of targets (ids) whose pictures were told categories that this ledger does not know of."""
+_GENERATION = "generation"
 BEFORE = 0
 """The "training" that counted what was trained on before this ledger knew of it."""
 
@@ -56,7 +75,8 @@ class Adoption:
     absent: frozenset[int] = frozenset()
     """Pictures (ids) that were confirmed before the listing was begun and are not in it."""
     changed: tuple[tuple[int, str], ...] = ()
-    """Pictures (ids) that have another category than the platform was told last, with that category."""
+    """Pictures (ids) that have another category than the platform was told last, and than is known to be a person's,
+    with that category."""
     foreign: int = 0
     """Copies of our pictures, under the same names, that another ledger has sent."""
 
@@ -102,6 +122,37 @@ class Inventory:
             self.checked = False
             self._book.changed()
 
+    @property
+    def restored(self) -> bool:
+        """Whether this ledger is older than what was told to the platform: it came from a backup."""
+        with self._book.db.reading() as tx:
+            return tx.execute(select(note.c.name).where(note.c.name == self._restored)).first() is not None
+
+    def recognise_backup(self) -> None:
+        """Whoever takes the ledger asks this first: is it older than the file beside it, or is that one a copy?"""
+        if self._book.folder is None:
+            return
+        there, copied = generation(self._book.folder)
+        with self._book.db.writing() as tx:
+            older = there > _generation(tx) or copied
+            targets = tx.execute(select(target.c.id)).scalars().all() if older else []
+            for one in targets:
+                statement = self._book.db.insert(note).values(name=f"{RESTORED}{one}", value="")
+                tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+            number = raise_generation(tx, self._book, above=there)
+        note_generation(self._book, number)
+        if targets:
+            log.warning(
+                "ledger.restored",
+                ledger=self._book.db.where,
+                hint="It is older than what the platform was told, or was moved: all categories are compared, "
+                "and those of the folders are told anew",
+            )
+
+    @property
+    def _restored(self) -> str:
+        return f"{RESTORED}{self._book.aimed().id}"
+
     def least(self) -> int:
         """How many files the dataset should hold at least."""
         aim = self._book.aimed().id
@@ -140,6 +191,8 @@ class Inventory:
     def adopt(self, rows: Iterable[Remote], *, trained_until: float | None) -> Adoption:
         """Take note of everything that the platform lists: what is there is not sent again.
 
+        In a ledger from a backup the listed categories are believed, so that what the folders say is told anew.
+
         Args:
             rows: the whole listing.
             trained_until: Unix time of the newest training of the dataset; earlier pictures count as trained on.
@@ -151,6 +204,7 @@ class Inventory:
         changed: list[tuple[int, str]] = []
         doubles: set[int] = set()
         strays: list[tuple[int, Remote]] = []
+        restored = self.restored
         with self._book.db.writing() as tx:
             tx.execute(delete(inventory).where(inventory.c.target_id == aim))
         for chunk in _chunks(rows):
@@ -160,21 +214,21 @@ class Inventory:
                 seen.update(hash(row.remote_id) for row in chunk)
                 for row in chunk:
                     stored = known.by_remote.get(row.remote_id)
-                    if stored is not None and not same(row.category, stored.sent_category):
-                        changed.append((stored.id, row.category))
+                    if stored is not None:
+                        changed += self._category(tx, stored, row, restored=restored)
                     if stored is not None or row.remote_id in known.leaving:
                         continue
                     mine = known.of(row)
                     counted = trained_until is not None and (row.uploaded_at or 0.0) <= trained_until
                     if mine is None:
                         if digest_of(row.key):
-                            self._remember(tx, aim, row, counted=counted)
+                            self._remember(tx, aim, row, known.category(row), counted=counted)
                         else:
                             strangers += 1
                     elif mine.state in {PictureState.READY, PictureState.HELD, PictureState.REFUSED}:
                         known.taken.add(mine.id)
                         adopted += 1
-                        self._take(tx, mine.id, row, counted=counted)
+                        self._take(tx, mine.id, row, known.category(row), counted=counted)
                     elif mine.key == row.key:
                         doubles.add(mine.id)
                         foreign += bool(row.batch_id) and row.batch_id not in known.batches
@@ -183,12 +237,50 @@ class Inventory:
                     else:
                         strangers += 1  # the same content under another name: somebody else's
         with self._book.db.writing() as tx:
+            tx.execute(delete(note).where(note.c.name == self._restored))
             tx.execute(update(target).where(target.c.id == aim).values(strangers=strangers))
             remembered = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
         self._book.changed()
         absent = frozenset(self._absent(seen, before=began))
         found = (tuple(sorted(doubles)), tuple(strays), absent, tuple(changed), foreign)
         return Adoption(listed, adopted, int(remembered), strangers, *found)
+
+    def _category(self, tx: Connection, stored: Any, row: Remote, *, restored: bool) -> list[tuple[int, str]]:
+        """Compare the category of a stored picture with what it should be. Returns what is new and not ours."""
+        if stored.kept is not None:
+            if same(row.category, stored.kept):
+                return []
+            tx.execute(delete(kept).where(kept.c.picture_id == stored.id))
+        if same(row.category, stored.sent_category):
+            return []
+        if not restored:
+            return [(stored.id, row.category)]
+        contents.close(tx, stored.id)
+        tx.execute(update(picture).where(picture.c.id == stored.id).values(sent_category=row.category))
+        return []
+
+    def keep(self, changed: Collection[tuple[int, str]]) -> None:
+        """These pictures (ids) have at the platform a category that a person gave them: it stays.
+
+        What is about to be told anyway is left out.
+        """
+        for chunk in _chunks(changed):
+            with self._book.db.writing() as tx:
+                telling = select(note.c.name).where(note.c.name.in_([f"{RELABEL}{one}" for one, _ in chunk]))
+                told_soon = set(tx.execute(telling).scalars())
+                statement = self._book.db.insert(kept)
+                for picture_id, category in chunk:
+                    if f"{RELABEL}{picture_id}" not in told_soon:
+                        added = statement.values(picture_id=picture_id, category=category)
+                        tx.execute(
+                            added.on_conflict_do_update(index_elements=["picture_id"], set_={"category": category})
+                        )
+
+    def kept(self) -> int:
+        """How many pictures have a category that a person gave them at the platform."""
+        mine = picture.c.target_id == self._book.aimed().id
+        with self._book.db.reading() as tx:
+            return int(tx.execute(select(func.count()).select_from(kept.join(picture)).where(mine)).scalar_one())
 
     def _absent(self, seen: Collection[int], *, before: float) -> Iterator[int]:
         """Pictures that were confirmed before that Unix time and are not among those that were seen."""
@@ -225,6 +317,7 @@ class Inventory:
                 if self._book.annotated:
                     markings.lost(tx, chunk)
                 tx.execute(delete(picture).where(these, ~files))
+                tx.execute(delete(kept).where(kept.c.picture_id.in_(chunk)))
                 waiting += int(tx.execute(update(picture).where(these).values(**gone)).rowcount)
                 if self._book.annotated:
                     markings.reckon(tx, annotation.c.picture_id.in_(chunk))
@@ -271,20 +364,20 @@ class Inventory:
         mine = picture.c.target_id == self._book.aimed().id
         return mine & (picture.c.state == PictureState.REFUSED) & (picture.c.reason == GONE)
 
-    def _remember(self, tx: Connection, aim: int, row: Remote, *, counted: bool) -> None:
+    def _remember(self, tx: Connection, aim: int, row: Remote, category: str, *, counted: bool) -> None:
         tx.execute(
             insert(inventory).values(
                 target_id=aim,
                 remote_id=row.remote_id,
                 digest=digest_of(row.key),
                 key=row.key,
-                category=row.category,
+                category=category,
                 size=row.size,
                 counted=int(counted),
             )
         )
 
-    def _take(self, tx: Connection, picture_id: int, row: Remote, *, counted: bool) -> None:
+    def _take(self, tx: Connection, picture_id: int, row: Remote, category: str, *, counted: bool) -> None:
         tx.execute(
             update(picture)
             .where(picture.c.id == picture_id)
@@ -292,7 +385,7 @@ class Inventory:
                 state=PictureState.CONFIRMED,
                 key=row.key[:LONGEST],
                 remote_id=row.remote_id,
-                sent_category=row.category,
+                sent_category=category,
                 reason="",
                 run_id=BEFORE if counted else None,
                 confirmed_at=row.uploaded_at or self._book.clock(),
@@ -300,6 +393,28 @@ class Inventory:
         )
         if self._book.annotated:
             markings.reckon(tx, annotation.c.picture_id == picture_id)
+
+
+def raise_generation(tx: Connection, book: Book, *, above: int = 0) -> int:
+    """The platform is about to be told something: from here on an earlier copy of the ledger is out of date.
+
+    Returns the number for :func:`note_generation`, which is to be called after the transaction: the file beside the
+    ledger must never be ahead of it.
+    """
+    number = 1 + max(above, _generation(tx))
+    statement = book.db.insert(note).values(name=_GENERATION, value=str(number))
+    tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": str(number)}))
+    return number
+
+
+def note_generation(book: Book, number: int) -> None:
+    """Write the number into the file beside the ledger; a database server has none."""
+    if book.folder is not None:
+        write_generation(book.folder, number)
+
+
+def _generation(tx: Connection) -> int:
+    return int(tx.execute(select(note.c.value).where(note.c.name == _GENERATION)).scalar() or 0)
 
 
 def waiting_for(tx: Connection, aim: int, sha256: str, size: int) -> Any:
@@ -312,7 +427,8 @@ def waiting_for(tx: Connection, aim: int, sha256: str, size: int) -> Any:
     ).first()
     if row is None or (row.size is not None and row.size != size):
         return None
-    tx.execute(delete(inventory).where(inventory.c.target_id == aim, inventory.c.remote_id == row.remote_id))
+    for table in (inventory, told):
+        tx.execute(delete(table).where(table.c.target_id == aim, table.c.remote_id == row.remote_id))
     return row
 
 
@@ -330,7 +446,9 @@ class _Known:
                 picture.c.state,
                 picture.c.remote_id,
                 picture.c.sent_category,
+                kept.c.category.label("kept"),
             )
+            .outerjoin(kept, kept.c.picture_id == picture.c.id)
             .where(picture.c.target_id == aim)
             .order_by(picture.c.id)
         )
@@ -346,7 +464,13 @@ class _Known:
         self._by_digest: dict[str, list[Any]] = {}
         for row in tx.execute(mine.where(halves.in_(digests))):
             self._by_digest.setdefault(row.sha256[:16], []).append(row)
+        before = select(told.c.remote_id, told.c.category).where(told.c.target_id == aim, told.c.remote_id.in_(ids))
+        self._told = {row.remote_id: row.category for row in tx.execute(before)}
         self.taken: set[int] = set()
+
+    def category(self, row: Remote) -> str:
+        """Which category this one was told last, as far as that is known; else the one it has."""
+        return str(self._told.get(row.remote_id, row.category))
 
     def of(self, row: Remote) -> Any:
         """Our picture that this one is, or None."""

@@ -241,7 +241,11 @@ def open_ledger(
     """
     database = Database(state, alone=lock is not None, term=lock.term if lock else "")
     book = Book(database, clock, skip_duplicates=skip_duplicates, plain_names=plain_names, annotations=annotations)
-    return Ledger(book)
+    book.folder = None if isinstance(state, str) and "://" in state else Path(state)
+    ledger = Ledger(book)
+    if lock is not None:
+        ledger.inventory.recognise_backup()
+    return ledger
 
 
 def exists(state: str | Path) -> bool:

@@ -283,6 +283,23 @@ inventory = Table(
     Index("inventory_digest", "target_id", "digest"),
 )
 
+# Pictures to which a person gave another category at the platform than it was told last: theirs is kept.
+kept = Table(
+    "kept",
+    metadata,
+    Column("picture_id", _Id, ForeignKey("picture.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("category", Text, nullable=False),
+)
+
+# What the platform was told by a ledger that was set aside: a listed category that differs is a person's.
+told = Table(
+    "told",
+    metadata,
+    Column("target_id", _Id, ForeignKey("target.id"), primary_key=True),
+    Column("remote_id", String(128), primary_key=True),
+    Column("category", Text, nullable=False),
+)
+
 run = Table(
     "run",
     metadata,

@@ -59,6 +59,7 @@ class Adoption:
         self._compare_at: float | None = None
         self._sampled_to = 0
         self._absent: frozenset[int] = frozenset()
+        self._changed: frozenset[tuple[int, str]] = frozenset()
         self._again = False
 
     def check(self, *, first: bool) -> None:
@@ -73,6 +74,7 @@ class Adoption:
                 self._lost(dataset, error)
                 return
             agreed = count is not None and least <= count <= self._ledger.inventory.expected()
+            agreed = agreed and not self._ledger.inventory.restored
             if agreed and first and count:
                 newest = islice(self._platform.listing(dataset), _FIRST_PAGE)
                 agreed = self._ledger.inventory.recognises(map(_remote, newest))
@@ -145,13 +147,7 @@ class Adoption:
             remembered=seen.remembered,
             strangers=seen.strangers,
         )
-        if seen.changed:
-            log.warning(
-                "picture.category_changed",
-                dataset=dataset.name,
-                pictures=len(seen.changed),
-                hint="Somebody gave them another category at the server; it is kept. Move their files likewise",
-            )
+        self._keep(dataset, frozenset(seen.changed))
         if seen.foreign:
             self._ledger.inventory.share()
             log.warning(
@@ -168,12 +164,28 @@ class Adoption:
 
         self._miss(seen.absent, complete=count is None or seen.listed >= count)
 
+    def _keep(self, dataset: DatasetRef, changed: frozenset[tuple[int, str]]) -> None:
+        """What two listings in a row show under a category that we did not tell is a person's: while one is read,
+        changes of ours may be under way."""
+        certain, self._changed = changed & self._changed, changed
+        self._changed -= certain
+        self._again = bool(self._changed)
+        if certain:
+            self._ledger.inventory.keep(certain)
+            log.warning(
+                "picture.category_changed",
+                dataset=dataset.name,
+                pictures=len(certain),
+                hint="Somebody gave them another category at the server; it is kept. Which they are: "
+                "image-sync list --state category-changed. Move their files likewise",
+            )
+
     def _miss(self, absent: frozenset[int], *, complete: bool) -> None:
         """What two complete listings in a row do not show is gone: a listing may lag behind."""
         if not complete:
             return
         gone, self._absent = absent & self._absent, absent
-        self._again = bool(absent - gone)
+        self._again = self._again or bool(absent - gone)
         if gone:
             self._absent -= gone
             log.warning("picture.missing", pictures=self._ledger.inventory.missed(gone))

@@ -65,9 +65,9 @@ class Copies:
             if not stored or here is None or here.state is PictureState.CLAIMED:
                 continue
             kept = _kept(stored, here)
+            # A copy that is known keeps what is known of its category: another one may be a person's (``Adoption``).
             if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
                 log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
-            if (here.state, here.remote_id, here.category) != (PictureState.CONFIRMED, kept.remote_id, kept.category):
                 self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
             for copy in self.proved(stored, here) if len(stored) > 1 else ():
                 if copy.remote_id != kept.remote_id:

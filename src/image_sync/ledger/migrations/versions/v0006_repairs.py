@@ -30,3 +30,17 @@ def upgrade() -> None:
     ):
         which = sa.text(condition)
         op.create_index(name, name.partition("_")[0], columns, sqlite_where=which, postgresql_where=which)
+    big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    op.create_table(
+        "kept",
+        sa.Column(
+            "picture_id", big, sa.ForeignKey("picture.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ),
+        sa.Column("category", sa.Text(), nullable=False),
+    )
+    op.create_table(
+        "told",
+        sa.Column("target_id", big, sa.ForeignKey("target.id"), primary_key=True),
+        sa.Column("remote_id", sa.String(128), primary_key=True),
+        sa.Column("category", sa.Text(), nullable=False),
+    )
