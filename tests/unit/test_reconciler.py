@@ -571,15 +571,75 @@ def test_two_ledgers_on_one_dataset_leave_one_copy_of_each_picture(tmp_path: Pat
     second.ledger.close()
 
 
-def test_a_category_that_a_person_changed_at_the_platform_is_told_and_kept(
+def test_a_category_that_a_person_changed_at_the_platform_is_told_once_and_kept(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The regular comparison finds it; the picture keeps the person's category, and nothing is sent."""
     world.put("good/1.jpg", "good/2.jpg")
     world.work()
-    world.platform.relabel(dataset(world), rows(world)[0].remote_id, "bad")
+    (mine,) = (row.remote_id for row in rows(world) if row.key.startswith("1."))
+    world.platform.relabel(dataset(world), mine, "bad")
+    settled(world)
     settled(world)
 
     assert sorted(row.category for row in rows(world)) == ["bad", "good"]
-    assert "picture.category_changed" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("picture.category_changed") == 1
+    assert world.ledger.inventory.kept() == 1
+    path = os.fsencode(world.root / "good/1.jpg")
+    assert world.ledger.history.in_state("category-changed") == [(path, "category-changed", "'bad' at the server")]
     assert told(world) == {}
+
+
+def moved_file(world: World, was: str, to: str) -> None:
+    """A file is moved to another place, and the watcher sees it."""
+    folder, _, name = was.partition("/")
+    world.ledger.places.gone(os.fsencode(world.root / folder), [os.fsencode(name)])
+    world.put(to, content=was)
+
+
+def test_a_category_that_a_person_changed_goes_when_the_file_is_moved_or_the_person_takes_it_back(world: World) -> None:
+    """The folder's change is the newer one; and what is as it was told is nobody's."""
+    world.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
+    world.work()
+    for row in rows(world):
+        world.platform.relabel(dataset(world), row.remote_id, "bad")
+    settled(world)
+    assert world.ledger.inventory.kept() == 3
+    moved_file(world, "good/1.jpg", "ugly/1.jpg")
+    (second,) = (row.remote_id for row in rows(world) if row.key.startswith("2."))
+    world.platform.relabel(dataset(world), second, "good")
+    settled(world)
+    settled(world)
+
+    assert {row.key[0]: row.category for row in rows(world)} == {"1": "ugly", "2": "good", "3": "bad"}
+    assert world.ledger.inventory.kept() == 1
+
+
+def test_a_second_look_after_a_doubt_leaves_the_category_of_a_person(world: World) -> None:
+    """The sweep of a batch whose answer was lost finds the picture under another category, and tells nothing."""
+    world.put("good/1.jpg")
+    world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
+    world.work()
+    world.work(15)
+    world.platform.relabel(dataset(world), rows(world)[0].remote_id, "bad")
+    settled(world)
+    world.work(100_000)
+    settled(world)
+
+    assert [row.category for row in rows(world)] == ["bad"]
+    assert world.ledger.inventory.kept() == 1
+
+
+def test_pictures_of_another_ledger_are_noticed_while_uploads_go_on(world: World) -> None:
+    """A picture every minute leaves no quiet time: the regular comparison does not wait for one."""
+    world.stage(upload=1, grace=180)
+    sent = [f"good/{number}.jpg" for number in range(20)]
+    for name in sent:
+        world.put(name)
+        world.work(60)
+        if name == sent[5]:
+            keys = [row.key for row in rows(world)]
+            sent_by_somebody(world, "f" * 32, *keys)
+
+    assert world.ledger.inventory.shared
+    assert world.ledger.tally().confirmed == 20

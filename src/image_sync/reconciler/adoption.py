@@ -213,21 +213,22 @@ class Adoption:
 
     def audit(self, now: float) -> None:
         """Compare when all has been quiet after uploads (did somebody double a request?), and regularly (did others
-        delete, add or change something?)."""
+        delete, add or change something?), also while uploads go on: what is under way counts as sent."""
         tally = self._ledger.tally()
         confirmed, since = self._audited
-        if tally.confirmed != confirmed or tally.sending or tally.cleared or tally.moving:
-            self._audited = (tally.confirmed, now)
-            return
-        if since and now - since < 2 * self._grace:
-            return
         if self._compare_at is None:
-            self._compare_at = now + (_SOON if self._again else _REGULARLY)
-        if since or now >= self._compare_at:
+            self._compare_at = now + self._until_next()
+        if tally.confirmed != confirmed or tally.sending or tally.cleared or tally.moving:
+            self._audited = (tally.confirmed, since := now)
+        quiet = since and now - since >= 2 * self._grace
+        if quiet or now >= self._compare_at:
             self._again = False
             self.check(first=False)
             self._audited = (self._ledger.tally().confirmed, 0.0)  # not before: one that failed is made again
-            self._compare_at = now + (_SOON if self._again else _REGULARLY)
+            self._compare_at = now + self._until_next()
+
+    def _until_next(self) -> float:
+        return min(_SOON, 2 * self._grace) if self._again else _REGULARLY
 
 
 def _remote(stored: RemotePicture) -> Remote:
