@@ -123,19 +123,18 @@ def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:
     told = plant.call("check").stdout
     assert "4 pictures in 2 folders" in told
     assert "2 new pictures wait for their annotations" in told
-    assert "Now it would upload 2 picture(s) (2 / 2)" in told
+    assert "Now it would upload at most 2 picture(s) (2 / 2)" in told
     plant.configure(annotation_format="yolo")
     assert "upload nothing (0 / 2: waits for 2 more pictures)" in plant.call("check").stdout
     plant.configure(annotations="optional")
-    assert "Now it would upload 4 picture(s) (4 / 2)" in plant.call("check").stdout
+    assert "Now it would upload at most 4 picture(s) (4 / 2)" in plant.call("check").stdout
 
 
 def test_check_tells_who_only_has_category_folders_how_to_learn_categories(tmp_path: Path, server: MviServer) -> None:
     """The old script's own example names a network for detection, which it never sent: the remedy is named."""
     plant = Plant(tmp_path / "plant", server.url, model={"nn_arch": "tiny_yolo_v2", "action": "train"})
-    for category in ("good", "bad"):
-        for number in range(3):
-            plant.put(f"{category}/{number}.jpg", jpeg(number))
+    for number in range(6):
+        plant.put(f"{('good', 'bad')[number % 2]}/{number}.jpg", jpeg(number))
 
     told = " ".join(plant.call("check").stdout.split())
     assert "`model.nn_arch` 'tiny_yolo_v2' learns from boxes, and none of the 6 pictures here has any" in told
@@ -161,7 +160,9 @@ def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: Mv
     assert "Needs a person" not in status
     assert "1 picture waits for its annotation" in status
     assert "no category" in status
-    assert re.search(r"training  2 / 2: due, waits for label '\w+': [12] of 5", status)
+    assert re.search(
+        r"training  2 / 2: due, waits for a label in 5 pictures; the most frequent, '\w+', is in [12]", status
+    )
     assert "waits for its annotation" in shown
     assert "annotation" in plant.call("show", str(drawn[0])).stdout
     assert plant.status()["pictures"]["waiting"] == 1

@@ -166,7 +166,7 @@ def test_the_target_may_not_lie_in_the_source(source: Path, target: str) -> None
     done = call("convert", source, "-o", source / target, "--to", "coco")
 
     assert done.returncode == 2
-    assert "Give a folder outside" in done.stderr
+    assert "Choose a folder outside" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_the_target_may_not_lie_in_the_source(source: Path, target: str) -> None
         (["convert", "in", "--to", "voc"], "--output"),
         (["convert", "in", "-o", "out"], "--to"),
         (["convert", "in", "-o", "out", "--to", "xml"], "xml"),
-        (["convert", "in", "-o", "in/v/x.JPG/out", "--to", "voc"], "Give a folder outside"),
+        (["convert", "in", "-o", "in/v/x.JPG/out", "--to", "voc"], "Choose a folder outside"),
     ],
 )
 def test_calling_it_wrongly_is_told(source: Path, words: list[str], says: str) -> None:

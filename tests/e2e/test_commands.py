@@ -306,7 +306,7 @@ def test_status_has_every_documented_key(plant: Plant) -> None:
         ("polling", "watched"),
     }
     assert (before["daemon"]["running"], after["daemon"]["running"]) == (False, False)
-    assert during["daemon"] == {"running": True, "pid": daemon.process.pid}
+    assert during["daemon"] == {"running": True, "pid": daemon.process.pid, "host": None}
     assert after["pictures"]["confirmed"] == 6
     assert after["pictures"]["conflicts"] == 1
     assert after["categories"]["light"]["conflicts"] == 1
@@ -379,11 +379,11 @@ def test_list_names_every_file_in_a_state(plant: Plant) -> None:
     people, *rest = one_by_one(plant, *words)
     quarantined, conflicts, confirmed = (json.loads(one.stdout) for one in rest)
 
-    assert len(people.stdout.splitlines()) == 13
+    assert len(people.stdout.splitlines()) == 14
     assert [Path(row["path"]).name for row in quarantined] == [f"broken{number:02}.jpg" for number in range(12)]
     assert all(row["reason"] for row in quarantined)
-    assert [Path(row["path"]).name for row in conflicts] == ["twin.jpg"]
-    assert len(confirmed) == 4
+    assert [Path(row["path"]).name for row in conflicts] == ["000.jpg", "twin.jpg"]
+    assert len(confirmed) == 3
 
 
 def test_run_once_fails_when_a_due_training_was_refused(plant: Plant, server: MviServer) -> None:
@@ -476,7 +476,7 @@ def test_show_finds_a_name_that_is_no_text(plant: Plant) -> None:
 def test_retry_sends_a_refused_picture_again(plant: Plant, server: MviServer) -> None:
     """The server refuses one; after `retry` it takes it."""
     plant.put("dark/1.jpg", picture("dark", 1))
-    server.faults.add(Fault(Action.STATUS, "POST", "/files$", status=400))
+    server.faults.add(Fault(Action.STATUS, "POST", "/files$", status=415))
     assert plant.call("run", "--once").returncode == 1
     assert plant.census().total.refused == 1
     assert "to be sent again: 1" in plant.call("retry").stdout

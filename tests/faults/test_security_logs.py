@@ -160,7 +160,7 @@ def test_the_program_itself_masks_what_nobody_caught(tmp_path):
         "    hide(secret)\n"
         "    raise ZeroDivisionError('with ' + secret)\n"
         "import importlib\n"
-        "importlib.import_module('image_sync.cli.status').settings_of = broken\n"
+        "importlib.import_module('image_sync.cli.status').settings_in_force = broken\n"
         "main.run()\n"
     )
     done = subprocess.run(

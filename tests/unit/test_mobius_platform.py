@@ -596,7 +596,7 @@ def test_when_scores_cannot_be_had_the_grace_time_decides(filled: Site, server: 
 
     assert tasks(server) == {"dark": 1, "light": 1}
     (line,) = [line for line in logged if line["event"] == "mobius.asked_again"]
-    assert "no telling" in line["hint"]
+    assert "not known whether it was trained" in line["hint"]
 
 
 def test_a_reset_without_an_answer_is_waited_out(filled: Site, server: MobiusServer) -> None:

@@ -115,6 +115,13 @@ def test_what_a_pattern_of_gitignore_matches_is_left_alone(folder, name, pattern
     assert not Filter(Rules()).excluded(ROOT, ROOT + folder, name)
 
 
+def test_the_folder_of_general_negatives_is_looked_into():
+    """Where a platform has one, its name begins with an underscore all the same."""
+    assert Filter(Rules(negatives="negative")).admits(ROOT, ROOT + b"/_negative_")
+    assert not Filter(Rules(negatives="negative")).admits(ROOT, ROOT + b"/_aside")
+    assert not Filter(Rules()).admits(ROOT, ROOT + b"/_negative_")
+
+
 def test_folders_that_begin_with_an_underscore_or_stand_for_null_are_not_looked_into():
     """So a folder may be set aside without a change of the configuration, or with one."""
     filters = Filter(Rules(categories={"typo": None, "crk": "crack"}))

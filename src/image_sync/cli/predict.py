@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +67,7 @@ def predict(
 ) -> None:  # fmt: skip
     """Classify pictures with a trained model. A detection model tells which objects it finds, and where."""
     settings = settings_of(config)
-    files = [file for image in images for file in _files(image)]
+    files = _files(images)
     with platform_of(settings) as platform:
         with ledger_of(settings) as ledger:
             dataset = dataset_of(ledger, platform)
@@ -97,7 +98,14 @@ def predict(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _files(image: Path) -> list[Path]:
+def _files(images: list[Path]) -> list[Path]:
+    files = [file for image in images for file in _within(image)]
+    if not any(os.access(file, os.R_OK) for file in files):
+        _read(files[0])  # says so before anybody is called
+    return files
+
+
+def _within(image: Path) -> list[Path]:
     """The file, or the pictures in the folder and its folders."""
     if not image.is_dir():
         return [image]

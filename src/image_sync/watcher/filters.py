@@ -75,6 +75,8 @@ class Filter:
         self._depth = DEEPEST if rules.recursive else 1
         self._from_first = rules.category_from == "first"
         self._negatives = rules.negatives.encode()
+        self._underscored = {f"_{rules.negatives}_".encode()} if rules.negatives else set()
+        """Folders that begin with an underscore and are looked into all the same."""
         # Pictures with annotations need no category: what is marked in them says what they show.
         self._rootless = Category("" if rules.annotations != "none" else None)
         self._categories = {_composed(key): value and _composed(value) for key, value in rules.categories.items()}
@@ -104,7 +106,8 @@ class Filter:
 
     def folder(self, name: bytes) -> bool:
         """Whether a folder of this name is looked into."""
-        return not name.startswith((b".", b"_")) and name.lower() not in _JUNK_FOLDERS
+        left_alone = name.startswith((b".", b"_")) and name not in self._underscored
+        return not left_alone and name.lower() not in _JUNK_FOLDERS
 
     @property
     def selective(self) -> bool:

@@ -25,7 +25,7 @@ class Rules:
         exclude: patterns of .gitignore, seen from the root: what they match is left alone.
         categories: folder name to category name; None: the folder is left alone.
         negatives: name of the folder in a category folder whose pictures show what the category is not: their category
-            is ``<category>/<negatives>``; empty: there is none.
+            is ``<category>/<negatives>``; ``_<negatives>_`` beside the categories is for all of them; empty: neither.
         annotations: ``required``: a picture waits until its annotation is there; ``optional``: it goes without if there
             is none; ``none``: they are not looked for.
         ignored_labels: labels whose boxes are left out, composed and folded to one case.
