@@ -1,4 +1,4 @@
-"""The pages on models and on boxes: their commands, run as they stand there."""
+"""README and the pages on models and on boxes: what they print, and their commands, run as they stand there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from image_sync.cli import plates
 from image_sync_server.mvi.server import MviServer
 
 ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODELS, DETECTION = ((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("models", "detection"))
 ADDRESS = "http://127.0.0.1:8080"
 """What the pages call the server; each test has one of its own."""
@@ -88,6 +89,38 @@ def test_the_page_about_boxes_leads_to_objects_found(tmp_path: Path, server: Mvi
     (coco,) = (tmp_path / "plates-coco").rglob("*.json")
     assert len(json.loads(coco.read_text())["images"]) == len(pictures)
     assert len(list((tmp_path / "plates-yolo").rglob("*.jpg"))) == len(pictures)
+
+
+def test_status_prints_what_readme_shows(tmp_path: Path, server: MviServer) -> None:
+    """Sixty pictures sent and trained on, nine that wait and a broken one: the lines are those of README's example."""
+    (shown,) = re.findall(r"```console\n\$ image-sync status\n(.*?)```", README, re.DOTALL)
+    folder = tmp_path / "pictures"
+    for kind in ("good", "scratch", "spot"):
+        shutil.copytree(ROOT / "images" / kind, folder / kind)
+    whole = re.search(r"```json\n(.*?)```", README, re.DOTALL)
+    assert whole is not None
+    quick = {"time": 0.2, "watch": {"settle": 0.2}, "model": {"poll": 0.2, "strategy": {"max_iter": 50}}}
+    configuration = json.loads(whole[1]) | {"credentials": {"endpoint": server.url}, "state": "state"} | quick
+    (tmp_path / "configuration.json").write_text(json.dumps(configuration))
+    again = "<!-- runs -->\n```sh\nimage-sync run --once\n```\n"
+    follow(again, tmp_path, server.url)
+    for kind, number in (("good", 4), ("scratch", 3), ("spot", 2)):
+        for path in sorted((ROOT / "images" / kind).iterdir())[:number]:
+            with Image.open(path) as image:
+                image.resize((90, 90)).save(folder / kind / f"new-{path.name}")
+    (folder / "good/plate-0061.jpg").write_bytes((ROOT / "images/good/plate-0011.jpg").read_bytes()[:2000])
+    said = follow(
+        again.replace("--once", "--once || true") + again.replace("run --once", "status"), tmp_path, server.url
+    )
+
+    said = said.replace(str(tmp_path), "/srv/line1").replace(server.url, "http://127.0.0.1:18080")
+    told = [line.rstrip() for line in said.splitlines()]
+    passing = re.compile(r"^(daemon|dataset|training|  +plates-)")
+    lines = [line for line in shown.splitlines() if not passing.match(line)]
+    assert len(lines) > 12
+    assert [line for line in lines if line not in told] == []
+    assert "training  0 / 24, short by 24: " in said
+    assert "training  0 / 24, short by 24: " in shown
 
 
 def test_every_command_of_the_pages_is_run() -> None:

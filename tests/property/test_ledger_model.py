@@ -1,6 +1,6 @@
 """The ledger alone against a model of it: places, pictures, batches and trainings in any order of calls.
 
-The model is the rules of ARCHITECTURE.md in a few lines: whose picture a file is, what may vanish, what may be sent.
+The model is the rules of docs/decisions in a few lines: whose picture a file is, what may vanish, what may be sent.
 """
 
 from __future__ import annotations
