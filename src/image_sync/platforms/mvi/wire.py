@@ -299,7 +299,7 @@ def fault(body: object) -> str | None:
 
 def normal(name: str) -> str:
     """The spelling by which names are compared: systems differ in how they store an accented letter."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def seconds(milliseconds: float | None) -> float | None:
