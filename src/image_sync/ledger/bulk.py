@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table
 
-_MOST = 128
+_MOST = 512
 """Rows in one statement. There are only statements of 1, 2, 4, ... rows, so that the driver can keep them prepared."""
 
 
@@ -34,10 +34,14 @@ class Bulk:
         self._sql = cache(self._made)
 
     @classmethod
-    def into(cls, table: Table, *columns: str, **others: str) -> Bulk:
-        """An insertion of these columns, and behind them of others whose values are SQL."""
+    def into(cls, table: Table, *columns: str, then: str = "", **others: str) -> Bulk:
+        """An insertion of these columns, and behind them of others whose values are SQL.
+
+        Args:
+            then: SQL behind the rows: what to do about those that are there already, and what to return.
+        """
         row = ", ".join((*("?" for _ in columns), *others.values()))
-        return cls(f"INSERT INTO {table.name} ({', '.join((*columns, *others))}) VALUES {{rows}}", f"({row})")
+        return cls(f"INSERT INTO {table.name} ({', '.join((*columns, *others))}) VALUES {{rows}} {then}", f"({row})")
 
     @classmethod
     def update(cls, table: Table, values: str, where: str, *columns: str) -> Bulk:
@@ -46,14 +50,20 @@ class Bulk:
         row = ", ".join("?" for _ in columns)
         return cls(f"{given} UPDATE {table.name} SET {values} FROM given WHERE {where}", f"({row})")
 
-    def __call__(self, tx: Connection, rows: Sequence[Sequence[Any]], *common: Any) -> None:
-        """Carry it out for these rows, each with its values in order; ``common`` is what they share."""
+    def __call__(self, tx: Connection, rows: Sequence[Sequence[Any]], *common: Any) -> list[Any]:
+        """Carry it out for these rows, each with its values in order; ``common`` is what they share.
+
+        Returns the rows that a statement which returns any gave back.
+        """
         mark = "?" if tx.dialect.paramstyle == "qmark" else "%s"
-        at = 0
+        at, given = 0, list[Any]()
         while at < len(rows):
             size = min(_MOST, 1 << (len(rows) - at).bit_length() - 1)
-            tx.exec_driver_sql(self._sql(size, mark), (*chain.from_iterable(rows[at : at + size]), *common))
+            result = tx.exec_driver_sql(self._sql(size, mark), (*chain.from_iterable(rows[at : at + size]), *common))
+            if result.returns_rows:
+                given += result.all()
             at += size
+        return given
 
     def _made(self, size: int, mark: str) -> str:
         return self._statement.format(rows=", ".join([self._row] * size)).replace("?", mark)

@@ -11,7 +11,7 @@ from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, S
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
-from image_sync.ledger.newcomers import columns_of, marks_of, write_down
+from image_sync.ledger.newcomers import LOOK, columns_of, marks_of, write_down
 from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
 from image_sync.ledger.schema import folder, note, picture, place, place_count, root, word
 
@@ -205,7 +205,7 @@ class Places:
     def _place(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
         was = tx.execute(files_where(and_(place.c.folder_id == folder_id, place.c.name == seen.name))).first()
         state = _state(seen)
-        values: dict[str, Any] = {**columns_of(seen, self._book.clock()), "state": state}
+        values: dict[str, Any] = {**dict(zip(LOOK, columns_of(seen, self._book.clock()), strict=True)), "state": state}
         if self._book.annotated:
             values |= marks_of(seen)
         same = (

@@ -73,6 +73,7 @@ class Intake:
         name: bytes,
         stamp: Stamp,
         category: Category,
+        ground: str,
         *,
         source: Source | None = None,
         newest: float = 0.0,
@@ -81,6 +82,7 @@ class Intake:
 
         Args:
             fd: its folder.
+            ground: on which its folder stands.
             source: its annotation.
             newest: Unix time since which that is as it is.
         """
@@ -92,7 +94,6 @@ class Intake:
             else:
                 self._later(root, folder)
             return False
-        ground = root.ground(fd)
         if category.name is None:
             sighting = Sighting(folder, name, stamp, None, fault=category.fault, ground=ground)
         else:

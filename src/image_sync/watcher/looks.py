@@ -18,6 +18,8 @@ _DUE_AT_ONCE = 50
 """Files that have settled and are read before the next folder is looked at."""
 _MARKED_AT_ONCE = 2000
 """The same where annotations are used: each time the folder is listed to find them."""
+_A_MOMENT = 0.01
+"""Seconds that a full look goes on before what changed lately is asked for."""
 _ENTRIES_PER_SECOND = 50_000
 """A folder with so many entries is looked at once a second at most, however many events it has."""
 
@@ -71,10 +73,13 @@ class Looks:
         for root in self._roots.values():
             if root.scan is None and root.available and root.scan_due <= self._now():
                 root.scan = self._full_scan(root)
-            if root.scan is not None:
+            until = self._now() + _A_MOMENT
+            while root.scan is not None:
+                busy = True
                 if not _advance(root.scan):
                     root.scan = None
-                busy = True
+                elif self._now() >= until:
+                    break
         return busy
 
     def _changes(self) -> Iterator[None]:

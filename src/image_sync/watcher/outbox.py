@@ -32,12 +32,13 @@ class Outbox:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._waiting: dict[bytes, list[Sighting]] = {}
+        self._number = 0
         self._folders: set[bytes] = set()
         self._since: float | None = None
         self._looks: list[OpenLook] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return self._number
 
     def open(self, folder: bytes) -> OpenLook:
         """Begin a look: from now on it is told what is reported of its folder. What waits is handed over first."""
@@ -54,20 +55,21 @@ class Outbox:
     def put(self, root: bytes, sighting: Sighting, now: float) -> None:
         """Report one file, at once or with the next ones."""
         self._waiting.setdefault(root, []).append(sighting)
+        self._number += 1
         self._folders.add(sighting.folder)
         for look in self._looks:
             if look.folder == sighting.folder:
                 look.news[sighting.name] = sighting.stamp
         if self._since is None:
             self._since = now
-        if len(self) >= MOST or now - self._since >= OLDEST:
+        if self._number >= MOST or now - self._since >= OLDEST:
             self.flush()
 
     def flush(self) -> None:
         """Hand everything over. What the catalogue does not take (it raises) is kept."""
         for root in list(self._waiting):
             self._catalogue.record(root, self._waiting[root])
-            del self._waiting[root]
+            self._number -= len(self._waiting.pop(root))
         self._folders.clear()
         self._since = None
 

@@ -113,6 +113,7 @@ class Scanner:
         try:
             pictures = _pictures_in(fd, self.filters) if annotated else []
             sources = self.companions.beside(root, folder, pictures) if annotated else {}
+            ground = root.ground(fd)
             for name in names:
                 try:
                     found = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -127,7 +128,7 @@ class Scanner:
                     stamp = self.companions.stamped(stamp, source)
                     # One that lost its annotation has to be seen so twice: it may be about to get another.
                     newest = source.newest if source else self._wall()
-                self.intake.consider(root, folder, fd, name, stamp, category, source=source, newest=newest)
+                self.intake.consider(root, folder, fd, name, stamp, category, ground, source=source, newest=newest)
                 yield
         except (OSError, Unreadable) as error:
             self._forget(root, folder, names)
@@ -206,9 +207,11 @@ class Scanner:
             name, stamp, was = found
             if annotated:
                 pictures[name] = stamp, was
-            elif look.news.get(name) != stamp and self.intake.consider(root, look.folder, fd, name, stamp, category):
+            elif look.news.get(name) != stamp and self.intake.consider(
+                root, look.folder, fd, name, stamp, category, here
+            ):
                 yield
-        yield from self._look_with_annotations(root, look, fd, pictures, category)
+        yield from self._look_with_annotations(root, look, fd, pictures, category, here)
         excluded = [name for name in known if self.filters.excluded(root.path, look.folder, name)]
         if excluded:
             self._leave_alone(look.folder, excluded)
@@ -278,6 +281,7 @@ class Scanner:
         fd: int,
         pictures: Mapping[bytes, tuple[Stamp, Stamp | None]],
         category: Category,
+        ground: str,
     ) -> Iterator[None]:
         """The pictures of a folder, each together with its annotation: where either has changed, it is looked at."""
         sources = self.companions.beside(root, look.folder, pictures) if pictures else {}
@@ -289,7 +293,7 @@ class Scanner:
             if was == stamp or look.news.get(name) == stamp:
                 continue
             newest = source.newest if source else self._wall() if self.companions.lost(was, stamp) else 0.0
-            if self.intake.consider(root, look.folder, fd, name, stamp, category, source=source, newest=newest):
+            if self.intake.consider(root, look.folder, fd, name, stamp, category, ground, source=source, newest=newest):
                 yield
 
     def _known(self, folder: bytes, category: Category) -> dict[bytes, Stamp]:
