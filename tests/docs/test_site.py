@@ -72,8 +72,10 @@ def test_the_site_is_built_and_loads_nothing_foreign(tmp_path: Path) -> None:
     built = sorted(site.rglob("*.html"))
     assert len(built) >= len(list((ROOT / "docs").rglob("*.md")))
     for page in built:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"<p>\d+\. |<p>[*-] |```", text), f"{page.name}: Markdown that the generator did not take"
         loads = Loads()
-        loads.feed(page.read_text(encoding="utf-8"))
+        loads.feed(text)
         assert loads.addresses
         for address in loads.addresses:
             assert not re.match(r"[a-z]+:|//", address), (page.name, address)
