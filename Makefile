@@ -38,7 +38,7 @@ imports: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(BIN)/pytest -n $(WORKERS) tests
 
-root: $(VENV)/.installed  ## the tests that mount something: sudo make root
+root: $(VENV)/.installed  ## the tests that need root: sudo make root
 	$(BIN)/pytest -n $(WORKERS) -m root tests
 
 soak: $(VENV)/.installed  ## hours of bad luck in minutes: make soak SOAK='--seed 7'

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _privilege(request: pytest.FixtureRequest) -> None:
-    """A test that mounts something is marked, and skipped for those who may not."""
+    """A test that mounts something or becomes another user is marked, and skipped for those who may not."""
     if request.node.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
 

@@ -135,7 +135,7 @@ def test_what_init_wrote_is_installed_and_every_command_works_beside_the_service
     assert "confirmed" in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.root
 def test_other_users_are_told_what_they_may_not_read(site: Site) -> None:
     """The service's user looks without the key; without right to the ledger, the message names who has it."""
     assert site.call("run", "--once", service=True).returncode == 0

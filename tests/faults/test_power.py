@@ -42,7 +42,9 @@ def cut(folder: Path, seed: int, *program: str) -> tuple[Path, int]:
         command = [*(program or ("-m", "support.diary")), str(mount / "state"), "0", "1000000"]
         said = (folder / "said").open("wb")
         with said, subprocess.Popen([sys.executable, *command], stdout=said, cwd=powercut.TESTS) as writer:
-            time.sleep(chance.uniform(0.4, 0.9))
+            while writer.poll() is None and not (folder / "said").stat().st_size:
+                time.sleep(0.01)  # a busy machine takes its time to begin
+            time.sleep(chance.uniform(0.1, 0.6))
             writer.kill()
     return durable / "state", diary.said(folder / "said")
 

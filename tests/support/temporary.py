@@ -1,4 +1,8 @@
-"""One folder for everything temporary of a test session: removed when it ends, or by the next one if it was killed."""
+"""One folder for everything temporary of a test session: removed when it ends, or by the next one if it was killed.
+
+It lies in memory where there is room, unless TMPDIR says otherwise: each `fdatasync` of a ledger takes a disk some
+milliseconds, and the suite makes very many. Tests about disks mount their own.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from pathlib import Path
 PREFIX = "is-tests-"  # short: names of sockets end after 107 bytes
 _YOUNG = 60
 """Seconds during which a folder that nobody holds may be one that is just being made."""
+_ROOM = 4 << 30
+"""Free bytes that the folder in memory must have for all of a session."""
 _MEMORY = "IMAGE_SYNC_TESTS_MEMORY"
 FAST = Path(os.environ.get(_MEMORY, "/dev/shm"))
 """A folder in memory, where there is one."""
@@ -25,11 +31,17 @@ if not os.access(FAST, os.W_OK):
 def begin() -> Path:
     """Make this session's folder, and one in memory, and tell this process and its children to use them."""
     global FAST  # noqa: PLW0603 - it is this session's from now on
-    sessions = claim(Path(tempfile.gettempdir()))
+    sessions = claim(_base())
     os.environ["TMPDIR"] = tempfile.tempdir = str(sessions)
     FAST = claim(FAST) if FAST.is_dir() and sessions.parent != FAST else sessions
     os.environ[_MEMORY] = str(FAST)
     return sessions
+
+
+def _base() -> Path:
+    if "TMPDIR" not in os.environ and FAST.is_dir() and shutil.disk_usage(FAST).free >= _ROOM:
+        return FAST
+    return Path(tempfile.gettempdir())
 
 
 def claim(parent: Path) -> Path:

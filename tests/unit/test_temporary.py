@@ -47,6 +47,17 @@ def test_a_session_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["memory"]
 
 
+def test_a_session_lies_in_memory_where_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the caller names another place."""
+    monkeypatch.setattr(temporary, "FAST", tmp_path)
+    monkeypatch.setattr(temporary, "_ROOM", 0)
+    assert temporary._base() == Path(os.environ["TMPDIR"])
+    monkeypatch.delenv("TMPDIR")
+    assert temporary._base() == tmp_path
+    monkeypatch.setattr(temporary, "_ROOM", 1 << 60)
+    assert temporary._base() != tmp_path
+
+
 def test_what_a_killed_session_left_goes_when_the_next_begins(tmp_path: Path) -> None:
     """It is removed when nobody holds it any more, and is not just being made."""
     old = session(tmp_path, "kill")

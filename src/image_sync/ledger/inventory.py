@@ -134,7 +134,10 @@ class Inventory:
             return
         there, copied = generation(self._book.folder)
         with self._book.db.writing() as tx:
-            older = there > _generation(tx) or copied
+            number = _generation(tx)
+            older = there > number or copied
+            if number and not older:
+                return  # nothing to write down: on a full disk the daemon begins all the same, and waits for room
             targets = tx.execute(select(target.c.id)).scalars().all() if older else []
             for one in targets:
                 statement = self._book.db.insert(note).values(name=f"{RESTORED}{one}", value="")
