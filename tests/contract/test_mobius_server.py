@@ -15,8 +15,9 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from image_sync_server.mobius.faults import KINDS, Fault, Faults, parsed
-from image_sync_server.mobius.server import MobiusServer, Unprotected
+from image_sync_server.mobius.fault_presets import KINDS, Fault, Faults, parsed
+from image_sync_server.mobius.server import MobiusServer
+from image_sync_server.web import Unprotected
 from support.mobius import serving_mobius
 from support.mvi_server import picture
 
@@ -258,7 +259,7 @@ def test_every_fault(server: MobiusServer, kind: str) -> None:
             assert time.monotonic() < until
             threading.Event().wait(0.02)
     assert server.store.has("a1") is done
-    assert server.faults.struck == {kind: 1}
+    assert server.faults.counts == {kind: 1}
     assert sdk.get("/status/x") == said("unknown_task_id")
 
 
@@ -267,8 +268,8 @@ def test_faults_are_lots_that_can_be_drawn_again() -> None:
     first, second = Faults(3), Faults(3)
     for faults in (first, second):
         faults.add(parsed("slow=30%:0.5"))
-    assert [first.draw("GET /") is None for _ in range(50)] == [second.draw("GET /") is None for _ in range(50)]
-    assert 5 < first.struck["slow"] < 30
+    assert [first.pick("GET /") is None for _ in range(50)] == [second.pick("GET /") is None for _ in range(50)]
+    assert 5 < first.counts["slow"] < 30
     for text in ("slow", "nobody=1", "slow=2", "html=1:3", "slow=x", "slow=5%:"):
         with pytest.raises(ValueError, match=r"KIND=RATE|known|between|seconds"):
             parsed(text)

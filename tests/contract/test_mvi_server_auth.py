@@ -9,7 +9,8 @@ import pytest
 import requests
 
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.server import MviServer, Unprotected
+from image_sync_server.mvi.server import MviServer
+from image_sync_server.web import Unprotected
 from support.mvi_server import Caller, serving
 
 ANN = Credentials("ann", "correct horse")

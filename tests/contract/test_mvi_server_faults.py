@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, picture, serving, until
 

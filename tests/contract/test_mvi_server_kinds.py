@@ -15,7 +15,7 @@ import requests
 
 from image_sync_server.mvi.app import build
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.kinds import KINDS, from_json, parsed
+from image_sync_server.mvi.fault_presets import KINDS, from_json, parsed
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, contents, picture, serving, until
 
@@ -85,7 +85,7 @@ def test_a_wrong_answer(server, caller, dataset, word, status, result, kept):
             assert response.json()["result"] == result
         assert response.headers.get("retry-after") == ("3" if kind == "429" else None)
     server.faults.clear()
-    assert server.faults.struck == {kind: 2}
+    assert server.faults.counts == {kind: 2}
     assert stored(caller, dataset) == 2 * kept
     assert caller.upload(dataset, [("a.jpg", JPG)]).status_code == 200
 
@@ -98,7 +98,7 @@ def test_a_broken_connection(server, caller, dataset, kind, kept):
         with pytest.raises(BROKEN):
             caller.upload(dataset, [("a.jpg", JPG)])
     server.faults.clear()
-    assert server.faults.struck == {kind: 2}
+    assert server.faults.counts == {kind: 2}
     assert stored(caller, dataset) == 2 * kept
 
 
@@ -158,7 +158,7 @@ def test_401_ends_all_sessions(tmp_path):
         token = Caller(server.url, None).post("/tokens", **body)["token"]
         assert Caller(server.url, token).call("GET", "/datasets").status_code == 401
         server.faults.clear()
-        assert server.faults.struck == {"401": 2}
+        assert server.faults.counts == {"401": 2}
 
 
 def test_401_strikes_an_api_key_once(tmp_path):
@@ -175,7 +175,7 @@ def test_401_strikes_an_api_key_once(tmp_path):
         assert caller.call("GET", "/datasets").status_code == 401
         server.faults.clear()
         assert caller.call("GET", "/datasets").status_code == 200
-        assert server.faults.struck == {"401": 2}
+        assert server.faults.counts == {"401": 2}
 
 
 def test_partial_stores_what_it_does_not_refuse(server, caller, dataset):
@@ -192,9 +192,9 @@ def test_partial_stores_what_it_does_not_refuse(server, caller, dataset):
         assert all("asked for" in entry["fault"] for entry in entries if entry["result"] == "fail")
         files = caller.get(f"/datasets/{dataset}/files")
         assert {file["original_file_name"] for file in files if file["original_file_name"] in names} == told
-    assert server.faults.struck == {"partial": 5}
+    assert server.faults.counts == {"partial": 5}
     assert caller.upload(dataset, [("alone.jpg", JPG)]).status_code == 200
-    assert server.faults.struck == {"partial": 5}
+    assert server.faults.counts == {"partial": 5}
     assert list((server._store.folder / "incoming").iterdir()) == []
 
 
@@ -208,7 +208,7 @@ def test_not_stored_refuses_even_a_single_picture(server, caller, dataset):
     assert 0 < kept < 4
     assert alone.status_code == 422
     assert "could not be stored" in alone.json()["resultList"][0]["fault"]
-    assert server.faults.struck == {"not-stored": 2}
+    assert server.faults.counts == {"not-stored": 2}
     assert stored(caller, dataset) == kept
     assert caller.upload(dataset, [("alone.jpg", JPG)]).status_code == 200
 
@@ -236,7 +236,7 @@ def test_late_happens_after_the_client_was_cut_off(server, caller, what):
     assert not there()
     until(there)
     server.faults.clear()
-    assert server.faults.struck == {"late": 1}
+    assert server.faults.counts == {"late": 1}
 
 
 def test_late_zip_says_success_and_unpacks_later(server, caller, dataset):
@@ -251,7 +251,7 @@ def test_late_zip_says_success_and_unpacks_later(server, caller, dataset):
     until(lambda: stored(caller, dataset) == 6)
     files = caller.get(f"/datasets/{dataset}/files", query='category_name == "dent"')
     assert {file["original_file_name"] for file in files} == set(members)
-    assert server.faults.struck == {"late-zip": 1}
+    assert server.faults.counts == {"late-zip": 1}
     assert list((server._store.folder / "incoming").iterdir()) == []
 
 
@@ -271,7 +271,7 @@ def test_train_500_fails_the_first_two_looks_at_the_end(server, caller):
         assert answers[0].json()["result"] == "fail"
         assert trained(task)
         assert answers[2].json()["status"] == "trained"
-    assert server.faults.struck == {"train-500": 2}
+    assert server.faults.counts == {"train-500": 2}
 
 
 def test_listing_lag_hides_new_files_for_a_while(server, caller, dataset):
@@ -294,7 +294,7 @@ def test_listing_lag_hides_new_files_for_a_while(server, caller, dataset):
     assert [one.name for one in mine] == ["old.jpg", "new.jpg"]
     until(lambda: seen() == (["new.jpg", "old.jpg"], 1, 2, 2))
     assert time.monotonic() - begun > 0.5
-    assert server.faults.struck == {"listing-lag": 1}
+    assert server.faults.counts == {"listing-lag": 1}
 
 
 def test_duplicate_stores_twice_and_answers_once(server, caller, dataset):
@@ -308,7 +308,7 @@ def test_duplicate_stores_twice_and_answers_once(server, caller, dataset):
     assert {one.category for one in mine} == {"dent"}
     files = caller.get(f"/datasets/{dataset}/files", query='original_file_name == "a.jpg"')
     assert files[0]["_id"] == answer.json()["id"] != files[1]["_id"]
-    assert server.faults.struck == {"duplicate": 1}
+    assert server.faults.counts == {"duplicate": 1}
 
 
 def test_a_rate_and_a_seed_are_kept(tmp_path):
@@ -392,7 +392,7 @@ def test_other_machines_may_not_touch_the_switches(tmp_path, method, address):
             "query_string": b"",
             "headers": headers,
         }
-        app = build(server._site, server.requests, guarded_by_address=False)
+        app = build(server._server, server.requests, guarded_by_address=False)
         asyncio.run(app({**scope, "client": (address, 4711)}, receive, send))  # type: ignore[arg-type]
         assert sent[0]["status"] == 403
         assert b"from the machine that the server runs on" in sent[1]["body"]  # type: ignore[operator]

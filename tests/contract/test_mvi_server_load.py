@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync_server.mvi import server as server_module
-from image_sync_server.mvi.kinds import KINDS, parsed
+from image_sync_server import web as server_module
+from image_sync_server.mvi.fault_presets import KINDS, parsed
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, contents, picture, serving, until
 
@@ -69,17 +69,16 @@ def test_all_faults_under_eight_clients_leak_nothing(tmp_path, caplog, capfd):
         with ThreadPoolExecutor(CLIENTS) as pool:
             clients = [pool.submit(busy_client, server.url, dataset, n, stop) for n in range(CLIENTS)]
             try:
-                until(lambda: time.monotonic() > gate and expected <= set(server.faults.struck), 60)
+                until(lambda: time.monotonic() > gate and expected <= set(server.faults.counts), 60)
             finally:
                 stop.set()
         seen = sum((client.result() for client in clients), Counter[str]())
         server.faults.clear()
-        struck = server.faults.struck
+        struck = server.faults.counts
         assert set(struck) == expected, (struck, seen)
         assert seen["200"] > sum(seen.values()) / 4
         gc.collect()  # what clients left open when their answers broke
-        uvicorn = server._server
-        assert uvicorn is not None
+        uvicorn = server._http.uvicorn
         until(lambda: not uvicorn.server_state.connections and not uvicorn.server_state.tasks)
         assert list((tmp_path / "data" / "incoming").iterdir()) == []
         assert 0 < len(serving_threads() - threads) < 45
@@ -110,7 +109,7 @@ def test_stopping_among_faults_and_stalled_clients_is_quiet(tmp_path, caplog, ca
         with stalled(server, dataset) as connection, ThreadPoolExecutor(1) as pool:
             server.faults.add(*parsed("trickle=1:600"))
             trickled = pool.submit(caller.call, "GET", "/datasets")
-            until(lambda: server.faults.struck["trickle"])
+            until(lambda: server.faults.counts["trickle"])
             begun = time.monotonic()
             server.stop()
             assert time.monotonic() - begun < 4

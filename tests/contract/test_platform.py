@@ -28,10 +28,10 @@ from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retrying import Retrying
 from image_sync.trainer.passing import passes
-from image_sync_server.mobius.faults import Fault as MobiusFault
+from image_sync_server.faults import Action, Fault
+from image_sync_server.mobius.fault_presets import Fault as MobiusFault
 from image_sync_server.mobius.server import MobiusServer
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.sagemaker import Aws, somebody
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from image_sync.cli.mobius import app
-from image_sync_server.mobius.faults import KINDS
+from image_sync_server.mobius.fault_presets import KINDS
 from support.configuration import settings
 
 PAGE = (Path(__file__).parents[2] / "docs/mobius.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from image_sync.cli import plates
 from image_sync.domain import RunState
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant

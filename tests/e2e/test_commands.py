@@ -16,8 +16,8 @@ import pytest
 
 from image_sync import __version__
 from image_sync.errors import EXIT_LEDGER
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.commands import one_by_one
 from support.daemon import PROGRAM, Plant, put_plates, stored

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from image_sync.domain import RunState
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
-from image_sync_server.mvi.kinds import preset
+from image_sync_server.mvi.fault_presets import preset
 from image_sync_server.mvi.server import MviServer
 from support.daemon import PROGRAM, Plant, put_plates, stored
 from support.mvi_server import Caller, picture, serving
@@ -304,8 +304,8 @@ def test_passing_refusals_and_passing_401s_lose_nothing(plant: Plant, server: Mv
         plant.wait(lambda p: p.tally().confirmed == 40, 100)
         assert daemon.stop() == 0
 
-    assert server.faults.struck["401"]
-    assert server.faults.struck["not-stored"]
+    assert server.faults.counts["401"]
+    assert server.faults.counts["not-stored"]
     files = stored(server)
     assert len(files) == len(set(files)) == 40
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from image_sync.domain import Owed
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.commands import forked, one_by_one
 from support.daemon import Plant, put_plates

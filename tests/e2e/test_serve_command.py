@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from image_sync_server.mvi.kinds import KINDS
+from image_sync_server.mvi.fault_presets import KINDS
 from support.mvi_server import Caller
 
 SERVE = [sys.executable, "-m", "image_sync", "serve"]

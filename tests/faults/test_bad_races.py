@@ -16,7 +16,7 @@ import pytest
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Sighting, Stamp
 from image_sync.watcher.outbox import Outbox
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from support.catalogue import MemoryCatalogue
 from support.daemon import Plant
 from support.mvi_server import serving

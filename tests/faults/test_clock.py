@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import RunState
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support import diary
 from support.daemon import PROGRAM, Daemon, Plant, put_some, stored

@@ -11,7 +11,7 @@ import pytest
 
 from image_sync.errors import EXIT_LEDGER
 from image_sync.ledger.database import FILE
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support import diary, strace
 from support.daemon import Plant, put_some, stored

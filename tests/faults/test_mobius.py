@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import RunState
-from image_sync_server.mobius.faults import Fault
+from image_sync_server.mobius.fault_presets import Fault
 from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant, crashed
 from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
@@ -122,7 +122,7 @@ def test_a_start_that_goes_wrong_is_made_good_once(tmp_path: Path, kind: str) ->
         put(plant, 0, 4)
         settled(plant, 1)
 
-        assert server.faults.struck == Counter({kind: 2})
+        assert server.faults.counts == Counter({kind: 2})
         accounted(server, plant, 1)
 
 

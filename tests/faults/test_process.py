@@ -23,7 +23,7 @@ from image_sync.ledger import migrations, open_ledger
 from image_sync.ledger.database import FILE
 from image_sync.ledger.lock import Lock
 from image_sync.ledger.schema import HEAD, metadata
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support import diary, strace
 from support.daemon import Plant, put_some, stored

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pytest
 import trustme
 
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
 from support.commands import forked, one_by_one
 from support.daemon import Plant, stored
 from support.fake_http import FakeHttp, Reply, Request, answer, closed_port, ok

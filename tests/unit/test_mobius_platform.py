@@ -19,7 +19,7 @@ from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.notes import MemoryNotes
-from image_sync_server.mobius.faults import Fault
+from image_sync_server.mobius.fault_presets import Fault
 from image_sync_server.mobius.server import MobiusServer
 from support.fake_http import FakeHttp, Request, ok
 from support.fake_http import Reply as Answer
@@ -128,7 +128,7 @@ def server(running: MobiusServer) -> Iterator[MobiusServer]:
     running.requests.clear()
     yield running
     running.faults.clear()
-    running.faults.struck.clear()
+    running.faults.counts.clear()
     running.tasks.doomed.clear()
     running.tasks.gate.set()
     until = time.monotonic() + 20

@@ -18,9 +18,9 @@ from image_sync.platforms.base import Item, Model, Phase, Shipment, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retrying import Retrying
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
-from image_sync_server.mvi.faults import Action, Fault
-from image_sync_server.mvi.kinds import preset
+from image_sync_server.mvi.fault_presets import preset
 from image_sync_server.mvi.limits import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, until

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from image_sync_server.mvi.faults import Action, Fault, Faults
-from image_sync_server.mvi.kinds import KINDS, from_json, parsed
+from image_sync_server.faults import Action, Fault, Faults
+from image_sync_server.mvi.fault_presets import KINDS, from_json, parsed
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_each_kind_strikes_at_about_its_rate_whatever_else_is_on():
     """Of many kinds none is favoured by its place, and each is struck by its own rate, less the few that collide."""
     faults = Faults(seed=1)
     faults.add(*parsed("429=5%"), *parsed("html=5%"), *parsed("500-before=10%"), *parsed("401=0"))
-    struck = Counter(fault.kind for _ in range(10_000) if (fault := faults.draw("GET", "/datasets")))
-    assert struck == faults.struck
+    struck = Counter(fault.kind for _ in range(10_000) if (fault := faults.pick("GET", "/datasets")))
+    assert struck == faults.counts
     assert 400 < struck["429"] < 550
     assert 400 < struck["html"] < 550
     assert 850 < struck["500-before"] < 1050
@@ -83,8 +83,8 @@ def test_luck_of_one_kind_does_not_hang_on_the_others():
         faults.add(*parsed("429=20%"), *parsed(other))
         drawn = []
         for _ in range(200):
-            faults.draw("POST", "/datasets/7/files", Action.PARTIAL)
-            drawn.append(faults.draw("GET", "/system") is not None)
+            faults.pick("POST", "/datasets/7/files", Action.PARTIAL)
+            drawn.append(faults.pick("GET", "/system") is not None)
         return drawn
 
     assert run("partial=50%") == run("late=100%")
@@ -95,13 +95,13 @@ def test_plain_faults_go_first_and_keep_their_order():
     """A fault without a kind strikes before every kind, the first of them first, until it is used up."""
     faults = Faults()
     faults.add(*parsed("429=1"), Fault(Action.RESET, count=2), Fault(Action.EMPTY))
-    drawn = [fault.name for _ in range(5) if (fault := faults.draw("GET", "/system"))]
+    drawn = [fault.name for _ in range(5) if (fault := faults.pick("GET", "/system"))]
     assert drawn == ["reset", "reset", "empty", "429", "429"]
-    assert faults.struck == {"reset": 2, "empty": 1, "429": 2}
+    assert faults.counts == {"reset": 2, "empty": 1, "429": 2}
     faults.clear()
-    assert faults.struck == {"reset": 2, "empty": 1, "429": 2}
+    assert faults.counts == {"reset": 2, "empty": 1, "429": 2}
     faults.forget()
-    assert faults.struck == {}
+    assert faults.counts == {}
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_kinds_hit_the_right_calls(name, hit, spared):
     """Each preset strikes the calls that its table says and no others."""
     faults = Faults()
     faults.add(*parsed(f"{name}=1"))
-    assert faults.draw(*hit) is not None
-    assert spared is None or faults.draw(*spared) is None
+    assert faults.pick(*hit) is not None
+    assert spared is None or faults.pick(*spared) is None
 
 
 def test_every_kind_says_what_and_where():

@@ -5,24 +5,34 @@ from __future__ import annotations
 import contextlib
 import io
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.routing import Match, Route
 
+from image_sync_server.faults import Action, Fault, Faults
 from image_sync_server.learn.learner import Point
 from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.app import CALLS, inside
 from image_sync_server.mvi.curve import Curve
-from image_sync_server.mvi.faults import Action, Fault, Faults
 from image_sync_server.mvi.pictures import NotAPicture, examine
 from image_sync_server.mvi.query import file_filter, file_order, ordered, page
-from image_sync_server.mvi.routes import find, inside
+from image_sync_server.mvi.server import MviServer
 from image_sync_server.mvi.uploads import shown_name
-from support.mvi_server import picture
+from support.mvi_server import Caller, picture, serving
 
 PIXELS = 50_000_000
+
+
+@pytest.fixture(name="server")
+def _server(tmp_path: Path) -> Iterator[MviServer]:
+    with serving(tmp_path) as server:
+        yield server
 
 
 def encoded(mode: str, kind: str, **options: Any) -> bytes:
@@ -137,18 +147,19 @@ def test_faults_hit_by_method_path_count_and_luck():
     """The first match counts, counts run out, and a share of the requests is about that share."""
     faults = Faults(seed=1)
     faults.add(Fault(Action.RESET, method="post", path="/files$", count=2), Fault(Action.EMPTY, path="^/datasets"))
-    assert faults.draw("GET", "/system") is None
-    hits = [faults.draw("POST", "/datasets/1/files") for _ in range(4)]
+    assert faults.pick("GET", "/system") is None
+    hits = [faults.pick("POST", "/datasets/1/files") for _ in range(4)]
     assert [hit.action if hit else None for hit in hits] == [Action.RESET, Action.RESET, Action.EMPTY, None]
     faults.add(Fault(Action.RESET, count=None, probability=0.3))
-    share = sum(faults.draw("GET", "/x") is not None for _ in range(1000)) / 1000
+    share = sum(faults.pick("GET", "/x") is not None for _ in range(1000)) / 1000
     assert 0.25 < share < 0.35
     faults.clear()
     assert faults.as_json() == []
 
 
-def test_routes_prefer_names_over_placeholders():
-    """files/action and its like are calls of their own, not files of that name."""
+def test_routes_prefer_names_over_placeholders(server):
+    """files/action and its like are calls of their own, not files of that name; a wrong method is told which to use."""
+    routed = [Route(path, handler, methods=[method]) for method, path, handler in CALLS]
     for method, path, name in (
         ("POST", "/datasets/1/files/action", "act_on_many"),
         ("GET", "/datasets/1/files/user-keys", "list_keys"),
@@ -157,10 +168,12 @@ def test_routes_prefer_names_over_placeholders():
         ("GET", "/datasets/1/files/2", "show"),
         ("HEAD", "/datasets/1/files/2", "show"),
     ):
-        assert find(method, path)[0].handler.__name__ == name
-    with pytest.raises(Failure) as error:
-        find("PUT", "/datasets")
-    assert (error.value.status, error.value.headers) == (405, {"Allow": "POST, GET"})
+        scope = {"type": "http", "method": method, "path": path}
+        found = next(route for route in routed if route.matches(scope)[0] is Match.FULL)
+        assert found.endpoint.__name__ == name
+    answer = Caller(server.url).call("PUT", "/datasets")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+    assert answer.json()["fault"] == "/datasets takes GET, POST, not PUT."
 
 
 @pytest.mark.parametrize(

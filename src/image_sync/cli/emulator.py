@@ -11,8 +11,9 @@ import typer
 
 from image_sync.errors import ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
-from image_sync_server.mobius.faults import Fault, parsed
-from image_sync_server.mobius.server import MobiusServer, Unprotected
+from image_sync_server.mobius.fault_presets import Fault, parsed
+from image_sync_server.mobius.server import MobiusServer
+from image_sync_server.web import Unprotected
 
 
 def serve_mobius(
@@ -49,7 +50,7 @@ def serve_mobius(
         stop.wait()
     finally:
         server.stop()
-        if struck := server.faults.struck:
+        if struck := server.faults.counts:
             times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
             typer.echo(f"image-sync: faults that struck: {times}", err=True)
 

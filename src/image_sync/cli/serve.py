@@ -22,12 +22,12 @@ from image_sync import logs
 from image_sync.cli import options
 from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
-from image_sync_server.mvi import kinds
-from image_sync_server.mvi.kinds import KINDS
+from image_sync_server.mvi import fault_presets
+from image_sync_server.mvi.fault_presets import KINDS
 
 if TYPE_CHECKING:
+    from image_sync_server.faults import Fault
     from image_sync_server.mvi.auth import Credentials
-    from image_sync_server.mvi.faults import Fault
     from image_sync_server.mvi.server import MviServer
 
 _EXTRA = ("starlette", "uvicorn", "python_multipart", "numpy", "sklearn")
@@ -118,7 +118,7 @@ def serve(
         stop.wait()
     finally:
         server.stop()
-        if struck := server.faults.struck:
+        if struck := server.faults.counts:
             times = ", ".join(f"{name} {count}" for name, count in struck.most_common())
             typer.echo(f"image-sync: faults that struck: {times}", err=True)
 
@@ -201,7 +201,7 @@ def _credentials(user: str, password: str, api_key: str) -> Credentials:
 
 def _kinds(words: list[str]) -> list[Fault]:
     try:
-        return [fault for word in words for fault in kinds.parsed(word)]
+        return [fault for word in words for fault in fault_presets.parsed(word)]
     except ValueError as error:
         raise UsageError(
             f"--fault is not understood: {error}", hint="Write for example: --fault 429=5% --fault lost-answer=0.02"
@@ -213,7 +213,7 @@ def _faults(text: str) -> list[Fault]:
         return []
     try:
         raw = json.loads(text)
-        return [fault for one in (raw if isinstance(raw, list) else [raw]) for fault in kinds.from_json(one)]
+        return [fault for one in (raw if isinstance(raw, list) else [raw]) for fault in fault_presets.from_json(one)]
     except (ValueError, RecursionError) as error:
         raise UsageError(
             f"--faults is not understood: {error}",
@@ -245,7 +245,7 @@ def _opened(folder: Path, credentials: Credentials, fault_seed: int | None) -> M
 
 
 def _started(server: MviServer, host: str, port: int) -> str:
-    from image_sync_server.mvi.server import Unprotected
+    from image_sync_server.web import Unprotected
 
     try:
         return server.start(host, port)

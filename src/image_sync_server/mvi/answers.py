@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
 SUCCESS = {"result": "success"}
 
 
-class Failure(Exception):  # noqa: N818 - it is an answer, named as the API names it
+class Failure(HTTPException):
     """A request that is answered with a failure.
 
     Args:
@@ -25,11 +26,21 @@ class Failure(Exception):  # noqa: N818 - it is an answer, named as the API name
     """
 
     def __init__(self, status: int, fault: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> None:
-        super().__init__(fault)
-        self.status = status
-        self.fault = fault
+        super().__init__(status, fault, dict(headers or {}))
         self.fields = fields
-        self.headers = dict(headers or {})
+
+    def __str__(self) -> str:
+        return self.detail
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.status_code
+
+    @property
+    def fault(self) -> str:
+        """What is wrong."""
+        return self.detail
 
     def response(self) -> Response:
         """The answer: ``result``, ``fault``, and the ``status`` and ``type`` that MVI 8 adds."""

@@ -1,42 +1,208 @@
-"""The application: from the bytes of a request to a handler, and from what it returns to an answer."""
+"""The application: which handler answers which call, who is let in, and how what goes wrong is told."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import structlog
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from image_sync_server.mvi import routes, texts
+from image_sync_server.fault_middleware import FaultMiddleware
+from image_sync_server.faults import Fault
+from image_sync_server.mvi import texts
 from image_sync_server.mvi.answers import Failure, rendered
 from image_sync_server.mvi.auth import TOKEN
-from image_sync_server.mvi.call import Call, Site
-from image_sync_server.mvi.journal import Journal, JournalKeeper
-from image_sync_server.mvi.mischief import Mischief
-from image_sync_server.mvi.parts import Form, read_form
-from image_sync_server.web import refusal
+from image_sync_server.mvi.handlers import (
+    categories,
+    datasets,
+    files,
+    images,
+    inference,
+    labels,
+    metadata,
+    models,
+    system,
+    tasks,
+    webapis,
+)
+from image_sync_server.mvi.request import Request, Server
+from image_sync_server.web import AccessLog, AccessLogMiddleware, Form, FormLimits, read_form, refusal
 
 _log = structlog.stdlib.get_logger(__name__)
+_SWITCHES = "/_faults"
+Handler = Callable[[Request], Any]
+
+_DS = "/datasets/{ds}"
+_FILE = "/datasets/{ds}/files/{file}"
+CALLS: list[tuple[str, str, Handler]] = [
+    ("GET", "/version-info", system.version_info),
+    ("GET", "/system", system.system),
+    ("GET", "/profiles", system.profiles),
+    ("GET", "/projects", system.projects),
+    ("POST", "/tokens", system.sign_in),
+    ("GET", "/api-keys", system.show_key),
+    ("POST", "/api-keys", system.make_key),
+    ("DELETE", "/api-keys", system.revoke_key),
+    ("GET", "/users/{token}", system.user),
+    ("GET", "/_faults", system.show_faults),
+    ("POST", "/_faults", system.add_faults),
+    ("DELETE", "/_faults", system.clear_faults),
+    ("POST", "/datasets", datasets.create),
+    ("GET", "/datasets", datasets.listing),
+    ("POST", "/datasets/action", datasets.act_on_many),
+    ("POST", "/datasets/import", datasets.import_),
+    ("GET", _DS, datasets.show),
+    ("PUT", _DS, datasets.change),
+    ("DELETE", _DS, datasets.delete),
+    ("POST", _DS + "/action", datasets.act),
+    ("GET", _DS + "/export", datasets.export),
+    ("GET", _DS + "/categories", categories.listing),
+    ("POST", _DS + "/categories", categories.create),
+    ("GET", _DS + "/categories/{cat}", categories.show),
+    ("DELETE", _DS + "/categories/{cat}", categories.delete),
+    ("POST", _DS + "/categories/{cat}/action", categories.act),
+    ("GET", _DS + "/files", files.listing),
+    ("POST", _DS + "/files", files.upload),
+    ("POST", _DS + "/files/action", files.act_on_many),
+    ("POST", _DS + "/files/copy", files.copy),
+    ("POST", _DS + "/files/move", files.move),
+    ("GET", _DS + "/files/user-metadata", metadata.export),
+    ("GET", _DS + "/files/user-keys", metadata.list_keys),
+    ("POST", _DS + "/files/user-keys", metadata.create_key),
+    ("GET", _DS + "/files/user-keys/{key}", metadata.show_key),
+    ("PUT", _DS + "/files/user-keys/{key}", metadata.change_key),
+    ("DELETE", _DS + "/files/user-keys/{key}", metadata.delete_key),
+    ("GET", _FILE, files.show),
+    ("DELETE", _FILE, files.delete),
+    ("POST", _FILE + "/action", files.act),
+    ("GET", _FILE + "/action", files.act),
+    ("GET", _FILE + "/labels", labels.show_all),
+    ("POST", _FILE + "/labels", labels.replace_all),
+    ("GET", _FILE + "/user-metadata", metadata.show),
+    ("POST", _FILE + "/user-metadata", metadata.add),
+    ("DELETE", _FILE + "/user-metadata", metadata.remove),
+    ("GET", _FILE + "/user-metadata/{key}", metadata.show_one),
+    ("DELETE", _FILE + "/user-metadata/{key}", metadata.remove),
+    ("POST", _FILE + "/object-labels", labels.create),
+    *(
+        (method, base + path, handler)
+        for base in (_DS, _FILE)
+        for method, path, handler in (
+            ("GET", "/object-labels", labels.listing),
+            ("DELETE", "/object-labels", labels.delete_many),
+            ("GET", "/object-labels/{label}", labels.show),
+            ("PUT", "/object-labels/{label}", labels.change),
+            ("DELETE", "/object-labels/{label}", labels.delete),
+        )
+    ),
+    ("GET", _DS + "/tags", labels.list_tags),
+    ("POST", _DS + "/tags", labels.create_tag),
+    ("GET", _DS + "/tags/{tag}", labels.show_tag),
+    ("DELETE", _DS + "/tags/{tag}", labels.delete_tag),
+    ("POST", _DS + "/tags/{tag}/action", labels.act_on_tag),
+    ("GET", "/bgtasks", tasks.list_background),
+    ("DELETE", "/bgtasks", tasks.delete_background),
+    ("POST", "/dltasks", tasks.create),
+    ("GET", "/dltasks", tasks.listing),
+    ("GET", "/dltasks/{task}", tasks.show),
+    ("DELETE", "/dltasks/{task}", tasks.delete),
+    ("GET", "/dltasks/{task}/status", tasks.status),
+    ("POST", "/dltasks/{task}/action", tasks.act),
+    ("GET", "/dltasks/{task}/action", tasks.act),
+    ("GET", "/trained-models", models.listing),
+    ("POST", "/trained-models/action", models.act_on_many),
+    ("POST", "/trained-models/import", models.import_),
+    ("GET", "/trained-models/{model}", models.show),
+    ("PUT", "/trained-models/{model}", models.change),
+    ("DELETE", "/trained-models/{model}", models.delete),
+    ("GET", "/trained-models/{model}/export", models.export),
+    ("GET", "/trained-models/{model}/assets/{kind}/download", models.asset),
+    ("POST", "/webapis", webapis.create),
+    ("GET", "/webapis", webapis.listing),
+    ("POST", "/webapis/action", webapis.act_on_many),
+    ("GET", "/webapis/{model}", webapis.show),
+    ("DELETE", "/webapis/{model}", webapis.delete),
+    ("POST", "/dlapis/{model}", inference.infer),
+    ("GET", "/dlapis/{model}", inference.by_url),
+    ("GET", "/uploads/temp/{model}/{name}", images.inferred),
+    ("GET", "/uploads/{owner}/datasets/{ds}/files/{name}", images.picture),
+    ("GET", "/uploads/{owner}/datasets/{ds}/thumbnails/{name}", images.thumbnail),
+]
+"""Method, path and handler; of paths that overlap the first one counts."""
+_FORMS = frozenset({datasets.import_, files.upload, inference.infer, models.import_})
+"""These take a multipart form, the others JSON."""
+_PUBLIC = re.compile(r"(GET|HEAD) /version-info|POST /tokens|POST /dlapis/[^/]+")
+"""These need no token."""
 
 
-class _GoneError(Exception):
-    """The client hung up in the middle of its request."""
-
-
-def build(site: Site, journal: Journal, *, guarded_by_address: bool) -> ASGIApp:
+def build(server: Server, log: AccessLog, *, guarded_by_address: bool) -> ASGIApp:
     """The ASGI application of one server.
 
     Args:
         guarded_by_address: it has no credentials and relies on being reachable from this machine only; then requests
             that a web page in this machine's browser makes across sites are refused.
     """
-    app: ASGIApp = _App(site, guarded_by_address=guarded_by_address)
-    app = Mischief(app, site.faults, site.guard)
-    return _Entrance(JournalKeeper(app, journal))
+
+    def fault(scope: Scope) -> Fault | None:
+        if scope["path"] == _SWITCHES:
+            return None
+        session = server.guard.has_session(Headers(scope=scope).get(TOKEN, ""))
+        return server.faults.pick(scope["method"], scope["path"], session=session)
+
+    faults = Middleware(
+        FaultMiddleware,
+        pick=fault,
+        pauses=server.faults,
+        failure=lambda status, text, headers: Failure(status, text, headers=headers).response(),
+        soft_failure=lambda text: rendered({"result": "fail", "fault": text}),
+        expire=server.guard.expire_tokens,
+    )
+    gate = Middleware(_Gate, server=server, guarded_by_address=guarded_by_address)
+    app = Starlette(
+        routes=routes(server),
+        middleware=[Middleware(_Entrance), Middleware(AccessLogMiddleware, log=log), faults, gate],
+        exception_handlers={HTTPException: _told},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def routes(server: Server) -> list[Route]:
+    """One route for each path, so that a wrong method is told which ones are right."""
+    paths: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in CALLS:
+        paths.setdefault(path, {})[method] = handler
+    return [Route(path, _endpoint(server, handlers), methods=[*handlers]) for path, handlers in paths.items()]
+
+
+def inside(path: str) -> str:
+    """A path without its context root and without a slash at its end; empty when it leads nowhere.
+
+    MVI has many roots, and clients write a slash or not.
+
+    >>> inside("/visual-inspection/api/datasets/")
+    '/datasets'
+    >>> inside("/powerai-vision/uploads/ann/x.jpg")
+    '/uploads/ann/x.jpg'
+    """
+    words = [word for word in path.split("/") if word]
+    for at, word in enumerate(words):
+        if word == "api":
+            return "/" + "/".join(words[at + 1 :])
+        if word in {"uploads", "_faults"}:
+            return "/" + "/".join(words[at:])
+    return ""
 
 
 class _Entrance:
@@ -47,102 +213,118 @@ class _Entrance:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["path"] = routes.inside(scope["path"])
+            scope["path"] = inside(scope["path"])
             await self._app(scope, receive, send)
 
 
-class _App:
-    def __init__(self, site: Site, *, guarded_by_address: bool) -> None:
-        self._site = site
+class _Gate:
+    """Lets those in who may. A stranger learns nothing, not even which addresses exist."""
+
+    def __init__(self, app: ASGIApp, server: Server, *, guarded_by_address: bool) -> None:
+        self._app = app
+        self._server = server
         self._guarded_by_address = guarded_by_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            response = await self._answer(scope, receive)
-        except Failure as failure:
-            response = failure.response()
-        except _GoneError:
-            return
-        except Exception:  # noqa: BLE001 - a handler's mistake is an answer too, never a hung client
-            _log.exception("request.broke", method=scope["method"], path=scope["path"])
-            response = Failure(500, "The server failed at this. Its log says more.").response()
-        await response(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
         headers = Headers(scope=scope)
+        user = self._server.guard.who(headers.get(TOKEN, ""))
         if self._guarded_by_address and (reason := refusal(headers.get)):
-            raise Failure(403, reason)
-        secret = headers.get(TOKEN, "")
-        user = self._site.guard.who(secret)
-        route: routes.Route | None = None
-        path: dict[str, str] = {}
+            await Failure(403, reason).response()(scope, receive, send)
+        elif user is None and not _PUBLIC.fullmatch(f"{scope['method']} {scope['path']}"):
+            await Failure(401, "Failed to parse token.").response()(scope, receive, send)
+        else:
+            scope["user"] = user or ""
+            await self._app(scope, receive, send)
+
+
+class _Silence(Response):
+    """What is said to a client that hung up in the middle of its request."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say nothing."""
+
+
+def _endpoint(server: Server, handlers: dict[str, Handler]) -> Callable[[HttpRequest], Awaitable[Response]]:
+    """What Starlette calls for a path."""
+
+    async def endpoint(http: HttpRequest) -> Response:
+        handler = handlers["GET" if http.method == "HEAD" else http.method]
         try:
-            route, path = routes.find(scope["method"], scope["path"])
-        except Failure:
-            if user is not None:
-                raise
-        # A stranger learns nothing, not even which addresses exist.
-        if user is None and (route is None or not route.public):
-            raise Failure(401, "Failed to parse token.")
-        if route is None:
-            raise AssertionError("no route and no failure")
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._site.limits.body:
-            raise self._too_large()
-        client = scope["client"][0] if scope.get("client") else ""
-        query = QueryParams(scope["query_string"])
-        body, form = None, Form()
-        try:
-            if route.takes_form:
-                content_type = headers.get("content-type", "")
-                form = await read_form(content_type, self._body(receive), self._site.store, self._site.limits)
-            else:
-                body = await self._json(receive)
-            call = Call(
-                self._site,
-                user or "",
-                path,
-                query,
-                body,
-                form,
-                client,
-                f"{scope['scheme']}://{headers.get('host', '')}",
-            )
-            return await run_in_threadpool(_run, route, call)
-        finally:
-            form.discard()
+            return await _answer(server, handler, http)
+        except HTTPException:
+            raise
+        except ClientDisconnect:
+            return _Silence()
+        except Exception as error:
+            _log.exception("request.broke", method=http.method, path=http.scope["path"])
+            raise Failure(500, "The server failed at this. Its log says more.") from error
 
-    def _too_large(self) -> Failure:
-        return Failure(413, f"The request is too large; at most {self._site.limits.body} bytes are taken.")
-
-    async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
-        seen = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _GoneError
-            chunk = message.get("body", b"")
-            seen += len(chunk)
-            if seen > self._site.limits.body:
-                raise self._too_large()
-            yield chunk
-            if not message.get("more_body", False):
-                return
-
-    async def _json(self, receive: Receive) -> Any:
-        raw = bytearray()
-        async for chunk in self._body(receive):
-            raw += chunk
-            if len(raw) > self._site.limits.json:
-                raise Failure(413, f"The body is too large; at most {self._site.limits.json} bytes are taken here.")
-        if not raw.strip():
-            return None
-        try:
-            return texts.parsed(bytes(raw))
-        except ValueError as error:
-            raise Failure(400, "The body is not JSON.") from error
+    return endpoint
 
 
-def _run(route: routes.Route, call: Call) -> Response:
-    found = route.handler(call)
+async def _answer(server: Server, handler: Handler, http: HttpRequest) -> Response:
+    limits = server.limits
+    length = http.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limits.body:
+        raise _too_large(limits.body)
+    stream = _bounded(http.stream(), _too_large(limits.body), limits.body)
+    body, form = None, Form()
+    try:
+        if handler in _FORMS:
+            bounds = FormLimits("files", limits.parts, limits.json, limits.memory, server.store.scratch)
+            form = await read_form(http.headers.get("content-type", ""), stream, bounds)
+        else:
+            body = await _json(stream, limits.json)
+        client = http.scope["client"][0] if http.scope.get("client") else ""
+        root = f"{http.scope['scheme']}://{http.headers.get('host', '')}"
+        request = Request(server, http.scope["user"], http.path_params, http.query_params, body, form, client, root)
+        return await run_in_threadpool(_run, handler, request)
+    finally:
+        form.discard()
+
+
+def _run(handler: Handler, request: Request) -> Response:
+    found = handler(request)
     return found if isinstance(found, Response) else rendered(found)
+
+
+def _too_large(most: int) -> Failure:
+    return Failure(413, f"The request is too large; at most {most} bytes are taken.")
+
+
+async def _bounded(stream: AsyncIterator[bytes], failure: Failure, most: int) -> AsyncIterator[bytes]:
+    seen = 0
+    async for chunk in stream:
+        seen += len(chunk)
+        if seen > most:
+            raise failure
+        yield chunk
+
+
+async def _json(stream: AsyncIterator[bytes], most: int) -> Any:
+    failure = Failure(413, f"The body is too large; at most {most} bytes are taken here.")
+    raw = b"".join([chunk async for chunk in _bounded(stream, failure, most)])
+    if not raw.strip():
+        return None
+    try:
+        return texts.parsed(raw)
+    except ValueError as error:
+        raise Failure(400, "The body is not JSON.") from error
+
+
+async def _told(http: HttpRequest, error: Exception) -> Response:
+    """A failure in MVI's form, also for what Starlette refuses by itself."""
+    if isinstance(error, Failure):
+        return error.response()
+    if not isinstance(error, HTTPException):
+        raise error
+    path = http.scope["path"]
+    match error.status_code:
+        case 404:
+            text = f"There is no {path or 'such address'} here. The API lies below /api."
+            return Failure(404, text).response()
+        case 405:
+            allowed = ", ".join(sorted(set((error.headers or {})["Allow"].split(", ")) - {"HEAD"}))
+            return Failure(405, f"{path} takes {allowed}, not {http.method}.", headers={"Allow": allowed}).response()
+        case status:
+            return Failure(status, error.detail, headers=error.headers).response()

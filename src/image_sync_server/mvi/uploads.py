@@ -10,10 +10,10 @@ from typing import Any
 
 from image_sync_server.mvi import zips
 from image_sync_server.mvi.limits import Limits
-from image_sync_server.mvi.parts import Part
 from image_sync_server.mvi.pictures import NotAPicture, examine, is_video
 from image_sync_server.mvi.records.files import NewFile, discard
 from image_sync_server.mvi.store import Store, new_id
+from image_sync_server.web import Part
 
 TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
 """Entries of an archive with another suffix are passed over."""

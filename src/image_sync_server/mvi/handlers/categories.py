@@ -5,49 +5,49 @@ from __future__ import annotations
 from typing import Any
 
 from image_sync_server.mvi.answers import Failure, success
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.query import ordered
 from image_sync_server.mvi.records import categories, datasets
+from image_sync_server.mvi.request import Request
 
 
-def create(call: Call) -> dict[str, Any]:
+def create(request: Request) -> dict[str, Any]:
     """``POST``: a name that exists answers with the category that has it."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    name = call.text("name")
-    return success(dataset_category_id=categories.ensure(call.store, dataset["id"], name))
+    dataset = datasets.find(request.store, request.path["ds"])
+    name = request.text("name")
+    return success(dataset_category_id=categories.ensure(request.store, dataset["id"], name))
 
 
-def listing(call: Call) -> list[dict[str, Any]]:
+def listing(request: Request) -> list[dict[str, Any]]:
     """``GET``."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    return ordered(categories.listing(call.store, dataset["id"]), call.query.get("sortby", ""))
+    dataset = datasets.find(request.store, request.path["ds"])
+    return ordered(categories.listing(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
-def show(call: Call) -> dict[str, Any]:
+def show(request: Request) -> dict[str, Any]:
     """``GET /{category}``."""
-    datasets.find(call.store, call.path["ds"])
-    return categories.as_json(categories.find(call.store, call.path["ds"], call.path["cat"]))
+    datasets.find(request.store, request.path["ds"])
+    return categories.as_json(categories.find(request.store, request.path["ds"], request.path["cat"]))
 
 
-def delete(call: Call) -> dict[str, Any]:
+def delete(request: Request) -> dict[str, Any]:
     """``DELETE /{category}``: its files stay, without a category."""
-    datasets.find(call.store, call.path["ds"])
-    row = categories.find(call.store, call.path["ds"], call.path["cat"])
-    call.store.run("DELETE FROM categories WHERE id = ?", row["id"])
+    datasets.find(request.store, request.path["ds"])
+    row = categories.find(request.store, request.path["ds"], request.path["cat"])
+    request.store.run("DELETE FROM categories WHERE id = ?", row["id"])
     return success()
 
 
-def act(call: Call) -> dict[str, Any]:
+def act(request: Request) -> dict[str, Any]:
     """``POST /{category}/action``."""
-    datasets.find(call.store, call.path["ds"])
-    row = categories.find(call.store, call.path["ds"], call.path["cat"])
-    match call.text("action"):
+    datasets.find(request.store, request.path["ds"])
+    row = categories.find(request.store, request.path["ds"], request.path["cat"])
+    match request.text("action"):
         case "rename":
             # IBM's tool sends the name as "name": true by mistake; that is refused as no text.
-            categories.rename(call.store, row["dataset_id"], row["id"], call.text("data"))
+            categories.rename(request.store, row["dataset_id"], row["id"], request.text("data"))
             return success()
         case "calculate":
-            found = call.store.row("SELECT count(*) AS n FROM files WHERE category_id = ?", row["id"])
+            found = request.store.row("SELECT count(*) AS n FROM files WHERE category_id = ?", row["id"])
             return success(size=found["n"] if found else 0)
         case action:
             raise Failure(400, f"A category has no action {action!r}. Known: rename, calculate.")

@@ -10,86 +10,86 @@ from starlette.responses import Response
 
 from image_sync_server.mvi import archive, uploads, zips
 from image_sync_server.mvi.answers import Failure, download, success
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.handlers import several
 from image_sync_server.mvi.query import ordered
 from image_sync_server.mvi.records import background, categories, datasets, files, keys, labels
+from image_sync_server.mvi.request import Request
 
 _log = structlog.stdlib.get_logger(__name__)
 _EVERY = 20
 
 
-def create(call: Call) -> dict[str, Any]:
+def create(request: Request) -> dict[str, Any]:
     """``POST /datasets``."""
-    name = call.text("name")
+    name = request.text("name")
     dataset_id = datasets.create(
-        call.store,
-        call.user,
+        request.store,
+        request.user,
         name,
-        scenario=call.text("scenario", ""),
-        purpose=call.text("purpose", ""),
-        project_group_id=call.text("project_group_id", ""),
+        scenario=request.text("scenario", ""),
+        purpose=request.text("purpose", ""),
+        project_group_id=request.text("project_group_id", ""),
     )
     return success(dataset_id=dataset_id)
 
 
-def listing(call: Call) -> list[dict[str, Any]]:
+def listing(request: Request) -> list[dict[str, Any]]:
     """``GET /datasets``."""
-    found = datasets.listing(call.store)
-    if groups := call.query.get("pg_id"):
+    found = datasets.listing(request.store)
+    if groups := request.query.get("pg_id"):
         found = [one for one in found if one.get("project_group_id") in groups.split(",")]
-    if call.query.get("type") == "sample":
+    if request.query.get("type") == "sample":
         found = [one for one in found if one["type"]]
-    return ordered(found, call.query.get("sortby", ""))
+    return ordered(found, request.query.get("sortby", ""))
 
 
-def show(call: Call) -> dict[str, Any]:
+def show(request: Request) -> dict[str, Any]:
     """``GET /datasets/{id}``."""
-    return datasets.as_json(datasets.find(call.store, call.path["ds"]))
+    return datasets.as_json(datasets.find(request.store, request.path["ds"]))
 
 
-def change(call: Call) -> dict[str, Any]:
+def change(request: Request) -> dict[str, Any]:
     """``PUT /datasets/{id}``: its project group and purpose."""
-    row = datasets.find(call.store, call.path["ds"])
-    call.store.run(
+    row = datasets.find(request.store, request.path["ds"])
+    request.store.run(
         "UPDATE datasets SET project_group_id = ?, purpose = ? WHERE id = ?",
-        call.text("project_group_id", row["project_group_id"]), call.text("purpose", row["purpose"]), row["id"],
+        request.text("project_group_id", row["project_group_id"]), request.text("purpose", row["purpose"]), row["id"],
     )  # fmt: skip
-    datasets.touch(call.store, row["id"])
+    datasets.touch(request.store, row["id"])
     return success(dataset_id=row["id"])
 
 
-def delete(call: Call) -> dict[str, Any]:
+def delete(request: Request) -> dict[str, Any]:
     """``DELETE /datasets/{id}``."""
-    datasets.delete(call.store, call.path["ds"])
+    datasets.delete(request.store, request.path["ds"])
     return success()
 
 
-def act_on_many(call: Call) -> Response:
+def act_on_many(request: Request) -> Response:
     """``POST /datasets/action``: delete several."""
-    delete = partial(datasets.delete, call.store)
-    return several.deleted(call, "datasets", ("dataset_id_list",), "dataset_id", delete)
+    delete = partial(datasets.delete, request.store)
+    return several.deleted(request, "datasets", ("dataset_id_list",), "dataset_id", delete)
 
 
-def act(call: Call) -> dict[str, Any]:
+def act(request: Request) -> dict[str, Any]:
     """``POST /datasets/{id}/action``."""
-    row = datasets.find(call.store, call.path["ds"])
-    match call.text("action"):
+    row = datasets.find(request.store, request.path["ds"])
+    match request.text("action"):
         case "rename":
-            call.store.run("UPDATE datasets SET name = ? WHERE id = ?", call.text("data"), row["id"])
-            datasets.touch(call.store, row["id"])
+            request.store.run("UPDATE datasets SET name = ? WHERE id = ?", request.text("data"), row["id"])
+            datasets.touch(request.store, row["id"])
             return success()
         case "calculate":
-            condition = UNLABELED if call.text("type", "") == "unlabeled" else "1"
-            found = call.store.row(
+            condition = UNLABELED if request.text("type", "") == "unlabeled" else "1"
+            found = request.store.row(
                 f"SELECT count(*) AS n FROM files f WHERE f.dataset_id = ? AND {condition}", row["id"]
             )
             return success(size=found["n"] if found else 0)
         case "clone":
-            return success(dataset_id=_clone(call, row["id"], call.text("name")))
+            return success(dataset_id=_clone(request, row["id"], request.text("name")))
         case "mark_sample" | "unmark_sample" as action:
             kind = int(action == "mark_sample")
-            call.store.run("UPDATE datasets SET type = ? WHERE id = ?", kind, row["id"])
+            request.store.run("UPDATE datasets SET type = ? WHERE id = ?", kind, row["id"])
             return success()
         case "preprocess":
             raise Failure(400, "This server does not augment data; add more pictures instead.")
@@ -101,9 +101,9 @@ UNLABELED = "f.category_id IS NULL AND NOT EXISTS (SELECT 1 FROM labels l WHERE 
 """A file that nothing is known of: no category, no labels."""
 
 
-def _clone(call: Call, source: str, name: str) -> str:
-    store = call.store
-    target = datasets.create(store, call.user, name)
+def _clone(request: Request, source: str, name: str) -> str:
+    store = request.store
+    target = datasets.create(store, request.user, name)
     try:
         for category in reversed(categories.listing(store, source)):
             categories.ensure(store, target, category["name"])
@@ -112,46 +112,46 @@ def _clone(call: Call, source: str, name: str) -> str:
         for key in reversed(keys.listing(store, source)):
             keys.create(store, target, key["name"], key["description"])
         rows = store.rows("SELECT id FROM files WHERE dataset_id = ? ORDER BY seq", source)
-        files.transfer(store, source, target, [row["id"] for row in rows], call.user, keep=True)
+        files.transfer(store, source, target, [row["id"] for row in rows], request.user, keep=True)
     except BaseException:
         datasets.delete(store, target)
         raise
     return target
 
 
-def export(call: Call) -> Response:
+def export(request: Request) -> Response:
     """``GET /datasets/{id}/export``."""
-    target = call.store.scratch()
-    raw = call.query.get("raw", "").lower() == "true"
-    name = archive.write_dataset(call.store, call.path["ds"], target, raw=raw)
+    target = request.store.scratch()
+    raw = request.query.get("raw", "").lower() == "true"
+    name = archive.write_dataset(request.store, request.path["ds"], target, raw=raw)
     return download(target, name)
 
 
-def import_(call: Call) -> dict[str, Any]:
+def import_(request: Request) -> dict[str, Any]:
     """``POST /datasets/import``: looked at before the answer, filled in the background."""
-    source = call.archive()
+    source = request.archive()
     try:
-        properties = archive.read_properties(source, call.site.limits)
-        given = call.form.fields.get("name") or str(properties.get("name") or "")
-        name = call.checked("name", uploads.shown_name(given, call.site.limits.name))
-        with call.store.transaction():
-            dataset_id = datasets.create(call.store, call.user, name, locked=True)
+        properties = archive.read_properties(source, request.server.limits)
+        given = request.form.fields.get("name") or str(properties.get("name") or "")
+        name = request.checked("name", uploads.shown_name(given, request.server.limits.name))
+        with request.store.transaction():
+            dataset_id = datasets.create(request.store, request.user, name, locked=True)
             total = len(properties["file_prop_info"])
-            background.begin(call.store, dataset_id, "import_dataset", call.user, total, dataset_id)
+            background.begin(request.store, dataset_id, "import_dataset", request.user, total, dataset_id)
     except BaseException:
         source.unlink(missing_ok=True)
         raise
-    call.site.jobs.chore(partial(_fill, call, source, properties, dataset_id))
+    request.server.jobs.chore(partial(_fill, request, source, properties, dataset_id))
     return success(dataset_id=dataset_id, usage=str(properties.get("usage") or "generic"))
 
 
-def _fill(call: Call, source: Any, properties: dict[str, Any], dataset_id: str) -> None:
-    store, fault = call.store, ""
-    work = archive.DatasetImport(store, call.site.limits, dataset_id, call.user, properties)
+def _fill(request: Request, source: Any, properties: dict[str, Any], dataset_id: str) -> None:
+    store, fault = request.store, ""
+    work = archive.DatasetImport(store, request.server.limits, dataset_id, request.user, properties)
     try:
-        with source.open("rb") as file, zips.opened(file, call.site.limits) as opened:
+        with source.open("rb") as file, zips.opened(file, request.server.limits) as opened:
             for at, _ in enumerate(work.steps(opened)):
-                if call.site.jobs.stopping.is_set():
+                if request.server.jobs.stopping.is_set():
                     fault = "The server was stopped while this was under way."
                     break
                 if at % _EVERY == 0:

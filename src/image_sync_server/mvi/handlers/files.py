@@ -10,46 +10,46 @@ from starlette.responses import Response
 
 from image_sync_server.mvi import labelling, mishaps, texts, uploads
 from image_sync_server.mvi.answers import Failure, counted, rendered, success
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.handlers import several
 from image_sync_server.mvi.handlers.datasets import UNLABELED
 from image_sync_server.mvi.query import file_filter, file_order, page
 from image_sync_server.mvi.records import categories, datasets, files, labels
+from image_sync_server.mvi.request import Request
 
 
-def upload(call: Call) -> Response:
+def upload(request: Request) -> Response:
     """``POST``: every picture that is sound is stored, the others are named with the reason."""
-    datasets.find(call.store, call.path["ds"])
-    if not call.form.files:
+    datasets.find(request.store, request.path["ds"])
+    if not request.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
-    names = [uploads.shown_name(part.filename, call.site.limits.name) for part in call.form.files]
-    if (later := mishaps.postponed(call, call.path["ds"], _store)) is None:
-        return _store(call)
-    entries = [{"result": "success", "file_name": name, "dataset_id": call.path["ds"]} for name in names]
-    response = rendered(success(dataset_id=call.path["ds"], resultList=entries))
+    names = [uploads.shown_name(part.filename, request.server.limits.name) for part in request.form.files]
+    if (later := mishaps.postponed(request, request.path["ds"], _store)) is None:
+        return _store(request)
+    entries = [{"result": "success", "file_name": name, "dataset_id": request.path["ds"]} for name in names]
+    response = rendered(success(dataset_id=request.path["ds"], resultList=entries))
     response.background = later
     return response
 
 
-def _store(call: Call) -> Response:
-    dataset = datasets.find(call.store, call.path["ds"])
-    fields = call.form.fields
-    metadata = _metadata(call, fields.get("user-metadata", ""))
-    entries = _label_entries(call, fields.get("labels", ""))
-    category_id = _category(call, dataset["id"])
-    received = uploads.receive(call.form.files, call.store, call.site.limits)
-    received = mishaps.refused(call, dataset["id"], uploads.labelled(received, category_id, metadata))
+def _store(request: Request) -> Response:
+    dataset = datasets.find(request.store, request.path["ds"])
+    fields = request.form.fields
+    metadata = _metadata(request, fields.get("user-metadata", ""))
+    entries = _label_entries(request, fields.get("labels", ""))
+    category_id = _category(request, dataset["id"])
+    received = uploads.receive(request.form.files, request.store, request.server.limits)
+    received = mishaps.refused(request, dataset["id"], uploads.labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
         found = _entries(entries, received)
-        with call.store.transaction():
-            files.add(call.store, dataset["id"], call.user, good)
-            mishaps.lag(call, dataset["id"], [file.id for file in good])
+        with request.store.transaction():
+            files.add(request.store, dataset["id"], request.user, good)
+            mishaps.lag(request, dataset["id"], [file.id for file in good])
             if found:
-                labels.replace_all(call.store, dataset["id"], good[0].id, found)
+                labels.replace_all(request.store, dataset["id"], good[0].id, found)
     except BaseException:
         files.discard(file.scratch for file in good)
-        files.discard(call.store.picture(dataset["id"], file.file_name) for file in good)
+        files.discard(request.store.picture(dataset["id"], file.file_name) for file in good)
         raise
     return _answer(received, dataset["id"])
 
@@ -77,17 +77,17 @@ def _answer(received: list[uploads.Received], dataset_id: str) -> Response:
     return rendered(body, 200 if len(good) == len(received) else 422)
 
 
-def _metadata(call: Call, text: str) -> str:
+def _metadata(request: Request, text: str) -> str:
     if not text.strip():
         return "{}"
     try:
         found = texts.parsed(text)
     except ValueError:
         found = None
-    return json.dumps(checked_metadata(call, found, "user-metadata"))
+    return json.dumps(checked_metadata(request, found, "user-metadata"))
 
 
-def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
+def checked_metadata(request: Request, found: Any, name: str) -> dict[str, Any]:
     """User metadata: an object of texts, numbers, booleans, and lists of them.
 
     Raises:
@@ -96,107 +96,107 @@ def checked_metadata(call: Call, found: Any, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Failure(400, f"{name} must be a JSON object of keys and values.")
     for key, value in found.items():
-        call.checked("A metadata key", key)
+        request.checked("A metadata key", key)
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str):
-                call.checked(f"The value of {key}", one, may_be_empty=True, most=4096)
+                request.checked(f"The value of {key}", one, may_be_empty=True, most=4096)
             elif not (one is None or isinstance(one, bool | int | float)) or one in {float("inf"), float("-inf")}:
                 raise Failure(400, f"The value of {key} in {name} must be a text, a number, or a list of them.")
     return found
 
 
-def _label_entries(call: Call, text: str) -> list[Any]:
+def _label_entries(request: Request, text: str) -> list[Any]:
     if not text.strip():
         return []
     try:
         found = texts.parsed(text)
     except ValueError:
         found = None
-    if not isinstance(found, list) or len(call.form.files) != 1:
+    if not isinstance(found, list) or len(request.form.files) != 1:
         raise Failure(400, "labels must be a JSON list, given with a single picture.")
     return found
 
 
-def _category(call: Call, dataset_id: str) -> str | None:
+def _category(request: Request, dataset_id: str) -> str | None:
     """The category of the request: its id counts; a name alone makes the category if need be."""
-    category_id = call.form.fields.get("category_id", "").strip()
-    name = call.form.fields.get("category_name", "")
+    category_id = request.form.fields.get("category_id", "").strip()
+    name = request.form.fields.get("category_name", "")
     if category_id:
-        return str(categories.find(call.store, dataset_id, category_id)["id"])
+        return str(categories.find(request.store, dataset_id, category_id)["id"])
     if name.strip():
-        return categories.ensure(call.store, dataset_id, call.checked("category_name", name))
+        return categories.ensure(request.store, dataset_id, request.checked("category_name", name))
     return None
 
 
-def listing(call: Call) -> list[dict[str, Any]]:
+def listing(request: Request) -> list[dict[str, Any]]:
     """``GET``: newest first unless ``sortby`` says otherwise."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    condition, values = file_filter(call.query.get("query", ""))
-    if category := call.query.get("category_id"):
+    dataset = datasets.find(request.store, request.path["ds"])
+    condition, values = file_filter(request.query.get("query", ""))
+    if category := request.query.get("category_id"):
         condition, values = f"f.category_id = ? AND {condition}", [category, *values]
-    if call.query.get("type") == "unlabeled":
+    if request.query.get("type") == "unlabeled":
         condition = f"{UNLABELED} AND {condition}"
-    if call.query.get("parent_id") or call.query.get("parent"):
+    if request.query.get("parent_id") or request.query.get("parent"):
         condition = (
             f"0 AND {condition}"  # only frames of a video have a parent, and no frames are taken from videos here
         )
-    limit, skip = page(call.query)
-    order = file_order(call.query.get("sortby", ""))
-    return files.listing(call.store, dataset["id"], condition, values, order, limit, skip)
+    limit, skip = page(request.query)
+    order = file_order(request.query.get("sortby", ""))
+    return files.listing(request.store, dataset["id"], condition, values, order, limit, skip)
 
 
-def show(call: Call) -> dict[str, Any]:
+def show(request: Request) -> dict[str, Any]:
     """``GET /{file}``."""
-    datasets.find(call.store, call.path["ds"])
-    row = files.find(call.store, call.path["ds"], call.path["file"])
-    return files.as_json(row, labels.tag_lists(call.store, row["dataset_id"]).get(row["id"], []))
+    datasets.find(request.store, request.path["ds"])
+    row = files.find(request.store, request.path["ds"], request.path["file"])
+    return files.as_json(row, labels.tag_lists(request.store, row["dataset_id"]).get(row["id"], []))
 
 
-def delete(call: Call) -> dict[str, Any]:
+def delete(request: Request) -> dict[str, Any]:
     """``DELETE /{file}``."""
-    datasets.find(call.store, call.path["ds"], fault="Unknown dataset")
-    files.delete(call.store, call.path["ds"], call.path["file"])
+    datasets.find(request.store, request.path["ds"], fault="Unknown dataset")
+    files.delete(request.store, request.path["ds"], request.path["file"])
     return success()
 
 
-def act(call: Call) -> dict[str, Any]:
+def act(request: Request) -> dict[str, Any]:
     """``POST /{file}/action``, and ``GET`` with a body, as IBM's tool sends it."""
-    datasets.find(call.store, call.path["ds"])
-    dataset_id, file_id = call.path["ds"], call.path["file"]
-    action = call.text("action")
+    datasets.find(request.store, request.path["ds"])
+    dataset_id, file_id = request.path["ds"], request.path["file"]
+    action = request.text("action")
     if action != "change_category":
         raise Failure(400, f"A file has no action {action!r} here. Known: change_category.")
-    category_id = call.text("target_category_id", "")
-    files.set_category(call.store, dataset_id, file_id, category_id)
+    category_id = request.text("target_category_id", "")
+    files.set_category(request.store, dataset_id, file_id, category_id)
     return {"dataset_id": dataset_id, "category_id": category_id, "id": file_id, "result": "success"}
 
 
-def act_on_many(call: Call) -> Response:
+def act_on_many(request: Request) -> Response:
     """``POST /action``: delete several."""
-    dataset_id = datasets.find(call.store, call.path["ds"])["id"]
-    delete = partial(files.delete, call.store, dataset_id)
-    return several.deleted(call, "files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
+    dataset_id = datasets.find(request.store, request.path["ds"])["id"]
+    delete = partial(files.delete, request.store, dataset_id)
+    return several.deleted(request, "files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
 
 
-def copy(call: Call) -> Response:
+def copy(request: Request) -> Response:
     """``POST /copy``."""
-    return _transfer(call, keep=True)
+    return _transfer(request, keep=True)
 
 
-def move(call: Call) -> Response:
+def move(request: Request) -> Response:
     """``POST /move``."""
-    return _transfer(call, keep=False)
+    return _transfer(request, keep=False)
 
 
-def _transfer(call: Call, *, keep: bool) -> Response:
-    source = datasets.find(call.store, call.path["ds"])["id"]
-    target = datasets.find(call.store, call.text("target_dataset_id"))["id"]
+def _transfer(request: Request, *, keep: bool) -> Response:
+    source = datasets.find(request.store, request.path["ds"])["id"]
+    target = datasets.find(request.store, request.text("target_dataset_id"))["id"]
     if source == target:
         raise Failure(400, "Both datasets are the same.")
     entries: list[dict[str, Any]] = []
-    for file_id in call.ids("files"):
+    for file_id in request.ids("files"):
         try:
-            (new_id,) = files.transfer(call.store, source, target, [file_id], call.user, keep=keep)
+            (new_id,) = files.transfer(request.store, source, target, [file_id], request.user, keep=keep)
         except Failure as failure:
             entries.append({"file_id": file_id, "result": "fail", "fault": failure.fault})
         else:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from image_sync_server.mvi import pictures, uploads
 from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.labelling import CORNERS
 from image_sync_server.mvi.records import models
+from image_sync_server.mvi.request import Request
 from image_sync_server.mvi.store import Store
 
 if TYPE_CHECKING:
@@ -22,28 +22,28 @@ _KEPT = 50
 """Pictures kept per model, so that ``imageUrl`` can be followed for a while."""
 
 
-def infer(call: Call) -> dict[str, Any]:
+def infer(request: Request) -> dict[str, Any]:
     """``POST``: needs no token, as with MVI."""
-    row = models.find_deployment(call.store, call.path["model"])
+    row = models.find_deployment(request.store, request.path["model"])
     if row["status"] != models.READY:
         raise Failure(503, f"The deployed model is {row['status']}, not ready.", headers={"Retry-After": "1"})
-    threshold = _number(call, "confthre")
-    most = int(_number(call, "clsnum"))
-    if len(call.form.files) != 1:
+    threshold = _number(request, "confthre")
+    most = int(_number(request, "clsnum"))
+    if len(request.form.files) != 1:
         raise Failure(400, "An inference takes one part named files: the picture.")
-    part = call.form.files[0]
-    if part.size > call.site.limits.picture:
-        raise Failure(413, f"The picture has {part.size} bytes; at most {call.site.limits.picture} are taken.")
+    part = request.form.files[0]
+    if part.size > request.server.limits.picture:
+        raise Failure(413, f"The picture has {part.size} bytes; at most {request.server.limits.picture} are taken.")
     data = part.read()
     if pictures.is_video(data):
         raise Failure(400, "This server says nothing of videos. Send a picture.")
     received = uploads.taken(
-        uploads.shown_name(part.filename, call.site.limits.name), data, call.store, call.site.limits
+        uploads.shown_name(part.filename, request.server.limits.name), data, request.store, request.server.limits
     )
     if received.file is None:
         raise Failure(400, received.fault)
     try:
-        guesses = call.site.shelf.model(row["id"]).predict(data)
+        guesses = request.server.shelf.model(row["id"]).predict(data)
     except ValueError as error:
         received.file.scratch.unlink(missing_ok=True)
         raise Failure(400, "The picture cannot be decoded.") from error
@@ -54,7 +54,7 @@ def infer(call: Call) -> dict[str, Any]:
     kept = [one for one in classified if one["confidence"] >= threshold]
     return {
         "webAPIId": row["id"],
-        "imageUrl": call.root + _keep(call.store, row["id"], received.file.file_name, received.file.scratch),
+        "imageUrl": request.root + _keep(request.store, row["id"], received.file.file_name, received.file.scratch),
         "imageMd5": hashlib.md5(data, usedforsecurity=False).hexdigest(),
         "classified": kept[:most] if most else kept,
         "result": "success",
@@ -70,9 +70,9 @@ def _shown(guess: tuple[str, float] | Find) -> dict[str, Any]:
     return {"label": guess.label, "confidence": round(guess.confidence, 5), **corners}
 
 
-def _number(call: Call, name: str) -> float:
+def _number(request: Request, name: str) -> float:
     """A number from 0 on of the form or the query; 0 when it is not given."""
-    text = call.form.fields.get(name, call.query.get(name, "")).strip()
+    text = request.form.fields.get(name, request.query.get(name, "")).strip()
     try:
         value = float(text) if text else 0.0
     except ValueError:
@@ -93,6 +93,6 @@ def _keep(store: Store, model_id: str, file_name: str, scratch: Path) -> str:
     return f"/uploads/temp/{model_id}/{file_name}"
 
 
-def by_url(_call: Call) -> dict[str, Any]:
+def by_url(_request: Request) -> dict[str, Any]:
     """``GET``: MVI would fetch ``imageUrl``; this server fetches nothing from anywhere."""
     raise Failure(400, "This server fetches no pictures by URL. Send the picture with POST, in a part named files.")

@@ -10,72 +10,72 @@ from typing import Any
 from starlette.responses import Response
 
 from image_sync_server.mvi.answers import Failure, rendered, success
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.handlers.files import checked_metadata
 from image_sync_server.mvi.query import file_filter, ordered
 from image_sync_server.mvi.records import datasets, files, keys
+from image_sync_server.mvi.request import Request
 
 _SEPARATORS = {"comma": ",", "pipe": "|", "": ","}
 
 
-def _current(call: Call) -> tuple[str, dict[str, Any]]:
-    datasets.find(call.store, call.path["ds"])
-    row = files.find(call.store, call.path["ds"], call.path["file"])
+def _current(request: Request) -> tuple[str, dict[str, Any]]:
+    datasets.find(request.store, request.path["ds"])
+    row = files.find(request.store, request.path["ds"], request.path["file"])
     return row["id"], json.loads(row["user_metadata"])
 
 
-def show(call: Call) -> dict[str, Any]:
+def show(request: Request) -> dict[str, Any]:
     """``GET /{file}/user-metadata``."""
-    return _current(call)[1]
+    return _current(request)[1]
 
 
-def show_one(call: Call) -> dict[str, Any]:
+def show_one(request: Request) -> dict[str, Any]:
     """``GET /{file}/user-metadata/{key}``."""
-    _, metadata = _current(call)
-    key = call.path["key"]
+    _, metadata = _current(request)
+    key = request.path["key"]
     if key not in metadata:
-        raise Failure(404, f"Could not find metadata key {key} on file {call.path['file']}.")
+        raise Failure(404, f"Could not find metadata key {key} on file {request.path['file']}.")
     return {key: metadata[key]}
 
 
-def add(call: Call) -> dict[str, Any]:
+def add(request: Request) -> dict[str, Any]:
     """``POST /{file}/user-metadata``: the keys given are set, others stay."""
-    new = checked_metadata(call, call.body, "The body")
-    with call.store.transaction():
-        file_id, metadata = _current(call)
+    new = checked_metadata(request, request.body, "The body")
+    with request.store.transaction():
+        file_id, metadata = _current(request)
         metadata |= new
-        call.store.run("UPDATE files SET user_metadata = ? WHERE id = ?", json.dumps(metadata), file_id)
-        keys.ensure(call.store, call.path["ds"], new)
+        request.store.run("UPDATE files SET user_metadata = ? WHERE id = ?", json.dumps(metadata), file_id)
+        keys.ensure(request.store, request.path["ds"], new)
     return metadata
 
 
-def remove(call: Call) -> Response:
+def remove(request: Request) -> Response:
     """``DELETE /{file}/user-metadata``: a list of keys in the body, or one in the path; answers what went."""
-    if "key" in call.path:
-        names = [call.path["key"]]
-    elif isinstance(call.body, list) and all(isinstance(name, str) for name in call.body):
-        names = call.body
+    if "key" in request.path:
+        names = [request.path["key"]]
+    elif isinstance(request.body, list) and all(isinstance(name, str) for name in request.body):
+        names = request.body
     else:
         raise Failure(400, "The body must be a list of keys.")
-    with call.store.transaction():
-        file_id, metadata = _current(call)
+    with request.store.transaction():
+        file_id, metadata = _current(request)
         gone = [name for name in dict.fromkeys(names) if metadata.pop(name, _ABSENT) is not _ABSENT]
-        call.store.run("UPDATE files SET user_metadata = ? WHERE id = ?", json.dumps(metadata), file_id)
+        request.store.run("UPDATE files SET user_metadata = ? WHERE id = ?", json.dumps(metadata), file_id)
     return rendered(gone)
 
 
 _ABSENT = object()
 
 
-def export(call: Call) -> Response:
+def export(request: Request) -> Response:
     """``GET /files/user-metadata``: one row a file, as comma or pipe separated text."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    separator = _SEPARATORS.get(call.query.get("format", ""))
+    dataset = datasets.find(request.store, request.path["ds"])
+    separator = _SEPARATORS.get(request.query.get("format", ""))
     if separator is None:
         raise Failure(400, "format must be comma or pipe.")
-    condition, values = file_filter(call.query.get("query", ""))
-    found = files.listing(call.store, dataset["id"], condition, values, "f.seq")
-    wanted = [name for name in call.query.get("keys", "").split(",") if name]
+    condition, values = file_filter(request.query.get("query", ""))
+    found = files.listing(request.store, dataset["id"], condition, values, "f.seq")
+    wanted = [name for name in request.query.get("keys", "").split(",") if name]
     names = wanted or sorted({name for file in found for name in file["user_metadata"]})
     text = io.StringIO()
     writer = csv.writer(text, delimiter=separator, lineterminator="\n")
@@ -88,38 +88,38 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def list_keys(call: Call) -> list[dict[str, Any]]:
+def list_keys(request: Request) -> list[dict[str, Any]]:
     """``GET /files/user-keys``."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    return ordered(keys.listing(call.store, dataset["id"]), call.query.get("sortby", ""))
+    dataset = datasets.find(request.store, request.path["ds"])
+    return ordered(keys.listing(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
-def create_key(call: Call) -> dict[str, Any]:
+def create_key(request: Request) -> dict[str, Any]:
     """``POST /files/user-keys``; IBM's tool sends junk beside the name, which is passed over."""
-    dataset = datasets.find(call.store, call.path["ds"])
-    name = call.text("name")
-    keys.create(call.store, dataset["id"], name, call.text("description", "", long=True))
-    return success(**keys.as_json(keys.find(call.store, dataset["id"], name)))
+    dataset = datasets.find(request.store, request.path["ds"])
+    name = request.text("name")
+    keys.create(request.store, dataset["id"], name, request.text("description", "", long=True))
+    return success(**keys.as_json(keys.find(request.store, dataset["id"], name)))
 
 
-def show_key(call: Call) -> dict[str, Any]:
+def show_key(request: Request) -> dict[str, Any]:
     """``GET /files/user-keys/{name}``."""
-    datasets.find(call.store, call.path["ds"])
-    return keys.as_json(keys.find(call.store, call.path["ds"], call.path["key"]))
+    datasets.find(request.store, request.path["ds"])
+    return keys.as_json(keys.find(request.store, request.path["ds"], request.path["key"]))
 
 
-def change_key(call: Call) -> dict[str, Any]:
+def change_key(request: Request) -> dict[str, Any]:
     """``PUT /files/user-keys/{name}``."""
-    datasets.find(call.store, call.path["ds"])
-    row = keys.find(call.store, call.path["ds"], call.path["key"])
-    new_name = call.text("name", row["name"]) or row["name"]
-    description = call.text("description", row["description"], long=True)
-    keys.change(call.store, row["dataset_id"], row["name"], new_name, description)
-    return success(**keys.as_json(keys.find(call.store, row["dataset_id"], new_name)))
+    datasets.find(request.store, request.path["ds"])
+    row = keys.find(request.store, request.path["ds"], request.path["key"])
+    new_name = request.text("name", row["name"]) or row["name"]
+    description = request.text("description", row["description"], long=True)
+    keys.change(request.store, row["dataset_id"], row["name"], new_name, description)
+    return success(**keys.as_json(keys.find(request.store, row["dataset_id"], new_name)))
 
 
-def delete_key(call: Call) -> dict[str, Any]:
+def delete_key(request: Request) -> dict[str, Any]:
     """``DELETE /files/user-keys/{name}``: its values go from all files too."""
-    datasets.find(call.store, call.path["ds"])
-    keys.delete(call.store, call.path["ds"], call.path["key"])
+    datasets.find(request.store, request.path["ds"])
+    keys.delete(request.store, request.path["ds"], request.path["key"])
     return success()

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from starlette.responses import Response
 
 from image_sync_server.mvi.answers import Failure, counted
-from image_sync_server.mvi.call import Call
+from image_sync_server.mvi.request import Request
 
 
 def deleted(
-    call: Call, things: str, fields: tuple[str, ...], key: str, delete: Callable[[str], object], **said: str
+    request: Request, things: str, fields: tuple[str, ...], key: str, delete: Callable[[str], object], **said: str
 ) -> Response:
     """The answer to ``POST .../action`` with the action ``delete``, the only one that several things have.
 
@@ -24,10 +24,10 @@ def deleted(
     Raises:
         Failure: 400; one of a single thing is told in the answer.
     """
-    if call.text("action") != "delete":
+    if request.text("action") != "delete":
         raise Failure(400, f"The action for several {things} is delete.")
     entries = []
-    for one in call.ids(*fields):
+    for one in request.ids(*fields):
         entry = {**said, key: one, "result": "success"}
         try:
             delete(one)

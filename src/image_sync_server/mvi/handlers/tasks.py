@@ -10,9 +10,9 @@ import structlog
 
 from image_sync_server.mvi import mishaps
 from image_sync_server.mvi.answers import Failure, success
-from image_sync_server.mvi.call import Call
 from image_sync_server.mvi.query import ordered, page
 from image_sync_server.mvi.records import background, categories, datasets, labels, models, tasks
+from image_sync_server.mvi.request import Request
 
 _log = structlog.stdlib.get_logger(__name__)
 MIN_CATEGORIES, MIN_PICTURES = 2, 5
@@ -27,33 +27,33 @@ _DETECTORS = (
 _SECONDS_A_PICTURE = {tasks.CATEGORIES: 0.05, tasks.BOXES: 0.2}
 
 
-def create(call: Call) -> dict[str, Any]:
+def create(request: Request) -> dict[str, Any]:
     """``POST /dltasks``: what cannot be trained is refused here, not later."""
-    action = call.text("action")
+    action = request.text("action")
     known = (*_CLASSIFY, _DETECT, "create-act-task", "pre-analysis", "pre-analysis-cod")
     if action not in known:
         raise Failure(400, f"There is no action {action!r}. Known: {', '.join(known)}.")
-    dataset = datasets.find(call.store, call.text("dataset_id"))
-    usage, nn_arch = _usage(call, action)
-    summary = _with_labels(call, dataset["id"]) if usage == tasks.BOXES else _with_categories(call, dataset["id"])
+    dataset = datasets.find(request.store, request.text("dataset_id"))
+    usage, nn_arch = _usage(request, action)
+    summary = _with_labels(request, dataset["id"]) if usage == tasks.BOXES else _with_categories(request, dataset["id"])
     if action.startswith("pre-analysis"):
         minutes = summary["total_file_count"] * _SECONDS_A_PICTURE[usage] / 60
         return success(estimated_time=max(1, round(minutes)))
-    strategy = call.fields.get("strategy")
+    strategy = request.fields.get("strategy")
     if strategy is None:
         strategy = {}
     if not isinstance(strategy, dict):
         raise Failure(400, "strategy must be a JSON object.")
-    if call.text("userdnn_id", ""):
+    if request.text("userdnn_id", ""):
         raise Failure(400, "This server has no custom networks.")
-    base = call.text("pretrained_model", "")
-    if base and (found := models.find(call.store, base)["usage"]) != usage:
+    base = request.text("pretrained_model", "")
+    if base and (found := models.find(request.store, base)["usage"]) != usage:
         raise Failure(400, f"The model to continue from is of usage {found}, but this training is of usage {usage}.")
     task_id = tasks.create(
-        call.store, call.user, call.text("name"), dataset["id"], usage=usage, strategy=strategy, nn_arch=nn_arch,
-        base=base, project_group_id=dataset["project_group_id"], summary=summary,
+        request.store, request.user, request.text("name"), dataset["id"], usage=usage, strategy=strategy,
+        nn_arch=nn_arch, base=base, project_group_id=dataset["project_group_id"], summary=summary,
     )  # fmt: skip
-    call.site.jobs.train(task_id)
+    request.server.jobs.train(task_id)
     if rare := summary.get("rare_labels"):
         named = ", ".join(f"{name}: {n}" for name, n in rare.items())
         _log.warning("training.rare_labels", task=task_id, labels=rare)
@@ -63,9 +63,9 @@ def create(call: Call) -> dict[str, Any]:
     return success(task_id=task_id)
 
 
-def _usage(call: Call, action: str) -> tuple[str, str]:
+def _usage(request: Request, action: str) -> tuple[str, str]:
     """What shall be trained, and the network asked for: this server has one for each usage, whatever its name."""
-    usage, nn_arch = call.text("usage", ""), call.text("nn_arch", "")
+    usage, nn_arch = request.text("usage", ""), request.text("nn_arch", "")
     if "act" in {usage, action.partition("-")[2].partition("-")[0]}:
         raise Failure(400, "This server trains image classification and object detection, no action detection.")
     if "cod" not in action and usage != tasks.BOXES and nn_arch not in _DETECTORS:
@@ -75,8 +75,8 @@ def _usage(call: Call, action: str) -> tuple[str, str]:
     return tasks.BOXES, nn_arch or _DETECTORS[0]
 
 
-def _with_categories(call: Call, dataset_id: str) -> dict[str, Any]:
-    counts = {name: n for name, n in categories.counts(call.store, dataset_id).items() if n}
+def _with_categories(request: Request, dataset_id: str) -> dict[str, Any]:
+    counts = {name: n for name, n in categories.counts(request.store, dataset_id).items() if n}
     found = ", ".join(f"{name}: {n}" for name, n in counts.items()) or "none"
     if len(counts) < MIN_CATEGORIES:
         raise Failure(400, f"A classification needs {MIN_CATEGORIES} categories with images; found {found}.")
@@ -85,8 +85,8 @@ def _with_categories(call: Call, dataset_id: str) -> dict[str, Any]:
     return {"total_file_count": sum(counts.values()), "categories": counts}
 
 
-def _with_labels(call: Call, dataset_id: str) -> dict[str, Any]:
-    pictures = labels.boxes(call.store, dataset_id).values()
+def _with_labels(request: Request, dataset_id: str) -> dict[str, Any]:
+    pictures = labels.boxes(request.store, dataset_id).values()
     if not pictures:
         raise Failure(400, "The dataset has no object labels; detection cannot be trained from it.")
     counts = Counter(name for boxes in pictures for name in {name for name, _ in boxes})
@@ -98,32 +98,32 @@ def _with_labels(call: Call, dataset_id: str) -> dict[str, Any]:
     return summary | ({"rare_labels": rare} if rare else {})
 
 
-def _shown(call: Call, row: Any) -> dict[str, Any]:
-    return tasks.as_json(row, call.site.jobs.curve(row["id"]))
+def _shown(request: Request, row: Any) -> dict[str, Any]:
+    return tasks.as_json(row, request.server.jobs.curve(row["id"]))
 
 
-def listing(call: Call) -> list[dict[str, Any]]:
+def listing(request: Request) -> list[dict[str, Any]]:
     """``GET /dltasks``."""
-    found = tasks.listing(call.store)
-    if status := call.query.get("status"):
+    found = tasks.listing(request.store)
+    if status := request.query.get("status"):
         found = [one for one in found if one["status"] in status.split(",")]
-    if groups := call.query.get("pg_id"):
+    if groups := request.query.get("pg_id"):
         found = [one for one in found if one.get("project_group_id") in groups.split(",")]
     for one in found:
         one["status_data"] = []  # a list of long curves would be megabytes; one task shows its own
-    return ordered(found, call.query.get("sortby", ""))
+    return ordered(found, request.query.get("sortby", ""))
 
 
-def show(call: Call) -> dict[str, Any]:
+def show(request: Request) -> dict[str, Any]:
     """``GET /dltasks/{id}``."""
-    return _shown(call, tasks.find(call.store, call.path["task"]))
+    return _shown(request, tasks.find(request.store, request.path["task"]))
 
 
-def status(call: Call) -> dict[str, Any]:
+def status(request: Request) -> dict[str, Any]:
     """``GET /dltasks/{id}/status``: with the curve once there is one."""
-    shown = _shown(call, tasks.find(call.store, call.path["task"]))
+    shown = _shown(request, tasks.find(request.store, request.path["task"]))
     if shown["status"] not in tasks.ACTIVE:
-        mishaps.stumble(call, shown["_id"])
+        mishaps.stumble(request, shown["_id"])
     answer = success(status=shown["status"])
     if shown["status_data"]:
         answer["data"] = shown["status_data"]
@@ -132,28 +132,28 @@ def status(call: Call) -> dict[str, Any]:
     return answer
 
 
-def delete(call: Call) -> dict[str, Any]:
+def delete(request: Request) -> dict[str, Any]:
     """``DELETE /dltasks/{id}``: a training under way is stopped first; a trained model stays."""
-    row = tasks.find(call.store, call.path["task"])
+    row = tasks.find(request.store, request.path["task"])
     if row["status"] in tasks.ACTIVE:
         try:
-            call.site.jobs.abort(row["id"])
+            request.server.jobs.abort(row["id"])
         except Failure as failure:
             if failure.status == 404:  # noqa: PLR2004 - it ended between the look and the stop: go on
                 raise
-    call.store.run("DELETE FROM tasks WHERE id = ?", row["id"])
+    request.store.run("DELETE FROM tasks WHERE id = ?", row["id"])
     return success(code=200)
 
 
-def act(call: Call) -> dict[str, Any]:
+def act(request: Request) -> dict[str, Any]:
     """``POST /dltasks/{id}/action``, and ``GET`` with a body: rename, stop."""
-    row = tasks.find(call.store, call.path["task"])
-    match call.text("action"):
+    row = tasks.find(request.store, request.path["task"])
+    match request.text("action"):
         case "rename":
-            call.store.run("UPDATE tasks SET name = ? WHERE id = ?", call.text("data"), row["id"])
+            request.store.run("UPDATE tasks SET name = ? WHERE id = ?", request.text("data"), row["id"])
             return success()
         case "stop":
-            call.site.jobs.abort(row["id"])
+            request.server.jobs.abort(row["id"])
             return success()
         case action:
             raise Failure(400, f"A training task has no action {action!r}. Known: rename, stop.")
@@ -166,30 +166,30 @@ def _stamp(text: str) -> int:
         raise Failure(400, "A time must be written as yyyy/MM/dd-HH:mm:ss, in UTC.") from None
 
 
-def _background(call: Call) -> tuple[str, list[Any]]:
+def _background(request: Request) -> tuple[str, list[Any]]:
     words: list[str] = ["1"]
     values: list[Any] = []
     for name, condition in (("newer_than", "updated_at > ?"), ("older_than", "updated_at < ?")):
-        if text := call.query.get(name):
+        if text := request.query.get(name):
             words.append(condition)
             values.append(_stamp(text))
     for name, condition in (("task_type", "event_type = ?"), ("status", "status = ?")):
-        if text := call.query.get(name):
+        if text := request.query.get(name):
             words.append(condition)
             values.append(text)
     return " AND ".join(words), values
 
 
-def list_background(call: Call) -> dict[str, Any]:
+def list_background(request: Request) -> dict[str, Any]:
     """``GET /bgtasks``."""
-    condition, values = _background(call)
-    limit, skip = page(call.query)
-    return {"task_list": background.listing(call.store, condition, values, limit, skip)}
+    condition, values = _background(request)
+    limit, skip = page(request.query)
+    return {"task_list": background.listing(request.store, condition, values, limit, skip)}
 
 
-def delete_background(call: Call) -> dict[str, Any]:
+def delete_background(request: Request) -> dict[str, Any]:
     """``DELETE /bgtasks``: without a status only what is over."""
-    condition, values = _background(call)
-    if not call.query.get("status"):
+    condition, values = _background(request)
+    if not request.query.get("status"):
         condition, values = f"{condition} AND status <> ?", [*values, background.WORKING]
-    return success(success_count=call.store.run(f"DELETE FROM bgtasks WHERE {condition}", *values))
+    return success(success_count=request.store.run(f"DELETE FROM bgtasks WHERE {condition}", *values))

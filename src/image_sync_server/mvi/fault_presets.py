@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 
 ALL = "all"
 _UPLOAD = "/files$"

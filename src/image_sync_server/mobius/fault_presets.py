@@ -1,4 +1,4 @@
-"""Things that go wrong on purpose, so that clients can be tested and users can rehearse."""
+"""The named faults of ``image-sync serve --api mobius --fault``, and the switches that hold them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
+
+from image_sync_server.faults import Action, Pauses
+from image_sync_server.faults import Fault as WireFault
 
 KINDS = {
     "500-before": "status 500, and nothing is done",
@@ -20,6 +23,19 @@ KINDS = {
     "unknown-error": "nothing is done, and the body says `unknown_error`",
     "slow": "it takes SECONDS",
     "twice": "it is done twice, as when a proxy repeats it; the answer is the second one's",
+}
+_ACTIONS = {
+    "500-before": (Action.STATUS, 500),
+    "500-after": (Action.STATUS_AFTER, 500),
+    "lost-answer": (Action.LOSE_ANSWER, 500),
+    "reset": (Action.RESET, 500),
+    "429": (Action.STATUS, 429),
+    "late": (Action.LATE, 500),
+    "html": (Action.HTML, 502),
+    "truncated-json": (Action.TRUNCATE, 500),
+    "unknown-error": (Action.SOFT_FAILURE, 500),
+    "slow": (Action.SLOW, 500),
+    "twice": (Action.TWICE, 500),
 }
 _TIMED = {"429": 1.0, "late": 1.0, "slow": 1.0}
 _FORM = "a fault is written KIND=RATE or KIND=RATE:SECONDS, such as lost-answer=5% or late=0.1:3"
@@ -48,19 +64,28 @@ class Fault:
         if not 0 <= self.rate <= 1:
             raise ValueError("the rate must be between 0 and 1, or 0% and 100%")
 
+    @property
+    def wire(self) -> WireFault:
+        """What happens on the wire."""
+        action, status = _ACTIONS[self.kind]
+        retry_after = self.seconds if self.kind == "429" else None
+        return WireFault(action, status=status, retry_after=retry_after, seconds=self.seconds, kind=self.kind)
 
-class Faults:
-    """The switches that are on; may be set from any thread, while the server works.
+
+class Faults(Pauses):
+    """The switches that are on; may be set from any thread, while the server works. There may be several of a kind.
 
     Args:
         seed: makes the same things go wrong again when the same requests come in the same order.
     """
 
     def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._chance = random.Random(seed)  # noqa: S311 - luck, not secrecy
-        self.struck: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        """How often each kind has fired."""
 
     def add(self, *faults: Fault) -> None:
         """Switch on."""
@@ -72,8 +97,8 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
-    def draw(self, call: str) -> Fault | None:
-        """The fault that hits this request (``METHOD /path``), if any."""
+    def pick(self, call: str) -> Fault | None:
+        """The fault that hits this request (``METHOD /path``), if any: the first one that fits and fires."""
         with self._lock:
             for fault in self._faults:
                 if re.search(fault.path, call) and self._chance.random() < fault.rate:
@@ -81,7 +106,7 @@ class Faults:
                         fault.left -= 1
                         if not fault.left:
                             self._faults.remove(fault)
-                    self.struck[fault.kind] += 1
+                    self.counts[fault.kind] += 1
                     return fault
             return None
 

@@ -1,4 +1,4 @@
-"""Fault switches: things that go wrong on purpose, so that clients can be tested and users can rehearse."""
+"""Faults: what goes wrong on purpose, so that clients can be tested and users can rehearse."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Fault:
         probability: 0 to 1, the share of matching requests that it hits.
         status: for ``status``, ``status_after`` and ``html``; retry_after: seconds for that header.
         seconds: for ``slow``, ``late``, ``late_zip``, ``lag`` and ``trickle``.
-        kind: the preset that it came from (see ``kinds.py``); a new one takes the place of the old one of its kind.
+        kind: the preset that it came from; a new one takes the place of the old one of its kind.
         session: hits only requests that carry a valid session token.
     """
 
@@ -164,11 +164,25 @@ class _Switch:
             return False
         return (session or not fault.session) and re.search(fault.path, path) is not None
 
-    def lucky(self) -> bool:
+    def fires(self) -> bool:
         return self._chance.random() < self.fault.probability
 
 
-class Faults:
+class Pauses:
+    """Waits of whoever is slow on purpose."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        """Set in the server's loop when it ends: all waits end then."""
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait in the server's loop; False when the server ends meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return not self.stopping.is_set()
+
+
+class Faults(Pauses):
     """All switches that are on; may be set from any thread, while the server works.
 
     Args:
@@ -176,20 +190,19 @@ class Faults:
     """
 
     def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
         self._seed = seed
         self._switches: list[_Switch] = []
         self._lock = threading.RLock()
         self._chance = random.Random(seed)  # noqa: S311 - luck, not secrecy
-        self._struck: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._stumbles: dict[str, int] = {}
-        self.stopping = asyncio.Event()
-        """Set in the server's loop when it ends: whoever is slow on purpose gives up then."""
 
     @property
-    def struck(self) -> Counter[str]:
+    def counts(self) -> Counter[str]:
         """How often each kind has struck since the start or the last ``forget``; a copy."""
         with self._lock:
-            return self._struck.copy()
+            return self._counts.copy()
 
     def add(self, *faults: Fault) -> None:
         """Switch on. One of a kind takes the place of the earlier one; with probability 0 it is switched off."""
@@ -209,14 +222,14 @@ class Faults:
     def forget(self) -> None:
         """Begin to count anew."""
         with self._lock:
-            self._struck.clear()
+            self._counts.clear()
 
     def as_json(self) -> list[dict[str, Any]]:
         """What is on, with the counts that are left."""
         with self._lock:
             return [asdict(replace(switch.fault, count=switch.left)) for switch in self._switches]
 
-    def draw(self, method: str, path: str, inside: Action | None = None, *, session: bool = False) -> Fault | None:
+    def pick(self, method: str, path: str, inside: Action | None = None, *, session: bool = False) -> Fault | None:
         """The fault that hits this request, if any; its count falls.
 
         Of those without a kind the first one that matches counts. Each kind draws its own lot, and when several win,
@@ -234,14 +247,14 @@ class Faults:
                 and switch.fits(method, path, session=session)
             ]
             plain = (switch for switch in at_hand if not switch.fault.kind)
-            struck = next((switch for switch in plain if switch.lucky()), None)
+            struck = next((switch for switch in plain if switch.fires()), None)
             if struck is None:
                 # A list, not a generator: every kind must draw, or its luck would depend on the others'.
-                won = [switch for switch in at_hand if switch.fault.kind and switch.lucky()]
+                won = [switch for switch in at_hand if switch.fault.kind and switch.fires()]
                 if not won:
                     return None
                 struck = self._chance.choice(won)
-            self._struck[struck.fault.name] += 1
+            self._counts[struck.fault.name] += 1
             if struck.left is not None:
                 struck.left -= 1
                 if not struck.left:
@@ -258,12 +271,6 @@ class Faults:
         with self._lock:
             left = self._stumbles.get(task_id)
             if left is None:
-                left = 2 if self.draw("GET", f"/dltasks/{task_id}/status", Action.STUMBLE) else 0
+                left = 2 if self.pick("GET", f"/dltasks/{task_id}/status", Action.STUMBLE) else 0
             self._stumbles[task_id] = max(0, left - 1)
             return left > 0
-
-    async def pause(self, seconds: float) -> bool:
-        """Wait in the server's loop; False when the server ends meanwhile."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        return not self.stopping.is_set()

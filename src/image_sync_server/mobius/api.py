@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from image_sync_server.learn.features import extract
 from image_sync_server.mobius.store import Store, labelled, usable_id
 from image_sync_server.mobius.tasks import Tasks
 
 SUCCESS = {"status": "success"}
-_PART = r"([^/]+)"
 
 
-class Failure(Exception):  # noqa: N818 - it is an answer
+class Failure(HTTPException):
     """A failure in the vendor's words."""
 
-    def __init__(self, message: str, http_status: int = 200) -> None:
-        super().__init__(message)
-        self.http_status = http_status
+    def __init__(self, message: str) -> None:
+        super().__init__(200, message)
 
     @property
     def body(self) -> dict[str, str]:
         """What is answered."""
-        return {"status": "error", "message": str(self)}
+        return {"status": "error", "message": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +49,28 @@ class Call:
         return self.data
 
 
-class Calls:
-    """All of them, on one state."""
+class Api:
+    """All calls, on one state."""
 
     def __init__(self, store: Store, tasks: Tasks) -> None:
         self._store = store
         self._tasks = tasks
-        self._routes: list[tuple[str, re.Pattern[str], Callable[[Call], Any]]] = [
-            ("POST", re.compile("/system/database/image/add"), self._add),
-            ("GET", re.compile(f"/custom/assign/{_PART}/{_PART}/{_PART}"), self._assign),
-            ("GET", re.compile(f"/custom/train/{_PART}"), self._train),
-            ("GET", re.compile(f"/status/{_PART}"), self._status),
-            ("GET", re.compile(f"/custom/delete/{_PART}"), self._delete),
-            ("POST", re.compile(f"/predict/custom/{_PART}"), self._predict_tag),
-            ("POST", re.compile("/predict/custom"), self._predict_custom),
-            ("POST", re.compile("/predict"), self._predict_all),
-            ("GET", re.compile("/custom/predict_batch"), self._predict_batch),
-            ("GET", re.compile(f"/custom/predict/{_PART}/{_PART}"), self._predict_added_tag),
-            ("GET", re.compile(f"/custom/predict/{_PART}"), self._predict_added),
-            ("POST", re.compile("/set_state"), self._set_state),
-            ("GET", re.compile("/get_state"), self._get_state),
+        self.calls: list[tuple[str, str, Callable[[Call], Any]]] = [
+            ("POST", "/system/database/image/add", self._add),
+            ("GET", "/custom/assign/{image}/{kind}/{tag}", self._assign),
+            ("GET", "/custom/train/{tag}", self._train),
+            ("GET", "/status/{task}", self._status),
+            ("GET", "/custom/delete/{tag}", self._delete),
+            ("POST", "/predict/custom/{tag}", self._predict_tag),
+            ("POST", "/predict/custom", self._predict_custom),
+            ("POST", "/predict", self._predict_all),
+            ("GET", "/custom/predict_batch", self._predict_batch),
+            ("GET", "/custom/predict/{tag}/{image}", self._predict_added_tag),
+            ("GET", "/custom/predict/{image}", self._predict_added),
+            ("POST", "/set_state", self._set_state),
+            ("GET", "/get_state", self._get_state),
         ]
-
-    def find(self, method: str, path: str) -> tuple[Callable[[Call], Any], tuple[str, ...]]:
-        """What carries a request out, and the parts of its path as they stand there. Raises Failure."""
-        allowed = False
-        for verb, pattern, handler in self._routes:
-            found = pattern.fullmatch(path)
-            if found is not None:
-                if verb == method:
-                    return handler, found.groups()
-                allowed = True
-        raise Failure("wrong_arguments_format", 405 if allowed else 404)
+        """Method, path and what carries it out."""
 
     def _add(self, call: Call) -> Any:
         image = call.query.get("image_id") or uuid.uuid4().hex

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from image_sync_server.faults import Faults
 from image_sync_server.mvi import texts
 from image_sync_server.mvi.answers import Failure
 from image_sync_server.mvi.auth import Guard
-from image_sync_server.mvi.faults import Faults
 from image_sync_server.mvi.jobs import Jobs
 from image_sync_server.mvi.limits import Limits
-from image_sync_server.mvi.parts import Form
 from image_sync_server.mvi.shelf import Shelf
 from image_sync_server.mvi.store import Store
+from image_sync_server.web import Form
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Server:
     """The parts of one running server."""
 
     store: Store
@@ -32,10 +32,10 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Request:
     """One request: already authorised, its body read."""
 
-    site: Site
+    server: Server
     user: str
     path: Mapping[str, str]
     """What the placeholders of the route stand for."""
@@ -51,7 +51,7 @@ class Call:
     @property
     def store(self) -> Store:
         """The disk."""
-        return self.site.store
+        return self.server.store
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -89,7 +89,7 @@ class Call:
         Raises:
             Failure: 400 when it is blank, too long, or holds control characters or half characters.
         """
-        return texts.checked(name, value, most or self.site.limits.name, may_be_empty=may_be_empty)
+        return texts.checked(name, value, most or self.server.limits.name, may_be_empty=may_be_empty)
 
     def archive(self) -> Path:
         """The archive of an import as a scratch file, which the caller deletes.

@@ -1,4 +1,4 @@
-"""Carries the faults out that happen on the wire: on real connections, around the application."""
+"""Carries faults out that happen on the wire: on real connections, around the application."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from image_sync_server.mvi.answers import Failure, rendered
-from image_sync_server.mvi.auth import TOKEN, Guard
-from image_sync_server.mvi.faults import Action, Fault, Faults
+from image_sync_server.faults import Action, Fault, Pauses
+from image_sync_server.web import FAULT, TRANSPORT
 
-TRANSPORT = "image_sync_server.transport"
-CONTROL = "/_faults"
 _PAGE = "<html><head><title>{0} {1}</title></head><body><h1>{0} {1}</h1><hr>gateway</body></html>"
 _ON_DISK_FROM = 1024 * 1024
 _SHORTEST_PAUSE = 0.005
@@ -27,13 +24,33 @@ _SHORTEST_PAUSE = 0.005
 _Way = Callable[[Fault, Scope, Receive, Send], Awaitable[None]]
 
 
-class Mischief:
-    """ASGI middleware between the network and the application."""
+class FaultMiddleware:
+    """Carries faults out on the wire: between the network and the application.
 
-    def __init__(self, app: ASGIApp, faults: Faults, guard: Guard) -> None:
+    Args:
+        pick: the fault that hits a request, if any.
+        pauses: waits that end with the server.
+        failure: an answer in the server's own words: status, what is wrong, and headers.
+        soft_failure: one with status 200 that says that it failed.
+        expire: makes all session tokens invalid.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        pick: Callable[[Scope], Fault | None],
+        pauses: Pauses,
+        failure: Callable[[int, str, dict[str, str]], Response],
+        soft_failure: Callable[[str], Response],
+        expire: Callable[[], None] = lambda: None,
+    ) -> None:
         self._app = app
-        self._faults = faults
-        self._guard = guard
+        self._pick = pick
+        self._pauses = pauses
+        self._failure = failure
+        self._soft_failure = soft_failure
+        self._expire = expire
         self._ways: dict[Action, _Way] = {
             Action.STATUS: self._speak,
             Action.HTML: self._speak,
@@ -56,33 +73,43 @@ class Mischief:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless a fault hits it."""
-        fault = None
-        if scope["path"] != CONTROL:
-            session = self._guard.has_session(Headers(scope=scope).get(TOKEN, ""))
-            fault = self._faults.draw(scope["method"], scope["path"], session=session)
+        fault = self._pick(scope)
         if fault is None:
             await self._app(scope, receive, send)
             return
-        scope["image_sync_server.fault"] = fault.name
+        scope[FAULT] = fault.name
         await self._ways[fault.action](fault, scope, receive, send)
 
     async def _speak(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await _spoken(fault)(scope, receive, send)
+        await self._spoken(fault)(scope, receive, send)
+
+    def _spoken(self, fault: Fault) -> Response:
+        text = "This failure was asked for."
+        headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+        match fault.action:
+            case Action.SOFT_FAILURE | Action.SOFT_FAILURE_AFTER:
+                return self._soft_failure(text)
+            case Action.EMPTY:
+                return Response(b"", media_type="application/json")
+            case Action.HTML:
+                return HTMLResponse(_PAGE.format(fault.status, "Bad Gateway"), fault.status, headers)
+            case _:
+                return self._failure(fault.status, text, headers)
 
     async def _speak_after(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _nowhere)
-        await _spoken(fault)(scope, receive, send)
+        await self._spoken(fault)(scope, receive, send)
 
     async def _unauthorised(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_in_threadpool(self._guard.expire_tokens)
-        await Failure(401, "Failed to parse token.").response()(scope, receive, send)
+        await run_in_threadpool(self._expire)
+        await self._failure(401, "Failed to parse token.", {})(scope, receive, send)
 
     async def _expire_tokens(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_in_threadpool(self._guard.expire_tokens)
+        await run_in_threadpool(self._expire)
         await self._app(scope, receive, send)
 
     async def _slow(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        if await self._faults.pause(fault.seconds):
+        if await self._pauses.pause(fault.seconds):
             await self._app(scope, receive, send)
         else:
             await _abort(scope, receive)
@@ -143,7 +170,7 @@ class Mischief:
         count = max(1, min(len(answer.body), int(fault.seconds / _SHORTEST_PAUSE)))
         size = -(-len(answer.body) // count)
         for at in range(0, len(answer.body), size or 1):
-            if not await self._faults.pause(fault.seconds / count) or scope[TRANSPORT].is_closing():
+            if not await self._pauses.pause(fault.seconds / count) or scope[TRANSPORT].is_closing():
                 await _abort(scope, receive)
                 return
             await send({"type": "http.response.body", "body": bytes(answer.body[at : at + size]), "more_body": True})
@@ -162,7 +189,7 @@ class Mischief:
             if not await _taken(receive, body):
                 return
             await _abort(scope, receive)
-            if await self._faults.pause(fault.seconds):
+            if await self._pauses.pause(fault.seconds):
                 await self._app(scope, _replayed(body, _gone), _nowhere)
 
 
@@ -211,20 +238,6 @@ async def _nowhere(_message: Message) -> None:
 
 async def _gone() -> Message:
     return {"type": "http.disconnect"}
-
-
-def _spoken(fault: Fault) -> Response:
-    text = "This failure was asked for."
-    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-    match fault.action:
-        case Action.SOFT_FAILURE | Action.SOFT_FAILURE_AFTER:
-            return rendered({"result": "fail", "fault": text})
-        case Action.EMPTY:
-            return Response(b"", media_type="application/json")
-        case Action.HTML:
-            return HTMLResponse(_PAGE.format(fault.status, "Bad Gateway"), fault.status, headers)
-        case _:
-            return Failure(fault.status, text, headers=headers).response()
 
 
 async def _abort(scope: Scope, receive: Receive, *, hard: bool = True) -> None:
