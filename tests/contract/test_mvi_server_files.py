@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, archive, picture, serving, until
 

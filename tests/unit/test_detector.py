@@ -16,14 +16,23 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from image_sync.cli import plates
-from image_sync_server.learn import parcel
+from image_sync_server.learn.boxes import Mark, precisions
+from image_sync_server.learn.detector import Detector
+from image_sync_server.learn.detector_learner import train
 from image_sync_server.learn.learner import Point, StopTraining
-from image_sync_server.mvi import shelf
-from image_sync_server.mvi.album import Album, Marked, Page, held_out, shapes
-from image_sync_server.mvi.boxes import Mark, precisions
-from image_sync_server.mvi.detector import Detector
-from image_sync_server.mvi.detector_learner import train
-from image_sync_server.mvi.windows import LENGTH, SMALLEST, View, grid
+from image_sync_server.learn.model import model_file, read_model_file
+from image_sync_server.learn.windows import (
+    LENGTH,
+    SMALLEST,
+    Marked,
+    Picture,
+    PictureSet,
+    View,
+    grid,
+    held_out,
+    shapes_for,
+)
+from image_sync_server.mvi.training_job import read_model
 
 FEW: dict[str, object] = {"max_iter": 40}
 
@@ -172,9 +181,9 @@ def test_same_input_gives_the_same_model_in_any_order(some):
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again(some):
     """An album without room gives the same windows as one that keeps them."""
-    pages = [Page.of(one) for one in some[:2]]
-    sizes = shapes(pages, np.empty((0, 2), dtype=np.float32), 4)
-    roomy, tight = (Album(pages, sizes, threading.Event(), room) for room in (10**9, 0))
+    pictures = [Picture.of(one) for one in some[:2]]
+    sizes = shapes_for(pictures, np.empty((0, 2), dtype=np.float32), 4)
+    roomy, tight = (PictureSet(pictures, sizes, threading.Event(), room) for room in (10**9, 0))
     for at in range(2):
         assert roomy.open(at) is roomy.open(at)
         assert tight.open(at) is not tight.open(at)
@@ -248,16 +257,16 @@ def test_a_warm_start_keeps_what_is_known_and_adds_what_is_new(some):
 # Who is held out
 
 
-def pages(rng: np.random.Generator, labels: list[str]) -> list[Page]:
+def pictures(rng: np.random.Generator, labels: list[str]) -> list[Picture]:
     return [
-        Page(Marked(Path("x"), tuple(Mark(label, 0, 0, 1, 1) for label in word.split())), rng.bytes(32).hex(), 100)
+        Picture(Marked(Path("x"), tuple(Mark(label, 0, 0, 1, 1) for label in word.split())), rng.bytes(32).hex(), 100)
         for word in labels
     ]
 
 
 def test_a_picture_never_changes_sides():
     """Pictures held out of 200 are held out of 400 too, at the share that the ratio says."""
-    found = pages(np.random.default_rng(5), ["a b", "a", "b", "c a"] * 100)
+    found = pictures(np.random.default_rng(5), ["a b", "a", "b", "c a"] * 100)
     half, whole = held_out(found[:200], 0.8), held_out(found, 0.8)
     assert (half == whole[:200]).all()
     assert 0.12 < whole.mean() < 0.28
@@ -267,7 +276,7 @@ def test_a_picture_never_changes_sides():
 def test_every_label_is_learnt_and_tested(ratio):
     """Whatever the ratio, each of four labels with five pictures of its own has one at least on each side."""
     for seed in range(20):
-        found = pages(np.random.default_rng(seed), [label for label in "abcd" for _ in range(5)])
+        found = pictures(np.random.default_rng(seed), [label for label in "abcd" for _ in range(5)])
         held = held_out(found, ratio)
         for label in range(4):
             assert 1 <= held[5 * label : 5 * label + 5].sum() <= 4
@@ -276,9 +285,9 @@ def test_every_label_is_learnt_and_tested(ratio):
 def test_a_label_is_always_learnt():
     """Where labels share few pictures and not all can be on both sides, each still has one to learn from."""
     for seed in range(50):
-        found = pages(np.random.default_rng(seed), ["a", "a b", "b c", "c", "d a"])
+        found = pictures(np.random.default_rng(seed), ["a", "a b", "b c", "c", "d a"])
         held = held_out(found, 0.5)
-        learnt = {mark.label for page, out in zip(found, held, strict=True) if not out for mark in page.picture.marks}
+        learnt = {mark.label for one, out in zip(found, held, strict=True) if not out for mark in one.marked.marks}
         assert learnt == set("abcd")
 
 
@@ -393,13 +402,13 @@ def test_windows_cover_the_picture(some):
 def test_shapes_serve_every_box():
     """Boxes of three sizes get three shapes; specks get the smallest that there is; the number is limited."""
     marks = tuple(Mark("a", 0, 0, *size) for size in [(30, 30)] * 5 + [(31, 29)] * 5 + [(60, 20)] * 3 + [(1, 1)])
-    page = Page(Marked(Path("x"), marks), "0" * 64, 100)
+    one = Picture(Marked(Path("x"), marks), "0" * 64, 100)
     none = np.empty((0, 2), dtype=np.float32)
-    found = shapes([page], none, 8)
+    found = shapes_for([one], none, 8)
     assert np.allclose(found, [(0.3, 0.3), (0.6, 0.2), (SMALLEST, SMALLEST)], atol=0.011)
-    assert len(shapes([page], none, 2)) == 2
+    assert len(shapes_for([one], none, 2)) == 2
     known = np.array([(0.3, 0.3)], dtype=np.float32)
-    assert np.allclose(shapes([page], known, 8), [(0.3, 0.3), (0.6, 0.2), (SMALLEST, SMALLEST)])
+    assert np.allclose(shapes_for([one], known, 8), [(0.3, 0.3), (0.6, 0.2), (SMALLEST, SMALLEST)])
 
 
 # Stored models
@@ -408,7 +417,7 @@ def test_shapes_serve_every_box():
 def test_a_stored_detector_answers_the_same(trained, unseen):
     """What was read back finds the same; the shelf tells it from a classification model by its first bytes."""
     model, _ = trained
-    read = shelf.read(model.to_bytes())
+    read = read_model(model.to_bytes())
     assert isinstance(read, Detector)
     picture = unseen[3].path.read_bytes()
     assert read.predict(picture) == model.predict(picture)
@@ -422,7 +431,7 @@ def test_a_damaged_detector_is_refused(trained):
     flips = [raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :] for at in (0, 5, 30, 60, 150, len(raw) // 2, len(raw) - 1)]
     for damaged in (b"", raw[:-1], raw + b"\0", raw[:40], *flips):
         with pytest.raises(ValueError, match="Train it anew"):
-            shelf.read(damaged)
+            read_model(damaged)
 
 
 @pytest.mark.parametrize(
@@ -444,9 +453,9 @@ def test_a_forged_detector_is_refused(trained, change):
     """Facts of another type or size, and windows too small to scan, are refused though the checksum is right."""
     model, _ = trained
     magic = model.to_bytes().split(b"\n")[0] + b"\n"
-    facts, numbers = parcel.opened(magic, model.to_bytes())
+    facts, numbers = read_model_file(magic, model.to_bytes())
     if not change:
         numbers = numbers.copy()
         numbers[0] = 1e-9
     with pytest.raises(ValueError, match="Train it anew"):
-        shelf.read(parcel.packed(magic, facts | change, [numbers]))
+        read_model(model_file(magic, facts | change, [numbers]))

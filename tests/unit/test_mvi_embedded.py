@@ -21,7 +21,7 @@ from image_sync.platforms.retrying import Retrying
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.fault_presets import preset
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, until
 

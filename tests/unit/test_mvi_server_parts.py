@@ -19,11 +19,10 @@ from image_sync_server.faults import Action, Fault, Faults
 from image_sync_server.learn.learner import Point
 from image_sync_server.mvi.answers import Failure
 from image_sync_server.mvi.app import CALLS, inside
-from image_sync_server.mvi.curve import Curve
-from image_sync_server.mvi.pictures import NotAPicture, examine
+from image_sync_server.mvi.pictures import NotAPicture, examine, shown_name
 from image_sync_server.mvi.query import file_filter, file_order, ordered, page
 from image_sync_server.mvi.server import MviServer
-from image_sync_server.mvi.uploads import shown_name
+from image_sync_server.mvi.training_job import Curve
 from support.mvi_server import Caller, picture, serving
 
 PIXELS = 50_000_000

@@ -7,14 +7,77 @@ edge directions keep what does depend on the place.
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from image_sync_server.learn import raster
+MOST_PIXELS = 50_000_000
+"""Larger pictures are refused: a PNG of 10 KB can hold 80 million pixels."""
+
+_FORMATS = ("JPEG", "PNG")
+# What Pillow is known to raise for damaged files, and its warnings where those are errors.
+_FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Warning,
+)
+
+
+def decoded(picture: bytes, side: int, *, upright: bool) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture as 8-bit red, green and blue, and its own width and height.
+
+    Args:
+        picture: the whole file.
+        side: width and height from which on it may be decoded at a fraction of its size, which is quicker.
+        upright: turn it as its EXIF data says; else its pixels stay where the file has them.
+
+    Raises ValueError with a clause that says why the bytes are no usable picture.
+    """
+    try:
+        with Image.open(io.BytesIO(picture), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"it has {width}x{height} pixels, more than {MOST_PIXELS}")
+            image.draft(None, (side, side))
+            image.load()
+            return _plain(_upright(image) if upright else image), (width, height)
+    except _FAULTS as error:
+        raise ValueError(f"it cannot be decoded as JPEG or PNG ({error or type(error).__name__})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _FAULTS:  # damaged EXIF says nothing about the rotation, and nothing against the pixels
+        return image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit red, green, blue; what is transparent becomes mid-grey."""
+    if image.mode.startswith("I"):  # 16 bits of grey: Pillow's own conversion would clip instead of scale
+        levels = np.asarray(image, dtype=np.float32) / 257
+        return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, (128, 128, 128, 255))
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
 
 Floats = NDArray[np.float32]
 
@@ -64,7 +127,7 @@ def _groups(colours: Floats) -> list[tuple[float, Floats]]:
 
 def _decoded(picture: bytes) -> Floats:
     """Height x width x red, green, blue between 0 and 1."""
-    whole, _ = raster.decoded(picture, 2 * SIDE, upright=True)
+    whole, _ = decoded(picture, 2 * SIDE, upright=True)
     small = whole.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(small, dtype=np.float32) * np.float32(1 / 255)
 

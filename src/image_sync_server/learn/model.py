@@ -1,16 +1,48 @@
-"""What a training learnt: a linear softmax over the figures of a picture, and how it is kept."""
+"""What a training learnt: a linear softmax over the figures of a picture, and the file that a model is kept in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_sync_server.learn import features, parcel
+from image_sync_server.learn import features
 from image_sync_server.learn.features import Floats, Standard
+
+ANOTHER = "The stored model is of another version of image-sync. Train it anew."
+
+
+def model_file(magic: bytes, facts: Mapping[str, Any], arrays: Sequence[Floats]) -> bytes:
+    """Facts and numbers as bytes; equal ones give equal bytes."""
+    body = b"\n".join([json.dumps(facts).encode(), b"".join(array.astype("<f4").tobytes() for array in arrays)])
+    return magic + hashlib.sha256(body).digest() + body
+
+
+def read_model_file(magic: bytes, raw: bytes) -> tuple[dict[str, Any], Floats]:
+    """The facts and all numbers that :func:`model_file` wrote. Raises ValueError when they are damaged or others."""
+    body = raw[len(magic) + hashlib.sha256().digest_size :]
+    if raw != magic + hashlib.sha256(body).digest() + body:
+        raise ValueError("The stored model is damaged or of another version of image-sync. Train it anew.")
+    head, _, tail = body.partition(b"\n")
+    return json.loads(head), np.frombuffer(tail, dtype="<f4").astype(np.float32)
+
+
+def arrays_of(numbers: Floats, shapes: Sequence[tuple[int, ...]]) -> list[Floats]:
+    """The numbers as arrays of these shapes. Raises ValueError when there are more or fewer, or some are no numbers."""
+    sizes = [math.prod(shape) for shape in shapes]
+    if numbers.size != sum(sizes):
+        raise ValueError(ANOTHER)
+    if not np.isfinite(numbers).all():
+        raise ValueError(ANOTHER)
+    parts = np.split(numbers, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
 
 _MAGIC = b"image-sync model 1\n"  # a change of the figures' meaning needs another number
 _NEVER = 1e-12  # probability that stands for 0 in a loss
@@ -61,17 +93,17 @@ class Model:
         facts = {"categories": self.categories, "accuracy": self.accuracy, "figures": features.LENGTH}
         standard = self.standard
         arrays = (self.weights, self.bias, standard.mean, standard.scale, standard.mixing)
-        return parcel.packed(_MAGIC, facts, arrays)
+        return model_file(_MAGIC, facts, arrays)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Model:
         """The model that :meth:`to_bytes` wrote. Raises ValueError when it is damaged or of another version."""
-        facts, numbers = parcel.opened(_MAGIC, raw)
+        facts, numbers = read_model_file(_MAGIC, raw)
         count, length = len(facts["categories"]), facts["figures"]
         shapes = ((length, count), (count,), (length,), (length,), (length, length))
         if length != features.LENGTH:
-            raise ValueError(parcel.ANOTHER)
-        weights, bias, mean, scale, mixing = parcel.split(numbers, shapes)
+            raise ValueError(ANOTHER)
+        weights, bias, mean, scale, mixing = arrays_of(numbers, shapes)
         return cls(tuple(facts["categories"]), facts["accuracy"], weights, bias, Standard(mean, scale, mixing))
 
 

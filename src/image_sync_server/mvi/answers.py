@@ -1,8 +1,9 @@
-"""What the server says: JSON for every success, ``result`` and ``fault`` for every failure."""
+"""What the server says, in JSON: ``result`` and ``fault`` for every failure; and which texts it takes."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -83,3 +84,43 @@ def counted(entries: list[dict[str, Any]]) -> Response:
     if failed:
         body["fault"] = f"{failed} of {len(entries)} could not be done; result_list says which and why."
     return rendered(body, 422 if failed else 200)
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What a text says in JSON. Raises ValueError when it is not JSON, or holds a number that JSON cannot show."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999
+        raise ValueError(text)
+    return number
+
+
+def checked_text(name: str, value: str, most: int, *, may_be_empty: bool = False) -> str:
+    """The text, if it may be stored and shown.
+
+    Args:
+        name: what it is called in a fault.
+        value: the text.
+        most: characters that are taken.
+        may_be_empty: whether it may be blank.
+
+    Raises:
+        Failure: 400 when it is blank, too long, or holds control characters or half characters.
+    """
+    if not value.strip() and not may_be_empty:
+        raise Failure(400, f"{name} must not be empty.")
+    if len(value) > most:
+        raise Failure(400, f"{name} has {len(value)} characters; at most {most} are taken.")
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in value):  # noqa: PLR2004 - Unicode's own numbers
+        raise Failure(400, f"{name} must not hold control characters.")
+    return value

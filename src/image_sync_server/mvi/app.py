@@ -20,8 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from image_sync_server.fault_middleware import FaultMiddleware
 from image_sync_server.faults import Fault
-from image_sync_server.mvi import texts
-from image_sync_server.mvi.answers import Failure, rendered
+from image_sync_server.mvi.answers import Failure, parsed_json, rendered
 from image_sync_server.mvi.auth import TOKEN
 from image_sync_server.mvi.handlers import (
     categories,
@@ -307,7 +306,7 @@ async def _json(stream: AsyncIterator[bytes], most: int) -> Any:
     if not raw.strip():
         return None
     try:
-        return texts.parsed(raw)
+        return parsed_json(raw)
     except ValueError as error:
         raise Failure(400, "The body is not JSON.") from error
 

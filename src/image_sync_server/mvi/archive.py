@@ -13,9 +13,20 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from image_sync_server.mvi import labelling, texts, uploads, zips
-from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi import labelling
+from image_sync_server.mvi.answers import Failure, parsed_json
+from image_sync_server.mvi.pictures import (
+    TAKEN,
+    BadZip,
+    Limits,
+    base_name,
+    is_litter,
+    labelled,
+    open_zip,
+    read_member,
+    shown_name,
+    taken,
+)
 from image_sync_server.mvi.records import categories, datasets, files, labels
 from image_sync_server.mvi.store import Store
 
@@ -159,17 +170,17 @@ def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
         Failure: 400 when the archive is refused, or is no export of a dataset.
     """
     try:
-        with source.open("rb") as file, zips.opened(file, limits) as archive:
-            found = [one for one in archive.infolist() if zips.base_name(one) == PROPERTIES]
+        with source.open("rb") as file, open_zip(file, limits) as archive:
+            found = [one for one in archive.infolist() if base_name(one) == PROPERTIES]
             if not found:
                 raise Failure(400, f"The archive holds no {PROPERTIES}: it is not an exported dataset.")
-            properties = texts.parsed(zips.read(archive, found[0]))
+            properties = parsed_json(read_member(archive, found[0]))
             for key in ("category_prop_info", "file_prop_info"):
                 inner = properties.get(key) or "[]"
-                properties[key] = texts.parsed(inner) if isinstance(inner, str) else inner
+                properties[key] = parsed_json(inner) if isinstance(inner, str) else inner
                 if not all(isinstance(entry, dict) for entry in properties[key]):
                     raise ValueError(key)  # noqa: TRY301 - told as the parser's own errors are
-    except zips.BadZip as error:
+    except BadZip as error:
         raise Failure(400, str(error)) from error
     except (ValueError, AttributeError, TypeError) as error:
         raise Failure(400, f"{PROPERTIES} in the archive is damaged.") from error
@@ -200,14 +211,14 @@ class DatasetImport:
         for entry in reversed(self._categories):
             if isinstance(entry.get("name"), str) and entry["name"].strip():
                 categories.ensure(self._store, self._dataset_id, entry["name"])
-        members = [member for member in archive.infolist() if not (member.is_dir() or zips.is_litter(member))]
+        members = [member for member in archive.infolist() if not (member.is_dir() or is_litter(member))]
         annotations = {_stem(one): one for one in members if one.filename.lower().endswith(".xml")}
         missing = dict(self._known)
         for member in members:
-            key = zips.base_name(member).rpartition(".")[0]
-            if zips.base_name(member) == PROPERTIES or member.filename.lower().endswith(".xml"):
+            key = base_name(member).rpartition(".")[0]
+            if base_name(member) == PROPERTIES or member.filename.lower().endswith(".xml"):
                 continue
-            if member.filename.lower().endswith(uploads.TAKEN):
+            if member.filename.lower().endswith(TAKEN):
                 self._file(archive, member, annotations.pop(_stem(member), None))
                 missing.pop(key, None)
             elif key not in missing:
@@ -217,17 +228,17 @@ class DatasetImport:
             shown = entry.get("original_file_name") or entry.get("_id")
             self._lose(str(shown), "The archive holds no picture or video of it.")
         for member in annotations.values():
-            self._lose(zips.base_name(member), "The archive holds no picture that these labels belong to.")
+            self._lose(base_name(member), "The archive holds no picture that these labels belong to.")
 
     def _lose(self, name: str, fault: str) -> None:
         self.failed += 1
-        self.lost.append(f"{uploads.shown_name(name, self._limits.name)}: {fault}")
+        self.lost.append(f"{shown_name(name, self._limits.name)}: {fault}")
 
     def _file(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, annotation: zipfile.ZipInfo | None) -> None:
-        name = zips.base_name(member)
+        name = base_name(member)
         entry = self._known.get(name.rpartition(".")[0], {})
-        shown = uploads.shown_name(str(entry.get("original_file_name") or name), self._limits.name)
-        received = uploads.taken(shown, zips.read(archive, member), self._store, self._limits)
+        shown = shown_name(str(entry.get("original_file_name") or name), self._limits.name)
+        received = taken(shown, read_member(archive, member), self._store, self._limits)
         if received.file is None:
             self._lose(shown, received.fault)
             return
@@ -235,11 +246,11 @@ class DatasetImport:
         category_id = None
         if isinstance(category, str) and category:
             category_id = categories.ensure(self._store, self._dataset_id, category)
-        (ready,) = uploads.labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
+        (ready,) = labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
         if ready.file is None:
             raise AssertionError("a picture that was taken is gone")
         try:
-            listed = [] if annotation is None else _read_annotation(zips.read(archive, annotation))
+            listed = [] if annotation is None else _read_annotation(read_member(archive, annotation))
             found = labelling.entries(listed, ready.file.width, ready.file.height, slack=_SLACK)
         except Failure as failure:
             # Without its labels the picture would say that there is nothing in it.
@@ -271,14 +282,14 @@ def read_model(source: Path, limits: Limits) -> tuple[dict[str, Any], bytes]:
         Failure: 400 when it is no model that this server exported.
     """
     try:
-        with source.open("rb") as file, zips.opened(file, limits) as archive:
+        with source.open("rb") as file, open_zip(file, limits) as archive:
             members = {member.filename: member for member in archive.infolist()}
-            about = texts.parsed(zips.read(archive, members[_ABOUT]))
-            raw = zips.read(archive, members[_MODEL])
+            about = parsed_json(read_member(archive, members[_ABOUT]))
+            raw = read_member(archive, members[_MODEL])
         if not isinstance(about["name"], str) or not about["name"].strip():
             raise ValueError("name")  # noqa: TRY301 - told as the parser's own errors are
         about["accuracy"] = float(about["accuracy"])
-    except zips.BadZip as error:
+    except BadZip as error:
         raise Failure(400, str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise Failure(400, "The archive is not a model that this server exported.") from error

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from image_sync_server.mvi import lesson
+from image_sync_server.mvi import training_job
 from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.curve import Curve
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.records import background, models, tasks
-from image_sync_server.mvi.shelf import Shelf
 from image_sync_server.mvi.store import Store
+from image_sync_server.mvi.training_job import Curve, ModelCache
 
 if TYPE_CHECKING:
+    from image_sync_server.learn.detector import Detector
     from image_sync_server.learn.learner import Point
     from image_sync_server.learn.model import Model
-    from image_sync_server.mvi.detector import Detector
 
 _log = structlog.stdlib.get_logger(__name__)
 _PATIENCE = 30.0
@@ -42,9 +41,9 @@ class _Running:
 class Jobs:
     """The only place of the server that makes threads for work."""
 
-    def __init__(self, store: Store, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, store: Store, cache: ModelCache, limits: Limits) -> None:
         self._store = store
-        self._shelf = shelf
+        self._cache = cache
         self._limits = limits
         self._trainings: SimpleQueue[str | None] = SimpleQueue()
         self._chores: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -119,7 +118,7 @@ class Jobs:
     def deploy(self, model_id: str) -> None:
         """Bring a model to memory and call its deployment ready."""
         try:
-            self._shelf.model(model_id)
+            self._cache.model(model_id)
         except (OSError, ValueError) as error:
             _log.warning("deployment.failed", model=model_id, reason=str(error))
             models.set_deployment(self._store, model_id, models.FAILED, "The model's file cannot be read.")
@@ -172,10 +171,10 @@ class Jobs:
         from image_sync_server.learn.learner import StopTraining
 
         try:
-            base = self._shelf.model(task["base"]) if task["base"] else None
+            base = self._cache.model(task["base"]) if task["base"] else None
             # On a busy machine threads that share one small matrix wait for each other: ten times slower than one.
             with threadpool_limits(limits=1):
-                model = lesson.learn(self._store, task, base, self._reporter(running), running.stop)
+                model = training_job.run(self._store, task, base, self._reporter(running), running.stop)
             self._keep(task, model, running)
         except StopTraining:
             if running.aborted:
@@ -212,7 +211,7 @@ class Jobs:
         return report
 
     def _keep(self, task: Any, model: Model | Detector, running: _Running) -> None:
-        new, raw = lesson.kept(self._store, task, model), model.to_bytes()
+        new, raw = training_job.model_of(self._store, task, model), model.to_bytes()
         # Model and state change together: whoever reads "trained" finds the model.
         with self._store.transaction():
             models.add(self._store, new, raw)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from image_sync_server.mvi import texts
-from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.answers import Failure, checked_text
 
 SHAPES = ("bndbox", "segment_polygons", "polygon", "point")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -53,7 +52,7 @@ def _entry(entry: Any, width: int, height: int, slack: float) -> Entry:
     kind = entry.get("generate_type")
     shape = shape_of(entry, width, height, slack)
     known = {"generate_type": kind} if kind in GENERATE_TYPES else {}
-    return Entry(texts.checked("Its name", name, _NAME).strip(), shape, **known)
+    return Entry(checked_text("Its name", name, _NAME).strip(), shape, **known)
 
 
 def shape_of(body: Mapping[str, Any], width: int, height: int, slack: float = 0) -> dict[str, Any]:

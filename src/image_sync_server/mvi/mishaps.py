@@ -10,11 +10,10 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from image_sync_server.faults import Action
-from image_sync_server.mvi import zips
 from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.pictures import ZIP_SIGNATURES, Received
 from image_sync_server.mvi.records import files
 from image_sync_server.mvi.request import Request
-from image_sync_server.mvi.uploads import Received
 from image_sync_server.web import Form
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -48,7 +47,7 @@ def lag(request: Request, dataset_id: str, file_ids: list[str]) -> None:
 
 def postponed(request: Request, dataset_id: str, work: Callable[[Request], object]) -> BackgroundTask | None:
     """The task that carries an upload with an archive out later, if that is switched on; it takes the form over."""
-    if not any(part.start().startswith(zips.SIGNATURES) for part in request.form.files):
+    if not any(part.start().startswith(ZIP_SIGNATURES) for part in request.form.files):
         return None
     fault = request.server.faults.pick("POST", _path(dataset_id), Action.LATE_ZIP)
     if fault is None:

@@ -1,10 +1,151 @@
-"""Is it a whole JPEG or PNG of a size that may be decoded? Decided from the bytes, without decoding them."""
+"""Pictures and archives of pictures as they come in from strangers: what is taken, and how much of it."""
 
 from __future__ import annotations
 
+import re
+import stat
 import struct
+import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from image_sync_server.mvi.records.files import NewFile, discard
+from image_sync_server.mvi.store import Store, new_id
+from image_sync_server.web import Part
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds on what a client may send; all sizes in bytes.
+
+    Attributes:
+        body: one request's whole body; more is answered with 413.
+        json: a JSON body, or all plain fields of a form together.
+        parts: parts of one form.
+        memory: what the parts of one form may hold in memory before they go to disk.
+        picture: one picture; pixels: its width times its height, read from its header.
+        zip_members, zip_member, zip_total: entries of an archive, one entry, and all of them unpacked.
+        zip_ratio: how many times an entry may grow when unpacked; pictures hardly do.
+        name: characters of a name.
+        connections: open connections; beyond that the one that has been silent for the longest time is closed.
+        silence: seconds until a connection is closed whose headers are not whole, or whose body does not go on.
+        points: entries kept of a training's curve; when there are more, every other one is dropped.
+        journal: requests remembered by the journal.
+    """
+
+    body: int = 2048 * _MIB
+    json: int = 16 * _MIB
+    parts: int = 10_000
+    memory: int = 8 * _MIB
+    picture: int = 256 * _MIB
+    pixels: int = 50_000_000
+    zip_members: int = 50_000
+    zip_member: int = 256 * _MIB
+    zip_total: int = 4096 * _MIB
+    zip_ratio: int = 100
+    name: int = 255
+    connections: int = 500
+    silence: float = 20.0
+    points: int = 400
+    journal: int = 10_000
+
+
+ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_RATIO_FROM = 1024 * 1024
+_HEADER = 30
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class BadZip(ValueError):  # noqa: N818 - the verdict, named as such
+    """The archive is refused as a whole; the text says why, in one sentence."""
+
+
+@contextmanager
+def open_zip(file: BinaryIO, limits: Limits) -> Iterator[zipfile.ZipFile]:
+    """The archive in a file, found harmless by its directory.
+
+    Raises:
+        BadZip: it is damaged, encrypted, too large, grows too much, or has names that lead out of a folder.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check(archive.infolist(), limits)
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+        raise BadZip("The archive is damaged or of a kind that is not taken.") from error
+
+
+def _check(members: list[zipfile.ZipInfo], limits: Limits) -> None:
+    if len(members) > limits.zip_members:
+        raise BadZip(f"The archive has {len(members)} entries; at most {limits.zip_members} are taken.")
+    end = 0
+    for member in sorted(members, key=lambda entry: entry.header_offset):
+        fault = _name_fault(member) or _kind_fault(member) or _size_fault(member, limits)
+        # Many entries that share the same bytes are a bomb too.
+        if not fault and member.header_offset < end:
+            fault = "overlaps another one"
+        if fault:
+            raise BadZip(f"The archive's entry {member.filename[:80]!a} {fault}.")
+        end = member.header_offset + _HEADER + member.compress_size
+    total = sum(member.file_size for member in members)
+    if total > limits.zip_total:
+        raise BadZip(f"The archive unpacks to {total} bytes; at most {limits.zip_total} are taken.")
+
+
+def _name_fault(member: zipfile.ZipInfo) -> str:
+    name = member.filename.replace("\\", "/")
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+        return "leads out of its folder"
+    return "has a name that cannot be used" if "\x00" in member.orig_filename else ""
+
+
+def _kind_fault(member: zipfile.ZipInfo) -> str:
+    if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG, stat.S_IFDIR}:
+        return "is a link or a device"
+    if member.flag_bits & 1:
+        return "is encrypted"
+    return "" if member.compress_type in _METHODS else "is compressed in a way that is not taken; use deflate"
+
+
+def _size_fault(member: zipfile.ZipInfo, limits: Limits) -> str:
+    if member.file_size > limits.zip_member:
+        return f"has {member.file_size} bytes; at most {limits.zip_member} are taken"
+    if member.file_size > _RATIO_FROM and member.file_size > limits.zip_ratio * max(1, member.compress_size):
+        return f"grows more than {limits.zip_ratio} times when unpacked"
+    return ""
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """One member, whole, never more than its entry promised.
+
+    Raises:
+        BadZip: it is damaged, or longer than it says.
+    """
+    try:
+        with archive.open(member) as file:
+            raw = file.read(member.file_size + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise BadZip(f"The archive's entry {member.filename[:80]!a} is damaged.") from error
+    if len(raw) != member.file_size:
+        raise BadZip(f"The archive's entry {member.filename[:80]!a} is not as long as it says.")
+    return raw
+
+
+def base_name(member: zipfile.ZipInfo) -> str:
+    """The last part of an entry's name; folders mean nothing here."""
+    return member.filename.replace("\\", "/").rpartition("/")[2]
+
+
+def is_litter(member: zipfile.ZipInfo) -> bool:
+    """Whether an operating system put it there: macOS' resource forks, thumbnails, hidden files."""
+    parts = member.filename.replace("\\", "/").split("/")
+    return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
+
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _IHDR = struct.Struct(">II")
@@ -109,3 +250,128 @@ def _png(data: bytes) -> tuple[int, int]:
     if not has_data:
         raise NotAPicture("The PNG holds no image data.")
     return size
+
+
+TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
+"""Entries of an archive with another suffix are passed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One file of an upload: stored as ``file``, or refused with a ``fault``."""
+
+    name: str
+    file: NewFile | None = None
+    fault: str = ""
+
+    def as_json(self, dataset_id: str) -> dict[str, Any]:
+        """The entry of ``resultList``."""
+        if self.file is None:
+            return {"result": "fail", "file_name": self.name, "dataset_id": dataset_id, "fault": self.fault}
+        return {"result": "success", "id": self.file.id, "file_name": self.name, "dataset_id": dataset_id}
+
+
+def shown_name(filename: str | None, limit: int) -> str:
+    r"""The base name of what a client calls its file; only shown and searched, never used as a path.
+
+    >>> shown_name("C:\\pictures\\part 7.jpg", 255)
+    'part 7.jpg'
+    """
+    name = re.split(r"[/\\]", filename or "")[-1]
+    name = "".join(char for char in name if char.isprintable()).strip()
+    return name[-limit:] or "unnamed"
+
+
+def receive(parts: list[Part], store: Store, limits: Limits) -> list[Received]:
+    """Look at every file of a form; good ones are written to scratch files, ready to be added to a dataset."""
+    found: list[Received] = []
+    try:
+        for part in parts:
+            if part.start().startswith(ZIP_SIGNATURES):
+                found.extend(_archive(part, store, limits))
+            else:
+                found.append(_picture(part, store, limits))
+    except BaseException:
+        discard(one.file.scratch for one in found if one.file)
+        raise
+    return found
+
+
+def _picture(part: Part, store: Store, limits: Limits) -> Received:
+    name = shown_name(part.filename, limits.name)
+    if part.path is not None and is_video(part.start()):  # of any length, so it is not read to memory
+        file = NewFile.video(name, store.scratch(), part.size)
+        part.path.replace(file.scratch)
+        part.path = None
+        return Received(name, file)
+    if part.size > limits.picture:
+        return Received(name, fault=f"The picture has {part.size} bytes; at most {limits.picture} are taken.")
+    if part.path is None:
+        return taken(name, bytes(part.data), store, limits)
+    received = taken(name, part.read(), store, limits, write=False)
+    if received.file is None:
+        return received
+    # It lies on the right file system already.
+    part.path.replace(received.file.scratch)
+    part.path = None
+    return received
+
+
+def taken(name: str, data: bytes, store: Store, limits: Limits, *, write: bool = True) -> Received:
+    """One picture examined and, if it is sound, written to a scratch file; a video is written as it is."""
+    if is_video(data):
+        file = NewFile.video(name, store.scratch(), len(data))
+        if write:
+            file.scratch.write_bytes(data)
+        return Received(name, file)
+    try:
+        picture = examine(data, limits.pixels)
+    except NotAPicture as error:
+        return Received(name, fault=str(error))
+    scratch = store.scratch()
+    if write:
+        scratch.write_bytes(data)
+    file = NewFile(new_id(), name, picture.suffix, scratch, len(data), picture.width, picture.height)
+    return Received(name, file)
+
+
+def _archive(part: Part, store: Store, limits: Limits) -> list[Received]:
+    name = shown_name(part.filename, limits.name)
+    found: list[Received] = []
+    try:
+        with part.open() as file, open_zip(file, limits) as archive:
+            for member in wanted(archive):
+                inside = shown_name(base_name(member), limits.name)
+                found.append(taken(inside, read_member(archive, member), store, limits))
+    except BadZip as error:
+        discard(one.file.scratch for one in found if one.file)
+        return [Received(name, fault=str(error))]
+    return found or [Received(name, fault="The archive holds no picture.")]
+
+
+def wanted(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """The pictures of an archive; folders in it mean nothing, so their names must differ.
+
+    Raises:
+        BadZip: two of them have the same base name.
+    """
+    members = [
+        member
+        for member in archive.infolist()
+        if not member.is_dir() and not is_litter(member) and member.filename.lower().endswith(TAKEN)
+    ]
+    seen = set()
+    for member in members:
+        name = base_name(member)
+        if name in seen:
+            raise BadZip(f"The archive has two entries named {name[:80]!a}. Folders in it mean nothing.")
+        seen.add(name)
+    yield from members
+
+
+def labelled(received: list[Received], category_id: str | None, metadata: str) -> list[Received]:
+    """The same files, with category and metadata of the request."""
+    return [
+        replace(one, file=replace(one.file, category_id=category_id, metadata=metadata)) if one.file else one
+        for one in received
+    ]

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from image_sync_server.faults import Faults
-from image_sync_server.mvi import texts
-from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.answers import Failure, checked_text
 from image_sync_server.mvi.auth import Guard
 from image_sync_server.mvi.jobs import Jobs
-from image_sync_server.mvi.limits import Limits
-from image_sync_server.mvi.shelf import Shelf
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.store import Store
+from image_sync_server.mvi.training_job import ModelCache
 from image_sync_server.web import Form
 
 
@@ -26,7 +25,7 @@ class Server:
     store: Store
     guard: Guard
     jobs: Jobs
-    shelf: Shelf
+    cache: ModelCache
     limits: Limits
     faults: Faults
 
@@ -89,7 +88,7 @@ class Request:
         Raises:
             Failure: 400 when it is blank, too long, or holds control characters or half characters.
         """
-        return texts.checked(name, value, most or self.server.limits.name, may_be_empty=may_be_empty)
+        return checked_text(name, value, most or self.server.limits.name, may_be_empty=may_be_empty)
 
     def archive(self) -> Path:
         """The archive of an import as a scratch file, which the caller deletes.

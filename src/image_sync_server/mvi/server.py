@@ -12,10 +12,10 @@ from image_sync_server.faults import Faults
 from image_sync_server.mvi.app import build
 from image_sync_server.mvi.auth import DAY, Credentials, Guard
 from image_sync_server.mvi.jobs import Jobs
-from image_sync_server.mvi.limits import Limits
+from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.request import Server
-from image_sync_server.mvi.shelf import Shelf
 from image_sync_server.mvi.store import Store
+from image_sync_server.mvi.training_job import ModelCache
 from image_sync_server.web import AccessLog, HttpServer
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -50,9 +50,9 @@ class MviServer:
         self.faults = Faults(fault_seed)
         self.requests = AccessLog(limits.journal)
         self.guard = Guard(self._store, credentials or Credentials(), token_life)
-        shelf = Shelf(self._store)
-        self._jobs = Jobs(self._store, shelf, limits)
-        self._server = Server(self._store, self.guard, self._jobs, shelf, limits, self.faults)
+        cache = ModelCache(self._store)
+        self._jobs = Jobs(self._store, cache, limits)
+        self._server = Server(self._store, self.guard, self._jobs, cache, limits, self.faults)
         app = build(self._server, self.requests, guarded_by_address=self.guard.open)
         self._http = HttpServer(
             app, "mvi-server", self.faults.stopping, connections=limits.connections, silence=limits.silence

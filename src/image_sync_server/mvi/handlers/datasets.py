@@ -8,9 +8,10 @@ from typing import Any
 import structlog
 from starlette.responses import Response
 
-from image_sync_server.mvi import archive, uploads, zips
+from image_sync_server.mvi import archive
 from image_sync_server.mvi.answers import Failure, download, success
 from image_sync_server.mvi.handlers import several
+from image_sync_server.mvi.pictures import BadZip, open_zip, shown_name
 from image_sync_server.mvi.query import ordered
 from image_sync_server.mvi.records import background, categories, datasets, files, keys, labels
 from image_sync_server.mvi.request import Request
@@ -133,7 +134,7 @@ def import_(request: Request) -> dict[str, Any]:
     try:
         properties = archive.read_properties(source, request.server.limits)
         given = request.form.fields.get("name") or str(properties.get("name") or "")
-        name = request.checked("name", uploads.shown_name(given, request.server.limits.name))
+        name = request.checked("name", shown_name(given, request.server.limits.name))
         with request.store.transaction():
             dataset_id = datasets.create(request.store, request.user, name, locked=True)
             total = len(properties["file_prop_info"])
@@ -149,14 +150,14 @@ def _fill(request: Request, source: Any, properties: dict[str, Any], dataset_id:
     store, fault = request.store, ""
     work = archive.DatasetImport(store, request.server.limits, dataset_id, request.user, properties)
     try:
-        with source.open("rb") as file, zips.opened(file, request.server.limits) as opened:
+        with source.open("rb") as file, open_zip(file, request.server.limits) as opened:
             for at, _ in enumerate(work.steps(opened)):
                 if request.server.jobs.stopping.is_set():
                     fault = "The server was stopped while this was under way."
                     break
                 if at % _EVERY == 0:
                     background.progress(store, dataset_id, work.succeeded, work.skipped, work.failed)
-    except (Failure, zips.BadZip) as error:
+    except (Failure, BadZip) as error:
         fault = str(error)
     except Exception:  # noqa: BLE001 - whatever breaks, the background task must not stay open
         _log.exception("import.broke", dataset=dataset_id)

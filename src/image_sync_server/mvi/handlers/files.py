@@ -8,10 +8,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from image_sync_server.mvi import labelling, mishaps, texts, uploads
-from image_sync_server.mvi.answers import Failure, counted, rendered, success
+from image_sync_server.mvi import labelling, mishaps
+from image_sync_server.mvi.answers import Failure, counted, parsed_json, rendered, success
 from image_sync_server.mvi.handlers import several
 from image_sync_server.mvi.handlers.datasets import UNLABELED
+from image_sync_server.mvi.pictures import Received, labelled, receive, shown_name
 from image_sync_server.mvi.query import file_filter, file_order, page
 from image_sync_server.mvi.records import categories, datasets, files, labels
 from image_sync_server.mvi.request import Request
@@ -22,7 +23,7 @@ def upload(request: Request) -> Response:
     datasets.find(request.store, request.path["ds"])
     if not request.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
-    names = [uploads.shown_name(part.filename, request.server.limits.name) for part in request.form.files]
+    names = [shown_name(part.filename, request.server.limits.name) for part in request.form.files]
     if (later := mishaps.postponed(request, request.path["ds"], _store)) is None:
         return _store(request)
     entries = [{"result": "success", "file_name": name, "dataset_id": request.path["ds"]} for name in names]
@@ -37,8 +38,8 @@ def _store(request: Request) -> Response:
     metadata = _metadata(request, fields.get("user-metadata", ""))
     entries = _label_entries(request, fields.get("labels", ""))
     category_id = _category(request, dataset["id"])
-    received = uploads.receive(request.form.files, request.store, request.server.limits)
-    received = mishaps.refused(request, dataset["id"], uploads.labelled(received, category_id, metadata))
+    received = receive(request.form.files, request.store, request.server.limits)
+    received = mishaps.refused(request, dataset["id"], labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
         found = _entries(entries, received)
@@ -54,7 +55,7 @@ def _store(request: Request) -> Response:
     return _answer(received, dataset["id"])
 
 
-def _entries(entries: list[Any], received: list[uploads.Received]) -> list[labelling.Entry]:
+def _entries(entries: list[Any], received: list[Received]) -> list[labelling.Entry]:
     """What is marked in the request's picture; nothing when that was refused."""
     if not entries:
         return []
@@ -64,7 +65,7 @@ def _entries(entries: list[Any], received: list[uploads.Received]) -> list[label
     return [] if file is None else labelling.entries(entries, file.width, file.height)
 
 
-def _answer(received: list[uploads.Received], dataset_id: str) -> Response:
+def _answer(received: list[Received], dataset_id: str) -> Response:
     good = [one.file.id for one in received if one.file is not None]
     body: dict[str, Any] = {"result": "success" if len(good) == len(received) else "fail"}
     if good:
@@ -81,7 +82,7 @@ def _metadata(request: Request, text: str) -> str:
     if not text.strip():
         return "{}"
     try:
-        found = texts.parsed(text)
+        found = parsed_json(text)
     except ValueError:
         found = None
     return json.dumps(checked_metadata(request, found, "user-metadata"))
@@ -109,7 +110,7 @@ def _label_entries(request: Request, text: str) -> list[Any]:
     if not text.strip():
         return []
     try:
-        found = texts.parsed(text)
+        found = parsed_json(text)
     except ValueError:
         found = None
     if not isinstance(found, list) or len(request.form.files) != 1:

@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_sync_server.mvi import pictures, uploads
 from image_sync_server.mvi.answers import Failure
 from image_sync_server.mvi.labelling import CORNERS
+from image_sync_server.mvi.pictures import is_video, shown_name, taken
 from image_sync_server.mvi.records import models
 from image_sync_server.mvi.request import Request
 from image_sync_server.mvi.store import Store
 
 if TYPE_CHECKING:
-    from image_sync_server.mvi.boxes import Find
+    from image_sync_server.learn.boxes import Find
 
 _KEPT = 50
 """Pictures kept per model, so that ``imageUrl`` can be followed for a while."""
@@ -35,15 +35,13 @@ def infer(request: Request) -> dict[str, Any]:
     if part.size > request.server.limits.picture:
         raise Failure(413, f"The picture has {part.size} bytes; at most {request.server.limits.picture} are taken.")
     data = part.read()
-    if pictures.is_video(data):
+    if is_video(data):
         raise Failure(400, "This server says nothing of videos. Send a picture.")
-    received = uploads.taken(
-        uploads.shown_name(part.filename, request.server.limits.name), data, request.store, request.server.limits
-    )
+    received = taken(shown_name(part.filename, request.server.limits.name), data, request.store, request.server.limits)
     if received.file is None:
         raise Failure(400, received.fault)
     try:
-        guesses = request.server.shelf.model(row["id"]).predict(data)
+        guesses = request.server.cache.model(row["id"]).predict(data)
     except ValueError as error:
         received.file.scratch.unlink(missing_ok=True)
         raise Failure(400, "The picture cannot be decoded.") from error

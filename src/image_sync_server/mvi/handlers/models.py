@@ -7,13 +7,14 @@ from typing import Any
 
 from starlette.responses import Response
 
-from image_sync_server.mvi import archive, shelf
+from image_sync_server.mvi import archive
 from image_sync_server.mvi.answers import Failure, download, success
 from image_sync_server.mvi.handlers import several
 from image_sync_server.mvi.query import ordered
 from image_sync_server.mvi.records import background, models
 from image_sync_server.mvi.request import Request
 from image_sync_server.mvi.store import new_id
+from image_sync_server.mvi.training_job import read_model
 
 
 def listing(request: Request) -> list[dict[str, Any]]:
@@ -45,7 +46,7 @@ def change(request: Request) -> dict[str, Any]:
 
 def _delete(request: Request, model_id: str) -> None:
     models.delete(request.store, model_id)
-    request.server.shelf.drop(model_id)
+    request.server.cache.drop(model_id)
 
 
 def delete(request: Request) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def import_(request: Request) -> dict[str, Any]:
     finally:
         source.unlink(missing_ok=True)
     try:
-        model = shelf.read(raw)
+        model = read_model(raw)
     except ValueError as error:
         raise Failure(400, "The model in the archive is damaged.") from error
     strategy = about.get("strategy")

@@ -35,7 +35,7 @@ def show(request: Request) -> dict[str, Any]:
 
 def _delete(request: Request, model_id: str) -> None:
     models.undeploy(request.store, model_id)
-    request.server.shelf.drop(model_id)
+    request.server.cache.drop(model_id)
 
 
 def delete(request: Request) -> dict[str, Any]:

@@ -16,19 +16,151 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from image_sync_server.learn.boxes import Boxes, edges, overlaps, precisions
+from image_sync_server.learn.detector import Detector, moves_of
 from image_sync_server.learn.features import Floats
-from image_sync_server.learn.learner import Point, heed
+from image_sync_server.learn.learner import Point, Strategy, heed
 from image_sync_server.learn.model import cross_entropy
-from image_sync_server.learn.strategy import Strategy
-from image_sync_server.mvi import album, windows
-from image_sync_server.mvi.album import Album, Marked, Page
-from image_sync_server.mvi.boxes import precisions
-from image_sync_server.mvi.detector import Detector
-from image_sync_server.mvi.harvest import Field, Harvest
+from image_sync_server.learn.windows import LENGTH, Grid, Marked, Picture, PictureSet, held_out, shapes_for
+
+_THING, _NOTHING = 0.5, 0.45  # overlap with a marked box from which on there is a thing, below which there is none
+_EACH, _FEWEST = 16, 2  # windows that a marked box gives: at most, and where there are very many boxes
+_RANDOM, _HARD = 48, 24  # windows with nothing that a picture gives at first, and by each search; at most
+_MOST = 30_000  # windows of either kind, unless there are more pictures
+_SUSPECT = 0.1  # probability of a label from which on a window with nothing is a hard one
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Some windows.
+
+    Attributes:
+        figures: a row for each window.
+        labels: number of the label in it; one more than the last label's for nothing.
+        moves: how its box must be moved to become the thing's.
+    """
+
+    figures: Floats
+    labels: NDArray[np.intp]
+    moves: Boxes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, which: NDArray[np.intp]) -> Windows:
+        """Some of them."""
+        return Windows(self.figures[which], self.labels[which], self.moves[which])
+
+    def standardised(self, model: Detector) -> Windows:
+        """The same windows with their figures as a model's weights expect them."""
+        return replace(self, figures=model.standardised(self.figures))
+
+    @classmethod
+    def of(cls, parts: Sequence[Self]) -> Windows:
+        """All of these together."""
+        return Windows(
+            np.concatenate([part.figures for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.moves for part in parts]),
+        )
+
+
+class WindowSampler:
+    """Pictures and the windows that were taken of them so far.
+
+    Args:
+        pictures: to take them of.
+        labels: names of what may be marked in them.
+    """
+
+    def __init__(self, pictures: PictureSet, labels: Sequence[str]) -> None:
+        self._pictures = pictures
+        self._labels = {label: number for number, label in enumerate(labels)}
+        self._taken: set[tuple[int, int, int]] = set()
+
+    def things(self) -> Windows:
+        """Windows with a thing in them: of each mark those that fit best, and one even if it fits badly."""
+        each = max(_FEWEST, min(_EACH, _MOST // max(1, sum(map(len, self._pictures.marks)))))
+        found = []
+        for at, marks in enumerate(self._pictures.marks):
+            _, grids = self._pictures.open(at)
+            place = edges(marks)
+            overlap = [overlaps(grid.boxes, place) for grid in grids]
+            for row, mark in enumerate(marks):
+                for number, which in _best([some[:, row] for some in overlap], each):
+                    grid = grids[number]
+                    box = np.repeat(place[row : row + 1], len(which), axis=0)
+                    label = np.full(len(which), self._labels[mark.label])
+                    found.append(Windows(grid.figures(which), label, moves_of(grid.boxes[which], box)))
+        return Windows.of(found)
+
+    def nothings(self) -> Windows:
+        """Windows with nothing in them, by chance, the same ones each time."""
+        rng = np.random.default_rng(0)
+        some = max(1, min(_RANDOM, _MOST // len(self._pictures)))
+        found = []
+        for at, marks in enumerate(self._pictures.marks):
+            _, grids = self._pictures.open(at)
+            empty = [np.flatnonzero(_empty(grid, edges(marks))) for grid in grids]
+            for number, which in _drawn(rng, empty, some):
+                found.append(self._nothing(grids[number], which))
+                self._taken.update((at, number, one) for one in which.tolist())
+        return Windows.of(found)
+
+    def mistaken(self, model: Detector) -> Windows:
+        """Windows with nothing in them that a model takes for something and that were not taken before."""
+        most = max(1, min(_HARD, _MOST // len(self._pictures)))
+        found = [self._nothing(self._pictures.open(0)[1][0], np.empty(0, dtype=np.intp))]
+        for at, marks in enumerate(self._pictures.marks):
+            _, grids = self._pictures.open(at)
+            suspects: list[tuple[float, int, int]] = []
+            for number, grid in enumerate(grids):
+                wrong = (1 - model.scores(grid)[:, -1]) * _empty(grid, edges(marks))
+                suspects += [
+                    (-float(wrong[one]), number, one)
+                    for one in np.flatnonzero(wrong >= _SUSPECT).tolist()
+                    if (at, number, one) not in self._taken
+                ]
+            for _, number, one in sorted(suspects)[:most]:
+                self._taken.add((at, number, one))
+                found.append(self._nothing(grids[number], np.array([one])))
+        return Windows.of(found)
+
+    def _nothing(self, grid: Grid, which: NDArray[np.intp]) -> Windows:
+        return Windows(grid.figures(which), np.full(len(which), len(self._labels)), np.zeros((len(which), 4)))
+
+
+def _empty(grid: Grid, place: Boxes) -> NDArray[np.bool_]:
+    return np.asarray(overlaps(grid.boxes, place).max(axis=1) < _NOTHING)
+
+
+def _drawn(
+    rng: np.random.Generator, empty: Sequence[NDArray[np.intp]], some: int
+) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """So many of the windows that have nothing in them, by shape, each shape alike."""
+    turns = rng.permutation(np.arange(some) % len(empty))
+    for number, windows in enumerate(empty):
+        yield number, np.sort(rng.permutation(windows)[: int((turns == number).sum())])
+
+
+def _best(overlap: Sequence[NDArray[np.float64]], each: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """The windows, by shape, that fit a mark best; if none fits, the one that comes nearest."""
+    nearest = max(range(len(overlap)), key=lambda number: float(overlap[number].max()))
+    rows = [
+        (-float(some[one]), number, one)
+        for number, some in enumerate(overlap)
+        for one in np.flatnonzero(some >= _THING).tolist()
+    ]
+    good = sorted(rows)[:each] or [(0.0, nearest, int(overlap[nearest].argmax()))]
+    for shape in sorted({number for _, number, _ in good}):
+        yield shape, np.array([one for _, number, one in good if number == shape], dtype=np.intp)
+
 
 ITERATIONS = 4000
 """Mini-batches unless the strategy says otherwise, as IBM documents for detection."""
@@ -60,8 +192,8 @@ def train(
 
     The measure is the mean average precision at an overlap of one half. About ``1 - ratio`` of the pictures are held
     out, chosen by the hash of their content as for classification, so that a picture never changes sides; see
-    :func:`album.held_out`. Same pictures, same strategy and same base give the same model. Things much smaller than
-    :data:`windows.SMALLEST` are not found.
+    :func:`held_out`. Same pictures, same strategy and same base give the same model. Things much smaller than
+    :data:`SMALLEST` are not found.
 
     Args:
         pictures: with at least one mark each; at least two different ones.
@@ -77,32 +209,32 @@ def train(
     the user, and StopTraining.
     """
     plan = Strategy.parse(strategy, max_iter=ITERATIONS)
-    pages = []
+    looked_at = []
     for picture in pictures:
         heed(stop)
-        pages.append(Page.of(picture))
-    pages.sort(key=lambda page: (page.digest, repr(page.picture.marks)))
-    held = album.held_out(pages, plan.ratio)
+        looked_at.append(Picture.of(picture))
+    looked_at.sort(key=lambda one: (one.digest, repr(one.marked.marks)))
+    held = held_out(looked_at, plan.ratio)
     if not held.any() or held.all():
         raise ValueError("Training needs at least two different pictures with boxes, to hold one of them out.")
-    to_learn, to_test = ([page for page, out in zip(pages, held, strict=True) if out == side] for side in (0, 1))
+    to_learn, to_test = ([one for one, out in zip(looked_at, held, strict=True) if out == side] for side in (0, 1))
     known = np.empty((0, 2), dtype=np.float32) if base is None else base.shapes
-    shapes = album.shapes(to_learn, known, _SHAPES if base is None else 2 * _SHAPES)
-    training = _Training(Album(to_learn, shapes, stop), Album(to_test, shapes, stop), shapes, base)
+    shapes = shapes_for(to_learn, known, _SHAPES if base is None else 2 * _SHAPES)
+    training = _Training(PictureSet(to_learn, shapes, stop), PictureSet(to_test, shapes, stop), shapes, base)
     return training.run(plan, report, stop)
 
 
 class _Training:
-    def __init__(self, learnt: Album, tested: Album, shapes: Floats, base: Detector | None) -> None:
+    def __init__(self, learnt: PictureSet, tested: PictureSet, shapes: Floats, base: Detector | None) -> None:
         labels = tuple(sorted({mark.label for marks in (*learnt.marks, *tested.marks) for mark in marks}))
         self._tested = tested
-        self._field = Field(learnt, labels)
-        things, nothings = self._field.things(), self._field.nothings()
+        self._sampler = WindowSampler(learnt, labels)
+        things, nothings = self._sampler.things(), self._sampler.nothings()
         model = _fresh(labels, shapes, *_standard(things, nothings)) if base is None else _after(base, labels, shapes)
         self._things, self._nothings = things.standardised(model), nothings.standardised(model)
         self._model = _with_moves(model, self._things)
-        field = Field(tested, labels)
-        self._test = Harvest.of([field.things(), field.nothings()]).standardised(model)
+        sampler = WindowSampler(tested, labels)
+        self._test = Windows.of([sampler.things(), sampler.nothings()]).standardised(model)
 
     def run(self, plan: Strategy, report: Callable[[Point], None], stop: threading.Event) -> Detector:
         """The descent."""
@@ -118,8 +250,8 @@ class _Training:
             heed(stop)
             losses.append(self._step(next(batches), speeds, plan))
             if iteration in searches:
-                mistaken = self._field.mistaken(self._model).standardised(self._model)
-                self._nothings = Harvest.of([self._nothings, mistaken])
+                mistaken = self._sampler.mistaken(self._model).standardised(self._model)
+                self._nothings = Windows.of([self._nothings, mistaken])
             testing = iteration in tests
             if testing or iteration == 1 or iteration % every == 0:
                 test_loss = cross_entropy(self._model.judge(self._test.figures), self._test.labels) if testing else None
@@ -131,7 +263,7 @@ class _Training:
                 losses.clear()
         return self._model
 
-    def _step(self, batch: Harvest, speeds: list[Floats], plan: Strategy) -> float:
+    def _step(self, batch: Windows, speeds: list[Floats], plan: Strategy) -> float:
         """Learn from a mini-batch; the loss before it."""
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             loss, slopes = _slopes(self._model, batch, plan.weight_decay)
@@ -145,7 +277,7 @@ class _Training:
         self._model = replace(self._model, sight=sight, sight_bias=sight_bias, weights=weights, bias=bias)
         return loss
 
-    def _batches(self) -> Iterator[Harvest]:
+    def _batches(self) -> Iterator[Windows]:
         """Mini-batches without end: each label as often as the others, windows with nothing by chance."""
         rng = np.random.default_rng(0)
         order = np.argsort(self._things.labels, kind="stable")
@@ -155,7 +287,7 @@ class _Training:
             things = order[starts[turns] + (rng.random(_THINGS) * counts[turns]).astype(np.intp)]
             # Where things fill their pictures there may be no window with nothing.
             nothings = rng.integers(0, len(self._nothings), _NOTHINGS) if len(self._nothings) else things[:0]
-            yield Harvest.of([self._things.rows(things), self._nothings.rows(nothings)])
+            yield Windows.of([self._things.rows(things), self._nothings.rows(nothings)])
 
     def _precision(self, most: int | None) -> float:
         """Mean average precision on the first held-out pictures, or on all."""
@@ -171,11 +303,11 @@ def _numbers(model: Detector) -> list[Floats]:
     return [model.sight, model.sight_bias, model.weights, model.bias]
 
 
-def _standard(things: Harvest, nothings: Harvest) -> tuple[Floats, Floats]:
+def _standard(things: Windows, nothings: Windows) -> tuple[Floats, Floats]:
     """Mean and mixing after which figures vary alike within a label (and within nothing), each on its own."""
     from sklearn.covariance import ledoit_wolf  # takes a second to import, and only training needs it
 
-    whole = Harvest.of([things, nothings])
+    whole = Windows.of([things, nothings])
     whole = whole.rows(np.random.default_rng(0).permutation(len(whole))[:_SAMPLE])
     left = whole.figures.astype(np.float64)
     for label in np.unique(whole.labels):
@@ -194,11 +326,11 @@ def _fresh(labels: tuple[str, ...], shapes: Floats, mean: Floats, mixing: Floats
         return np.zeros(size, dtype=np.float32)
 
     rng = np.random.default_rng(0)
-    sight = rng.normal(0, 1 / (_STRIDE * windows.LENGTH**0.5), (windows.LENGTH, _HIDDEN)).astype(np.float32)
+    sight = rng.normal(0, 1 / (_STRIDE * LENGTH**0.5), (LENGTH, _HIDDEN)).astype(np.float32)
     many = len(labels)
     return Detector(
         labels, 0.0, shapes, mean, mixing, sight, zeros(_HIDDEN), zeros(_HIDDEN, many + 1), zeros(many + 1),
-        zeros(windows.LENGTH, 4 * many), zeros(4 * many),
+        zeros(LENGTH, 4 * many), zeros(4 * many),
     )  # fmt: skip
 
 
@@ -215,7 +347,7 @@ def _after(base: Detector, labels: tuple[str, ...], shapes: Floats) -> Detector:
     return model
 
 
-def _with_moves(model: Detector, things: Harvest) -> Detector:
+def _with_moves(model: Detector, things: Windows) -> Detector:
     """The model with a map of moves for these windows: least squares, held to the map that it has."""
     moves, start = model.moves.copy(), model.start.copy()
     for label in np.unique(things.labels):
@@ -230,7 +362,7 @@ def _with_moves(model: Detector, things: Harvest) -> Detector:
     return replace(model, moves=moves, start=start)
 
 
-def _slopes(model: Detector, batch: Harvest, decay: float) -> tuple[float, list[Floats]]:
+def _slopes(model: Detector, batch: Windows, decay: float) -> tuple[float, list[Floats]]:
     """The loss of a mini-batch, and how it changes with each of the model's numbers."""
     seen = model.seen(batch.figures)
     answers = model.told(seen)

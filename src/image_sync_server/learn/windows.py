@@ -8,17 +8,21 @@ direction they have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_sync_server.learn import raster
-from image_sync_server.learn.features import Floats
-from image_sync_server.mvi.boxes import Boxes
+from image_sync_server.learn.boxes import Boxes, Mark
+from image_sync_server.learn.features import Floats, decoded, unusable
+from image_sync_server.learn.learner import heed
 
 SIDE = 400
 """Pixels of a picture's longer side; larger pictures are made smaller before they are looked at."""
@@ -56,7 +60,7 @@ class View:
 
         Raises ValueError with a clause that says why the bytes are no usable picture.
         """
-        image, (width, height) = raster.decoded(picture, SIDE, upright=False)
+        image, (width, height) = decoded(picture, SIDE, upright=False)
         share = SIDE / max(width, height)
         if share < 1:
             size = (max(1, round(width * share)), max(1, round(height * share)))
@@ -145,3 +149,138 @@ def _cells(colours: Floats) -> Floats:
     means = stack.reshape(rows, _PIXELS, columns, _PIXELS, _PLANES).mean(axis=(1, 3))
     # Square roots: faint edges and tints count, strong ones do not drown them.
     return np.asarray(np.sqrt(means + _TINY) - np.float32(_TINY**0.5), dtype=np.float32)
+
+
+_MEMORY = 256 * 1024 * 1024
+_ALIKE = 0.7  # overlap of two boxes with the same middle that one shape of window serves
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A picture to learn from, and everything that is marked in it."""
+
+    path: Path
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was looked at once.
+
+    Attributes:
+        marked: where it lies, and its marks in an order that does not depend on how they came.
+        digest: SHA-256 of its content, in hex.
+        longer: pixels of its longer side.
+    """
+
+    marked: Marked
+    digest: str
+    longer: int
+
+    @classmethod
+    def of(cls, picture: Marked) -> Self:
+        """Look at a picture. Raises ValueError with a sentence that names it when it is unusable."""
+        raw, view = _read(picture.path)
+        marks = tuple(sorted(picture.marks, key=repr))
+        return cls(Marked(picture.path, marks), hashlib.sha256(raw).hexdigest(), max(view.width, view.height))
+
+
+class PictureSet:
+    """Pictures with their windows; as many as fit into memory are kept there, the others are read again each time.
+
+    Args:
+        pictures: the pictures.
+        shapes: of the windows.
+        stop: looked at before every picture.
+        memory: bytes that may be kept.
+    """
+
+    def __init__(
+        self, pictures: Sequence[Picture], shapes: Floats, stop: threading.Event, memory: int = _MEMORY
+    ) -> None:
+        self.marks = [picture.marked.marks for picture in pictures]
+        self._paths = [picture.marked.path for picture in pictures]
+        self._shapes: list[tuple[float, float]] = [(float(width), float(height)) for width, height in shapes]
+        self._stop = stop
+        self._kept: dict[int, tuple[View, list[Grid]]] = {}
+        self._room = memory
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def open(self, at: int) -> tuple[View, list[Grid]]:
+        """The picture of this number, and its windows by shape. Raises StopTraining, and ValueError as above."""
+        heed(self._stop)
+        if at in self._kept:
+            return self._kept[at]
+        _, view = _read(self._paths[at])
+        found = view, [grid(view, shape) for shape in self._shapes]
+        size = sum(grid.cells.nbytes + grid.boxes.nbytes for grid in found[1])
+        if size <= self._room:
+            self._room -= size
+            self._kept[at] = found
+        return found
+
+
+def _read(path: Path) -> tuple[bytes, View]:
+    try:
+        raw = path.read_bytes()
+        return raw, View.of(raw)
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from error
+
+
+def held_out(pictures: Sequence[Picture], ratio: float) -> NDArray[np.bool_]:
+    """Which pictures are kept for the test: those whose hash is above ``ratio``, as for classification.
+
+    Equal contents are always on the same side. A label that chance would leave without a held-out picture gets the one
+    with the highest hash, and after that a label without one to learn from the one with the lowest.
+    """
+    share = np.array([int(picture.digest[:13], 16) / 16**13 for picture in pictures])
+    held = share >= ratio
+    labels = sorted({mark.label for picture in pictures for mark in picture.marked.marks})
+    found = [{mark.label for mark in picture.marked.marks} for picture in pictures]
+    owns = [np.array([label in some for some in found]) for label in labels]
+    for own in owns:
+        if not held[own].any() and share[own].min() < share[own].max():
+            held[share == share[own].max()] = True
+    for own in owns:
+        if held[own].all():
+            held[share == share[own].min()] = False
+    return held
+
+
+def shapes_for(pictures: Iterable[Picture], known: Floats, most: int) -> Floats:
+    """Shapes of windows such that each marked box is much like one of them: those that serve most boxes, best first.
+
+    Args:
+        pictures: the pictures to learn from.
+        known: shapes that are there anyway.
+        most: how many there may be, with those.
+
+    Returns:
+        Widths and heights, as shares of a picture's longer side, a row each.
+    """
+    sizes = np.array(
+        [
+            ((mark.right - mark.left) / picture.longer, (mark.bottom - mark.top) / picture.longer)
+            for picture in pictures
+            for mark in picture.marked.marks
+        ],
+        dtype=np.float32,
+    )
+    sizes = np.clip(sizes, SMALLEST, 1)
+    chosen = [*known]
+    served = (_alike(sizes, np.array(chosen, dtype=np.float32).reshape(-1, 2)) >= _ALIKE).any(axis=1)
+    serves = _alike(sizes, sizes) >= _ALIKE
+    while not served.all() and len(chosen) < most:
+        best = int((serves[~served]).sum(axis=0).argmax())
+        chosen.append(sizes[best])
+        served |= serves[:, best]
+    return np.array(chosen, dtype=np.float32)
+
+
+def _alike(one: Floats, other: Floats) -> Floats:
+    """Overlap of boxes of these sizes that have the same middle."""
+    shared = np.minimum(one[:, None], other[None]).prod(axis=2)
+    return np.asarray(shared / (one.prod(axis=1)[:, None] + other.prod(axis=1)[None] - shared))

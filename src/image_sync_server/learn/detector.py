@@ -8,12 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from image_sync_server.learn import parcel
+from image_sync_server.learn import boxes, windows
+from image_sync_server.learn.boxes import Boxes, Find
 from image_sync_server.learn.features import Floats
-from image_sync_server.learn.model import softmax
-from image_sync_server.mvi import boxes, windows
-from image_sync_server.mvi.boxes import Boxes, Find
-from image_sync_server.mvi.windows import Grid, View
+from image_sync_server.learn.model import ANOTHER, arrays_of, model_file, read_model_file, softmax
+from image_sync_server.learn.windows import Grid, View
 
 MOST = 500
 """Finds in one picture, at most."""
@@ -132,20 +131,20 @@ class Detector:
             "hidden": len(self.sight_bias),
         }
         arrays = (self.shapes, self.mean, self.mixing, self.sight, self.sight_bias, self.weights, self.bias)
-        return parcel.packed(_MAGIC, facts, (*arrays, self.moves, self.start))
+        return model_file(_MAGIC, facts, (*arrays, self.moves, self.start))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Detector:
         """The model that :meth:`to_bytes` wrote. Raises ValueError when it is damaged or of another version."""
-        facts, numbers = parcel.opened(_MAGIC, raw)
+        facts, numbers = read_model_file(_MAGIC, raw)
         length, count, hidden = facts["figures"], len(facts["labels"]), facts["hidden"]
         sizes = ((facts["shapes"], 2), (length,), (length, length), (length, hidden), (hidden,), (hidden, count + 1),
                  (count + 1,), (length, 4 * count), (4 * count,))  # fmt: skip
         if length != windows.LENGTH:
-            raise ValueError(parcel.ANOTHER)
-        shapes, *rest = parcel.split(numbers, sizes)
+            raise ValueError(ANOTHER)
+        shapes, *rest = arrays_of(numbers, sizes)
         if not ((shapes > windows.SMALLEST / 2) & (shapes <= 1)).all():  # smaller ones would take all memory
-            raise ValueError(parcel.ANOTHER)
+            raise ValueError(ANOTHER)
         return cls(tuple(facts["labels"]), facts["accuracy"], shapes, *rest)
 
     @staticmethod
