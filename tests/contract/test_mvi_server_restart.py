@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync_server.mvi.records import background, datasets
+from image_sync_server.mvi.records import datasets, tasks
 from image_sync_server.mvi.store import Store, StoreInUse
 from support.mvi_server import ENDLESS, Caller, picture, serving, until
 
@@ -116,7 +116,7 @@ def test_an_interrupted_import_is_failed_and_its_dataset_open(tmp_path):
     """After a start nothing stays working or locked for ever."""
     store = Store(tmp_path)
     dataset = datasets.create(store, "ann", "half", locked=True)
-    background.begin(store, dataset, "import_dataset", "ann", 10, dataset)
+    tasks.begin_background(store, dataset, "import_dataset", "ann", 10, dataset)
     store.close()
     with serving(tmp_path) as server:
         caller = Caller(server.url)

@@ -22,19 +22,7 @@ from image_sync_server.fault_middleware import FaultMiddleware
 from image_sync_server.faults import Fault
 from image_sync_server.mvi.answers import Failure, parsed_json, rendered
 from image_sync_server.mvi.auth import TOKEN
-from image_sync_server.mvi.handlers import (
-    categories,
-    datasets,
-    files,
-    images,
-    inference,
-    labels,
-    metadata,
-    models,
-    system,
-    tasks,
-    webapis,
-)
+from image_sync_server.mvi.handlers import datasets, files, labels, metadata, models, system, tasks
 from image_sync_server.mvi.request import Request, Server
 from image_sync_server.web import AccessLog, AccessLogMiddleware, Form, FormLimits, read_form, refusal
 
@@ -66,11 +54,11 @@ CALLS: list[tuple[str, str, Handler]] = [
     ("DELETE", _DS, datasets.delete),
     ("POST", _DS + "/action", datasets.act),
     ("GET", _DS + "/export", datasets.export),
-    ("GET", _DS + "/categories", categories.listing),
-    ("POST", _DS + "/categories", categories.create),
-    ("GET", _DS + "/categories/{cat}", categories.show),
-    ("DELETE", _DS + "/categories/{cat}", categories.delete),
-    ("POST", _DS + "/categories/{cat}/action", categories.act),
+    ("GET", _DS + "/categories", datasets.list_categories),
+    ("POST", _DS + "/categories", datasets.create_category),
+    ("GET", _DS + "/categories/{cat}", datasets.show_category),
+    ("DELETE", _DS + "/categories/{cat}", datasets.delete_category),
+    ("POST", _DS + "/categories/{cat}/action", datasets.act_on_category),
     ("GET", _DS + "/files", files.listing),
     ("POST", _DS + "/files", files.upload),
     ("POST", _DS + "/files/action", files.act_on_many),
@@ -127,19 +115,19 @@ CALLS: list[tuple[str, str, Handler]] = [
     ("DELETE", "/trained-models/{model}", models.delete),
     ("GET", "/trained-models/{model}/export", models.export),
     ("GET", "/trained-models/{model}/assets/{kind}/download", models.asset),
-    ("POST", "/webapis", webapis.create),
-    ("GET", "/webapis", webapis.listing),
-    ("POST", "/webapis/action", webapis.act_on_many),
-    ("GET", "/webapis/{model}", webapis.show),
-    ("DELETE", "/webapis/{model}", webapis.delete),
-    ("POST", "/dlapis/{model}", inference.infer),
-    ("GET", "/dlapis/{model}", inference.by_url),
-    ("GET", "/uploads/temp/{model}/{name}", images.inferred),
-    ("GET", "/uploads/{owner}/datasets/{ds}/files/{name}", images.picture),
-    ("GET", "/uploads/{owner}/datasets/{ds}/thumbnails/{name}", images.thumbnail),
+    ("POST", "/webapis", models.deploy),
+    ("GET", "/webapis", models.list_deployments),
+    ("POST", "/webapis/action", models.undeploy_many),
+    ("GET", "/webapis/{model}", models.show_deployment),
+    ("DELETE", "/webapis/{model}", models.undeploy),
+    ("POST", "/dlapis/{model}", models.infer),
+    ("GET", "/dlapis/{model}", models.by_url),
+    ("GET", "/uploads/temp/{model}/{name}", files.inferred),
+    ("GET", "/uploads/{owner}/datasets/{ds}/files/{name}", files.picture),
+    ("GET", "/uploads/{owner}/datasets/{ds}/thumbnails/{name}", files.thumbnail),
 ]
 """Method, path and handler; of paths that overlap the first one counts."""
-_FORMS = frozenset({datasets.import_, files.upload, inference.infer, models.import_})
+_FORMS = frozenset({datasets.import_, files.upload, models.infer, models.import_})
 """These take a multipart form, the others JSON."""
 _PUBLIC = re.compile(r"(GET|HEAD) /version-info|POST /tokens|POST /dlapis/[^/]+")
 """These need no token."""

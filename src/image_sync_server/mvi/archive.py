@@ -27,7 +27,7 @@ from image_sync_server.mvi.pictures import (
     shown_name,
     taken,
 )
-from image_sync_server.mvi.records import categories, datasets, files, labels
+from image_sync_server.mvi.records import datasets, files, labels
 from image_sync_server.mvi.store import Store
 
 PROPERTIES = "prop.json"
@@ -74,7 +74,7 @@ def write_dataset(store: Store, dataset_id: str, target: Path, *, raw: bool) -> 
             "scenario": about["scenario"],
             "prop_version": _PROP_VERSION,
             "pre_process": "",
-            "category_prop_info": json.dumps(categories.listing(store, dataset_id)),
+            "category_prop_info": json.dumps(datasets.list_categories(store, dataset_id)),
             "action_prop_info": "[]",
             "file_prop_info": json.dumps([_file_entry(file, marked.get(file["_id"], [])) for file in found]),
         }
@@ -210,7 +210,7 @@ class DatasetImport:
         # Categories oldest first, those without pictures too.
         for entry in reversed(self._categories):
             if isinstance(entry.get("name"), str) and entry["name"].strip():
-                categories.ensure(self._store, self._dataset_id, entry["name"])
+                datasets.ensure_category(self._store, self._dataset_id, entry["name"])
         members = [member for member in archive.infolist() if not (member.is_dir() or is_litter(member))]
         annotations = {_stem(one): one for one in members if one.filename.lower().endswith(".xml")}
         missing = dict(self._known)
@@ -245,7 +245,7 @@ class DatasetImport:
         category, metadata = entry.get("category_name"), entry.get("user_metadata")
         category_id = None
         if isinstance(category, str) and category:
-            category_id = categories.ensure(self._store, self._dataset_id, category)
+            category_id = datasets.ensure_category(self._store, self._dataset_id, category)
         (ready,) = labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
         if ready.file is None:
             raise AssertionError("a picture that was taken is gone")

@@ -13,7 +13,7 @@ import structlog
 from image_sync_server.mvi import training_job
 from image_sync_server.mvi.answers import Failure
 from image_sync_server.mvi.pictures import Limits
-from image_sync_server.mvi.records import background, models, tasks
+from image_sync_server.mvi.records import models, tasks
 from image_sync_server.mvi.store import Store
 from image_sync_server.mvi.training_job import Curve, ModelCache
 
@@ -62,7 +62,7 @@ class Jobs:
 
     def start(self) -> None:
         """Settle what the last server left, then work."""
-        background.recover(self._store)
+        tasks.recover_background(self._store)
         for task_id in tasks.recover(self._store):
             self._trainings.put(task_id)
         for deployment in models.deployments(self._store):

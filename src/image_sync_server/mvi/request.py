@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import Response
+
 from image_sync_server.faults import Faults
-from image_sync_server.mvi.answers import Failure, checked_text
+from image_sync_server.mvi.answers import Failure, checked_text, counted
 from image_sync_server.mvi.auth import Guard
 from image_sync_server.mvi.jobs import Jobs
 from image_sync_server.mvi.pictures import Limits
@@ -116,3 +118,31 @@ class Request:
                     raise Failure(400, f"{name} must be a list of ids.")
                 return list(value)
         raise Failure(400, f"{' or '.join(names)} must be given, as a list of ids.")
+
+    def delete_several(
+        self, things: str, fields: tuple[str, ...], key: str, delete: Callable[[str], object], **said: str
+    ) -> Response:
+        """The answer to ``POST .../action`` with the action ``delete``, the only one that several things have.
+
+        Each is deleted, or not, by itself.
+
+        Args:
+            things: what they are, for people.
+            fields: names under which the body may list their ids.
+            key: name of the id in the answer.
+            said: more that the answer says of each.
+
+        Raises:
+            Failure: 400; one of a single thing is told in the answer.
+        """
+        if self.text("action") != "delete":
+            raise Failure(400, f"The action for several {things} is delete.")
+        entries = []
+        for one in self.ids(*fields):
+            entry = {**said, key: one, "result": "success"}
+            try:
+                delete(one)
+            except Failure as failure:
+                entry |= {"result": "fail", "fault": failure.fault}
+            entries.append(entry)
+        return counted(entries)

@@ -1,4 +1,4 @@
-"""``/datasets/{id}/files``."""
+"""``/datasets/{id}/files``, and ``/uploads``: the bytes of pictures and their thumbnails."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from functools import partial
 from typing import Any
 
-from starlette.responses import Response
+from PIL import Image, ImageOps
+from starlette.responses import FileResponse, Response
 
-from image_sync_server.mvi import labelling, mishaps
+from image_sync_server.mvi import labelling
 from image_sync_server.mvi.answers import Failure, counted, parsed_json, rendered, success
-from image_sync_server.mvi.handlers import several
+from image_sync_server.mvi.handlers import handler_faults
 from image_sync_server.mvi.handlers.datasets import UNLABELED
 from image_sync_server.mvi.pictures import Received, labelled, receive, shown_name
 from image_sync_server.mvi.query import file_filter, file_order, page
-from image_sync_server.mvi.records import categories, datasets, files, labels
+from image_sync_server.mvi.records import datasets, files, labels
 from image_sync_server.mvi.request import Request
 
 
@@ -24,7 +25,7 @@ def upload(request: Request) -> Response:
     if not request.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
     names = [shown_name(part.filename, request.server.limits.name) for part in request.form.files]
-    if (later := mishaps.postponed(request, request.path["ds"], _store)) is None:
+    if (later := handler_faults.postponed(request, request.path["ds"], _store)) is None:
         return _store(request)
     entries = [{"result": "success", "file_name": name, "dataset_id": request.path["ds"]} for name in names]
     response = rendered(success(dataset_id=request.path["ds"], resultList=entries))
@@ -39,13 +40,13 @@ def _store(request: Request) -> Response:
     entries = _label_entries(request, fields.get("labels", ""))
     category_id = _category(request, dataset["id"])
     received = receive(request.form.files, request.store, request.server.limits)
-    received = mishaps.refused(request, dataset["id"], labelled(received, category_id, metadata))
+    received = handler_faults.refused(request, dataset["id"], labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
         found = _entries(entries, received)
         with request.store.transaction():
             files.add(request.store, dataset["id"], request.user, good)
-            mishaps.lag(request, dataset["id"], [file.id for file in good])
+            handler_faults.lag(request, dataset["id"], [file.id for file in good])
             if found:
                 labels.replace_all(request.store, dataset["id"], good[0].id, found)
     except BaseException:
@@ -123,9 +124,9 @@ def _category(request: Request, dataset_id: str) -> str | None:
     category_id = request.form.fields.get("category_id", "").strip()
     name = request.form.fields.get("category_name", "")
     if category_id:
-        return str(categories.find(request.store, dataset_id, category_id)["id"])
+        return str(datasets.find_category(request.store, dataset_id, category_id)["id"])
     if name.strip():
-        return categories.ensure(request.store, dataset_id, request.checked("category_name", name))
+        return datasets.ensure_category(request.store, dataset_id, request.checked("category_name", name))
     return None
 
 
@@ -176,7 +177,7 @@ def act_on_many(request: Request) -> Response:
     """``POST /action``: delete several."""
     dataset_id = datasets.find(request.store, request.path["ds"])["id"]
     delete = partial(files.delete, request.store, dataset_id)
-    return several.deleted(request, "files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
+    return request.delete_several("files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
 
 
 def copy(request: Request) -> Response:
@@ -203,3 +204,49 @@ def _transfer(request: Request, *, keep: bool) -> Response:
         else:
             entries.append({"file_id": file_id, "new_file_id": new_id, "dataset_id": target, "result": "success"})
     return counted(entries)
+
+
+_SIDE = 240
+
+
+def picture(request: Request) -> Response:
+    """``GET /uploads/{owner}/datasets/{id}/files/{file_name}``."""
+    row = _row(request, request.path["name"])
+    path = request.store.picture(row["dataset_id"], row["file_name"])
+    return FileResponse(path, media_type=row["content_type"], headers={"X-Content-Type-Options": "nosniff"})
+
+
+def thumbnail(request: Request) -> Response:
+    """``GET /uploads/{owner}/datasets/{id}/thumbnails/{file_id}.jpg``: made when somebody asks."""
+    row = _row(request, request.path["name"])
+    target = request.store.thumbnail(row["dataset_id"], row["id"])
+    if not target.exists():
+        scratch = request.store.scratch()
+        source = request.store.picture(row["dataset_id"], row["file_name"])
+        try:
+            # The formats are named because Pillow would otherwise try dozens of parsers on a stranger's bytes.
+            with Image.open(source, formats=("JPEG", "PNG")) as image:
+                image.draft("RGB", (_SIDE, _SIDE))
+                small = ImageOps.exif_transpose(image).convert("RGB")
+                small.thumbnail((_SIDE, _SIDE))
+                small.save(scratch, "JPEG", quality=80)
+        except Exception as error:
+            scratch.unlink(missing_ok=True)
+            raise Failure(404, "The picture cannot be decoded, so it has no thumbnail.") from error
+        scratch.replace(target)
+    return FileResponse(target, media_type="image/jpeg")
+
+
+def _row(request: Request, name: str) -> dict[str, str]:
+    # The file's id is the stem of both names: the path is made from the row, never from the request.
+    row = files.find(request.store, request.path["ds"], name.rpartition(".")[0])
+    return dict(row)
+
+
+def inferred(request: Request) -> Response:
+    """``GET /uploads/temp/{model}/{file_name}``: one of the last pictures a model was asked about."""
+    folder = request.store.folder / "inferences"
+    for path in folder.glob("*/*"):
+        if path.name == request.path["name"] and path.parent.name == request.path["model"]:
+            return FileResponse(path)
+    raise Failure(404, "The picture is kept no longer.")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from image_sync_server.mvi.answers import Failure, rendered, success
 from image_sync_server.mvi.handlers.files import checked_metadata
 from image_sync_server.mvi.query import file_filter, ordered
-from image_sync_server.mvi.records import datasets, files, keys
+from image_sync_server.mvi.records import datasets, files
 from image_sync_server.mvi.request import Request
 
 _SEPARATORS = {"comma": ",", "pipe": "|", "": ","}
@@ -45,7 +45,7 @@ def add(request: Request) -> dict[str, Any]:
         file_id, metadata = _current(request)
         metadata |= new
         request.store.run("UPDATE files SET user_metadata = ? WHERE id = ?", json.dumps(metadata), file_id)
-        keys.ensure(request.store, request.path["ds"], new)
+        datasets.ensure_keys(request.store, request.path["ds"], new)
     return metadata
 
 
@@ -91,35 +91,35 @@ def _cell(value: Any) -> Any:
 def list_keys(request: Request) -> list[dict[str, Any]]:
     """``GET /files/user-keys``."""
     dataset = datasets.find(request.store, request.path["ds"])
-    return ordered(keys.listing(request.store, dataset["id"]), request.query.get("sortby", ""))
+    return ordered(datasets.list_keys(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
 def create_key(request: Request) -> dict[str, Any]:
     """``POST /files/user-keys``; IBM's tool sends junk beside the name, which is passed over."""
     dataset = datasets.find(request.store, request.path["ds"])
     name = request.text("name")
-    keys.create(request.store, dataset["id"], name, request.text("description", "", long=True))
-    return success(**keys.as_json(keys.find(request.store, dataset["id"], name)))
+    datasets.create_key(request.store, dataset["id"], name, request.text("description", "", long=True))
+    return success(**datasets.key_json(datasets.find_key(request.store, dataset["id"], name)))
 
 
 def show_key(request: Request) -> dict[str, Any]:
     """``GET /files/user-keys/{name}``."""
     datasets.find(request.store, request.path["ds"])
-    return keys.as_json(keys.find(request.store, request.path["ds"], request.path["key"]))
+    return datasets.key_json(datasets.find_key(request.store, request.path["ds"], request.path["key"]))
 
 
 def change_key(request: Request) -> dict[str, Any]:
     """``PUT /files/user-keys/{name}``."""
     datasets.find(request.store, request.path["ds"])
-    row = keys.find(request.store, request.path["ds"], request.path["key"])
+    row = datasets.find_key(request.store, request.path["ds"], request.path["key"])
     new_name = request.text("name", row["name"]) or row["name"]
     description = request.text("description", row["description"], long=True)
-    keys.change(request.store, row["dataset_id"], row["name"], new_name, description)
-    return success(**keys.as_json(keys.find(request.store, row["dataset_id"], new_name)))
+    datasets.change_key(request.store, row["dataset_id"], row["name"], new_name, description)
+    return success(**datasets.key_json(datasets.find_key(request.store, row["dataset_id"], new_name)))
 
 
 def delete_key(request: Request) -> dict[str, Any]:
     """``DELETE /files/user-keys/{name}``: its values go from all files too."""
     datasets.find(request.store, request.path["ds"])
-    keys.delete(request.store, request.path["ds"], request.path["key"])
+    datasets.delete_key(request.store, request.path["ds"], request.path["key"])
     return success()

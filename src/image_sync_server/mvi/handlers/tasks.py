@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from image_sync_server.mvi import mishaps
 from image_sync_server.mvi.answers import Failure, success
+from image_sync_server.mvi.handlers import handler_faults
 from image_sync_server.mvi.query import ordered, page
-from image_sync_server.mvi.records import background, categories, datasets, labels, models, tasks
+from image_sync_server.mvi.records import datasets, labels, models, tasks
 from image_sync_server.mvi.request import Request
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -76,7 +76,7 @@ def _usage(request: Request, action: str) -> tuple[str, str]:
 
 
 def _with_categories(request: Request, dataset_id: str) -> dict[str, Any]:
-    counts = {name: n for name, n in categories.counts(request.store, dataset_id).items() if n}
+    counts = {name: n for name, n in datasets.count_pictures(request.store, dataset_id).items() if n}
     found = ", ".join(f"{name}: {n}" for name, n in counts.items()) or "none"
     if len(counts) < MIN_CATEGORIES:
         raise Failure(400, f"A classification needs {MIN_CATEGORIES} categories with images; found {found}.")
@@ -123,7 +123,7 @@ def status(request: Request) -> dict[str, Any]:
     """``GET /dltasks/{id}/status``: with the curve once there is one."""
     shown = _shown(request, tasks.find(request.store, request.path["task"]))
     if shown["status"] not in tasks.ACTIVE:
-        mishaps.stumble(request, shown["_id"])
+        handler_faults.stumble(request, shown["_id"])
     answer = success(status=shown["status"])
     if shown["status_data"]:
         answer["data"] = shown["status_data"]
@@ -184,12 +184,12 @@ def list_background(request: Request) -> dict[str, Any]:
     """``GET /bgtasks``."""
     condition, values = _background(request)
     limit, skip = page(request.query)
-    return {"task_list": background.listing(request.store, condition, values, limit, skip)}
+    return {"task_list": tasks.list_background(request.store, condition, values, limit, skip)}
 
 
 def delete_background(request: Request) -> dict[str, Any]:
     """``DELETE /bgtasks``: without a status only what is over."""
     condition, values = _background(request)
     if not request.query.get("status"):
-        condition, values = f"{condition} AND status <> ?", [*values, background.WORKING]
+        condition, values = f"{condition} AND status <> ?", [*values, tasks.WORKING]
     return success(success_count=request.store.run(f"DELETE FROM bgtasks WHERE {condition}", *values))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.records import categories, keys, labels
+from image_sync_server.mvi.records import datasets, labels
 from image_sync_server.mvi.store import Store, new_id, now_ms
 
 _SELECT = "SELECT f.*, c.name AS category_name FROM files f LEFT JOIN categories c ON c.id = f.category_id"
@@ -87,7 +87,7 @@ def add(store: Store, dataset_id: str, owner: str, files: Sequence[NewFile]) -> 
                 ],
             )  # fmt: skip
             for metadata in {file.metadata for file in files} - {"{}"}:
-                keys.ensure(store, dataset_id, json.loads(metadata))
+                datasets.ensure_keys(store, dataset_id, json.loads(metadata))
             connection.execute("UPDATE datasets SET updated_at = ? WHERE id = ?", (now, dataset_id))
     except (FileNotFoundError, sqlite3.IntegrityError) as error:
         discard(moved)
@@ -165,7 +165,7 @@ def set_category(store: Store, dataset_id: str, file_id: str, category_id: str) 
     with store.transaction() as connection:
         find(store, dataset_id, file_id)
         if category_id:
-            categories.find(store, dataset_id, category_id)
+            datasets.find_category(store, dataset_id, category_id)
         connection.execute("UPDATE files SET category_id = ? WHERE id = ?", (category_id or None, file_id))
 
 
@@ -202,7 +202,8 @@ def transfer(store: Store, source: str, target: str, file_ids: Sequence[str], ow
         with store.transaction() as connection:
             for at, row in enumerate(rows):
                 if row["category_name"] is not None:
-                    new[at] = replace(new[at], category_id=categories.ensure(store, target, row["category_name"]))
+                    category_id = datasets.ensure_category(store, target, row["category_name"])
+                    new[at] = replace(new[at], category_id=category_id)
             add(store, target, owner, new)
             labels.copy(store, source, target, {row["id"]: file.id for row, file in zip(rows, new, strict=True)})
             if not keep:
