@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from image_sync import errors
 from image_sync.cli.app import COMMANDS, app
 from image_sync.config import settings_table
-from image_sync_server.mvi.kinds import KINDS
+from image_sync_server.mvi.fault_presets import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
