@@ -67,6 +67,20 @@ def refused(*words: str, **more: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.parametrize("missing", ["image_sync_server", "starlette"])
+def test_what_is_not_installed_is_told_with_what_to_install(missing):
+    """Without the stand-in server, or a library that it needs, the command ends in one line and its remedy."""
+    program = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['image-sync', 'serve']; "
+    program += "from image_sync.cli.main import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment(), timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{missing} is missing" in done.stderr or f"{missing} missing" in done.stderr
+    assert "pip install 'image-sync[server]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_where_it_listens_and_ends_in_order(tmp_path, number):
     """The first line on stdout is the address; Ctrl-C and SIGTERM end it with exit 0 and nothing on stderr."""

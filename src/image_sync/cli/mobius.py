@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import wide_console
+from image_sync.cli.progress import wide_console
 from image_sync.cli.session import notes_of, settings_of
 from image_sync.config import Settings
 from image_sync.errors import Ambiguous, Refused, UsageError

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import wide_console
 from image_sync.cli.models.choice import chosen
+from image_sync.cli.progress import wide_console
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import EXIT_SOME_FAILED, ImageSyncError, Refused, UsageError
 from image_sync.logs import show_path, show_text
@@ -141,7 +141,7 @@ def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
     if not any(one.box for answer in answers for one in answer.predictions):
         typer.echo("Nothing is drawn: the model gave no positions of objects.", err=True)
         return answers
-    from image_sync.cli.markup import mark, save  # late: few need it, and Pillow takes its time
+    from image_sync.cli.draw_boxes import mark, save  # late: few need it, and Pillow takes its time
 
     taken: set[Path] = set()
     return [

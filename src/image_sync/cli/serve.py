@@ -22,8 +22,13 @@ from image_sync import logs
 from image_sync.cli import options
 from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
 from image_sync.logs import show_path
-from image_sync_server.mvi import fault_presets
-from image_sync_server.mvi.fault_presets import KINDS
+
+_INSTALL = "Run: pip install 'image-sync[server]'"
+try:
+    from image_sync_server.mvi import fault_presets
+    from image_sync_server.mvi.fault_presets import KINDS
+except ModuleNotFoundError as error:
+    raise ConfigError("The embedded server is not installed: image_sync_server is missing", hint=_INSTALL) from error
 
 if TYPE_CHECKING:
     from image_sync_server.faults import Fault
@@ -138,7 +143,7 @@ def _check_extra() -> None:
     if missing:
         raise ConfigError(
             f"The embedded server is not installed: {', '.join(missing)} missing",
-            hint="Run: pip install 'image-sync[server]'",
+            hint=_INSTALL,
         )
 
 

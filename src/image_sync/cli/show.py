@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import local
 from image_sync.cli.measure import Measure
+from image_sync.cli.progress import local
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Fate, RunState
 from image_sync.errors import UsageError

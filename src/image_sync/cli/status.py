@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.bars import duration, local, wide_console
+from image_sync.cli.progress import duration, local, wide_console
 from image_sync.cli.session import ledger_of, settings_in_force
 from image_sync.cli.tags import shown
 from image_sync.domain import RootState, RunState

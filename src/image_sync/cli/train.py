@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from image_sync.cli import options
-from image_sync.cli.bars import TrainingBar
 from image_sync.cli.fates import fate_of
 from image_sync.cli.measure import Measure
+from image_sync.cli.progress import TrainingBar
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import recipe_of, thresholds_of

@@ -12,7 +12,7 @@ from PIL import Image
 from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.score import OVERLAP, Score, count
 from image_sync.cli.demo.story import UPLOAD, Ask, Wave
-from image_sync.cli.markup import mark
+from image_sync.cli.draw_boxes import mark
 from image_sync.domain import Box
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.platforms.base import Prediction

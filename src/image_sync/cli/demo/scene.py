@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from image_sync.cli.bars import figures
 from image_sync.cli.demo.score import Score
 from image_sync.cli.measure import Measure
+from image_sync.cli.progress import figures
 from image_sync.config import Settings
 from image_sync.domain import Counts, Run, Tally
 from image_sync.logs import show_path, show_text

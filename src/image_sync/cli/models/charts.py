@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from image_sync.cli.bars import duration
 from image_sync.cli.measure import Measure
+from image_sync.cli.progress import duration
 from image_sync.domain import Fate, Point, Run, RunState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.logs import show_path, show_text

@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from image_sync.cli.bars import figures, local, remaining
 from image_sync.cli.fates import fate_of
 from image_sync.cli.measure import Measure
 from image_sync.cli.models.choice import chosen
+from image_sync.cli.progress import figures, local, remaining
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.domain import Content, Fate, Run
 from image_sync.logs import show_text

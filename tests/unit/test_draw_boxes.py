@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from image_sync.cli.markup import mark, save
+from image_sync.cli.draw_boxes import mark, save
 from image_sync.cli.measure import Measure
 from image_sync.config import parse
 from image_sync.domain import Box, DatasetRef, Fate, Point, Run, RunState

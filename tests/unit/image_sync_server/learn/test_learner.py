@@ -19,7 +19,7 @@ from image_sync_server.learn import features
 from image_sync_server.learn.learner import BATCH, Point, Sample, StopTraining, _held_out, train
 from image_sync_server.learn.model import Model
 
-IMAGES = Path(__file__).parents[2] / "images"
+IMAGES = Path(__file__).parents[4] / "images"
 CATEGORIES = ("good", "scratch", "spot")
 FEW: dict[str, object] = {"max_iter": 30}
 
