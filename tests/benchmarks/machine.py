@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 
 def machine(work: Path) -> dict[str, str | int]:
-    """Processor, cores, memory, system, Python, and the file system that the pictures lie on."""
+    """Processor, cores, memory, system, Python, the file system that the pictures lie on, the commit and the date."""
     return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "commit": _commit(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
@@ -17,6 +21,15 @@ def machine(work: Path) -> dict[str, str | int]:
         "python": platform.python_version(),
         "file system": _file_system(work),
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout; with a plus sign when files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:
