@@ -158,9 +158,8 @@ def test_the_server_is_away_while_a_training_starts(tmp_path: Path) -> None:
         plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": 2})
         server.faults.add(Fault("html", path="custom/(delete|assign|train).*light", left=40))
         put(plant, 0, 4)
-        server.faults.add(Fault("slow", 1.0, 0.0, path="positive/light"))
         with plant.running() as daemon:
-            plant.wait(lambda p: p.tally().confirmed == 4, 30)
+            plant.wait(lambda p: p.events("mobius.tag_started") and p.events("mobius.start_doubtful"), 30)
             server.faults.clear()
             plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
             assert daemon.stop() == 0
