@@ -159,7 +159,7 @@ def test_the_server_is_away_while_a_training_starts(tmp_path: Path) -> None:
         server.faults.add(Fault("html", path="custom/(delete|assign|train).*light", left=40))
         put(plant, 0, 4)
         with plant.running() as daemon:
-            plant.wait(lambda p: p.events("mobius.tag_started") and p.events("mobius.start_doubtful"), 30)
+            plant.wait(lambda p: bool(p.events("mobius.tag_started") and p.events("mobius.start_doubtful")), 30)
             server.faults.clear()
             plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
             assert daemon.stop() == 0

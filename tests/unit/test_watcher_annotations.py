@@ -193,7 +193,7 @@ def test_an_annotation_settles_like_a_picture(root: Path) -> None:
         os.utime(root / "good/x.jpg", (1, 1))
         watch.until(lambda: waits(watch, root / "good/x.jpg"))
         put(root, {"good/x.xml": voc()})
-        written = time.time()
+        written = (root / "good/x.xml").stat().st_mtime
         watch.until(lambda: marked(watch, root / "good/x.jpg"))
 
         assert time.time() - written >= 0.6

@@ -32,6 +32,17 @@ def run() -> None:
         # Whoever read our output has seen enough.
         sys.stderr.close()
         sys.exit(1)
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """Print what is left; if the terminal or the reader is gone, nowhere: else Python would end with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1 if stream is sys.stdout else 2)
 
 
 def _open_streams() -> None:

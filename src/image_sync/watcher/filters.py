@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections import Counter
@@ -100,7 +101,8 @@ class Filter:
         """Count a picture whose format is not taken under that format, a link to a folder under the empty one."""
         name = os.fsencode(entry.name)
         if entry.is_symlink():
-            seen[""] += self.folder(name) and entry.is_dir()
+            with contextlib.suppress(OSError):  # a link that leads to itself
+                seen[""] += self.folder(name) and entry.is_dir()
         elif kind := _FOREIGN.get(name.rpartition(b".")[2].lower()):
             seen[kind] += not name.startswith(b".")
 
