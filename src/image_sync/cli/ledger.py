@@ -11,8 +11,8 @@ from image_sync.cli import options
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.config import Settings
 from image_sync.errors import UsageError
-from image_sync.ledger import exists
-from image_sync.ledger.database import FILE
+from image_sync.ledger import exists, open_ledger
+from image_sync.ledger.database import FILE, carry_over
 from image_sync.ledger.lock import Lock
 
 app = typer.Typer(
@@ -40,9 +40,12 @@ def rebuild(config: options.Config = options.CONFIG) -> None:
     """Set the ledger aside. The next start makes a new one from the folders and from what the platform lists."""
     settings = settings_of(config)
     folder = _folder(settings)
-    with Lock(folder):
+    with Lock(folder) as lock:
         aside = _set_aside(folder)
+        told = _carry_over(aside, folder, lock)
     typer.echo(f"The old ledger is kept as {aside}.")
+    if told is None:
+        typer.echo("It cannot be read: where a picture has another category at the server, the folder's counts.")
     typer.echo(
         "Start the daemon (image-sync run): it looks at all pictures again, reads what the platform has, and sends"
     )
@@ -58,6 +61,20 @@ def _folder(settings: Settings) -> Path:
     if not exists(settings.state):
         raise UsageError("there is no ledger to rebuild", hint="Start the daemon: image-sync run")
     return settings.state
+
+
+def _carry_over(aside: Path, folder: Path, lock: Lock) -> int | None:
+    """Tell a new ledger what the old one had told the platform, so that a person's category is not taken for ours.
+
+    Returns of how many pictures; None if the old one cannot be read.
+    """
+    import sqlite3  # late: the other commands do without
+
+    open_ledger(folder, lock=lock).close()
+    try:
+        return carry_over(aside, folder / FILE)
+    except sqlite3.Error:
+        return None
 
 
 def _set_aside(folder: Path) -> Path:

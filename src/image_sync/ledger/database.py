@@ -255,6 +255,37 @@ class Database:
             raise LedgerError(f"the ledger {self.where} cannot be used: {error}", passing=passing) from error
 
 
+def carry_over(old: Path, new: Path) -> int:
+    """From a SQLite ledger that was set aside, into a new one: the datasets, and which categories they were told.
+
+    A change of category that was under way is left out: nobody knows whether it was told.
+
+    Returns:
+        Of how many pictures.
+
+    Raises:
+        sqlite3.Error: the old one cannot be read; the new one is as it was.
+    """
+    columns = "id, platform, endpoint, setting, action, dataset_name, created_at"
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as ledger:
+        ledger.execute("ATTACH DATABASE ? AS old", (str(old),))
+        ledger.execute("BEGIN IMMEDIATE")
+        try:
+            ledger.execute(
+                f"INSERT INTO target ({columns}, dataset_id, cleared_to) SELECT {columns}, '', 0 FROM old.target"
+            )
+            told = ledger.execute(
+                "INSERT INTO told (target_id, remote_id, category) SELECT DISTINCT target_id, remote_id, sent_category"
+                " FROM old.picture WHERE state = 'confirmed' AND remote_id <> ''"
+                " AND 'relabel/' || id NOT IN (SELECT name FROM old.note)"
+            ).rowcount
+        except sqlite3.Error:
+            ledger.execute("ROLLBACK")
+            raise
+        ledger.execute("COMMIT")
+    return told
+
+
 def _insert(dialect: str) -> Any:
     """The kind of insertion that knows what to do about a row that is there already."""
     if dialect == "sqlite":

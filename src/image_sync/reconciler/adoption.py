@@ -109,6 +109,7 @@ class Adoption:
         if found is not None:
             log.warning("dataset.replaced", dataset=dataset.name, was=dataset.id, now=found.id, pictures=missing)
             self._ledger.dataset(found)
+            self._tell_missing()
             return
         gone = NotFound(
             f"the dataset {dataset.name!r} ({dataset.id}) is no longer at the server; "
@@ -189,6 +190,9 @@ class Adoption:
         if gone:
             self._absent -= gone
             log.warning("picture.missing", pictures=self._ledger.inventory.missed(gone))
+        self._tell_missing()
+
+    def _tell_missing(self) -> None:
         missing = self._ledger.inventory.missing()
         if not missing:
             self._ledger.trouble(_MISSING, None)
