@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from image_sync_server.mvi.faults import Action, Fault
+from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.daemon import Plant, stored
 from support.mvi_server import Caller, picture
