@@ -12,7 +12,6 @@ import structlog
 
 from image_sync_server.mvi import training_job
 from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.records import models, tasks
 from image_sync_server.mvi.store import Store
 from image_sync_server.mvi.training_job import Curve, ModelCache
@@ -41,10 +40,10 @@ class _Running:
 class Jobs:
     """The only place of the server that makes threads for work."""
 
-    def __init__(self, store: Store, cache: ModelCache, limits: Limits) -> None:
+    def __init__(self, store: Store, cache: ModelCache, points: int) -> None:
         self._store = store
         self._cache = cache
-        self._limits = limits
+        self._points = points
         self._trainings: SimpleQueue[str | None] = SimpleQueue()
         self._chores: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._stopping = threading.Event()
@@ -144,7 +143,7 @@ class Jobs:
                 _log.exception("training.lost", task=task_id)
 
     def _train_one(self, task_id: str) -> None:
-        running = _Running(task_id, self._limits.points)
+        running = _Running(task_id, self._points)
         with self._lock:
             with suppress(Failure):  # it was deleted while it waited
                 task = tasks.find(self._store, task_id)

@@ -92,6 +92,23 @@ class Request:
         """
         return checked_text(name, value, most or self.server.limits.name, may_be_empty=may_be_empty)
 
+    def metadata(self, found: Any, name: str) -> dict[str, Any]:
+        """User metadata: an object of texts, numbers, booleans, and lists of them.
+
+        Raises:
+            Failure: 400 when it is something else.
+        """
+        if not isinstance(found, dict):
+            raise Failure(400, f"{name} must be a JSON object of keys and values.")
+        for key, value in found.items():
+            self.checked("A metadata key", key)
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str):
+                    self.checked(f"The value of {key}", one, may_be_empty=True, most=4096)
+                elif not (one is None or isinstance(one, bool | int | float)) or one in {float("inf"), float("-inf")}:
+                    raise Failure(400, f"The value of {key} in {name} must be a text, a number, or a list of them.")
+        return found
+
     def archive(self) -> Path:
         """The archive of an import as a scratch file, which the caller deletes.
 

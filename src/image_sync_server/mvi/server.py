@@ -51,7 +51,7 @@ class MviServer:
         self.requests = AccessLog(limits.journal)
         self.guard = Guard(self._store, credentials or Credentials(), token_life)
         cache = ModelCache(self._store)
-        self._jobs = Jobs(self._store, cache, limits)
+        self._jobs = Jobs(self._store, cache, limits.points)
         self._server = Server(self._store, self.guard, self._jobs, cache, limits, self.faults)
         app = build(self._server, self.requests, guarded_by_address=self.guard.open)
         self._http = HttpServer(

@@ -80,7 +80,7 @@ def act(request: Request) -> dict[str, Any]:
             datasets.touch(request.store, row["id"])
             return success()
         case "calculate":
-            condition = UNLABELED if request.text("type", "") == "unlabeled" else "1"
+            condition = files.UNLABELED if request.text("type", "") == "unlabeled" else "1"
             found = request.store.row(
                 f"SELECT count(*) AS n FROM files f WHERE f.dataset_id = ? AND {condition}", row["id"]
             )
@@ -95,10 +95,6 @@ def act(request: Request) -> dict[str, Any]:
             raise Failure(400, "This server does not augment data; add more pictures instead.")
         case action:
             raise Failure(400, f"A dataset has no action {action!r}. Known: rename, clone, calculate.")
-
-
-UNLABELED = "f.category_id IS NULL AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.file_id = f.id)"
-"""A file that nothing is known of: no category, no labels."""
 
 
 def _clone(request: Request, source: str, name: str) -> str:

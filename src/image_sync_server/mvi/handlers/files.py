@@ -1,22 +1,27 @@
-"""``/datasets/{id}/files``, and ``/uploads``: the bytes of pictures and their thumbnails."""
+"""``/datasets/{id}/files`` with the faults inside an upload, and ``/uploads``: the bytes of pictures and thumbnails."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import structlog
 from PIL import Image, ImageOps
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
+from image_sync_server.faults import Action
 from image_sync_server.mvi import labelling
 from image_sync_server.mvi.answers import Failure, counted, parsed_json, rendered, success
-from image_sync_server.mvi.handlers import handler_faults
-from image_sync_server.mvi.handlers.datasets import UNLABELED
-from image_sync_server.mvi.pictures import Received, labelled, receive, shown_name
+from image_sync_server.mvi.pictures import ZIP_SIGNATURES, Received, labelled, receive, shown_name
 from image_sync_server.mvi.query import file_filter, file_order, page
 from image_sync_server.mvi.records import datasets, files, labels
 from image_sync_server.mvi.request import Request
+from image_sync_server.web import Form
 
 
 def upload(request: Request) -> Response:
@@ -25,7 +30,7 @@ def upload(request: Request) -> Response:
     if not request.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
     names = [shown_name(part.filename, request.server.limits.name) for part in request.form.files]
-    if (later := handler_faults.postponed(request, request.path["ds"], _store)) is None:
+    if (later := _postponed(request, request.path["ds"], _store)) is None:
         return _store(request)
     entries = [{"result": "success", "file_name": name, "dataset_id": request.path["ds"]} for name in names]
     response = rendered(success(dataset_id=request.path["ds"], resultList=entries))
@@ -40,13 +45,13 @@ def _store(request: Request) -> Response:
     entries = _label_entries(request, fields.get("labels", ""))
     category_id = _category(request, dataset["id"])
     received = receive(request.form.files, request.store, request.server.limits)
-    received = handler_faults.refused(request, dataset["id"], labelled(received, category_id, metadata))
+    received = _refused(request, dataset["id"], labelled(received, category_id, metadata))
     good = [one.file for one in received if one.file is not None]
     try:
         found = _entries(entries, received)
         with request.store.transaction():
             files.add(request.store, dataset["id"], request.user, good)
-            handler_faults.lag(request, dataset["id"], [file.id for file in good])
+            _lag(request, dataset["id"], [file.id for file in good])
             if found:
                 labels.replace_all(request.store, dataset["id"], good[0].id, found)
     except BaseException:
@@ -86,25 +91,7 @@ def _metadata(request: Request, text: str) -> str:
         found = parsed_json(text)
     except ValueError:
         found = None
-    return json.dumps(checked_metadata(request, found, "user-metadata"))
-
-
-def checked_metadata(request: Request, found: Any, name: str) -> dict[str, Any]:
-    """User metadata: an object of texts, numbers, booleans, and lists of them.
-
-    Raises:
-        Failure: 400 when it is something else.
-    """
-    if not isinstance(found, dict):
-        raise Failure(400, f"{name} must be a JSON object of keys and values.")
-    for key, value in found.items():
-        request.checked("A metadata key", key)
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str):
-                request.checked(f"The value of {key}", one, may_be_empty=True, most=4096)
-            elif not (one is None or isinstance(one, bool | int | float)) or one in {float("inf"), float("-inf")}:
-                raise Failure(400, f"The value of {key} in {name} must be a text, a number, or a list of them.")
-    return found
+    return json.dumps(request.metadata(found, "user-metadata"))
 
 
 def _label_entries(request: Request, text: str) -> list[Any]:
@@ -137,7 +124,7 @@ def listing(request: Request) -> list[dict[str, Any]]:
     if category := request.query.get("category_id"):
         condition, values = f"f.category_id = ? AND {condition}", [category, *values]
     if request.query.get("type") == "unlabeled":
-        condition = f"{UNLABELED} AND {condition}"
+        condition = f"{files.UNLABELED} AND {condition}"
     if request.query.get("parent_id") or request.query.get("parent"):
         condition = (
             f"0 AND {condition}"  # only frames of a video have a parent, and no frames are taken from videos here
@@ -250,3 +237,54 @@ def inferred(request: Request) -> Response:
         if path.name == request.path["name"] and path.parent.name == request.path["model"]:
             return FileResponse(path)
     raise Failure(404, "The picture is kept no longer.")
+
+
+_log = structlog.stdlib.get_logger(__name__)
+_FEWEST = 2
+
+
+def _upload_path(dataset_id: str) -> str:
+    return f"/datasets/{dataset_id}/files"
+
+
+def _refused(request: Request, dataset_id: str, received: list[Received]) -> list[Received]:
+    """The same files, some of them refused if that is switched on."""
+    good = [at for at, one in enumerate(received) if one.file is not None]
+    faults, path = request.server.faults, _upload_path(dataset_id)
+    if len(good) >= _FEWEST and faults.pick("POST", path, Action.PARTIAL):
+        fault = "This refusal was asked for."
+    elif good and faults.pick("POST", path, Action.NOT_STORED):
+        fault = "The file could not be stored. This refusal was asked for."
+    else:
+        return received
+    chosen = {good[at] for at in faults.some_of(len(good))} if len(good) >= _FEWEST else set(good)
+    files.discard(one.file.scratch for at, one in enumerate(received) if at in chosen and one.file)
+    return [replace(one, file=None, fault=fault) if at in chosen else one for at, one in enumerate(received)]
+
+
+def _lag(request: Request, dataset_id: str, file_ids: list[str]) -> None:
+    """Keep new files out of sight if that is switched on; call it in the transaction that adds them."""
+    if file_ids and (fault := request.server.faults.pick("POST", _upload_path(dataset_id), Action.LAG)):
+        request.store.lag(dataset_id, file_ids, fault.seconds)
+
+
+def _postponed(request: Request, dataset_id: str, work: Callable[[Request], object]) -> BackgroundTask | None:
+    """The task that carries an upload with an archive out later, if that is switched on; it takes the form over."""
+    if not any(part.start().startswith(ZIP_SIGNATURES) for part in request.form.files):
+        return None
+    fault = request.server.faults.pick("POST", _upload_path(dataset_id), Action.LATE_ZIP)
+    if fault is None:
+        return None
+    later = replace(request, form=Form(list(request.form.files), dict(request.form.fields)))
+    request.form.files.clear()
+
+    async def task() -> None:
+        try:
+            if await request.server.faults.pause(fault.seconds):
+                await run_in_threadpool(work, later)
+        except Failure as failure:  # nobody is there to be told
+            _log.info("late_zip.failed", dataset=dataset_id, fault=failure.fault)
+        finally:
+            later.form.discard()
+
+    return BackgroundTask(task)

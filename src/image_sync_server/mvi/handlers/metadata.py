@@ -10,7 +10,6 @@ from typing import Any
 from starlette.responses import Response
 
 from image_sync_server.mvi.answers import Failure, rendered, success
-from image_sync_server.mvi.handlers.files import checked_metadata
 from image_sync_server.mvi.query import file_filter, ordered
 from image_sync_server.mvi.records import datasets, files
 from image_sync_server.mvi.request import Request
@@ -40,7 +39,7 @@ def show_one(request: Request) -> dict[str, Any]:
 
 def add(request: Request) -> dict[str, Any]:
     """``POST /{file}/user-metadata``: the keys given are set, others stay."""
-    new = checked_metadata(request, request.body, "The body")
+    new = request.metadata(request.body, "The body")
     with request.store.transaction():
         file_id, metadata = _current(request)
         metadata |= new

@@ -25,6 +25,8 @@ _VIDEO = "video/mp4"
 _CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "mp4": _VIDEO}
 NO_VIDEO = f"f.content_type <> '{_VIDEO}'"
 """The condition that leaves videos out, which nothing is trained on."""
+UNLABELED = "f.category_id IS NULL AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.file_id = f.id)"
+"""A file that nothing is known of: no category, no labels."""
 
 
 @dataclass(frozen=True, slots=True)
