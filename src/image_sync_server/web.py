@@ -364,14 +364,16 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], limits: FormL
     if kind != b"multipart/form-data" or b"boundary" not in options:
         raise HTTPException(400, f"This call takes multipart/form-data with parts named {limits.file}.")
     reader = _FormReader(options[b"boundary"], limits)
-    pending = bytearray()
+    pending: list[bytes] = []
+    size = 0
     try:
         async for chunk in body:
-            pending += chunk
-            if len(pending) >= _CHUNK:
-                await run_in_threadpool(reader.write, bytes(pending))
-                pending.clear()
-        await run_in_threadpool(reader.write, bytes(pending))
+            pending.append(chunk)
+            size += len(chunk)
+            if size >= _CHUNK:
+                await run_in_threadpool(reader.write, b"".join(pending))
+                pending, size = [], 0
+        await run_in_threadpool(reader.write, b"".join(pending))
         return reader.close()
     except BaseException:
         reader.abandon()
