@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Row
 from typing import Any
 
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from image_sync_server.mvi.answers import Failure, checked_text, counted
 from image_sync_server.mvi.auth import Guard
 from image_sync_server.mvi.jobs import Jobs
 from image_sync_server.mvi.pictures import Limits
+from image_sync_server.mvi.records import datasets, files
 from image_sync_server.mvi.store import Store
 from image_sync_server.mvi.training_job import ModelCache
 from image_sync_server.web import Form
@@ -53,6 +55,24 @@ class Request:
     def store(self) -> Store:
         """The disk."""
         return self.server.store
+
+    @property
+    def dataset(self) -> Row:
+        """The dataset that the path names.
+
+        Raises:
+            Failure: 404.
+        """
+        return datasets.find(self.store, self.path["ds"])
+
+    @property
+    def file(self) -> Row:
+        """The file that the path names, in its dataset.
+
+        Raises:
+            Failure: 404.
+        """
+        return files.find(self.store, self.dataset["id"], self.path["file"])
 
     @property
     def fields(self) -> Mapping[str, Any]:

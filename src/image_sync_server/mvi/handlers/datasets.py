@@ -20,7 +20,6 @@ _EVERY = 20
 
 
 def create(request: Request) -> dict[str, Any]:
-    """``POST /datasets``."""
     name = request.text("name")
     dataset_id = datasets.create(
         request.store,
@@ -34,7 +33,6 @@ def create(request: Request) -> dict[str, Any]:
 
 
 def listing(request: Request) -> list[dict[str, Any]]:
-    """``GET /datasets``."""
     found = datasets.listing(request.store)
     if groups := request.query.get("pg_id"):
         found = [one for one in found if one.get("project_group_id") in groups.split(",")]
@@ -44,13 +42,12 @@ def listing(request: Request) -> list[dict[str, Any]]:
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /datasets/{id}``."""
     return datasets.as_json(datasets.find(request.store, request.path["ds"]))
 
 
 def change(request: Request) -> dict[str, Any]:
     """``PUT /datasets/{id}``: its project group and purpose."""
-    row = datasets.find(request.store, request.path["ds"])
+    row = request.dataset
     request.store.run(
         "UPDATE datasets SET project_group_id = ?, purpose = ? WHERE id = ?",
         request.text("project_group_id", row["project_group_id"]), request.text("purpose", row["purpose"]), row["id"],
@@ -60,7 +57,6 @@ def change(request: Request) -> dict[str, Any]:
 
 
 def delete(request: Request) -> dict[str, Any]:
-    """``DELETE /datasets/{id}``."""
     datasets.delete(request.store, request.path["ds"])
     return success()
 
@@ -72,8 +68,7 @@ def act_on_many(request: Request) -> Response:
 
 
 def act(request: Request) -> dict[str, Any]:
-    """``POST /datasets/{id}/action``."""
-    row = datasets.find(request.store, request.path["ds"])
+    row = request.dataset
     match request.text("action"):
         case "rename":
             request.store.run("UPDATE datasets SET name = ? WHERE id = ?", request.text("data"), row["id"])
@@ -116,7 +111,6 @@ def _clone(request: Request, source: str, name: str) -> str:
 
 
 def export(request: Request) -> Response:
-    """``GET /datasets/{id}/export``."""
     target = request.store.scratch()
     raw = request.query.get("raw", "").lower() == "true"
     name = archive.write_dataset(request.store, request.path["ds"], target, raw=raw)
@@ -169,19 +163,17 @@ def _fill(request: Request, source: Any, properties: dict[str, Any], dataset_id:
 
 def create_category(request: Request) -> dict[str, Any]:
     """``POST /datasets/{id}/categories``: a name that exists answers with the category that has it."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     name = request.text("name")
     return success(dataset_category_id=datasets.ensure_category(request.store, dataset["id"], name))
 
 
 def list_categories(request: Request) -> list[dict[str, Any]]:
-    """``GET /datasets/{id}/categories``."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     return ordered(datasets.list_categories(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
 def show_category(request: Request) -> dict[str, Any]:
-    """``GET /datasets/{id}/categories/{category}``."""
     datasets.find(request.store, request.path["ds"])
     return datasets.category_json(datasets.find_category(request.store, request.path["ds"], request.path["cat"]))
 
@@ -195,7 +187,6 @@ def delete_category(request: Request) -> dict[str, Any]:
 
 
 def act_on_category(request: Request) -> dict[str, Any]:
-    """``POST /datasets/{id}/categories/{category}/action``."""
     datasets.find(request.store, request.path["ds"])
     row = datasets.find_category(request.store, request.path["ds"], request.path["cat"])
     match request.text("action"):

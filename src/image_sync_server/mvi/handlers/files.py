@@ -39,7 +39,7 @@ def upload(request: Request) -> Response:
 
 
 def _store(request: Request) -> Response:
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     fields = request.form.fields
     metadata = _metadata(request, fields.get("user-metadata", ""))
     entries = _label_entries(request, fields.get("labels", ""))
@@ -119,7 +119,7 @@ def _category(request: Request, dataset_id: str) -> str | None:
 
 def listing(request: Request) -> list[dict[str, Any]]:
     """``GET``: newest first unless ``sortby`` says otherwise."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     condition, values = file_filter(request.query.get("query", ""))
     if category := request.query.get("category_id"):
         condition, values = f"f.category_id = ? AND {condition}", [category, *values]
@@ -135,14 +135,11 @@ def listing(request: Request) -> list[dict[str, Any]]:
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /{file}``."""
-    datasets.find(request.store, request.path["ds"])
-    row = files.find(request.store, request.path["ds"], request.path["file"])
+    row = request.file
     return files.as_json(row, labels.tag_lists(request.store, row["dataset_id"]).get(row["id"], []))
 
 
 def delete(request: Request) -> dict[str, Any]:
-    """``DELETE /{file}``."""
     datasets.find(request.store, request.path["ds"], fault="Unknown dataset")
     files.delete(request.store, request.path["ds"], request.path["file"])
     return success()
@@ -162,23 +159,21 @@ def act(request: Request) -> dict[str, Any]:
 
 def act_on_many(request: Request) -> Response:
     """``POST /action``: delete several."""
-    dataset_id = datasets.find(request.store, request.path["ds"])["id"]
+    dataset_id = request.dataset["id"]
     delete = partial(files.delete, request.store, dataset_id)
     return request.delete_several("files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)
 
 
 def copy(request: Request) -> Response:
-    """``POST /copy``."""
     return _transfer(request, keep=True)
 
 
 def move(request: Request) -> Response:
-    """``POST /move``."""
     return _transfer(request, keep=False)
 
 
 def _transfer(request: Request, *, keep: bool) -> Response:
-    source = datasets.find(request.store, request.path["ds"])["id"]
+    source = request.dataset["id"]
     target = datasets.find(request.store, request.text("target_dataset_id"))["id"]
     if source == target:
         raise Failure(400, "Both datasets are the same.")
@@ -197,7 +192,6 @@ _SIDE = 240
 
 
 def picture(request: Request) -> Response:
-    """``GET /uploads/{owner}/datasets/{id}/files/{file_name}``."""
     row = _row(request, request.path["name"])
     path = request.store.picture(row["dataset_id"], row["file_name"])
     return FileResponse(path, media_type=row["content_type"], headers={"X-Content-Type-Options": "nosniff"})

@@ -13,19 +13,16 @@ from image_sync_server.mvi.request import Request
 
 
 def list_tags(request: Request) -> list[dict[str, Any]]:
-    """``GET /tags``."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     return ordered(labels.tags(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
 def create_tag(request: Request) -> dict[str, Any]:
-    """``POST /tags``."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     return success(dataset_tag_id=labels.ensure_tag(request.store, dataset["id"], request.text("name")))
 
 
 def show_tag(request: Request) -> dict[str, Any]:
-    """``GET /tags/{tag}``."""
     datasets.find(request.store, request.path["ds"])
     return labels.tag_json(labels.find_tag(request.store, request.path["ds"], request.path["tag"]))
 
@@ -55,8 +52,7 @@ def act_on_tag(request: Request) -> dict[str, Any]:
 
 def show_all(request: Request) -> dict[str, Any]:
     """``GET /files/{file}/labels``: in the older form."""
-    datasets.find(request.store, request.path["ds"])
-    row = files.find(request.store, request.path["ds"], request.path["file"])
+    row = request.file
     found = labels.listing(request.store, row["dataset_id"], "l.file_id = ?", (row["id"],))
     return {
         "_id": row["id"],
@@ -69,8 +65,7 @@ def show_all(request: Request) -> dict[str, Any]:
 
 def replace_all(request: Request) -> dict[str, Any]:
     """``POST /files/{file}/labels``: instead of all that it has."""
-    datasets.find(request.store, request.path["ds"])
-    row = files.find(request.store, request.path["ds"], request.path["file"])
+    row = request.file
     entries = request.body if isinstance(request.body, list) else request.fields.get("labels")
     labels.replace_all(
         request.store, row["dataset_id"], row["id"], labelling.entries(entries, row["width"], row["height"])
@@ -79,9 +74,7 @@ def replace_all(request: Request) -> dict[str, Any]:
 
 
 def create(request: Request) -> dict[str, Any]:
-    """``POST /files/{file}/object-labels``."""
-    datasets.find(request.store, request.path["ds"])
-    row = files.find(request.store, request.path["ds"], request.path["file"])
+    row = request.file
     tag = labels.find_tag(request.store, row["dataset_id"], request.text("tag_id"))
     kind = request.text("generate_type", "manual") or "manual"
     shape = labelling.shape_of(request.fields, row["width"], row["height"])
@@ -90,7 +83,7 @@ def create(request: Request) -> dict[str, Any]:
 
 def listing(request: Request) -> list[dict[str, Any]]:
     """``GET /object-labels``, of a dataset or of one file."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     condition, values = _condition(request)
     limit, skip = page(request.query)
     return labels.listing(request.store, dataset["id"], condition, values, limit, skip)
@@ -98,7 +91,7 @@ def listing(request: Request) -> list[dict[str, Any]]:
 
 def delete_many(request: Request) -> dict[str, Any]:
     """``DELETE /object-labels``: all that the same query would list."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     condition, values = _condition(request)
     gone = labels.listing(request.store, dataset["id"], condition, values)
     with request.store.transaction() as connection:
@@ -124,7 +117,6 @@ def _condition(request: Request) -> tuple[str, tuple[Any, ...]]:
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /object-labels/{label}``."""
     datasets.find(request.store, request.path["ds"])
     return labels.as_json(labels.find(request.store, request.path["ds"], request.path["label"]))
 
@@ -148,7 +140,6 @@ def change(request: Request) -> dict[str, Any]:
 
 
 def delete(request: Request) -> dict[str, Any]:
-    """``DELETE /object-labels/{label}``."""
     datasets.find(request.store, request.path["ds"])
     row = labels.find(request.store, request.path["ds"], request.path["label"])
     request.store.run("DELETE FROM labels WHERE id = ?", row["id"])

@@ -18,18 +18,15 @@ _SEPARATORS = {"comma": ",", "pipe": "|", "": ","}
 
 
 def _current(request: Request) -> tuple[str, dict[str, Any]]:
-    datasets.find(request.store, request.path["ds"])
-    row = files.find(request.store, request.path["ds"], request.path["file"])
+    row = request.file
     return row["id"], json.loads(row["user_metadata"])
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /{file}/user-metadata``."""
     return _current(request)[1]
 
 
 def show_one(request: Request) -> dict[str, Any]:
-    """``GET /{file}/user-metadata/{key}``."""
     _, metadata = _current(request)
     key = request.path["key"]
     if key not in metadata:
@@ -68,7 +65,7 @@ _ABSENT = object()
 
 def export(request: Request) -> Response:
     """``GET /files/user-metadata``: one row a file, as comma or pipe separated text."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     separator = _SEPARATORS.get(request.query.get("format", ""))
     if separator is None:
         raise Failure(400, "format must be comma or pipe.")
@@ -88,27 +85,24 @@ def _cell(value: Any) -> Any:
 
 
 def list_keys(request: Request) -> list[dict[str, Any]]:
-    """``GET /files/user-keys``."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     return ordered(datasets.list_keys(request.store, dataset["id"]), request.query.get("sortby", ""))
 
 
 def create_key(request: Request) -> dict[str, Any]:
     """``POST /files/user-keys``; IBM's tool sends junk beside the name, which is passed over."""
-    dataset = datasets.find(request.store, request.path["ds"])
+    dataset = request.dataset
     name = request.text("name")
     datasets.create_key(request.store, dataset["id"], name, request.text("description", "", long=True))
     return success(**datasets.key_json(datasets.find_key(request.store, dataset["id"], name)))
 
 
 def show_key(request: Request) -> dict[str, Any]:
-    """``GET /files/user-keys/{name}``."""
     datasets.find(request.store, request.path["ds"])
     return datasets.key_json(datasets.find_key(request.store, request.path["ds"], request.path["key"]))
 
 
 def change_key(request: Request) -> dict[str, Any]:
-    """``PUT /files/user-keys/{name}``."""
     datasets.find(request.store, request.path["ds"])
     row = datasets.find_key(request.store, request.path["ds"], request.path["key"])
     new_name = request.text("name", row["name"]) or row["name"]

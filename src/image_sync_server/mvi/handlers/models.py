@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 def listing(request: Request) -> list[dict[str, Any]]:
-    """``GET``."""
     found = models.listing(request.store)
     for name, key in (("usage", "usage"), ("production_status", "production_status"), ("pg_id", "project_group_id")):
         if wanted := request.query.get(name):
@@ -35,7 +34,6 @@ def listing(request: Request) -> list[dict[str, Any]]:
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /{model}``."""
     return models.as_json(models.find(request.store, request.path["model"]))
 
 
@@ -69,7 +67,6 @@ def act_on_many(request: Request) -> Response:
 
 
 def export(request: Request) -> Response:
-    """``GET /{model}/export``."""
     shown = models.as_json(models.find(request.store, request.path["model"]))
     target = request.store.scratch()
     name = archive.write_model(request.store, shown, target)
@@ -119,12 +116,10 @@ def deploy(request: Request) -> dict[str, Any]:
 
 
 def list_deployments(request: Request) -> list[dict[str, Any]]:
-    """``GET /webapis``."""
     return ordered(models.deployments(request.store), request.query.get("sortby", ""))
 
 
 def show_deployment(request: Request) -> dict[str, Any]:
-    """``GET /webapis/{model}``."""
     return models.deployment_json(models.find_deployment(request.store, request.path["model"]))
 
 

@@ -27,7 +27,6 @@ def version_info(_request: Request) -> dict[str, Any]:
 
 
 def system(request: Request) -> dict[str, Any]:
-    """``GET /system``."""
     return success(
         product="image-sync embedded server",
         version=version(),
@@ -40,7 +39,6 @@ def system(request: Request) -> dict[str, Any]:
 
 
 def profiles(request: Request) -> dict[str, Any]:
-    """``GET /profiles``."""
     return success(login_user_id=request.user, apikey="", sso_entry_url="", base_image_url="/uploads")
 
 
@@ -60,7 +58,6 @@ def sign_in(request: Request) -> dict[str, Any]:
 
 
 def show_key(request: Request) -> dict[str, Any]:
-    """``GET /api-keys``."""
     key = request.server.guard.key_of(request.user)
     if key is None:
         raise Failure(404, f"User {request.user} has no API key.")
@@ -73,14 +70,12 @@ def make_key(request: Request) -> dict[str, Any]:
 
 
 def revoke_key(request: Request) -> dict[str, Any]:
-    """``DELETE /api-keys``."""
     if not request.server.guard.revoke_key(request.user):
         raise Failure(404, f"User {request.user} has no API key.")
     return success()
 
 
 def user(request: Request) -> dict[str, Any]:
-    """``GET /users/{token}``."""
     found = request.server.guard.who(request.path["token"])
     if found is None:
         raise Failure(404, "Could not find a user for this token.")

@@ -102,7 +102,6 @@ def _shown(request: Request, row: Any) -> dict[str, Any]:
 
 
 def listing(request: Request) -> list[dict[str, Any]]:
-    """``GET /dltasks``."""
     found = tasks.listing(request.store)
     if status := request.query.get("status"):
         found = [one for one in found if one["status"] in status.split(",")]
@@ -114,7 +113,6 @@ def listing(request: Request) -> list[dict[str, Any]]:
 
 
 def show(request: Request) -> dict[str, Any]:
-    """``GET /dltasks/{id}``."""
     return _shown(request, tasks.find(request.store, request.path["task"]))
 
 
@@ -180,7 +178,6 @@ def _background(request: Request) -> tuple[str, list[Any]]:
 
 
 def list_background(request: Request) -> dict[str, Any]:
-    """``GET /bgtasks``."""
     condition, values = _background(request)
     limit, skip = page(request.query)
     return {"task_list": tasks.list_background(request.store, condition, values, limit, skip)}
