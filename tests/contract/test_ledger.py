@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
 
 from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, RunState, Sighting, Stamp, WatchMode
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
-from image_sync.ledger import Ledger, exists, open_ledger
+from image_sync.ledger import Ledger, Remote, exists, open_ledger
 from image_sync.ledger.lock import Holder, Lock, holder_of
 from image_sync.ledger.moves import IllegalMove
 from image_sync.ledger.schema import metadata
@@ -920,3 +921,115 @@ def test_states_are_written_as_plain_words(ledger: Ledger) -> None:
     assert [str(state) for state in PictureState] == ["ready", "held", "claimed", "confirmed", "refused"]
     assert [str(state) for state in RunState] == ["starting", "doubtful", "running", "trained", "failed", "refused"]
     assert exists("postgresql://x/y")
+
+
+# -- what others do at the platform
+
+
+def listed(*rows: tuple[str, str, str], batch_id: str = "") -> list[Remote]:
+    """(remote id, key, category) as the platform lists them."""
+    return [Remote(remote_id, key, category, 10, 5.0, batch_id) for remote_id, key, category in rows]
+
+
+def as_told(ledger: Ledger) -> list[tuple[str, str, str]]:
+    """The listing of a platform at which everything is as this ledger told it."""
+    batch = ledger.chores.of_pictures(ledger.inventory.sample(0, 100))
+    standing = ledger.chores.standing([item.picture_id for item in batch.pictures])
+    return [
+        (standing[item.picture_id].remote_id, item.key, standing[item.picture_id].category) for item in batch.pictures
+    ]
+
+
+def test_what_is_no_longer_listed_waits_for_a_repair(ledger: Ledger) -> None:
+    """It is named, counted and not sent; a repair puts it back in line; what has no file any more is forgotten."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"), ("good/3.jpg", "c"))
+    send_everything(ledger)
+    gone(ledger, "good/3.jpg")
+    here = as_told(ledger)[0]
+    seen_now = ledger.inventory.adopt(listed(here), trained_until=None)
+    assert len(seen_now.absent) == 2
+    assert ledger.inventory.missed(seen_now.absent) == ledger.inventory.missing() == 1
+    assert state_of(ledger, "good/2.jpg") == "refused"
+    assert ledger.tally().confirmed == 1
+    ledger.inventory.request_repair()
+    assert ledger.inventory.repair_requested()
+    assert ledger.inventory.repair() == 1
+
+    assert not ledger.inventory.repair_requested()
+    assert len(send_everything(ledger)) == 1
+    assert ledger.tally().confirmed == 2
+
+
+def test_a_category_that_was_not_told_is_kept_until_it_is_told_or_taken_back(ledger: Ledger) -> None:
+    """A person's is told apart once, named, and believed to be what the platform has."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
+    send_everything(ledger)
+    told = as_told(ledger)
+    theirs = [(remote_id, key, "bad") for remote_id, key, _ in told]
+    changed = ledger.inventory.adopt(listed(*theirs), trained_until=None).changed
+    assert [category for _, category in changed] == ["bad", "bad"]
+    ledger.inventory.keep(changed)
+    ledger.inventory.keep(changed)
+    assert ledger.inventory.kept() == 2
+    assert as_told(ledger) == theirs
+    assert ledger.inventory.adopt(listed(*theirs), trained_until=None).changed == ()
+    assert ledger.chores.relabels(10) == []
+    assert [why for *_, why in ledger.history.in_state("category-changed")] == ["'bad' at the server"] * 2
+
+    assert ledger.inventory.adopt(listed(told[0], theirs[1]), trained_until=None).changed == ()
+    assert ledger.inventory.kept() == 1
+    gone(ledger, "good/2.jpg")
+    record(ledger, ("ugly/2.jpg", "b"))
+    (change,) = ledger.chores.relabels(10)
+    ledger.chores.relabelling([change.picture_id])
+    ledger.inventory.keep([(change.picture_id, "odd")])  # it is being told: what is listed meanwhile says nothing
+    ledger.chores.relabelled([change])
+    assert ledger.inventory.kept() == 0
+
+
+def test_copies_of_another_ledger_are_told_from_our_own(ledger: Ledger, opened) -> None:
+    """Under our names, with a batch id that is not ours: from then on, also after a restart, the dataset is shared."""
+    record(ledger, ("good/1.jpg", "a"))
+    send_everything(ledger)
+    ((remote_id, key, category),) = as_told(ledger)
+    rows = listed((remote_id, key, category)) + listed(("r-other", key, category), batch_id="f" * 32)
+    found = ledger.inventory.adopt(rows, trained_until=None)
+    assert (found.foreign, len(found.doubles), found.strangers) == (1, 1, 0)
+    before = ledger.inventory.shared
+    ledger.inventory.share()
+
+    assert (before, ledger.inventory.shared, opened().inventory.shared) == (False, True, True)
+
+
+def test_a_ledger_behind_the_file_beside_it_believes_the_listing(state, opened) -> None:
+    """It came from a backup: what is listed is what the platform has, and what the folders say is told anew; once."""
+    if not isinstance(state, Path):
+        pytest.skip("a database server has no file beside it")
+    first = opened()
+    first.dataset(DATASET)
+    record(first, ("good/1.jpg", "a"))
+    send_everything(first)
+    ((remote_id, key, _),) = as_told(first)
+    backup = (state / "ledger.sqlite").read_bytes()
+    first.chores.relabelling([first.inventory.sample(0, 1)[0]])
+    first.close()
+    (state / "ledger.sqlite").write_bytes(backup)
+    with Lock(state) as lock:
+        again = opened(lock=lock)
+        before = again.inventory.restored
+        assert again.inventory.adopt(listed((remote_id, key, "bad")), trained_until=None).changed == ()
+        assert [change.category for change in again.chores.relabels(10)] == ["good"]
+        assert (before, again.inventory.restored) == (True, False)
+        again.close()
+        assert not opened(lock=lock).inventory.restored
+
+
+@pytest.mark.parametrize("was", ["3 1000.0\n", "no number", ""])
+def test_the_file_beside_the_ledger_is_a_copy_when_it_was_not_written_when_it_says(state, opened, was: str) -> None:
+    """Then the whole folder came from a backup; a file that says nothing proves nothing."""
+    if not isinstance(state, Path):
+        pytest.skip("a database server has no file beside it")
+    opened().close()
+    (state / "generation").write_text(was)
+    with Lock(state) as lock:
+        assert opened(lock=lock).inventory.restored == was.startswith("3 ")
