@@ -159,6 +159,8 @@ def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: Mv
     status, shown = plant.call("status").stdout, plant.call("show", str(bare)).stdout
     assert "Needs a person" not in status
     assert "1 picture waits for its annotation" in status
+    assert "upload    0 / 1, short by 1: waits for the annotation of 1 picture" in status
+    assert "more picture" not in status
     assert "no category" in status
     assert re.search(
         r"training  2 / 2: due, waits for a label in 5 pictures; the most frequent, '\w+', is in [12]", status

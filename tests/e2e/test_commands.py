@@ -485,6 +485,41 @@ def test_retry_sends_a_refused_picture_again(plant: Plant, server: MviServer) ->
     assert len(stored(server)) == 1
 
 
+def test_when_a_refused_picture_is_tried_again_is_told(plant: Plant, server: MviServer) -> None:
+    """`show` and `status` say when, and whoever reads JSON sees the moment."""
+    path = plant.put("dark/1.jpg", picture("dark", 1))
+    server.faults.add(Fault(Action.STATUS, "POST", "/files$", count=None, status=400))
+    with plant.running():
+        plant.wait(lambda p: p.census().total.refused == 1)
+        shown, status, data = plant.call("show", str(path)), plant.call("status"), plant.status()
+
+    assert "tried again  at 20" in shown.stdout
+    assert "refused pictures are tried again from 20" in status.stdout
+    assert data["upload"]["retry_at"] > data["pictures"]["refused"] == 1
+
+
+def test_show_says_why_a_file_is_not_taken_and_what_to_do(plant: Plant) -> None:
+    """Another format, no category, a linked folder, a pattern and a folder that is left alone."""
+    plant.configure(exclude=["*_thumb.jpg"])
+    (plant.folder / "elsewhere").mkdir()
+    (plant.root / "linked").symlink_to(plant.folder / "elsewhere")
+    expected = {
+        "dark/1.tiff": "TIFF files are not taken: convert it to JPEG or PNG",
+        "flat.jpg": "move it into a folder of the watched folder that is named after its category",
+        "linked/1.jpg": "is a symbolic link to a folder, and such links are not followed",
+        "dark/1_thumb.jpg": "A pattern of `exclude` matches it",
+        "_aside/1.jpg": "Its folder is left alone",
+        "dark/notes.txt": "Only JPEG and PNG files are taken",
+        "dark/1.jpg": "It has not been looked at yet",
+    }
+    paths = [plant.put(name, b"x") for name in expected]
+    answers = one_by_one(plant, *(["show", str(path)] for path in paths))
+
+    for done, words in zip(answers, expected.values(), strict=True):
+        assert done.returncode == 2
+        assert words in " ".join(done.stderr.split())
+
+
 def test_retry_checks_quarantined_pictures_again(plant: Plant) -> None:
     """The verdict is formed anew at the next look."""
     plant.put("dark/1.jpg", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import signal
 import socket
@@ -257,6 +258,31 @@ def test_systemd_hears_no_more_of_a_daemon_whose_worker_hangs(
             daemon.communicate()
 
     assert (pings == 0) == hangs
+
+
+def test_systemd_hears_of_a_daemon_that_sends_over_a_slow_line(tmp_path: Path, plant: Plant, server: MviServer) -> None:
+    """Uploads together take longer than the patience with a worker, and the pings go on."""
+    put_some(plant, range(12))
+    plant.configure(upload={"batch_files": 1, "parallel": 1})
+    server.faults.add(Fault(Action.SLOW, "POST", "/files$", count=None, seconds=0.5))
+    address = tmp_path / "notify"
+    pings = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(str(address))
+        line.settimeout(20)
+        environ = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "400000"}
+        code = HUNG.format(hangs=False).replace("_LONG_PATIENCE = {}, 0.5", "_LONG_PATIENCE = {}, 2.5")
+        daemon = program(plant, code, "run", **environ)
+        try:
+            while plant.log() or not (plant.folder / "state").exists() or plant.tally().confirmed < 12:
+                if line.recv(4096) == b"WATCHDOG=1":
+                    pings.append(time.monotonic())
+        finally:
+            daemon.kill()
+            daemon.communicate()
+
+    assert pings[-1] - pings[0] > 4  # longer than its patience
+    assert max(later - sooner for sooner, later in itertools.pairwise(pings)) < 2
 
 
 OLD_ROWS = (

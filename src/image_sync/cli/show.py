@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,14 @@ from image_sync.cli import options
 from image_sync.cli.measure import Measure
 from image_sync.cli.progress import local
 from image_sync.cli.session import ledger_of, settings_of
+from image_sync.config import Settings
+from image_sync.daemon.assemble import watch_rules
 from image_sync.domain import Fate, RunState
 from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
 from image_sync.logs import show_path, show_text
+from image_sync.platforms import registry
+from image_sync.watcher.filters import Filter, foreign_format
 
 _MODELS = 10
 _ANNOTATED = {
@@ -46,7 +51,7 @@ def show(
         at = next((seen for one in _paths(raw, settings.folders) if (seen := ledger.history.of(one)) is not None), None)
         found = [at] if at is not None else ledger.history.matching(os.fsdecode(raw))
     if not found:
-        raise UsageError(f"nothing is known of {show_path(raw)}", hint=_why_unknown(raw, settings.folders))
+        raise UsageError(f"nothing is known of {show_path(raw)}", hint=_why_unknown(raw, settings))
     if as_json:
         rows = [_data(seen) for seen in found]
         typer.echo(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, ensure_ascii=True))
@@ -70,13 +75,47 @@ def _paths(raw: bytes, folders: tuple[Path, ...]) -> Iterator[bytes]:
             yield folder.rstrip(b"/") + b"/" + real.removeprefix(inside)
 
 
-def _why_unknown(path: bytes, folders: tuple[Path, ...]) -> str:
-    inside = any(os.path.abspath(path).startswith(os.fsencode(folder) + b"/") for folder in folders)
+def _why_unknown(path: bytes, settings: Settings) -> str:
     if not os.path.lexists(path):
         return "There is no such file; is the path right?"
-    if not inside:
-        return "It lies in none of the watched folders: " + ", ".join(str(folder) for folder in folders) + "."
-    return "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
+    folder, name = os.path.split(os.path.abspath(path))
+    roots = (os.fsencode(one) for one in settings.folders)
+    root = next((one for one in roots if (folder + b"/").startswith(one.rstrip(b"/") + b"/")), None)
+    if root is None:
+        return "It lies in none of the watched folders: " + ", ".join(map(str, settings.folders)) + "."
+    filters = Filter(watch_rules(settings, registry.make(settings, threading.Event()).describe()))
+    return _passed_over(root, folder, name, filters) or (
+        "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
+    )
+
+
+def _passed_over(root: bytes, folder: bytes, name: bytes, filters: Filter) -> str:
+    """Why the watcher does not take this file, and what to do; empty if it does."""
+    above, link = folder, b""
+    while len(above) > len(root):
+        link = above if os.path.islink(above) else link
+        above = os.path.dirname(above)
+    if link:
+        return (
+            f"{show_path(link)} is a symbolic link to a folder, and such links are not followed: "
+            "move the folder there, or add it to `folders`."
+        )
+    if os.path.islink(folder + b"/" + name):
+        return "It is a symbolic link, and such links are not followed: put the file itself there."
+    if kind := foreign_format(name):
+        return f"{kind} files are not taken: convert it to JPEG or PNG, for example with `magick mogrify -format jpg`."
+    if not filters.file(name):
+        return "Only JPEG and PNG files are taken, told by their names, and none that are hidden or temporary."
+    if filters.excluded(root, folder, name):
+        return "A pattern of `exclude` matches it: change the pattern if it should be taken."
+    if not filters.admits(root, folder):
+        return (
+            "Its folder is left alone, by a pattern of `exclude`, by `null` in `categories`, by a name that begins "
+            "with _ or . or because it lies too deep: move the file, or change the setting."
+        )
+    if filters.category(root, folder).name is None:
+        return "It has no category: move it into a folder of the watched folder that is named after its category."
+    return ""
 
 
 def _data(seen: PictureHistory) -> dict[str, Any]:
@@ -101,6 +140,18 @@ def _lines(seen: PictureHistory, measure: Measure) -> list[tuple[str, str]]:
         lines.append(("same as", f"{show_path(seen.sent_as)} in category {seen.sent_category}"))
         if seen.state == "conflict":
             lines.append(("what to do", "keep the picture in one of the two categories and delete the other copy"))
+    lines += _sent(seen)
+    if seen.training:
+        lines.append(("counted in", seen.training))
+    models = [_model(one, measure) for one in seen.models[:_MODELS]]
+    lines += [("contained in" if number == 0 else "", text) for number, text in enumerate(models)]
+    if len(seen.models) > _MODELS:
+        lines.append(("", f"and {len(seen.models) - _MODELS} older models; --json names all"))
+    return lines
+
+
+def _sent(seen: PictureHistory) -> list[tuple[str, str]]:
+    lines = []
     if seen.ready_at is not None:
         lines.append(("ready", local(seen.ready_at)))
     if seen.batch:
@@ -110,12 +161,8 @@ def _lines(seen: PictureHistory, measure: Measure) -> list[tuple[str, str]]:
         lines.append(("uploaded", f"{local(seen.confirmed_at)} as {seen.key}, id {seen.remote_id or 'unknown'}"))
         if seen.remote_category != seen.category:
             lines.append(("moving", f"from category {seen.remote_category} at the platform"))
-    if seen.training:
-        lines.append(("counted in", seen.training))
-    models = [_model(one, measure) for one in seen.models[:_MODELS]]
-    lines += [("contained in" if number == 0 else "", text) for number, text in enumerate(models)]
-    if len(seen.models) > _MODELS:
-        lines.append(("", f"and {len(seen.models) - _MODELS} older models; --json names all"))
+    if seen.retry_at is not None:
+        lines.append(("tried again", f"at {local(seen.retry_at)}"))
     return lines
 
 

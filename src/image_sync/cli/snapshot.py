@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from image_sync.cli.fates import fate_of
@@ -31,7 +31,7 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     tally, census, now = ledger.tally(), ledger.census(), time.time()
     thresholds = thresholds_of(settings, registry.make(settings, threading.Event()).describe())
     quiet_for = now - (tally.newest_ready_at or 0.0)
-    upload = upload_verdict(tally, thresholds, quiet_for=quiet_for)
+    upload = _with_waiting(upload_verdict(tally, thresholds, quiet_for=quiet_for), census.total.waiting)
     training = training_verdict(tally, thresholds, now=now)
     holder = holder_of(settings.state)
     measure = Measure.of(settings)
@@ -47,7 +47,8 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         },
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},
-        "upload": _verdict(upload, _hindered(upload, tally, troubles, running=holder is not None)),
+        "upload": _verdict(upload, _hindered(upload, tally, troubles, running=holder is not None))
+        | {"retry_at": ledger.batches.next_up()},
         "training": _verdict(training, _hindered(training, tally, troubles, running=holder is not None))
         | {
             "running": None if tally.active is None else _run(tally.active, measure),
@@ -78,6 +79,18 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
 
 def _counts(counts: Counts) -> dict[str, int]:
     return asdict(counts)
+
+
+def _with_waiting(verdict: Verdict, waiting: int) -> Verdict:
+    """The verdict where pictures wait for their annotations: then it is not new pictures that are missing."""
+    missing = verdict.need - verdict.have
+    if missing <= 0 or not waiting:
+        return verdict
+    reason = "waits for the " + ("annotation of 1 picture" if waiting == 1 else f"annotations of {waiting} pictures")
+    if missing > waiting:
+        more = missing - waiting
+        reason += f", and for {more} more {'picture' if more == 1 else 'pictures'}"
+    return replace(verdict, reason=reason)
 
 
 def _hindered(verdict: Verdict, tally: Tally, troubles: Sequence[Trouble], *, running: bool) -> str:

@@ -96,6 +96,7 @@ def _head(console: Console, seen: dict[str, Any]) -> None:
         ("dataset", f"{dataset['name']} ({dataset['id'] or 'not looked up yet'})"),
         *(("", text) for text in _others(dataset)),
         ("upload", _threshold(seen["upload"])),
+        *_retried(seen["upload"]["retry_at"]),
         ("training", _threshold(seen["training"])),
     ]
     active, last = seen["training"]["running"], seen["training"]["last"]
@@ -139,6 +140,10 @@ def _others(dataset: dict[str, Any]) -> list[str]:
             "which is kept: image-sync list --state category-changed"
         )
     return lines
+
+
+def _retried(at: float | None) -> list[tuple[str, str]]:
+    return [] if at is None else [("", f"refused pictures are tried again from {local(at)} on")]
 
 
 def _boxes(seen: dict[str, Any]) -> list[str]:

@@ -94,6 +94,7 @@ def assemble(
         watch_rules(settings, platform.describe(), once=once),
         stop,
         wake,
+        alive=alive,
     )
 
     def help_out(now: float) -> float:

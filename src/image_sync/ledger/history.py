@@ -35,6 +35,8 @@ class PictureHistory:
     claimed_at: float | None = None
     attempts: int = 0
     confirmed_at: float | None = None
+    retry_at: float | None = None
+    """When a refused picture is sent again by itself; None: only when a person asks."""
     remote_id: str = ""
     remote_category: str = ""
     training: str = ""
@@ -305,6 +307,7 @@ def _sent(content: Any) -> dict[str, Any]:
         "claimed_at": content.claimed_at,
         "attempts": content.attempts,
         "confirmed_at": content.confirmed_at,
+        "retry_at": content.retry_at,
         "remote_id": content.remote_id,
         "remote_category": content.sent_category if content.confirmed_at else "",
         "training": content.run_name or "",

@@ -44,6 +44,11 @@ _FOREIGN = {
 }
 
 
+def foreign_format(name: bytes) -> str:
+    """The format of a picture that is not taken, by the file's name; empty for every other file."""
+    return _FOREIGN.get(name.rpartition(b".")[2].lower(), "")
+
+
 def not_taken(seen: Mapping[str, int]) -> list[str]:
     """What a person should know of what was passed over, as :meth:`Filter.pass_over` counted it."""
     formats, links = {name: number for name, number in seen.items() if name and number}, seen.get("", 0)
@@ -103,7 +108,7 @@ class Filter:
         if entry.is_symlink():
             with contextlib.suppress(OSError):  # a link that leads to itself
                 seen[""] += self.folder(name) and entry.is_dir()
-        elif kind := _FOREIGN.get(name.rpartition(b".")[2].lower()):
+        elif kind := foreign_format(name):
             seen[kind] += not name.startswith(b".")
 
     def folder(self, name: bytes) -> bool:

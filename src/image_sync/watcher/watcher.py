@@ -40,6 +40,7 @@ class Watcher:
         stop: ends a step early when set, even in the middle of a large file.
         wake: called by another thread when there is something to do before the time that ``step`` returned.
         clock: Unix time, as the file system stamps files.
+        alive: called for each piece of work in a step.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Watcher:
         wake: Callable[[], None],
         *,
         clock: Callable[[], float] = time.time,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
+        self._alive = alive
         self._catalogue = catalogue
         self._rules = rules
         self._stop = stop
@@ -196,6 +199,7 @@ class Watcher:
         """Work until the step's time is over. Whether something is left to do at once."""
         began = time.perf_counter()
         while not self._stop.is_set():
+            self._alive()
             spent = time.perf_counter() - began
             if spent >= _STEP:
                 return True
