@@ -75,9 +75,9 @@ BAD = [
     ("http://[::ffff:169.254.169.254]", "is a link-local address"),
     ("http://2852039166", "has a number for a host"),
     ("http://0x7f.1", "has a number for a host"),
-    ("http://0.0.0.0:8000", "is the address of no single server"),
-    ("http://[::]", "is the address of no single server"),
-    ("http://224.0.0.1", "is the address of no single server"),
+    ("http://0.0.0.0:8000", "does not name one server"),
+    ("http://[::]", "does not name one server"),
+    ("http://224.0.0.1", "does not name one server"),
 ]
 
 

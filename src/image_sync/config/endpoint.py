@@ -100,7 +100,7 @@ def _host(parts: SplitResult) -> tuple[str, Address | None]:
         if inner.is_link_local:
             raise Mistake("is a link-local address, where cloud machines keep their secrets; name the server itself")
         if inner.is_unspecified or inner.is_multicast:
-            raise Mistake("is the address of no single server; for this machine write 127.0.0.1")
+            raise Mistake("does not name one server; for this machine write 127.0.0.1")
         return (f"[{address}]" if address.version == 6 else str(address)), inner  # noqa: PLR2004 - the IP version
     try:
         host = host.encode("ascii" if host.isascii() else "idna").decode("ascii").lower()

@@ -229,7 +229,7 @@ class MobiusPlatform:
         """Reset its tags, so that they answer no more. Their pictures are assigned anew at the next training."""
         tags = self._records.tags(model.dataset_id)
         if any(tag.start is not None and tag.start.run for tag in tags):
-            raise Refused(f"The model {model.name} is being trained", hint="Wait until that is over")
+            raise Refused(f"The model {model.name} is being trained", hint="Wait until it has ended, and try again")
         attempts = self._records.attempts()
         for tag in tags:
             if tag.trained is not None or tag.start is not None:

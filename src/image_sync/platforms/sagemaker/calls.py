@@ -116,7 +116,8 @@ class Calls:
         if len(body) > _LARGEST_BODY:
             answer["Body"].close()
             raise Transient(
-                f"{what}: it is longer than {_LARGEST_BODY} bytes", hint="image-sync wrote nothing so large"
+                f"{what}: it is longer than {_LARGEST_BODY} bytes",
+                hint="image-sync never writes an object that large; another program did",
             )
         return body
 
