@@ -200,6 +200,19 @@ def test_a_training_waits_for_changes_of_category_that_the_server_refuses(plant:
     assert sorted(categories(server).values()) == ["dark"] * 10 + ["light"] * 12
 
 
+def test_what_was_moved_while_nothing_ran_is_found_before_a_training_starts(plant: Plant, server: MviServer) -> None:
+    """Five pictures of ten moved, and the threshold is reached at once: the training has them where they are now."""
+    plant.configure(threshold={"training": 20})
+    for number in range(5):
+        shutil.move(plant.root / f"dark/dark{number:03}.jpg", plant.root / f"light/moved{number}.jpg")
+    with plant.running() as daemon:
+        plant.wait(lambda plant: bool(plant.runs()))
+        assert daemon.stop() == 0
+
+    assert sorted(categories(server).values()) == ["dark"] * 5 + ["light"] * 15
+    assert plant.events("picture.relabelled")[-1]["timestamp"] < plant.events("training.starting")[0]["timestamp"]
+
+
 def test_two_daemons_on_one_dataset_leave_one_copy_of_each_picture(tmp_path, server: MviServer) -> None:
     """Both send the same pictures at once; `status` of both says so, and what comes later is sent once."""
     plants = [Plant(tmp_path / name, server.url) for name in ("one", "two")]

@@ -81,7 +81,6 @@ def assemble(
         most_removals=settings.most_removals,
         repair=settings.repair == "auto",
     )
-    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
     watch: list[Worker] = []
 
     def wake() -> None:
@@ -96,6 +95,8 @@ def assemble(
         wake,
         alive=alive,
     )
+    # What was moved while nothing ran is found first: a training would learn it under its old category.
+    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, looked=watcher.looked)
 
     def help_out(now: float) -> float:
         return min(uploader.help(now), reconciler.help(now))

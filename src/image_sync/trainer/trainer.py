@@ -20,6 +20,7 @@ from image_sync.trainer.recipe import Recipe
 
 STAGE = "training"
 _IDLE = 5.0
+_SHORTLY = 0.5
 _LOOK_AGAIN = 15.0
 
 log = get_logger(__name__)
@@ -35,6 +36,7 @@ class Trainer:
         recipe: what.
         stop: set when the program is to end: nothing new is begun then; a running training goes on at the platform.
         clock: Unix time in seconds. monotonic: seconds, for pauses.
+        looked: whether all folders were looked at since the program began; no training starts before.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        looked: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -54,6 +57,7 @@ class Trainer:
         self._recipe = recipe
         self._stop = stop
         self._clock = clock
+        self._looked = looked
         self._next_look = 0.0
         self._absent: tuple[int, float] | None = None
         self._said = ""
@@ -95,6 +99,8 @@ class Trainer:
                 short_by=verdict.short_by,
                 reason=verdict.reason,
             )
+        if verdict.due and not self._looked():
+            return _SHORTLY
         if verdict.due:
             self._start()
             return 0.0

@@ -67,6 +67,7 @@ class Watcher:
         self._report_due: float | None = None
         self._request_due = -NEVER
         self._stepping = False
+        self._looked = False
         self._base = 0.0
         self._base_counter = time.perf_counter()
 
@@ -81,6 +82,14 @@ class Watcher:
     def complete(self) -> bool:
         """Whether every root, folder and file could be looked at."""
         return all(root.available and not root.troubles for root in self._roots.values())
+
+    def looked(self) -> bool:
+        """Whether each root was once looked at to its end, moves that were found included, or cannot be looked at."""
+        self._looked = self._looked or all(
+            root.state is RootState.UNAVAILABLE or (root.scanned and not root.departures and not root.reap)
+            for root in self._roots.values()
+        )
+        return self._looked
 
     @property
     def idle(self) -> bool:
