@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ import pytest
 from image_sync.errors import EXIT_CONFIG, EXIT_SOME_FAILED, EXIT_USAGE
 from image_sync_server.mvi.server import MviServer
 from support.daemon import PROGRAM, Plant, put_some
+from support.mvi_server import picture
 
 _AT_THE_TERMINAL = """
 import fcntl, os, sys, termios
@@ -49,6 +55,46 @@ def test_closing_the_terminal_ends_the_daemon(plant: Plant) -> None:
         process.kill()
         process.wait()
     assert not plant.status()["daemon"]["running"]
+
+
+def test_tables_fit_a_terminal_of_80_columns_and_keep_whole_names(plant: Plant) -> None:
+    """Names too long for it are folded: no line of a table is wider, and each name can be put together again."""
+    long = "a-category-with-a-remarkably-long-name-as-plants-have-them"
+    plant.configure(threshold={"training": 10}, model={"deploy": "always"})
+    for number in range(5):
+        plant.put(f"{long}/{number}.jpg", picture("dark", number))
+        plant.put(f"good/{number}.jpg", picture("light", number))
+    plant.put(f"good/{long}.jpg", b"broken")
+    assert plant.call("run", "--once").returncode == EXIT_SOME_FAILED
+    for command in (["status"], ["predict", str(plant.root / long)]):
+        lines = _on_a_terminal(plant, command, columns=80)
+        begin = next(number for number, line in enumerate(lines) if "category  " in line)
+        table = list(itertools.takewhile(str.strip, lines[begin:]))
+        column = table[0].index("category")
+        assert max(map(len, table)) <= 80, command
+        assert long in "".join(line[column:].split(" ")[0] for line in table), command
+
+
+def _on_a_terminal(plant: Plant, command: list[str], *, columns: int) -> list[str]:
+    """What the command prints on a terminal so wide, without colours."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+    words = [*PROGRAM, *command, "-c", str(plant.config)]
+    environ = {name: value for name, value in plant.environ.items() if name != "COLUMNS"} | {"TERM": "dumb"}
+    with subprocess.Popen(words, stdin=follower, stdout=follower, stderr=follower, env=environ) as process:
+        os.close(follower)
+        seen = b""
+        while True:
+            try:
+                piece = os.read(leader, 65536)
+            except OSError:  # the other side was closed
+                break
+            if not piece:
+                break
+            seen += piece
+        os.close(leader)
+    assert process.returncode in {0, EXIT_SOME_FAILED}, seen.decode()
+    return re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).replace("\r", "").split("\n")
 
 
 def test_a_service_takes_a_hangup_for_a_reload(plant: Plant) -> None:

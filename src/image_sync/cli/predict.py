@@ -181,9 +181,9 @@ def _table(answers: list[_Answer], model: Model) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False, title=Text(show_text(f"model {model.name}")), title_justify="left")
     detects = any(one.box for answer in answers for one in answer.predictions)
     table.add_column("picture", overflow="fold", min_width=20)
-    table.add_column("object" if detects else "category")
+    table.add_column("object" if detects else "category", overflow="fold")
     table.add_column("confidence", justify="right")
-    table.add_column("left, top - right, bottom" if detects else "others")
+    table.add_column("left, top - right, bottom" if detects else "others", overflow="fold")
     for answer in answers:
         name = Text(show_path(str(answer.image)))
         best = answer.predictions[0] if answer.predictions else None
