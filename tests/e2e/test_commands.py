@@ -152,6 +152,7 @@ def test_run_once_below_the_threshold_sends_nothing(plant: Plant, server: MviSer
     assert plant.call("run", "--once").returncode == 0
     assert stored(server) == []
     assert plant.status()["upload"] == {
+        "retry_at": None,
         "due": False,
         "have": 12,
         "need": 13,
