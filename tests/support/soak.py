@@ -73,6 +73,8 @@ class Outcome:
     made: int = 0
     stored: int = 0
     missing: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    """Pictures that lie in two categories and were not sent before they did: a person has to decide, as promised."""
     double: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Outcome:
             ("pictures made", self.made),
             ("at the server", self.stored),
             ("missing", len(self.missing)),
+            ("held between categories", len(self.held)),
             ("double", len(self.double)),
             ("wrong category", len(self.wrong)),
             ("never in a folder", len(self.foreign)),
@@ -365,7 +368,9 @@ class Soak:
                 on_disk.setdefault(digest, set()).add(category)
         at_server = stored_contents(self._url)
         outcome.stored = sum(map(len, at_server.values()))
-        outcome.missing = sorted(set(on_disk) - set(at_server))
+        unsent = set(on_disk) - set(at_server)
+        outcome.held = {digest for digest in unsent if len(on_disk[digest]) > 1}
+        outcome.missing = sorted(unsent - outcome.held)
         outcome.double = sorted(digest for digest, files in at_server.items() if len(files) > 1)
         outcome.foreign = sorted(set(at_server) - self._hands.ever)
         outcome.wrong = [
