@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from image_sync.config.hours import Hours, covers
-from image_sync.domain import Run, RunState, Tally, Verdict
+from image_sync.domain import Tally, Training, TrainingState, Verdict
 
 _DAY = 86_400.0
 REFUSAL_WAIT = 300.0
@@ -172,7 +172,7 @@ def _occasion(tally: Tally, thresholds: Thresholds) -> str:
     return "threshold reached"
 
 
-def _running(run: Run) -> str:
+def _running(run: Training) -> str:
     if not run.state.active or run.started_at is None:
         return f"training {run.name} is being started"
     done = f", iteration {run.iteration} of {run.iterations}" if run.iterations else ""
@@ -271,13 +271,13 @@ def _pause(tally: Tally, thresholds: Thresholds, now: float) -> tuple[float, str
     return 0.0, ""
 
 
-def _more_than(failed: Run, tally: Tally, thresholds: Thresholds) -> int:
+def _more_than(failed: Training, tally: Tally, thresholds: Thresholds) -> int:
     """How many pictures more the next training would contain than one that failed."""
     contained = sum(tally.trainable.values()) - sum(left_out(tally.trainable, thresholds).values())
     return contained - failed.pictures
 
 
-def _many_new(tally: Tally, failed: Run, thresholds: Thresholds) -> bool:
+def _many_new(tally: Tally, failed: Training, thresholds: Thresholds) -> bool:
     """Whether a training is due by the pictures alone that came after one that failed."""
     return _more_than(failed, tally, thresholds) >= thresholds.training
 
@@ -291,7 +291,7 @@ def _pause_after_failure(tally: Tally, thresholds: Thresholds, now: float) -> tu
     failed, pause, then = last, FAILURE_WAIT, "the next one starts"
     if retry is not None:
         failed, pause, then = retry, RETRY_WAIT, "it is tried once more"
-    if failed is None or failed.state is not RunState.FAILED or failed.ended_at is None:
+    if failed is None or failed.state is not TrainingState.FAILED or failed.ended_at is None:
         return None
     if _many_new(tally, failed, thresholds):
         return None
@@ -310,7 +310,7 @@ def _quiet_left(hours: Hours, now: float) -> float:
 def _fails_again(tally: Tally, thresholds: Thresholds) -> bool:
     """Whether the next training would contain no more than the last one did, which failed for good."""
     last = tally.last
-    if last is None or last.state is not RunState.FAILED or tally.retry is not None or tally.train_requested:
+    if last is None or last.state is not TrainingState.FAILED or tally.retry is not None or tally.train_requested:
         return False
     return _more_than(last, tally, thresholds) <= 0
 

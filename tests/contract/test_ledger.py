@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, RunState, Sighting, Stamp, WatchMode
+from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, Sighting, Stamp, TrainingState, WatchMode
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
 from image_sync.ledger import Ledger, Remote, exists, open_ledger
 from image_sync.ledger.lock import Holder, Lock, holder_of
@@ -643,7 +643,7 @@ def test_a_training_counts_what_it_contains(ledger: Ledger) -> None:
     assert ledger.tally().untrained == 2
     run = ledger.runs.begin("m-1", "")
     assert run is not None
-    assert (run.state, run.pictures) == (RunState.STARTING, 2)
+    assert (run.state, run.pictures) == (TrainingState.STARTING, 2)
     ledger.runs.started(run.id, "t-1")
     record(ledger, ("good/3.jpg", "c"))
     send_everything(ledger)
@@ -677,7 +677,7 @@ def test_a_training_is_followed_to_its_end(ledger: Ledger) -> None:
     assert ledger.runs.active() is None
     last = ledger.tally().last
     assert last is not None
-    assert (last.state, last.accuracy) == (RunState.TRAINED, 0.95)
+    assert (last.state, last.accuracy) == (TrainingState.TRAINED, 0.95)
     with pytest.raises(IllegalMove):
         ledger.runs.failed(run.id, "too late")
 
@@ -919,7 +919,14 @@ def test_states_are_written_as_plain_words(ledger: Ledger) -> None:
 
     assert words == {"confirmed"}
     assert [str(state) for state in PictureState] == ["ready", "held", "claimed", "confirmed", "refused"]
-    assert [str(state) for state in RunState] == ["starting", "doubtful", "running", "trained", "failed", "refused"]
+    assert [str(state) for state in TrainingState] == [
+        "starting",
+        "doubtful",
+        "running",
+        "trained",
+        "failed",
+        "refused",
+    ]
     assert exists("postgresql://x/y")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from image_sync.domain import DatasetRef, Fate, Owed, Point, Run, RunState, Sighting, Stamp
+from image_sync.domain import DatasetRef, Metric, ModelOutcome, NextStep, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger, series
 from image_sync.ledger.moves import IllegalMove
 
@@ -42,13 +42,13 @@ def put(ledger: Ledger, *places: str) -> None:
         ledger.batches.confirm(batch.id, {one.picture_id: f"r-{one.key}" for one in batch.pictures}, {})
 
 
-def begun(ledger: Ledger, name: str) -> Run:
+def begun(ledger: Ledger, name: str) -> Training:
     run = ledger.runs.begin(name, "")
     assert run is not None
     return run
 
 
-def trained(ledger: Ledger, name: str, accuracy: float | None = 0.9) -> Run:
+def trained(ledger: Ledger, name: str, accuracy: float | None = 0.9) -> Training:
     """A training that has ended, about which nothing is owed."""
     run = begun(ledger, name)
     ledger.runs.started(run.id, f"t-{name}")
@@ -86,7 +86,7 @@ def test_the_series_of_a_training(ledger: Ledger) -> None:
     found = ledger.runs.series(run.id)
 
     assert [(one.iteration, one.loss, one.accuracy) for one in found] == [(20, 0.5, 0.75), (40, 0.25, 0.75)]
-    assert isinstance(found[0], Point)
+    assert isinstance(found[0], Metric)
     assert found[0].at < found[1].at
     assert ledger.runs.series(run.id + 1) == []
 
@@ -222,26 +222,31 @@ def test_what_is_owed_after_a_training(ledger: Ledger) -> None:
     ledger.runs.trained(run.id, 0.9)
     steps = []
 
-    def owed() -> Owed:
+    def owed() -> NextStep:
         found = ledger.aftermath.owing()
         assert found is not None
         steps.append((found.owed, found.fate))
         return found.owed
 
-    assert owed() is Owed.JUDGE
+    assert owed() is NextStep.JUDGE
     with pytest.raises(IllegalMove):
         ledger.aftermath.is_deployed(run.id)
     ledger.aftermath.decided(run.id, deploy=True, reason="it is better")
-    assert owed() is Owed.DEPLOY
+    assert owed() is NextStep.DEPLOY
     assert ledger.aftermath.deployed() == []
     ledger.aftermath.is_deployed(run.id)
-    assert owed() is Owed.RETIRE
+    assert owed() is NextStep.RETIRE
     ledger.aftermath.alone(run.id)
-    assert owed() is Owed.TIDY
+    assert owed() is NextStep.TIDY
     ledger.aftermath.tidied(run.id)
 
     assert ledger.aftermath.owing() is None
-    assert [fate for _, fate in steps] == [Fate.UNDECIDED, Fate.CHOSEN, Fate.DEPLOYED, Fate.DEPLOYED]
+    assert [fate for _, fate in steps] == [
+        ModelOutcome.UNDECIDED,
+        ModelOutcome.CHOSEN,
+        ModelOutcome.DEPLOYED,
+        ModelOutcome.DEPLOYED,
+    ]
     (deployed,) = ledger.aftermath.deployed()
     assert (deployed.name, deployed.fate_reason) == ("m-1", "it is better")
 
@@ -268,7 +273,7 @@ def test_a_failed_training_is_owed_a_second_try_until_one_begins(ledger: Ledger)
     ledger.runs.failed(run.id, "no GPU", retry=True)
     retry = ledger.tally().retry
     assert retry is not None
-    assert (retry.name, retry.owed) == ("m-1", Owed.RETRY)
+    assert (retry.name, retry.owed) == ("m-1", NextStep.RETRY)
     assert ledger.aftermath.owing() is None
 
     again = begun(ledger, "m-2")
@@ -289,8 +294,8 @@ def test_trainings_are_found_by_name_and_by_task(ledger: Ledger) -> None:
 
 def test_words_of_fates_and_debts_are_part_of_the_format(ledger: Ledger) -> None:
     """The persisted words: changing one needs a migration."""
-    assert [str(fate) for fate in Fate] == [
+    assert [str(fate) for fate in ModelOutcome] == [
         "", "declined", "chosen", "deployed", "refused", "retired", "deleted", "gone",
     ]  # fmt: skip
-    assert [str(owed) for owed in Owed] == ["", "judge", "deploy", "retire", "tidy", "retry"]
-    assert [str(state) for state in RunState][-1] == "refused"
+    assert [str(owed) for owed in NextStep] == ["", "judge", "deploy", "retire", "tidy", "retry"]
+    assert [str(state) for state in TrainingState][-1] == "refused"

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from image_sync.cli import plates
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
@@ -71,7 +71,7 @@ def test_boxes_arrive_and_a_detector_is_trained(plant: Plant, server: MviServer)
     assert done.returncode == 0, done.stderr
     assert boxes_at(server) == boxes_in(plant)
     (run,) = plant.runs()
-    assert (run.state, run.pictures) == (RunState.TRAINED, 16)
+    assert (run.state, run.pictures) == (TrainingState.TRAINED, 16)
     (task,) = Caller(server.url).get("/dltasks/")
     assert (task["usage"], task["nn_arch"]) == ("cod", "frcnn")
     tally = plant.tally()
@@ -110,7 +110,7 @@ def test_spellings_that_are_one_tag_at_the_server_are_counted_as_one(plant: Plan
     assert done.returncode == 0, done.stderr
     assert plant.tally().labelled == {"Dent": 3, "dent": 2}
     assert len({label for boxes in boxes_at(server).values() for label, *_ in boxes}) == 1
-    assert [(run.state, run.pictures) for run in plant.runs()] == [(RunState.TRAINED, 5)]
+    assert [(run.state, run.pictures) for run in plant.runs()] == [(TrainingState.TRAINED, 5)]
 
 
 def test_check_does_not_count_pictures_that_have_to_wait(plant: Plant) -> None:

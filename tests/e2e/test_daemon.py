@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.fault_presets import preset
@@ -54,7 +54,7 @@ def test_thirty_pictures_become_one_model(plant: Plant, server: MviServer) -> No
     with plant.running() as daemon:
         plant.wait(lambda p: bool(p.events("daemon.started")))
         put_plates(plant, each=15)
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED])
+        plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.TRAINED])
         assert daemon.stop() == 0
 
     files = stored(server)
@@ -82,7 +82,7 @@ def test_the_second_training_continues_the_first_with_retrain(plant: Plant, serv
 
     second, first = plant.runs()
     assert (first.base, second.base) == ("", first.task_id)
-    assert [run.state for run in (first, second)] == [RunState.TRAINED, RunState.TRAINED]
+    assert [run.state for run in (first, second)] == [TrainingState.TRAINED, TrainingState.TRAINED]
 
 
 @pytest.mark.parametrize("delay", [0.6, 0.9, 1.3])
@@ -102,7 +102,7 @@ def test_killed_half_way_every_picture_is_there_once_and_one_training(
     server.faults.clear()
     with plant.running() as daemon:
         plant.wait(lambda p: len(p.events("daemon.started")) == 4)
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
+        plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.TRAINED], 60)
         assert daemon.stop() == 0
 
     files = stored(server)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync.domain import Fate, RunState
+from image_sync.domain import ModelOutcome, TrainingState
 from image_sync_server.mobius.server import MobiusServer
 from support.commands import forked, one_by_one
 from support.daemon import PROGRAM, Plant, put_plates
@@ -43,7 +43,7 @@ def test_the_demo_pictures_end_with_a_prediction_over_all_tags(plant: Plant, ser
         kept[category] = max((plant.root / category).glob("*.jpg")).replace(plant.folder / f"{category}.jpg")
     plant.configure(threshold={"upload": 12, "training": 24})
     with plant.running() as daemon:
-        plant.wait(lambda p: [run.fate for run in p.runs()] == [Fate.DEPLOYED])
+        plant.wait(lambda p: [run.fate for run in p.runs()] == [ModelOutcome.DEPLOYED])
         assert daemon.stop() == 0
 
     assert assigned(server) == in_folders(plant.root)
@@ -87,7 +87,7 @@ def test_one_training_after_another_touches_the_changed_tags_only(plant: Plant, 
     assert gone.returncode == 0, gone.stderr
     assert server.store.trained() == []
     second, first = plant.runs()
-    assert (second.base, second.state, second.iterations) == (first.task_id, RunState.TRAINED, 1)
+    assert (second.base, second.state, second.iterations) == (first.task_id, TrainingState.TRAINED, 1)
 
 
 def test_a_move_resets_the_old_tag_at_its_next_training(plant: Plant, server: MobiusServer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from image_sync.domain import Owed
+from image_sync.domain import NextStep
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support.commands import forked, one_by_one
@@ -313,7 +313,7 @@ def test_a_training_is_stopped_by_hand(plant: Plant) -> None:
         plant, ["models", "stop"], ["models", "stop", "no-such-training"], ["models", "log"]
     )
     (run,) = plant.runs()
-    assert run.owed is Owed.NOTHING
+    assert run.owed is NextStep.NOTHING
     assert "no training is running" in said(idle, 2)
     assert "no-such-training" in said(unknown, 1)
     assert "no log" in said(log, log.returncode)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from support.commands import one_by_one
 from support.daemon import PROGRAM, Plant
 from support.sagemaker import BUCKET, REGION, ROLE, Aws, as_somebody, somebody
@@ -54,7 +54,7 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
     assert done.returncode == 0, done.stderr
     (run,) = plant.runs()
     pictures = sum(1 for _ in IMAGES.glob("*/*.jpg"))
-    assert (run.state, run.pictures) == (RunState.TRAINED, pictures)
+    assert (run.state, run.pictures) == (TrainingState.TRAINED, pictures)
     assert run.accuracy is not None
     stored = [key for key in aws.listed() if "/train/" in key or "/validation/" in key]
     assert len(stored) == pictures

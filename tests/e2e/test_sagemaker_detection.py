@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from image_sync.cli import plates
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from support.annotations import HEIGHT, WIDTH, coco, voc, voc_object
 from support.commands import one_by_one
 from support.daemon import Plant
@@ -113,7 +113,7 @@ def test_drawn_boxes_become_a_detector(aws: Aws, plant: Plant) -> None:
 
     assert done.returncode == 0, done.stderr
     (run,) = plant.runs()
-    assert (run.state, run.pictures, run.accuracy) == (RunState.TRAINED, 29, 0.75)
+    assert (run.state, run.pictures, run.accuracy) == (TrainingState.TRAINED, 29, 0.75)
     (body,) = aws.control.made()
     documents, values = sent(aws, body), body["HyperParameters"]
     assert marks(documents) == drawn(plant)
@@ -136,7 +136,7 @@ def test_drawn_boxes_become_a_detector(aws: Aws, plant: Plant) -> None:
 
     assert done.returncode == 0, done.stderr
     (latest, _) = plant.runs()
-    assert (latest.state, latest.base) == (RunState.TRAINED, run.task_id)
+    assert (latest.state, latest.base) == (TrainingState.TRAINED, run.task_id)
     _, body = aws.control.made()
     assert body["InputDataConfig"][-1]["ChannelName"] == "model"
     everything = sent(aws, body)
@@ -180,4 +180,4 @@ def test_pictures_wait_for_their_boxes_and_empty_ones_are_left_out(aws: Aws, pla
     assert second["HyperParameters"]["num_training_samples"] == first["HyperParameters"]["num_training_samples"]
     kinds = {one["ChannelName"]: one["DataSource"]["S3DataSource"]["S3DataType"] for one in second["InputDataConfig"]}
     assert kinds["train" if "/train/" in key else "validation"] == "ManifestFile"
-    assert plant.runs()[0].state is RunState.TRAINED
+    assert plant.runs()[0].state is TrainingState.TRAINED

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
 from support import diary
@@ -90,7 +90,7 @@ def test_a_jump_of_the_clock_changes_no_waiting(
         put_some(plant, range(8, 16))
         plant.wait(lambda p: bool(p.events("batch.doubtful")))
         clock.jump(second)
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 30)
+        plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.TRAINED], 30)
         assert any(idle_share(daemon) < 0.3 for _ in range(6))  # what follows a training may take a moment
         assert daemon.stop() == 0
 

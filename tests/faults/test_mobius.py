@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync_server.mobius.fault_presets import Fault
 from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant, crashed
@@ -55,7 +55,7 @@ def put(plant: Plant, start: int, each: int) -> None:
 def settled(plant: Plant, trainings: int, seconds: float = 60) -> None:
     """Let the program live until so many trainings are over."""
     with plant.running() as daemon:
-        plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED] * trainings, seconds)
+        plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.TRAINED] * trainings, seconds)
         assert daemon.stop() == 0
 
 
@@ -133,7 +133,7 @@ def test_a_server_that_forgets_its_tasks(tmp_path: Path) -> None:
         put(plant, 0, 4)
         server.tasks.gate.clear()
         with plant.running() as daemon:
-            plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.RUNNING])
+            plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.RUNNING])
             assert daemon.stop() == 0
         # Nobody looks while the server is made to look as if it had been restarted between the two.
         _, second = server.tasks.all.values()
@@ -161,7 +161,7 @@ def test_the_server_is_away_while_a_training_starts(tmp_path: Path) -> None:
         with plant.running() as daemon:
             plant.wait(lambda p: bool(p.events("mobius.tag_started") and p.events("mobius.start_doubtful")), 30)
             server.faults.clear()
-            plant.wait(lambda p: [run.state for run in p.runs()] == [RunState.TRAINED], 60)
+            plant.wait(lambda p: [run.state for run in p.runs()] == [TrainingState.TRAINED], 60)
             assert daemon.stop() == 0
 
         accounted(server, plant, 1)

@@ -18,7 +18,7 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, text
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync.errors import EXIT_LEDGER, EXIT_TRY_LATER
 from image_sync.ledger import migrations, open_ledger
 from image_sync.ledger.database import FILE
@@ -117,7 +117,7 @@ def test_killed_at_system_calls_of_every_thread_it_ends_well(plant: Plant, serve
     done = plant.call("run", "--once")
     assert done.returncode == 0, done.stderr
     each_once(plant, server, 16)
-    assert [run.state for run in plant.runs()] == [RunState.TRAINED]
+    assert [run.state for run in plant.runs()] == [TrainingState.TRAINED]
     assert len(Caller(server.url).get("/dltasks/")) == 1
 
 
@@ -138,7 +138,7 @@ def test_killed_at_each_system_call_it_ends_well(tmp_path: Path, thread: str, ca
             done = plant.call("run", "--once")
             assert done.returncode == 0, done.stderr
             each_once(plant, server, 10)
-            assert [run.state for run in plant.runs()] == [RunState.TRAINED]
+            assert [run.state for run in plant.runs()] == [TrainingState.TRAINED]
             assert len(Caller(server.url).get("/dltasks/")) == 1
         if not killed:
             break

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from support.daemon import Plant
 from support.mvi_server import picture
 from support.resources import LONG
@@ -66,7 +66,7 @@ def all_is_well(aws: Aws, plant: Plant) -> None:
     """Each picture is one object, known to the ledger; one job was made for one run; the model is there."""
     (run,) = plant.runs()
     assert len(stored(aws)) == plant.tally().confirmed == 24
-    assert (run.state, run.pictures) == (RunState.TRAINED, 24)
+    assert (run.state, run.pictures) == (TrainingState.TRAINED, 24)
     assert list(aws.control.jobs) == [run.task_id]
     assert plant.census().total.refused == 0
 
@@ -141,8 +141,8 @@ def judged(aws: Aws, plant: Plant) -> None:
     """The bucket holds what the folders hold, once and under its category; each training is one job, each was due."""
     there, here = in_bucket(aws), in_folders(plant)
     assert there == here, f"{len(there)} for {len(here)}: {sorted(set(there) ^ set(here))}"
-    runs = [run for run in plant.runs() if run.state is not RunState.REFUSED]
-    assert {run.state for run in runs} == {RunState.TRAINED}
+    runs = [run for run in plant.runs() if run.state is not TrainingState.REFUSED]
+    assert {run.state for run in runs} == {TrainingState.TRAINED}
     assert sorted(aws.control.jobs) == sorted(run.task_id for run in runs)
     threshold = plant.document["threshold"]["training"]
     with ledger_of(settings_of(plant.config)) as ledger, ledger._book.db.reading() as tx:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from image_sync.domain import Batch, BatchState, DatasetRef, PictureState, RunState, Sighting, Stamp
+from image_sync.domain import Batch, BatchState, DatasetRef, PictureState, Sighting, Stamp, TrainingState
 from image_sync.ledger import Ledger, open_ledger
 from support import temporary
 
@@ -357,7 +357,7 @@ class LedgerModel(RuleBasedStateMachine):
             runs.started(self.run, f"t-{self.run}")
             self.run_started = True
         elif how == "doubt":
-            if state.state is RunState.STARTING:
+            if state.state is TrainingState.STARTING:
                 runs.doubt(self.run, not_before=0)
         else:
             (runs.refused(self.run, "no") if how == "refused" else runs.abandon(self.run))

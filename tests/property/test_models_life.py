@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from image_sync.domain import Fate, Owed, RunState, Tally
+from image_sync.domain import ModelOutcome, NextStep, Tally, TrainingState
 from image_sync.errors import Refused
 from property.test_whole_system import DEEP, OFFLINE, SEARCH, WholeSystem, afterwards
 from support.model import World
@@ -30,17 +30,17 @@ class LivingWorld(World):
 
     def _check_trainings(self, tally: Tally) -> None:
         super()._check_trainings(tally)
-        rows = [row for row in self.runs() if row["state"] == RunState.TRAINED]
-        assert {row["owed"] for row in rows} <= {Owed.NOTHING}, "something is still owed"
-        served = [row["task_id"] for row in rows if row["fate"] == Fate.DEPLOYED]
+        rows = [row for row in self.runs() if row["state"] == TrainingState.TRAINED]
+        assert {row["owed"] for row in rows} <= {NextStep.NOTHING}, "something is still owed"
+        served = [row["task_id"] for row in rows if row["fate"] == ModelOutcome.DEPLOYED]
         assert set(served) == self.remote._deployed, "the ledger and the platform disagree on what is deployed"
         assert len(served) <= 1, "two models are deployed"
-        refused = {row["task_id"] for row in rows if row["fate"] == Fate.REFUSED}
+        refused = {row["task_id"] for row in rows if row["fate"] == ModelOutcome.REFUSED}
         assert not rows or rows[-1]["task_id"] in {*served, *refused}, "the newest model is not deployed"
         there = {model.id for model in self.remote.models(self.remote.ensure_dataset("parts"))}
         kept = {rows[-1]["task_id"], *served} if rows else set()
         assert kept <= there, "a model that is to be kept is gone"
-        gone = {row["task_id"] for row in rows if row["fate"] == Fate.DELETED}
+        gone = {row["task_id"] for row in rows if row["fate"] == ModelOutcome.DELETED}
         assert not gone & there, "a model that was deleted is there"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.domain import Census, Run, Tally
+from image_sync.domain import Census, Tally, Training
 from image_sync.ledger import exists
 from support.mvi_server import Caller, picture
 
@@ -103,7 +103,7 @@ class Plant:
         with ledger_of(settings_of(self.config)) as ledger:
             return ledger.census()
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Training]:
         """The trainings that the ledger knows, newest first."""
         with ledger_of(settings_of(self.config)) as ledger:
             return ledger.runs.history()

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from image_sync.domain import DatasetRef, PictureState, RunState, Tally
+from image_sync.domain import DatasetRef, PictureState, Tally, TrainingState
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Item, Outcome, Platform, RemotePicture, Shipment, TrainingPlan
@@ -628,11 +628,11 @@ class World:
         self._check_trainings(tally)
 
     def _check_trainings(self, tally: Tally) -> None:
-        runs = [row for row in self.runs() if row["state"] != RunState.REFUSED]
+        runs = [row for row in self.runs() if row["state"] != TrainingState.REFUSED]
         names = Counter(plan.name for plan in self.remote.plans.values())
         assert all(count == 1 for count in names.values()), f"two trainings of one name: {names}"
         assert {row["task_id"] for row in runs} == set(self.remote.plans), "ledger and platform disagree on trainings"
-        assert {row["state"] for row in runs} <= {RunState.TRAINED, RunState.FAILED}, runs
+        assert {row["state"] for row in runs} <= {TrainingState.TRAINED, TrainingState.FAILED}, runs
         most = len(self.confirmed) // self.training_threshold
         assert len(self.remote.plans) <= most, f"{len(self.remote.plans)} trainings for {len(self.confirmed)} pictures"
         verdict = training_verdict(tally, self.process.thresholds, now=self.unix)

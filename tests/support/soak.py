@@ -21,7 +21,7 @@ from typing import Any
 import requests
 
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync.ledger import exists
 from image_sync.ledger.batches import PAUSES
 from support.daemon import Daemon, Plant
@@ -389,7 +389,7 @@ class Soak:
         outcome, threshold = self._outcome, self._plan.threshold
         tasks = self._tasks()
         with ledger_of(settings_of(self.plant.config)) as ledger:
-            runs = [run for run in ledger.runs.history(_MOST) if run.state is not RunState.REFUSED]
+            runs = [run for run in ledger.runs.history(_MOST) if run.state is not TrainingState.REFUSED]
             untrained = ledger.tally().untrained
             with ledger._book.db.reading() as tx:
                 rows = tx.exec_driver_sql("SELECT run_id, count(*) FROM picture WHERE run_id > 0 GROUP BY run_id")

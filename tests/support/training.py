@@ -7,11 +7,11 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from image_sync.domain import DatasetRef, Run, RunState, Sighting, Stamp
+from image_sync.domain import DatasetRef, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Item, Model, Shipment, TrainingPlan
 from image_sync.platforms.memory import MemoryPlatform
-from image_sync.platforms.memory.stored import Training
+from image_sync.platforms.memory.stored import StoredTraining
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
 from support import temporary
@@ -45,7 +45,7 @@ class Graded(MemoryPlatform):
         super().delete_model(model)
         self.diary.append(f"delete {model.id}")
 
-    def _seen(self, training: Training) -> Model:
+    def _seen(self, training: StoredTraining) -> Model:
         seen = super()._seen(training)
         return replace(seen, accuracy=self.accuracies.get(seen.id))
 
@@ -117,13 +117,13 @@ class World:
         self.now += seconds
         self.unix += seconds
 
-    def train(self, accuracy: float | None = None) -> Run:
+    def train(self, accuracy: float | None = None) -> Training:
         """One more training to its end, with all that follows it."""
         self.platform.next_accuracy = accuracy
         self.upload(*ENOUGH)
         self.work()
         run = self.ledger.runs.history(1)[0]
-        assert run.state is RunState.TRAINED
+        assert run.state is TrainingState.TRAINED
         return run
 
     def train_elsewhere(self, name: str, *, accuracy: float | None = None, finished: bool = True) -> str:
@@ -135,6 +135,6 @@ class World:
         return task_id
 
     @property
-    def runs(self) -> list[RunState]:
+    def runs(self) -> list[TrainingState]:
         """The states of all trainings, newest first."""
         return [run.state for run in self.ledger.runs.history()]

@@ -15,7 +15,7 @@ from PIL import Image
 from image_sync.cli.draw_boxes import mark, save
 from image_sync.cli.measure import Measure
 from image_sync.config import parse
-from image_sync.domain import Box, DatasetRef, Fate, Point, Run, RunState
+from image_sync.domain import Box, DatasetRef, Metric, ModelOutcome, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.platforms.base import Prediction
 
@@ -97,19 +97,19 @@ def test_names_of_marked_pictures(tmp_path: Path) -> None:
         save(picture, Path("x.jpg"), tmp_path / "file", set())
 
 
-def run(number: int, **values) -> Run:
+def run(number: int, **values) -> Training:
     base: dict[str, Any] = {
-        "state": RunState.TRAINED,
+        "state": TrainingState.TRAINED,
         "pictures": 50 * number,
         "accuracy": 0.7,
         "iterations": 100,
         "iteration": 100,
     }
     times = {"created_at": 1e9 + number, "started_at": 1e9 + number, "ended_at": 1e9 + number + 90}
-    return Run(id=number, name=f"m$_{number}\n", dataset=DatasetRef("d", "d"), **(base | times | values))
+    return Training(id=number, name=f"m$_{number}\n", dataset=DatasetRef("d", "d"), **(base | times | values))
 
 
-SERIES = [Point(1e9 + n, n * 10, 1 / n, None if n < 3 else n / 12) for n in range(1, 11)]
+SERIES = [Metric(1e9 + n, n * 10, 1 / n, None if n < 3 else n / 12) for n in range(1, 11)]
 SORTED = Measure("accuracy", 0.2)
 
 
@@ -118,7 +118,7 @@ def test_no_curve_is_said_instead_of_drawn(tmp_path: Path) -> None:
     from image_sync.cli.models import charts
 
     with pytest.raises(UsageError, match="there is no curve"):
-        charts.training(run(3, accuracy=None), [Point(1e9, 0, None, None)], SORTED, tmp_path / "none.png")
+        charts.training(run(3, accuracy=None), [Metric(1e9, 0, None, None)], SORTED, tmp_path / "none.png")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -148,8 +148,8 @@ def test_a_training_is_drawn(tmp_path: Path, suffix: str) -> None:
     from image_sync.cli.models import charts
 
     charts.training(run(1, base="id-7"), SERIES, SORTED, tmp_path / f"many{suffix}")
-    charts.training(run(2, state=RunState.RUNNING, accuracy=None), SERIES[:1], SORTED, tmp_path / f"one{suffix}")
-    charts.training(run(3, iterations=0), [Point(1e9, 0, None, None)], SORTED, tmp_path / f"none{suffix}")
+    charts.training(run(2, state=TrainingState.RUNNING, accuracy=None), SERIES[:1], SORTED, tmp_path / f"one{suffix}")
+    charts.training(run(3, iterations=0), [Metric(1e9, 0, None, None)], SORTED, tmp_path / f"none{suffix}")
 
     for path in tmp_path.iterdir():
         assert path.stat().st_size > 2000
@@ -166,7 +166,9 @@ def test_a_drawn_training_says_what_it_shows(tmp_path: Path) -> None:
 
     with mpl.rc_context({"svg.fonttype": "none"}):
         charts.training(run(1, base="id-7", base_name="m-0"), SERIES, SORTED, tmp_path / "t.svg")
-        charts.models([run(1), run(2, fate=Fate.DEPLOYED), run(3, accuracy=None)], "plates", SORTED, tmp_path / "m.svg")
+        charts.models(
+            [run(1), run(2, fate=ModelOutcome.DEPLOYED), run(3, accuracy=None)], "plates", SORTED, tmp_path / "m.svg"
+        )
 
     training, models = ((tmp_path / name).read_text() for name in ("t.svg", "m.svg"))
     for words in ("iteration", "loss", "accuracy on held-out pictures", "100%", "70.0%", "continues from m-0", "1e+"):

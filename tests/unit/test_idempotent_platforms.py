@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import RunState
+from image_sync.domain import TrainingState
 from image_sync.errors import Ambiguous
 from image_sync.platforms.base import RemotePicture, TrainingPlan
 from image_sync.tracker import Thresholds
@@ -91,6 +91,6 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
         world.pass_time(16)
 
     (run,) = world.ledger.runs.history()
-    assert (run.state, run.task_id) == (RunState.RUNNING, "task-1")
+    assert (run.state, run.task_id) == (TrainingState.RUNNING, "task-1")
     assert len({plan.name for plan in plans}) == 1
     assert [len(each) for each in contents] == [10, 10, 10]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import Fate, Owed, RunState
+from image_sync.domain import ModelOutcome, NextStep, TrainingState
 from image_sync.errors import Refused, Transient, Unauthorised
 from image_sync.platforms.base import Model
 from image_sync.trainer import Recipe
@@ -26,7 +26,7 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-def fates(world: World) -> list[Fate]:
+def fates(world: World) -> list[ModelOutcome]:
     """Oldest first."""
     return [run.fate for run in reversed(world.ledger.runs.history())]
 
@@ -75,7 +75,7 @@ def test_by_default_nothing_is_deployed_and_nothing_is_asked(world: World) -> No
     """The decision and its reason are written down all the same."""
     run = world.train(0.9)
 
-    assert (run.fate, run.fate_reason, run.owed) == (Fate.DECLINED, 'model.deploy is "never"', Owed.NOTHING)
+    assert (run.fate, run.fate_reason, run.owed) == (ModelOutcome.DECLINED, 'model.deploy is "never"', NextStep.NOTHING)
     assert world.platform.diary == []
     assert not {"deploy", "models"} & {name for name, count in world.platform.calls.items() if count}
 
@@ -87,7 +87,7 @@ def test_where_models_always_answer_that_is_what_is_told(world: World) -> None:
     world.train(0.9)
     world.train(0.8)
 
-    assert fates(world) == [Fate.RETIRED, Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.RETIRED, ModelOutcome.DEPLOYED]
     assert world.ledger.runs.history()[0].fate_reason == "it answers as soon as it is trained"
 
 
@@ -96,7 +96,7 @@ def test_the_better_model_is_deployed_and_replaces_the_old_one(world: World) -> 
     world.stage(deploy="better", min_gain=0.01)
     first, worse, better = world.train(0.8), world.train(0.8), world.train(0.82)
 
-    assert fates(world) == [Fate.RETIRED, Fate.DECLINED, Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.RETIRED, ModelOutcome.DECLINED, ModelOutcome.DEPLOYED]
     assert world.platform.diary == [
         f"deploy {first.task_id}",
         f"deploy {better.task_id}",
@@ -133,10 +133,10 @@ def test_a_platform_that_fails_in_between_is_asked_again(world: World, call: str
     world.work(600)
 
     assert deployed(world) == [third.name]
-    assert fates(world) == [Fate.DELETED, Fate.DELETED, Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.DELETED, ModelOutcome.DELETED, ModelOutcome.DEPLOYED]
     assert [found.name for found in world.platform.models(world.dataset)] == [third.name]
     assert world.ledger.troubles() == []
-    assert {first.owed, second.owed} == {Owed.NOTHING}
+    assert {first.owed, second.owed} == {NextStep.NOTHING}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_crash_in_between_is_made_good_after_the_restart(world: World, call: s
     world.work()
 
     new, old = world.ledger.runs.history()
-    assert (new.fate, new.owed, old.fate) == (Fate.DEPLOYED, Owed.NOTHING, Fate.DELETED)
+    assert (new.fate, new.owed, old.fate) == (ModelOutcome.DEPLOYED, NextStep.NOTHING, ModelOutcome.DELETED)
     assert deployed(world) == [new.name]
     assert [found.name for found in world.platform.models(world.dataset)] == [new.name]
     assert world.platform.calls["start_training"] == 2
@@ -181,18 +181,18 @@ def test_the_old_model_stays_until_the_new_one_is_ready(world: World) -> None:
     world.work(60)
 
     run = world.ledger.runs.history(1)[0]
-    assert (run.state, run.fate, run.owed) == (RunState.TRAINED, Fate.CHOSEN, Owed.DEPLOY)
+    assert (run.state, run.fate, run.owed) == (TrainingState.TRAINED, ModelOutcome.CHOSEN, NextStep.DEPLOY)
     assert deployed(world) == [old.name]
     (trouble,) = world.ledger.troubles()
     assert (trouble.stage, trouble.what) == ("models", "it is still starting")
     assert not world.trainer.keeper.busy
     world.upload(*ENOUGH)
     world.work(60)
-    assert world.runs == [RunState.TRAINED] * 3
+    assert world.runs == [TrainingState.TRAINED] * 3
     world.work(3000)
 
     assert deployed(world) == [world.ledger.runs.history(1)[0].name]
-    assert fates(world) == [Fate.RETIRED, Fate.RETIRED, Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.RETIRED, ModelOutcome.RETIRED, ModelOutcome.DEPLOYED]
 
 
 def test_a_person_who_changes_the_setting_is_obeyed(world: World) -> None:
@@ -205,7 +205,7 @@ def test_a_person_who_changes_the_setting_is_obeyed(world: World) -> None:
     world.work(10)
 
     (run,) = world.ledger.runs.history()
-    assert (run.fate, run.owed) == (Fate.DECLINED, Owed.NOTHING)
+    assert (run.fate, run.owed) == (ModelOutcome.DECLINED, NextStep.NOTHING)
     assert "changed" in run.fate_reason
     assert world.ledger.troubles() == []
     assert deployed(world) == []
@@ -219,7 +219,7 @@ def test_a_platform_that_will_not_deploy_is_believed(world: World) -> None:
     new = world.train()
     world.work(1000)
 
-    assert (new.fate, new.fate_reason) == (Fate.REFUSED, "no GPU is free")
+    assert (new.fate, new.fate_reason) == (ModelOutcome.REFUSED, "no GPU is free")
     assert deployed(world) == [old.name]
     assert world.platform.calls["deploy"] == 2
 
@@ -230,10 +230,10 @@ def test_a_platform_that_no_longer_accepts_us_has_not_refused_the_model(world: W
     world.platform.fail_next("deploy", Unauthorised("who are you"), times=5)
     world.upload(*ENOUGH)
     world.work(60)
-    assert world.ledger.runs.history(1)[0].fate is Fate.CHOSEN
+    assert world.ledger.runs.history(1)[0].fate is ModelOutcome.CHOSEN
     world.work(600)
 
-    assert fates(world) == [Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.DEPLOYED]
 
 
 def test_a_model_that_appears_late_or_never(world: World) -> None:
@@ -243,15 +243,15 @@ def test_a_model_that_appears_late_or_never(world: World) -> None:
     world.platform.model_of = lambda task_id: None  # type: ignore[method-assign]
     world.upload(*ENOUGH)
     world.work(60)
-    assert world.ledger.runs.history(1)[0].fate is Fate.CHOSEN
+    assert world.ledger.runs.history(1)[0].fate is ModelOutcome.CHOSEN
     world.platform.model_of = model_of  # type: ignore[method-assign]
     world.work(600)
-    assert fates(world) == [Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.DEPLOYED]
     world.upload(*ENOUGH)
     world.platform.model_of = lambda task_id: None  # type: ignore[method-assign]
     world.work(3000)
 
-    assert fates(world) == [Fate.DEPLOYED, Fate.GONE]
+    assert fates(world) == [ModelOutcome.DEPLOYED, ModelOutcome.GONE]
 
 
 def test_keeping_the_newest_the_deployed_and_the_best(world: World) -> None:
@@ -268,7 +268,7 @@ def test_keeping_the_newest_the_deployed_and_the_best(world: World) -> None:
     there = [model.name for model in world.platform.models(world.dataset)]
     assert there == [rest[3].name, rest[2].name, served.name, best.name]
     assert [line["model"] for line in lines if line["event"] == "model.deleted"] == [rest[0].name, rest[1].name]
-    assert fates(world)[2:4] == [Fate.DELETED, Fate.DELETED]
+    assert fates(world)[2:4] == [ModelOutcome.DELETED, ModelOutcome.DELETED]
     assert "model.keep is 2" in world.ledger.runs.history()[3].fate_reason
 
 
@@ -306,10 +306,10 @@ def test_a_model_that_cannot_be_deleted_is_left(world: World) -> None:
     with capture_logs() as lines:
         world.train(0.6)
 
-    assert fates(world) == [Fate.DECLINED, Fate.DECLINED]
+    assert fates(world) == [ModelOutcome.DECLINED, ModelOutcome.DECLINED]
     assert [line["error"] for line in lines if line["event"] == "model.not_deleted"] == ["it is in use"]
     world.train(0.7)
-    assert fates(world) == [Fate.DELETED, Fate.DELETED, Fate.DECLINED]
+    assert fates(world) == [ModelOutcome.DELETED, ModelOutcome.DELETED, ModelOutcome.DECLINED]
 
 
 def test_after_stop_nothing_more_is_done(world: World) -> None:
@@ -330,4 +330,4 @@ def test_after_stop_nothing_more_is_done(world: World) -> None:
     world.stage(deploy="always")
     world.work()
 
-    assert fates(world) == [Fate.DEPLOYED]
+    assert fates(world) == [ModelOutcome.DEPLOYED]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_sync.domain import DatasetRef, Run, RunState, Tally
+from image_sync.domain import DatasetRef, Tally, Training, TrainingState
 from image_sync.tracker import (
     REFUSAL_WAIT,
     RETRY_WAIT,
@@ -28,8 +28,8 @@ RULES = Thresholds(upload=12, training=24, quiet=10, max_wait=300)
 ENOUGH = {"good": 20, "scratch": 20}
 
 
-def run(state: RunState, **values) -> Run:
-    return Run(id=1, name="m-1", state=state, dataset=DatasetRef("d", "d"), **values)
+def run(state: TrainingState, **values) -> Training:
+    return Training(id=1, name="m-1", state=state, dataset=DatasetRef("d", "d"), **values)
 
 
 def test_below_the_upload_threshold_it_says_how_many_are_missing() -> None:
@@ -122,7 +122,7 @@ def test_what_is_due_is_not_short_of_anything() -> None:
 
 def test_a_failed_training_is_followed_by_another_only_with_new_pictures() -> None:
     """Its pictures count again; without new ones nothing is paid twice, with them an hour is waited; asked, at once."""
-    failed = run(RunState.FAILED, pictures=40, started_at=NOW - 100, ended_at=NOW, reason="bad labels")
+    failed = run(TrainingState.FAILED, pictures=40, started_at=NOW - 100, ended_at=NOW, reason="bad labels")
     same = Tally(untrained=24, trainable=ENOUGH, last=failed)
     more = replace(same, untrained=25, trainable={"good": 21, "scratch": 20})
 
@@ -201,7 +201,7 @@ def test_a_scarce_category_is_left_out_where_the_platform_can_and_told() -> None
 
 def test_one_training_at_a_time() -> None:
     """While one runs, the next waits, and says how far the first is."""
-    active = run(RunState.RUNNING, started_at=NOW, iteration=40, iterations=1500)
+    active = run(TrainingState.RUNNING, started_at=NOW, iteration=40, iterations=1500)
 
     verdict = training_verdict(Tally(untrained=99, trainable=ENOUGH, active=active), RULES, now=NOW)
 
@@ -211,7 +211,7 @@ def test_one_training_at_a_time() -> None:
 
 def test_a_training_whose_start_is_unknown_blocks_the_next() -> None:
     """A start that was not confirmed may have worked."""
-    active = run(RunState.DOUBTFUL)
+    active = run(TrainingState.DOUBTFUL)
 
     verdict = training_verdict(Tally(untrained=99, trainable=ENOUGH, active=active), RULES, now=NOW)
 
@@ -221,7 +221,7 @@ def test_a_training_whose_start_is_unknown_blocks_the_next() -> None:
 
 def test_cooldown_keeps_trainings_apart() -> None:
     """The next training waits until `model.cooldown` seconds after the start of the last."""
-    last = run(RunState.TRAINED, started_at=NOW - 100)
+    last = run(TrainingState.TRAINED, started_at=NOW - 100)
     rules = replace(RULES, cooldown=3600)
 
     verdict = training_verdict(Tally(untrained=99, trainable=ENOUGH, last=last), rules, now=NOW)
@@ -243,7 +243,7 @@ def test_max_per_day_limits_the_starts_of_24_hours() -> None:
 
 def test_a_refused_training_is_not_asked_for_again_at_once() -> None:
     """After a refusal it waits, tells the platform's words, and then tries again."""
-    refusal = run(RunState.REFUSED, ended_at=NOW - 60, reason="no GPU is free")
+    refusal = run(TrainingState.REFUSED, ended_at=NOW - 60, reason="no GPU is free")
     tally = Tally(untrained=24, trainable=ENOUGH, refusal=refusal)
 
     verdict = training_verdict(tally, RULES, now=NOW)
@@ -316,7 +316,7 @@ def test_quiet_hours_hold_for_a_training_that_a_person_asks_for() -> None:
 
 def test_a_failure_that_passes_is_due_again_after_a_while() -> None:
     """No threshold is needed; the pauses between trainings hold; the reason names the failure."""
-    failed = run(RunState.FAILED, pictures=40, ended_at=NOW - 60, started_at=NOW - 90, reason="no GPU is free")
+    failed = run(TrainingState.FAILED, pictures=40, ended_at=NOW - 60, started_at=NOW - 90, reason="no GPU is free")
     tally = Tally(untrained=3, trainable=ENOUGH, retry=failed, last=failed)
 
     soon = training_verdict(tally, RULES, now=NOW)
@@ -334,7 +334,7 @@ def test_a_failure_that_passes_is_due_again_after_a_while() -> None:
 
 def test_new_pictures_do_not_wait_for_the_second_try() -> None:
     """At the threshold a training is due in any case: it is the second try."""
-    failed = run(RunState.FAILED, ended_at=NOW - 60, reason="no GPU is free")
+    failed = run(TrainingState.FAILED, ended_at=NOW - 60, reason="no GPU is free")
 
     verdict = training_verdict(Tally(untrained=24, confirmed=24, trainable=ENOUGH, retry=failed), RULES, now=NOW)
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import RunState, Sighting, Stamp
+from image_sync.domain import Sighting, Stamp, TrainingState
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
 from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
 from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Thresholds
@@ -29,7 +29,7 @@ def test_a_training_is_started_once_and_followed_to_its_end(world: World) -> Non
     world.work()
 
     (run,) = world.ledger.runs.history()
-    assert (run.state, run.name, run.pictures) == (RunState.TRAINED, "plates-20260101-000000", 10)
+    assert (run.state, run.name, run.pictures) == (TrainingState.TRAINED, "plates-20260101-000000", 10)
     assert (run.iteration, run.iterations) == (3, 3)
     assert world.platform.calls["start_training"] == 1
     assert world.ledger.tally().untrained == 0
@@ -174,11 +174,11 @@ def test_a_refused_start_is_told_and_tried_again_later(world: World) -> None:
     world.platform.fail_next("start_training", Refused("no GPU is free"))
     world.upload(*ENOUGH)
     world.work(REFUSAL_WAIT - 60)
-    assert world.runs == [RunState.REFUSED]
+    assert world.runs == [TrainingState.REFUSED]
     assert "no GPU is free" in world.trainer.verdict().reason
     world.work(300)
 
-    assert world.runs == [RunState.TRAINED, RunState.REFUSED]
+    assert world.runs == [TrainingState.TRAINED, TrainingState.REFUSED]
 
 
 def test_a_server_that_cannot_be_reached_leaves_no_trace(world: World) -> None:
@@ -190,7 +190,7 @@ def test_a_server_that_cannot_be_reached_leaves_no_trace(world: World) -> None:
     assert world.ledger.troubles()[0].stage == "training"
     world.work()
 
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
     assert world.ledger.troubles() == []
 
 
@@ -201,7 +201,7 @@ def test_a_start_whose_answer_was_lost_is_found_by_name(world: World) -> None:
     world.work()
 
     assert world.platform.calls["start_training"] == 1
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_a_start_that_never_arrived_is_repeated_after_the_grace_time(world: World) -> None:
@@ -214,7 +214,7 @@ def test_a_start_that_never_arrived_is_repeated_after_the_grace_time(world: Worl
     world.work(120)
 
     assert world.platform.calls["start_training"] == 2
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_after_a_crash_between_writing_down_and_starting_the_platform_is_asked(world: World) -> None:
@@ -226,7 +226,7 @@ def test_after_a_crash_between_writing_down_and_starting_the_platform_is_asked(w
     world.work(700)
 
     assert world.platform.calls["start_training"] == 1
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_a_failed_training_is_told_with_the_platforms_reason(world: World) -> None:
@@ -236,7 +236,7 @@ def test_a_failed_training_is_told_with_the_platforms_reason(world: World) -> No
     world.work(2 * RETRY_WAIT)
 
     (run,) = world.ledger.runs.history()
-    assert (run.state, run.reason) == (RunState.FAILED, "stopped on request")
+    assert (run.state, run.reason) == (TrainingState.FAILED, "stopped on request")
     assert world.platform.calls["start_training"] == 1
 
 
@@ -278,7 +278,7 @@ def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> 
     progress = world.platform.progress
     world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="No GPU is free")  # type: ignore[method-assign]
     world.work(RETRY_WAIT - 100)
-    assert world.runs == [RunState.FAILED]
+    assert world.runs == [TrainingState.FAILED]
     assert "tried once more" in world.trainer.verdict().reason
     if second == "trained":
         world.platform.progress = progress  # type: ignore[method-assign]
@@ -286,7 +286,7 @@ def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> 
 
     again, first = world.ledger.runs.history()
     assert (again.retry_of, again.pictures) == (first.id, 10)
-    assert again.state is (RunState.TRAINED if second == "trained" else RunState.FAILED)
+    assert again.state is (TrainingState.TRAINED if second == "trained" else TrainingState.FAILED)
     assert world.platform.calls["start_training"] == 2
     assert world.ledger.tally().untrained == (0 if second == "trained" else 10)
 
@@ -303,8 +303,8 @@ def test_a_second_try_that_cannot_start_is_not_forgotten(world: World, error: Tr
     world.platform.fail_next("start_training", error, times=2)
     world.work(10 * RETRY_WAIT)
 
-    started = [run for run in world.ledger.runs.history() if run.state is not RunState.REFUSED]
-    assert [run.state for run in started] == [RunState.TRAINED, RunState.FAILED]
+    started = [run for run in world.ledger.runs.history() if run.state is not TrainingState.REFUSED]
+    assert [run.state for run in started] == [TrainingState.TRAINED, TrainingState.FAILED]
     assert started[0].retry_of == started[1].id
     assert world.ledger.tally().retry is None
 
@@ -337,15 +337,15 @@ def test_a_training_that_hangs_is_reported_after_the_deadline(world: World) -> N
     world.work(1)
     world.platform.progress = lambda task_id: Progress(Phase.RUNNING, iteration=7)  # type: ignore[method-assign]
     world.work(3500)
-    assert world.runs == [RunState.RUNNING]
+    assert world.runs == [TrainingState.RUNNING]
     world.work(200)
 
     (run,) = world.ledger.runs.history()
-    assert run.state is RunState.FAILED
+    assert run.state is TrainingState.FAILED
     assert "model.deadline" in run.reason
     world.upload(*ENOUGH)
     world.work(10)
-    assert world.runs == [RunState.RUNNING, RunState.FAILED]
+    assert world.runs == [TrainingState.RUNNING, TrainingState.FAILED]
 
 
 def test_a_jump_of_the_clock_is_no_deadline(world: World) -> None:
@@ -358,7 +358,7 @@ def test_a_jump_of_the_clock_is_no_deadline(world: World) -> None:
     world.unix += 10**8
     world.work(600)
 
-    assert world.runs == [RunState.RUNNING]
+    assert world.runs == [TrainingState.RUNNING]
 
 
 def test_the_series_is_written_down_while_following(world: World) -> None:
@@ -390,7 +390,7 @@ def test_a_training_that_somebody_deleted_is_told(world: World) -> None:
     world.work()
 
     (run,) = world.ledger.runs.history()
-    assert run.state is RunState.FAILED
+    assert run.state is TrainingState.FAILED
     assert "no longer knows" in run.reason
 
 
@@ -400,7 +400,7 @@ def test_a_training_that_cannot_be_read_for_a_moment_goes_on(world: World) -> No
     world.platform.fail_next("progress", NotFound("there is no such task"), times=2)
     world.work()
 
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_trouble_while_following_ends_nothing(world: World) -> None:
@@ -409,7 +409,7 @@ def test_trouble_while_following_ends_nothing(world: World) -> None:
     world.platform.fail_next("progress", Transient("no answer"), times=3)
     world.work()
 
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_a_training_asked_for_by_a_person_starts_at_once(world: World) -> None:
@@ -419,7 +419,7 @@ def test_a_training_asked_for_by_a_person_starts_at_once(world: World) -> None:
     world.ledger.runs.request()
     world.work()
 
-    assert world.runs == [RunState.TRAINED]
+    assert world.runs == [TrainingState.TRAINED]
 
 
 def test_two_trainings_never_share_a_name(world: World) -> None:

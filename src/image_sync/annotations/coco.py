@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from image_sync.annotations.document import lists_of
-from image_sync.annotations.draft import Draft, Point, around, called
+from image_sync.annotations.draft import Draft, Metric, around, called
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.figure import figure, whole
 from image_sync.domain import Annotation, Box
@@ -194,7 +194,7 @@ def _object(entry: Mapping[str, Any], labels: Mapping[int, str], draft: Draft) -
     draft.object(where, labels[category], corners, polygon, difficult=difficult)
 
 
-def _polygon(segmentation: object, subject: str, draft: Draft) -> list[Point] | None:
+def _polygon(segmentation: object, subject: str, draft: Draft) -> list[Metric] | None:
     """The outline; empty when there is none, a mask, or one of several parts; None when it is refused."""
     if not isinstance(segmentation, list) or len(segmentation) != 1:
         return []

@@ -21,7 +21,7 @@ _MOST_FAULTS = 100
 _LONGEST_SHOWN = 60
 _REDRAW = "Draw it again, or delete it from the file."
 
-Point = tuple[float, float]
+Metric = tuple[float, float]
 
 
 class Draft:
@@ -68,7 +68,7 @@ class Draft:
         where: str,
         label: object,
         corners: tuple[float, float, float, float],
-        polygon: Sequence[Point] = (),
+        polygon: Sequence[Metric] = (),
         *,
         difficult: bool = False,
     ) -> None:
@@ -121,11 +121,11 @@ class Draft:
             self._faults.insert(0, Fault(text, "Is this the right file? One picture hardly holds that many."))
         return False
 
-    def _inside(self, point: Point) -> bool:
+    def _inside(self, point: Metric) -> bool:
         x, y = point
         return -_OVERHANG <= x <= self.width + _OVERHANG and -_OVERHANG <= y <= self.height + _OVERHANG
 
-    def _clipped(self, point: Point) -> Point:
+    def _clipped(self, point: Metric) -> Metric:
         x, y = point
         return min(max(x, 0.0), float(self.width)), min(max(y, 0.0), float(self.height))
 
@@ -143,7 +143,7 @@ def called(where: str, label: object) -> str:
     return f"{where} ('{name if len(name) <= _LONGEST_SHOWN else name[:_LONGEST_SHOWN] + '...'}')"
 
 
-def around(polygon: Sequence[Point]) -> tuple[float, float, float, float]:
+def around(polygon: Sequence[Metric]) -> tuple[float, float, float, float]:
     """The smallest box that holds an outline of one corner or more: left, top, right, bottom."""
     xs, ys = [x for x, _ in polygon], [y for _, y in polygon]
     return min(xs), min(ys), max(xs), max(ys)

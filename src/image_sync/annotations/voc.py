@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostr
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from image_sync.annotations.draft import Draft, Point, around
+from image_sync.annotations.draft import Draft, Metric, around
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.figure import shown, written_figure
 from image_sync.domain import Annotation, Box
@@ -104,12 +104,12 @@ def _object(element: Element, where: str, draft: Draft, *, one_based: bool) -> N
     draft.object(where, label, corners, polygon, difficult=difficult)
 
 
-def _polygon(element: Element, where: str, draft: Draft, shift: float) -> list[Point] | None:
+def _polygon(element: Element, where: str, draft: Draft, shift: float) -> list[Metric] | None:
     """The object's outline; empty when it has none or several (then only the box is certain), None when refused."""
     polygons = element.findall("segment_polygons/polygon")
     if len(polygons) != 1:
         return []
-    points: list[Point] = []
+    points: list[Metric] = []
     for point in polygons[0].findall("point"):
         values = [written_figure(value.text) for value in point.findall("value")]
         known = [value - shift for value in values if value is not None]

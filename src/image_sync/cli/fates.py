@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from image_sync.domain import BY_HAND, Fate, Run
+from image_sync.domain import BY_HAND, ModelOutcome, Training
 
 _WORDS = {
-    Fate.UNDECIDED: "",
-    Fate.DECLINED: "not deployed",
-    Fate.CHOSEN: "is being deployed",
-    Fate.DEPLOYED: "deployed",
-    Fate.REFUSED: "could not be deployed",
-    Fate.RETIRED: "no longer deployed",
-    Fate.DELETED: "deleted",
-    Fate.GONE: "gone",
+    ModelOutcome.UNDECIDED: "",
+    ModelOutcome.DECLINED: "not deployed",
+    ModelOutcome.CHOSEN: "is being deployed",
+    ModelOutcome.DEPLOYED: "deployed",
+    ModelOutcome.REFUSED: "could not be deployed",
+    ModelOutcome.RETIRED: "no longer deployed",
+    ModelOutcome.DELETED: "deleted",
+    ModelOutcome.GONE: "gone",
 }
-_BY_HAND = {Fate.DEPLOYED: "deployed by hand", Fate.RETIRED: "undeployed by hand"}
+_BY_HAND = {ModelOutcome.DEPLOYED: "deployed by hand", ModelOutcome.RETIRED: "undeployed by hand"}
 
 
-def fate_of(run: Run) -> str:
+def fate_of(run: Training) -> str:
     """``not deployed: accuracy 0.810 is below ...``; empty while nothing was decided."""
     if run.fate_reason == BY_HAND and run.fate in _BY_HAND:
         return _BY_HAND[run.fate]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from image_sync.cli.measure import Measure
-from image_sync.domain import Run
+from image_sync.domain import Training
 from image_sync.logs import show_text
 
 _UNLIMITED = 500
@@ -49,7 +49,7 @@ class TrainingBar:
     ) -> None:
         self._progress.stop()
 
-    def show(self, run: Run) -> None:
+    def show(self, run: Training) -> None:
         """Draw the training as it is now."""
         if self._task is None:
             self._task = self._progress.add_task(show_text(run.name), total=None, figures="", left="")
@@ -62,7 +62,7 @@ class TrainingBar:
         )
 
 
-def remaining(run: Run) -> str:
+def remaining(run: Training) -> str:
     """``3 min left``; empty while nobody knows."""
     return "" if run.remaining is None else f"{duration(run.remaining)} left"
 
@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < _CLOSE else f"{minutes // 60} h {minutes % 60} min"
 
 
-def figures(run: Run, measure: Measure) -> str:
+def figures(run: Training, measure: Measure) -> str:
     """Loss and accuracy of a training, as far as they are known."""
     loss = "" if run.loss is None else f"loss {run.loss:.4f}"
     return "  ".join(part for part in (loss, measure.text(run.accuracy, run.pictures)) if part)

@@ -20,7 +20,7 @@ from image_sync.cli.progress import local
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import watch_rules
-from image_sync.domain import Fate, RunState
+from image_sync.domain import ModelOutcome, TrainingState
 from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
 from image_sync.logs import show_path, show_text
@@ -33,7 +33,7 @@ _ANNOTATED = {
     "due": ", which the platform does not yet",
     "refused": ", which the platform refuses",
 }
-_TOLD = {Fate.DEPLOYED, Fate.DELETED, Fate.GONE}
+_TOLD = {ModelOutcome.DEPLOYED, ModelOutcome.DELETED, ModelOutcome.GONE}
 
 
 def show(
@@ -168,7 +168,7 @@ def _sent(seen: PictureHistory) -> list[tuple[str, str]]:
 
 def _model(one: Membership, measure: Measure) -> str:
     words = [f"in category {one.category}"] if one.category else []
-    if one.state is RunState.RUNNING:
+    if one.state is TrainingState.RUNNING:
         words.append("being trained")
     if one.accuracy is not None:
         words.append(measure.text(one.accuracy, one.pictures))

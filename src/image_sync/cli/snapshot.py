@@ -14,7 +14,7 @@ from image_sync.cli.measure import Measure
 from image_sync.cli.tags import tags_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import thresholds_of
-from image_sync.domain import Counts, Run, Tally, Verdict
+from image_sync.domain import Counts, Tally, Training, Verdict
 from image_sync.ledger import RETRYING, Ledger
 from image_sync.ledger.ledger import Trouble
 from image_sync.ledger.lock import holder_of
@@ -113,7 +113,7 @@ def _verdict(verdict: Verdict, how: str = "") -> dict[str, Any]:
     }
 
 
-def _run(run: Run, measure: Measure) -> dict[str, Any]:
+def _run(run: Training, measure: Measure) -> dict[str, Any]:
     return {
         "name": run.name,
         "state": str(run.state),

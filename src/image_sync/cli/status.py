@@ -16,7 +16,7 @@ from image_sync.cli import options
 from image_sync.cli.progress import duration, local, wide_console
 from image_sync.cli.session import ledger_of, settings_in_force
 from image_sync.cli.tags import shown
-from image_sync.domain import RootState, RunState
+from image_sync.domain import RootState, TrainingState
 from image_sync.errors import EXIT_SOME_FAILED
 from image_sync.ledger import RETRYING
 from image_sync.logs import show_path, show_text
@@ -66,7 +66,7 @@ def status(
 def _well(seen: dict[str, Any], faults: Sequence[object]) -> bool:
     """Whether nobody has to look."""
     training = seen["training"]["last"]
-    failed = training is not None and training["state"] == RunState.FAILED
+    failed = training is not None and training["state"] == TrainingState.FAILED
     away = any(folder["state"] != RootState.WATCHED for folder in seen["folders"])
     return not (faults or seen["troubles"] or failed or away) and bool(seen["daemon"]["running"])
 

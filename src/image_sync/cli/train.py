@@ -19,7 +19,7 @@ from image_sync.cli.progress import TrainingBar
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import recipe_of, thresholds_of
-from image_sync.domain import Owed, Run, RunState
+from image_sync.domain import NextStep, Training, TrainingState
 from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.lock import Lock
@@ -97,7 +97,7 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
         while True:
             turn()
             run = next((run for run in ledger.runs.history(1) if run.id > known), None)
-            if run is None or run.state in {RunState.STARTING, RunState.DOUBTFUL}:
+            if run is None or run.state in {TrainingState.STARTING, TrainingState.DOUBTFUL}:
                 if time.monotonic() > until:
                     raise ImageSyncError(
                         "the training was asked for but has not started yet",
@@ -114,20 +114,20 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
             typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
 
 
-def _aftermath(ledger: Ledger, run: Run) -> bool:
+def _aftermath(ledger: Ledger, run: Training) -> bool:
     """Whether its model is being seen to, and nothing keeps that from going on."""
-    owed = run.owed not in {Owed.NOTHING, Owed.RETRY}
+    owed = run.owed not in {NextStep.NOTHING, NextStep.RETRY}
     return owed and all(trouble.stage != keeping.STAGE for trouble in ledger.troubles())
 
 
-def _tell(run: Run, measure: Measure) -> None:
-    if run.state is RunState.REFUSED:
+def _tell(run: Training, measure: Measure) -> None:
+    if run.state is TrainingState.REFUSED:
         raise Refused(f"the platform refused to start {run.name}: {run.reason}")
-    if run.state is RunState.FAILED:
-        hint = "The daemon tries it once more: the cause may be temporary." if run.owed is Owed.RETRY else ""
+    if run.state is TrainingState.FAILED:
+        hint = "The daemon tries it once more: the cause may be temporary." if run.owed is NextStep.RETRY else ""
         raise Refused(f"training {run.name} failed: {run.reason}", hint=hint)
     base = f", continues from {show_text(run.base_name or run.base)}" if run.base else ""
-    if run.state is RunState.TRAINED:
+    if run.state is TrainingState.TRAINED:
         accuracy = measure.text(run.accuracy, run.pictures) or f"{measure.name} unknown"
         typer.echo(f"Training {run.name} is done: {run.pictures} pictures, {accuracy}{base}.")
         fate = fate_of(run)

@@ -15,7 +15,7 @@ from image_sync.daemon.assemble import Crew, assemble, prove
 from image_sync.daemon.signals import Signals
 from image_sync.daemon.systemd import Notifier
 from image_sync.daemon.worker import Worker
-from image_sync.domain import Fate, Tally
+from image_sync.domain import ModelOutcome, Tally
 from image_sync.errors import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -238,7 +238,7 @@ class Daemon:
         troubled += crew.ledger.annotations.refusals()
         tally = crew.ledger.tally()
         last, refusal = tally.last, tally.refusal
-        failed = last is not None and (last.reason or last.fate is Fate.REFUSED)
+        failed = last is not None and (last.reason or last.fate is ModelOutcome.REFUSED)
         failed = failed or (refusal is not None and (last is None or refusal.id > last.id))
         removals = len(crew.ledger.chores.removals(_MANY))
         if crew.settings.deletions == "remove":

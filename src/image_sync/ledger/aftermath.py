@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import update
 
-from image_sync.domain import BY_HAND, Fate, Owed, Run
+from image_sync.domain import BY_HAND, ModelOutcome, NextStep, Training
 from image_sync.ledger import moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.runs import Runs
@@ -24,47 +24,47 @@ class Aftermath:
         self._book = book
         self._runs = runs
 
-    def owing(self) -> Run | None:
+    def owing(self) -> Training | None:
         """The oldest training about which something is to be done, other than starting it again."""
-        due = [str(owed) for owed in Owed if owed not in {Owed.NOTHING, Owed.RETRY}]
+        due = [str(owed) for owed in NextStep if owed not in {NextStep.NOTHING, NextStep.RETRY}]
         found = self._runs.where(run.c.owed.in_(due))
         return found[-1] if found else None
 
-    def deployed(self) -> list[Run]:
+    def deployed(self) -> list[Training]:
         """The trainings whose models this ledger had deployed and has not taken down, newest first.
 
         What a person deployed stays until a person takes it down.
         """
-        return self._runs.where(run.c.fate == Fate.DEPLOYED, run.c.fate_reason != BY_HAND)
+        return self._runs.where(run.c.fate == ModelOutcome.DEPLOYED, run.c.fate_reason != BY_HAND)
 
     def decided(self, run_id: int, *, deploy: bool, reason: str) -> None:
         """Whether the model is to be deployed, and why."""
-        fate, owed = (Fate.CHOSEN, Owed.DEPLOY) if deploy else (Fate.DECLINED, Owed.TIDY)
-        self._pay(run_id, Owed.JUDGE, owed, fate=fate, fate_reason=reason)
+        fate, owed = (ModelOutcome.CHOSEN, NextStep.DEPLOY) if deploy else (ModelOutcome.DECLINED, NextStep.TIDY)
+        self._pay(run_id, NextStep.JUDGE, owed, fate=fate, fate_reason=reason)
 
     def is_deployed(self, run_id: int) -> None:
         """It answers predictions now."""
-        self._pay(run_id, Owed.DEPLOY, Owed.RETIRE, fate=Fate.DEPLOYED)
+        self._pay(run_id, NextStep.DEPLOY, NextStep.RETIRE, fate=ModelOutcome.DEPLOYED)
 
-    def not_deployed(self, run_id: int, fate: Fate, reason: str) -> None:
+    def not_deployed(self, run_id: int, fate: ModelOutcome, reason: str) -> None:
         """It was chosen, but cannot be deployed, or is not to be any more."""
-        self._pay(run_id, Owed.DEPLOY, Owed.TIDY, fate=fate, fate_reason=reason)
+        self._pay(run_id, NextStep.DEPLOY, NextStep.TIDY, fate=fate, fate_reason=reason)
 
     def alone(self, run_id: int) -> None:
         """What it replaces is no longer deployed."""
-        self._pay(run_id, Owed.RETIRE, Owed.TIDY)
+        self._pay(run_id, NextStep.RETIRE, NextStep.TIDY)
 
     def tidied(self, run_id: int) -> None:
         """What was not to be kept is deleted: nothing more is owed."""
-        self._pay(run_id, Owed.TIDY, Owed.NOTHING)
+        self._pay(run_id, NextStep.TIDY, NextStep.NOTHING)
 
-    def fated(self, run_id: int, fate: Fate, reason: str) -> None:
+    def fated(self, run_id: int, fate: ModelOutcome, reason: str) -> None:
         """The model of an earlier training has another fate now."""
         with self._book.db.writing() as tx:
             tx.execute(update(run).where(run.c.id == run_id).values(fate=fate, fate_reason=reason))
         self._book.changed()
 
-    def _pay(self, run_id: int, was: Owed, owed: Owed, **values: Any) -> None:
+    def _pay(self, run_id: int, was: NextStep, owed: NextStep, **values: Any) -> None:
         with self._book.db.writing() as tx:
             this = (run.c.id == run_id) & (run.c.owed == was)
             if tx.execute(update(run).where(this).values(owed=owed, **values)).rowcount != 1:

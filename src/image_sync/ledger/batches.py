@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
 
-from image_sync.domain import Batch, BatchState, Claimed, DatasetRef, PictureState, PlaceRole, Stamp
+from image_sync.domain import Batch, BatchState, DatasetRef, FileRole, Picture, PictureState, Stamp
 from image_sync.ledger import markings, moves
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
@@ -280,7 +280,7 @@ class Batches:
             raise moves.IllegalMove(f"batch {batch_id} cannot become {to}")
 
 
-def held_by(tx: Connection, which: Any) -> tuple[Claimed, ...]:
+def held_by(tx: Connection, which: Any) -> tuple[Picture, ...]:
     """The pictures that meet the condition, oldest first; without a path where the file is gone."""
     return tuple(_claimed(row) for row in tx.execute(_claimable().where(which).order_by(picture.c.id)))
 
@@ -300,7 +300,7 @@ def dataset_of(tx: Connection, target_id: int) -> DatasetRef:
 
 def _claimable() -> Any:
     """Pictures with their files; without a path where the file is gone."""
-    owner = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.OWNER)
+    owner = (place.c.picture_id == picture.c.id) & (place.c.role == FileRole.OWNER)
     content = (picture.c.id, picture.c.key, picture.c.size, picture.c.sha256)
     stamp = (place.c.size.label("bytes"), place.c.mtime_ns, place.c.ctime_ns, place.c.inode)
     lies = picture.join(place, owner, isouter=True).join(folder, folder.c.id == place.c.folder_id, isouter=True)
@@ -364,9 +364,9 @@ def _fitting(rows: Sequence[Any], size: int) -> Sequence[Any]:
     return rows
 
 
-def _claimed(row: Any, annotation: str = "") -> Claimed:
+def _claimed(row: Any, annotation: str = "") -> Picture:
     picture_id, key, size, sha256, head, name, found, mtime_ns, ctime_ns, inode = row
     if head is None:
-        return Claimed(picture_id, key, b"", size, sha256, annotation)
+        return Picture(picture_id, key, b"", size, sha256, annotation)
     path = head.rstrip(b"/") + b"/" + name
-    return Claimed(picture_id, key, path, size, sha256, annotation, Stamp(found, mtime_ns, ctime_ns, int(inode)))
+    return Picture(picture_id, key, path, size, sha256, annotation, Stamp(found, mtime_ns, ctime_ns, int(inode)))

@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from image_sync.domain import Content, Fate, PictureState, RunState
+from image_sync.domain import ModelOutcome, PictureState, TrainingContent, TrainingState
 from image_sync.ledger.schema import content, picture, run, stretch
 
-_IN = (RunState.DOUBTFUL, RunState.RUNNING, RunState.TRAINED, RunState.FAILED)
+_IN = (TrainingState.DOUBTFUL, TrainingState.RUNNING, TrainingState.TRAINED, TrainingState.FAILED)
 """States of a training that contains what it was begun with."""
 _PAGE = 10_000
 
@@ -32,9 +32,9 @@ class Membership:
     """The training's name, and that of its model."""
     category: str
     """Under which the picture was trained on; empty when that is not known."""
-    state: RunState
+    state: TrainingState
     accuracy: float | None
-    fate: Fate
+    fate: ModelOutcome
     pictures: int = 0
     """How many it contains."""
 
@@ -61,10 +61,10 @@ def write_down(tx: Connection, target_id: int, run_id: int, without: Collection[
         tx.execute(insert(content).values(run_id=run_id, category=category, **values))
 
 
-def of(tx: Connection, run_id: int) -> list[Content]:
+def of(tx: Connection, run_id: int) -> list[TrainingContent]:
     """What a training contains, by category."""
     rows = tx.execute(select(content).where(content.c.run_id == run_id).order_by(content.c.category))
-    return [Content(row.category, row.pictures, row.fingerprint) for row in rows]
+    return [TrainingContent(row.category, row.pictures, row.fingerprint) for row in rows]
 
 
 def forget(tx: Connection, run_id: int) -> None:
@@ -98,7 +98,7 @@ def memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]
     ).all()
     if open_ is None and not closed:
         return []
-    wanted = [str(RunState.RUNNING), str(RunState.TRAINED)]
+    wanted = [str(TrainingState.RUNNING), str(TrainingState.TRAINED)]
     runs = tx.execute(
         select(run).where(run.c.target_id == target_id, run.c.state.in_(wanted)).order_by(run.c.id.desc())
     )
@@ -106,7 +106,7 @@ def memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]
     for row in runs:
         category = _category(row.id, open_, closed)
         if category is not None and _contains(tx, row.id, category):
-            state, fate = RunState(row.state), Fate(row.fate)
+            state, fate = TrainingState(row.state), ModelOutcome(row.fate)
             found.append(Membership(row.name, category, state, row.accuracy, fate, row.pictures))
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, literal_column, select
 
-from image_sync.domain import PictureState, PlaceRole, PlaceState
+from image_sync.domain import FileRole, FileState, PictureState
 from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
 from image_sync.ledger.names import plain_stem
@@ -91,7 +91,7 @@ class History:
             owner = tx.execute(
                 select(folder.c.path, place.c.name)
                 .join(folder, folder.c.id == place.c.folder_id)
-                .where(place.c.picture_id == here.picture_id, place.c.role == PlaceRole.OWNER)
+                .where(place.c.picture_id == here.picture_id, place.c.role == FileRole.OWNER)
             ).first()
             models = memberships(tx, self._book.aimed().id, here.sha256) if here.sha256 else []
             drawn = _annotation(tx, here) if self._book.annotated else {}
@@ -140,7 +140,7 @@ class History:
             places = {}
             for row in rows:
                 lies = place.join(folder, folder.c.id == place.c.folder_id)
-                owner = (place.c.picture_id == row.id) & (place.c.role == PlaceRole.OWNER)
+                owner = (place.c.picture_id == row.id) & (place.c.role == FileRole.OWNER)
                 places[row.id] = tx.execute(select(folder.c.path, place.c.name).select_from(lies).where(owner)).first()
             models = {row.id: memberships(tx, self._book.aimed().id, row.sha256) for row in rows}
         found = []
@@ -160,13 +160,13 @@ class History:
         turned_away = select(picture.c.id).where(
             targets, picture.c.state == word(PictureState.REFUSED), picture.c.retry_at.is_(None)
         )
-        contradicted = select(place.c.picture_id).where(place.c.role == word(PlaceRole.CONFLICT))
+        contradicted = select(place.c.picture_id).where(place.c.role == word(FileRole.CONFLICT))
         held = select(picture.c.id).where(picture.c.id.in_(contradicted), picture.c.state == PictureState.HELD)
         needy = (
-            (place.c.state != word(PlaceState.SOUND)) & (place.c.state != PlaceState.WAITING),
-            place.c.role == word(PlaceRole.CONFLICT),
-            (place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(turned_away),
-            (place.c.role == PlaceRole.OWNER) & place.c.picture_id.in_(held),
+            (place.c.state != word(FileState.SOUND)) & (place.c.state != FileState.WAITING),
+            place.c.role == word(FileRole.CONFLICT),
+            (place.c.role == FileRole.OWNER) & place.c.picture_id.in_(turned_away),
+            (place.c.role == FileRole.OWNER) & place.c.picture_id.in_(held),
         )
         files = _files().add_columns(place.c.seen_at).order_by(place.c.seen_at.desc()).limit(limit)
         with self._book.db.reading() as tx:
@@ -175,7 +175,7 @@ class History:
             marked: Sequence[Any] = []
             if self._book.annotated:
                 ids = select(annotation.c.picture_id).where(annotation.c.refused != literal_column("''"))  # an index
-                refused = (place.c.role == PlaceRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
+                refused = (place.c.role == FileRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
                 refused &= place.c.picture_id.in_(ids)
                 of_picture = annotation.c.picture_id == picture.c.id
                 marked = tx.execute(
@@ -188,22 +188,22 @@ class History:
 
     def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
-        sound = (place.c.state == PlaceState.SOUND) & (picture.c.target_id == self._book.aimed().id)
+        sound = (place.c.state == FileState.SOUND) & (picture.c.target_id == self._book.aimed().id)
         if state == CATEGORY_CHANGED:
             owners = _files().join(kept, kept.c.picture_id == picture.c.id).add_columns(kept.c.category)
-            owners = owners.where(sound, place.c.role == PlaceRole.OWNER).order_by(folder.c.path, place.c.name)
+            owners = owners.where(sound, place.c.role == FileRole.OWNER).order_by(folder.c.path, place.c.name)
             with self._book.db.reading() as tx:
                 return [(_path(row), state, f"{row.category!r} at the server") for row in tx.execute(owners)]
-        if state in set(PlaceState):
+        if state in set(FileState):
             which = place.c.state == word(state)
-            which = which if state == PlaceState.SOUND else which & (place.c.state != word(PlaceState.SOUND))
-        elif state in set(PlaceRole):
+            which = which if state == FileState.SOUND else which & (place.c.state != word(FileState.SOUND))
+        elif state in set(FileRole):
             which = sound & (place.c.role == word(state))
-            if state == PlaceRole.CONFLICT:
-                which |= sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == PictureState.HELD)
+            if state == FileRole.CONFLICT:
+                which |= sound & (place.c.role == FileRole.OWNER) & (picture.c.state == PictureState.HELD)
         else:
             wanted = PictureState.CLAIMED if state == "sending" else state
-            which = sound & (place.c.role == PlaceRole.OWNER) & (picture.c.state == word(wanted))
+            which = sound & (place.c.role == FileRole.OWNER) & (picture.c.state == word(wanted))
         with self._book.db.reading() as tx:
             rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
         return [(_path(row), state, row.reason or row.refusal or _held_back(row)) for row in rows]
@@ -235,9 +235,9 @@ def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
     told = tx.execute(select(marks.c.labels).where(marks.c.fingerprint == here.marks)).scalar()
     row = tx.execute(select(annotation).where(annotation.c.picture_id == here.picture_id)).first()
     found: dict[str, Any] = {} if told is None else {"labels": tuple(json.loads(told))}
-    if here.state == PlaceState.WAITING:
+    if here.state == FileState.WAITING:
         found["reason"] = "waits for its annotation"
-    if row is not None and here.role == PlaceRole.OWNER:
+    if row is not None and here.role == FileRole.OWNER:
         refused = row.refused == row.wanted
         found["annotated"] = "sent" if row.sent == row.wanted else "refused" if refused else "due"
         if refused:
@@ -246,18 +246,18 @@ def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
 
 
 def _held_back(row: Any) -> str:
-    if row.state == PlaceState.UNCATEGORISED:
+    if row.state == FileState.UNCATEGORISED:
         return "it lies directly in a watched folder: move it into a folder that is named after its category"
-    return HELD_BACK if row.picture_state == PictureState.HELD and row.role != PlaceRole.DUPLICATE else ""
+    return HELD_BACK if row.picture_state == PictureState.HELD and row.role != FileRole.DUPLICATE else ""
 
 
 def _state(here: Any, picture_state: str | None) -> str:
-    if here.state != PlaceState.SOUND:
+    if here.state != FileState.SOUND:
         return str(here.state)
-    if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
+    if here.role in {FileRole.DUPLICATE, FileRole.CONFLICT}:
         return str(here.role)
     if picture_state == PictureState.HELD:
-        return str(PlaceRole.CONFLICT)
+        return str(FileRole.CONFLICT)
     return picture_state or str(PictureState.READY)
 
 
@@ -274,9 +274,9 @@ def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> 
     if content is None:
         return PictureHistory(**basics)
     held = content.state == PictureState.HELD
-    if held and here.role == PlaceRole.CONFLICT:
+    if held and here.role == FileRole.CONFLICT:
         basics["reason"] = HELD_BACK
-    if here.role in {PlaceRole.DUPLICATE, PlaceRole.CONFLICT}:
+    if here.role in {FileRole.DUPLICATE, FileRole.CONFLICT}:
         sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
         return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
     return PictureHistory(

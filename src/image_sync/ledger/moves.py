@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, case, select, update
 
-from image_sync.domain import BatchState, PictureState, PlaceRole, RunState
+from image_sync.domain import BatchState, FileRole, PictureState, TrainingState
 from image_sync.ledger.schema import picture, place
 
 BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
@@ -25,14 +25,14 @@ BATCH: Mapping[BatchState, frozenset[BatchState]] = MappingProxyType(
     }
 )
 
-RUN: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
+RUN: Mapping[TrainingState, frozenset[TrainingState]] = MappingProxyType(
     {
-        RunState.STARTING: frozenset({RunState.RUNNING, RunState.DOUBTFUL, RunState.REFUSED}),
-        RunState.DOUBTFUL: frozenset({RunState.RUNNING, RunState.REFUSED, RunState.STARTING}),
-        RunState.RUNNING: frozenset({RunState.TRAINED, RunState.FAILED}),
-        RunState.TRAINED: frozenset(),
-        RunState.FAILED: frozenset(),
-        RunState.REFUSED: frozenset(),
+        TrainingState.STARTING: frozenset({TrainingState.RUNNING, TrainingState.DOUBTFUL, TrainingState.REFUSED}),
+        TrainingState.DOUBTFUL: frozenset({TrainingState.RUNNING, TrainingState.REFUSED, TrainingState.STARTING}),
+        TrainingState.RUNNING: frozenset({TrainingState.TRAINED, TrainingState.FAILED}),
+        TrainingState.TRAINED: frozenset(),
+        TrainingState.FAILED: frozenset(),
+        TrainingState.REFUSED: frozenset(),
     }
 )
 
@@ -56,7 +56,7 @@ def hold(tx: Connection, picture_id: int) -> None:
 
 
 def _ready_or_held() -> Any:
-    claims = (place.c.picture_id == picture.c.id) & (place.c.role == PlaceRole.CONFLICT)
+    claims = (place.c.picture_id == picture.c.id) & (place.c.role == FileRole.CONFLICT)
     contradicted = select(place.c.picture_id).where(claims).exists()
     return case((contradicted, str(PictureState.HELD)), else_=str(PictureState.READY))
 

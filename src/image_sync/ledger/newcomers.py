@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
-from image_sync.domain import PictureState, PlaceRole, PlaceState, Sighting
+from image_sync.domain import FileRole, FileState, PictureState, Sighting
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
@@ -90,7 +90,7 @@ def _known_places(
     }
 
 
-_OWNS = {"state": f"'{PlaceState.SOUND}'", "role": f"'{PlaceRole.OWNER}'"}
+_OWNS = {"state": f"'{FileState.SOUND}'", "role": f"'{FileRole.OWNER}'"}
 
 # Statements are made once: making one costs more than carrying it out.
 _INSERT_PICTURE = Bulk.into(

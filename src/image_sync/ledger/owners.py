@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
-from image_sync.domain import PictureState, PlaceRole
+from image_sync.domain import FileRole, PictureState
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.inventory import BEFORE, waiting_for
@@ -37,7 +37,7 @@ class Owners:
         file = tx.execute(select(place.c.sha256, place.c.suffix, place.c.size, place.c.marks).where(here)).one()
         owned = (
             select(place.c.picture_id)
-            .where(place.c.picture_id == picture.c.id, place.c.role == PlaceRole.OWNER)
+            .where(place.c.picture_id == picture.c.id, place.c.role == FileRole.OWNER)
             .exists()
         )
         candidates = tx.execute(
@@ -47,20 +47,20 @@ class Owners:
         ).all()
         orphans = [row for row in candidates if not row.owned]
         if orphans:
-            chosen, role = orphans[0].id, PlaceRole.OWNER
+            chosen, role = orphans[0].id, FileRole.OWNER
             tx.execute(update(picture).where(picture.c.id == chosen).values(category=category, orphaned_at=None))
         elif candidates and self._book.skip_duplicates:
             chosen, role = (
                 candidates[0].id,
-                PlaceRole.DUPLICATE if candidates[0].category == category else PlaceRole.CONFLICT,
+                FileRole.DUPLICATE if candidates[0].category == category else FileRole.CONFLICT,
             )
         else:
             copy = 1 + max((row.copy for row in candidates), default=-1)
-            chosen, role = self._new_picture(tx, target, name, category, file, copy), PlaceRole.OWNER
+            chosen, role = self._new_picture(tx, target, name, category, file, copy), FileRole.OWNER
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
         if candidates:
             hold(tx, chosen)
-        if self._book.annotated and role is PlaceRole.OWNER:
+        if self._book.annotated and role is FileRole.OWNER:
             self.mark(tx, chosen, file.marks)
 
     def mark(self, tx: Connection, picture_id: int, marks: str) -> None:
@@ -120,31 +120,31 @@ class Owners:
 
     def bereave(self, tx: Connection, gone: Sequence[Any], *, deleted: bool) -> None:
         """Many files no longer stand for their pictures, at most some thousands: see :meth:`inherit`."""
-        owners = {row.picture_id: row for row in gone if row.role == PlaceRole.OWNER}
+        owners = {row.picture_id: row for row in gone if row.role == FileRole.OWNER}
         these = list(owners)
         left = set(tx.execute(select(place.c.picture_id).where(place.c.picture_id.in_(these))).scalars())
         for picture_id in left:
             self.inherit(tx, owners[picture_id], deleted=deleted)
         alone = picture.c.id.in_([picture_id for picture_id in these if picture_id not in left])
         self._leave(tx, alone, deleted=deleted)
-        for picture_id in {row.picture_id for row in gone if row.role == PlaceRole.CONFLICT} - owners.keys():
+        for picture_id in {row.picture_id for row in gone if row.role == FileRole.CONFLICT} - owners.keys():
             hold(tx, picture_id)
 
     def inherit(self, tx: Connection, was: Any, *, deleted: bool) -> None:
         """The file ``was`` no longer stands for its picture: let the next in line do so, if there is one."""
-        if was.role != PlaceRole.OWNER:
+        if was.role != FileRole.OWNER:
             hold(tx, was.picture_id)
             return
         this = picture.c.id == was.picture_id
         heir = tx.execute(
             select(place.c.folder_id, place.c.name, place.c.marks, folder.c.category)
             .join(folder, folder.c.id == place.c.folder_id)
-            .where(place.c.picture_id == was.picture_id, place.c.role != PlaceRole.OWNER)
-            .order_by(place.c.role != PlaceRole.DUPLICATE, place.c.seen_at, place.c.name)
+            .where(place.c.picture_id == was.picture_id, place.c.role != FileRole.OWNER)
+            .order_by(place.c.role != FileRole.DUPLICATE, place.c.seen_at, place.c.name)
             .limit(1)
         ).first()
         if heir is not None:
-            tx.execute(update(place).where(at(heir)).values(role=PlaceRole.OWNER))
+            tx.execute(update(place).where(at(heir)).values(role=FileRole.OWNER))
             tx.execute(update(picture).where(this).values(category=heir.category))
             set_roles(tx, was.picture_id)
             if self._book.annotated and heir.marks:
@@ -163,11 +163,11 @@ class Owners:
 def set_roles(tx: Connection, picture_id: int) -> None:
     """Say of every other file of the picture whether it repeats or contradicts the owner's category."""
     category = select(picture.c.category).where(picture.c.id == picture_id).scalar_subquery()
-    for role, same in ((PlaceRole.DUPLICATE, True), (PlaceRole.CONFLICT, False)):
+    for role, same in ((FileRole.DUPLICATE, True), (FileRole.CONFLICT, False)):
         inside = select(folder.c.id).where((folder.c.category == category) == same)
         tx.execute(
             update(place)
-            .where(place.c.picture_id == picture_id, place.c.role != PlaceRole.OWNER, place.c.folder_id.in_(inside))
+            .where(place.c.picture_id == picture_id, place.c.role != FileRole.OWNER, place.c.folder_id.in_(inside))
             .values(role=role)
         )
     hold(tx, picture_id)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 
-from image_sync.domain import PictureState, PlaceRole, PlaceState, RootReport, Sighting, Stamp
+from image_sync.domain import FileRole, FileState, PictureState, RootReport, Sighting, Stamp
 from image_sync.ledger import markings
 from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
@@ -99,10 +99,10 @@ class Places:
             if category is None:
                 self._uncategorise(tx, rows)
             for row in rows if category is not None else ():
-                if row.state == PlaceState.UNCATEGORISED:
+                if row.state == FileState.UNCATEGORISED:
                     # Such files are recorded unread: forgotten, they are looked at like new ones.
                     tx.execute(delete(place).where(at(row)))
-                elif row.role == PlaceRole.OWNER:
+                elif row.role == FileRole.OWNER:
                     tx.execute(update(picture).where(picture.c.id == row.picture_id).values(category=category))
             for picture_id in {row.picture_id for row in rows if row.role}:
                 set_roles(tx, picture_id)
@@ -150,7 +150,7 @@ class Places:
     def recheck_quarantined(self) -> int:
         """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
         forgotten = self._forget(
-            place.c.state == PlaceState.QUARANTINED, place.c.state != word(PlaceState.SOUND), deleted=False
+            place.c.state == FileState.QUARANTINED, place.c.state != word(FileState.SOUND), deleted=False
         )
         with self._book.db.writing() as tx:
             self.want_rescan(tx)
@@ -173,7 +173,7 @@ class Places:
         rows = tx.execute(
             select(place.c.folder_id, place.c.name, folder.c.category)
             .join(folder, folder.c.id == place.c.folder_id)
-            .where(place.c.state == PlaceState.SOUND)
+            .where(place.c.state == FileState.SOUND)
             .order_by(place.c.seen_at, place.c.folder_id, place.c.name)
         ).all()
         for row in rows:
@@ -187,8 +187,8 @@ class Places:
         mine = picture.c.target_id == self._book.aimed().id
         waits = picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD)])
         ready = select(picture.c.id).where(mine, waits)
-        faulty = and_(place.c.state == PlaceState.QUARANTINED, place.c.annotation != "")
-        tx.execute(delete(place).where(or_(place.c.state == PlaceState.WAITING, faulty, place.c.picture_id.in_(ready))))
+        faulty = and_(place.c.state == FileState.QUARANTINED, place.c.annotation != "")
+        tx.execute(delete(place).where(or_(place.c.state == FileState.WAITING, faulty, place.c.picture_id.in_(ready))))
         tx.execute(delete(picture).where(picture.c.id.in_(ready)))
         tx.execute(update(place).where(place.c.annotation != "").values(annotation="", marks=""))
 
@@ -217,24 +217,24 @@ class Places:
         statement = self._book.db.insert(place).values(folder_id=folder_id, name=seen.name, **values)
         tx.execute(statement.on_conflict_do_update(index_elements=["folder_id", "name"], set_=values))
         if stays is not None:
-            if self._book.annotated and state == PlaceState.SOUND and stays.role == PlaceRole.OWNER:
+            if self._book.annotated and state == FileState.SOUND and stays.role == FileRole.OWNER:
                 self._owners.mark(tx, stays.picture_id, values["marks"])
             return
         if was is not None and was.role:
             # What lies there on another disk says nothing of what became of the file that lay there before.
             ground = tx.execute(select(folder.c.ground).where(folder.c.id == folder_id)).scalar_one()
             self._owners.inherit(tx, was, deleted=ground == seen.ground)
-        if state == PlaceState.SOUND:
+        if state == FileState.SOUND:
             self._owners.attach(tx, folder_id, seen.name, seen.category)
 
-    def _stays(self, tx: Connection, was: Any, seen: Sighting, state: PlaceState) -> bool:
+    def _stays(self, tx: Connection, was: Any, seen: Sighting, state: FileState) -> bool:
         """Whether the file goes on to stand for its picture although it no longer is what it was.
 
         A mistake in an annotation, or its absence, must not take a picture from the platform.
         """
-        if not self._book.annotated or was is None or was.role != PlaceRole.OWNER or was.sha256 != seen.sha256:
+        if not self._book.annotated or was is None or was.role != FileRole.OWNER or was.sha256 != seen.sha256:
             return False
-        if state == PlaceState.SOUND:
+        if state == FileState.SOUND:
             return True
         mine = select(picture.c.state).where(picture.c.id == was.picture_id)
         return seen.category is not None and tx.execute(mine).scalar() in markings.SENT
@@ -256,17 +256,17 @@ class Places:
         return len(rows)
 
     def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:
-        sound = [row for row in rows if row.role or row.state in {PlaceState.SOUND, PlaceState.WAITING}]
-        values = {"state": PlaceState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
+        sound = [row for row in rows if row.role or row.state in {FileState.SOUND, FileState.WAITING}]
+        values = {"state": FileState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
         for row in sound:  # all of them first: none of them may inherit from another
             tx.execute(update(place).where(at(row)).values(**values))
         for row in sound:
             self._owners.inherit(tx, row, deleted=False)
 
 
-def _state(seen: Sighting) -> PlaceState:
+def _state(seen: Sighting) -> FileState:
     if seen.fault:
-        return PlaceState.QUARANTINED
+        return FileState.QUARANTINED
     if seen.category is None:
-        return PlaceState.UNCATEGORISED
-    return PlaceState.WAITING if seen.waits else PlaceState.SOUND
+        return FileState.UNCATEGORISED
+    return FileState.WAITING if seen.waits else FileState.SOUND

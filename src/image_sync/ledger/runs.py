@@ -7,7 +7,17 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 
-from image_sync.domain import BatchState, Content, DatasetRef, Fate, Owed, PictureState, Point, Run, RunState
+from image_sync.domain import (
+    BatchState,
+    DatasetRef,
+    Metric,
+    ModelOutcome,
+    NextStep,
+    PictureState,
+    Training,
+    TrainingContent,
+    TrainingState,
+)
 from image_sync.ledger import contents, markings, moves, series
 from image_sync.ledger.annotations import unpaid
 from image_sync.ledger.book import Book
@@ -24,7 +34,7 @@ class Runs:
     def __init__(self, book: Book) -> None:
         self._book = book
 
-    def begin(self, name: str, base: str, base_name: str = "", *, without: Collection[str] = ()) -> Run | None:
+    def begin(self, name: str, base: str, base_name: str = "", *, without: Collection[str] = ()) -> Training | None:
         """Write down a training that is about to be started, what it contains, and which pictures it counts.
 
         A failed training that was to be started once more is thereby done. Pictures of the categories ``without``
@@ -39,13 +49,13 @@ class Runs:
             if self._busy(tx):
                 return None
             contained = sum(number for category, number in self._stored(tx).items() if category not in without)
-            repeated = self.newest(tx, run.c.owed == Owed.RETRY)
+            repeated = self.newest(tx, run.c.owed == NextStep.RETRY)
             run_id = tx.execute(
                 insert(run)
                 .values(
                     target_id=self._target,
                     name=name,
-                    state=RunState.STARTING,
+                    state=TrainingState.STARTING,
                     base=base,
                     base_name=base_name,
                     retry_of=None if repeated is None else repeated.id,
@@ -61,41 +71,41 @@ class Runs:
             )
             tx.execute(update(picture).where(counted).values(run_id=run_id))
             contents.write_down(tx, self._target, run_id, without)
-            retried = (run.c.target_id == self._target) & (run.c.owed == Owed.RETRY)
-            tx.execute(update(run).where(retried).values(owed=Owed.NOTHING))
+            retried = (run.c.target_id == self._target) & (run.c.owed == NextStep.RETRY)
+            tx.execute(update(run).where(retried).values(owed=NextStep.NOTHING))
             tx.execute(delete(note).where(note.c.name == TRAIN))
             return self._get(tx, run_id)
 
     def started(self, run_id: int, task_id: str) -> None:
         """The platform has the training under this task id."""
-        self._change(run_id, RunState.RUNNING, task_id=task_id, started_at=self._book.clock(), not_before=None)
+        self._change(run_id, TrainingState.RUNNING, task_id=task_id, started_at=self._book.clock(), not_before=None)
 
     def doubt(self, run_id: int, *, not_before: float) -> None:
         """It is not known whether it was started. Absence is not believed before ``not_before`` (Unix time)."""
-        self._change(run_id, RunState.DOUBTFUL, not_before=not_before, doubts=run.c.doubts + 1)
+        self._change(run_id, TrainingState.DOUBTFUL, not_before=not_before, doubts=run.c.doubts + 1)
 
     def again(self, run_id: int) -> None:
         """It was not started after all: it is about to be, under the same name."""
-        self._change(run_id, RunState.STARTING, not_before=None)
+        self._change(run_id, TrainingState.STARTING, not_before=None)
 
     def doubt_all(self, *, not_before: float) -> int:
         """At start: a training that was being started when the last process ended is doubtful. Returns how many."""
-        starting = (run.c.target_id == self._target) & (run.c.state == RunState.STARTING)
+        starting = (run.c.target_id == self._target) & (run.c.state == TrainingState.STARTING)
         with self._book.db.writing() as tx:
-            values = {"state": RunState.DOUBTFUL, "not_before": not_before, "doubts": run.c.doubts + 1}
+            values = {"state": TrainingState.DOUBTFUL, "not_before": not_before, "doubts": run.c.doubts + 1}
             result = tx.execute(update(run).where(starting).values(**values))
         return int(result.rowcount)
 
     def refused(self, run_id: int, reason: str) -> None:
         """It was not started: its pictures count towards the next one again."""
         with self._book.db.writing() as tx:
-            self._move(tx, run_id, RunState.REFUSED, reason=reason, ended_at=self._book.clock(), not_before=None)
+            self._move(tx, run_id, TrainingState.REFUSED, reason=reason, ended_at=self._book.clock(), not_before=None)
             self._give_back(tx, run_id)
         self._book.changed()
 
     def abandon(self, run_id: int) -> None:
         """Nothing was started, and nobody said no: as if it had not been begun."""
-        unstarted = run.c.state.in_([str(RunState.STARTING), str(RunState.DOUBTFUL)])
+        unstarted = run.c.state.in_([str(TrainingState.STARTING), str(TrainingState.DOUBTFUL)])
         with self._book.db.writing() as tx:
             self._give_back(tx, run_id)
             if tx.execute(delete(run).where(run.c.id == run_id, unstarted)).rowcount != 1:
@@ -116,12 +126,12 @@ class Runs:
             return
         with self._book.db.writing() as tx:
             this = run.c.id == run_id
-            series.extend(tx, run_id, [Point(self._book.clock(), *figure) for figure in curve])
+            series.extend(tx, run_id, [Metric(self._book.clock(), *figure) for figure in curve])
             before = tx.execute(select(run).where(this)).one()
             tx.execute(update(run).where(this).values(**known))
             now = tx.execute(select(run).where(this)).one()
             if any(getattr(now, name) != getattr(before, name) for name in ("iteration", "loss", "accuracy")):
-                new = Point(self._book.clock(), now.iteration, now.loss, now.accuracy)
+                new = Metric(self._book.clock(), now.iteration, now.loss, now.accuracy)
                 series.add(self._book.db, tx, run_id, new)
 
     def from_the_beginning(self, run_id: int) -> None:
@@ -133,7 +143,9 @@ class Runs:
     def trained(self, run_id: int, accuracy: float | None) -> None:
         """It ended well: what follows (see ``aftermath``) is owed from now on."""
         values = {} if accuracy is None else {"accuracy": accuracy}
-        self._change(run_id, RunState.TRAINED, ended_at=self._book.clock(), remaining=None, owed=Owed.JUDGE, **values)
+        self._change(
+            run_id, TrainingState.TRAINED, ended_at=self._book.clock(), remaining=None, owed=NextStep.JUDGE, **values
+        )
 
     def failed(self, run_id: int, reason: str, *, retry: bool = False, ended: bool = True) -> None:
         """It ended without a model: its pictures count towards the next one again.
@@ -142,40 +154,40 @@ class Runs:
             retry: it is to be started once more.
             ended: False: it may still run at the platform, so its pictures stay counted.
         """
-        owed = Owed.RETRY if retry else Owed.NOTHING
+        owed = NextStep.RETRY if retry else NextStep.NOTHING
         with self._book.db.writing() as tx:
             values = {"reason": reason, "ended_at": self._book.clock(), "remaining": None, "owed": owed}
-            self._move(tx, run_id, RunState.FAILED, **values)
+            self._move(tx, run_id, TrainingState.FAILED, **values)
             if ended:
                 tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
         self._book.changed()
 
-    def active(self) -> Run | None:
+    def active(self) -> Training | None:
         """The training that may be going on, if any."""
         with self._book.db.reading() as tx:
-            return self.newest(tx, run.c.state.in_([str(state) for state in RunState if state.active]))
+            return self.newest(tx, run.c.state.in_([str(state) for state in TrainingState if state.active]))
 
-    def history(self, limit: int = 50) -> list[Run]:
+    def history(self, limit: int = 50) -> list[Training]:
         """The newest trainings of the target, newest first."""
         return self.where(limit=limit)
 
-    def where(self, *which: Any, limit: int | None = None) -> list[Run]:
+    def where(self, *which: Any, limit: int | None = None) -> list[Training]:
         """The trainings of the target that meet all conditions, newest first. For the rest of the ledger."""
         with self._book.db.reading() as tx:
             rows = tx.execute(self._select().where(*which).order_by(run.c.id.desc()).limit(limit))
             return [_run(row) for row in rows]
 
-    def named(self, name: str) -> Run | None:
+    def named(self, name: str) -> Training | None:
         """The training of this name, or of this task id; of several the newest."""
         found = self.where((run.c.name == name) | ((run.c.task_id == name) & (run.c.task_id != "")), limit=1)
         return found[0] if found else None
 
-    def series(self, run_id: int) -> list[Point]:
+    def series(self, run_id: int) -> list[Metric]:
         """How a training went, in the order of its iterations; thinned out where it took long."""
         with self._book.db.reading() as tx:
             return series.of(tx, run_id)
 
-    def contained(self, run_id: int) -> list[Content]:
+    def contained(self, run_id: int) -> list[TrainingContent]:
         """What a training contains, by category. Empty for one that an older image-sync started."""
         with self._book.db.reading() as tx:
             return contents.of(tx, run_id)
@@ -227,7 +239,7 @@ class Runs:
         tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
         repeated = tx.execute(select(run.c.retry_of).where(run.c.id == run_id)).scalar()
         if repeated is not None:
-            tx.execute(update(run).where(run.c.id == repeated).values(owed=Owed.RETRY))
+            tx.execute(update(run).where(run.c.id == repeated).values(owed=NextStep.RETRY))
         contents.forget(tx, run_id)
         series.forget(tx, run_id)
 
@@ -253,7 +265,7 @@ class Runs:
             batch.c.state.in_([str(BatchState.SENDING), str(BatchState.DOUBTFUL)]),
         )
         active = select(run.c.id).where(
-            run.c.target_id == self._target, run.c.state.in_([str(state) for state in RunState if state.active])
+            run.c.target_id == self._target, run.c.state.in_([str(state) for state in TrainingState if state.active])
         )
         if self._book.annotated and unpaid(tx, self._target):
             return True
@@ -268,31 +280,31 @@ class Runs:
             .where(run.c.target_id == self._target)
         )
 
-    def newest(self, tx: Connection, *which: Any) -> Run | None:
+    def newest(self, tx: Connection, *which: Any) -> Training | None:
         """The newest run of the target that meets all conditions."""
         row = tx.execute(self._select().where(*which).order_by(run.c.id.desc()).limit(1)).first()
         return None if row is None else _run(row)
 
-    def _get(self, tx: Connection, run_id: int) -> Run:
+    def _get(self, tx: Connection, run_id: int) -> Training:
         return _run(tx.execute(self._select().where(run.c.id == run_id)).one())
 
-    def _change(self, run_id: int, to: RunState, **values: Any) -> None:
+    def _change(self, run_id: int, to: TrainingState, **values: Any) -> None:
         with self._book.db.writing() as tx:
             self._move(tx, run_id, to, **values)
         self._book.changed()
 
-    def _move(self, tx: Connection, run_id: int, to: RunState, **values: Any) -> None:
+    def _move(self, tx: Connection, run_id: int, to: TrainingState, **values: Any) -> None:
         allowed = run.c.state.in_(moves.sources(moves.RUN, to))
         moved = tx.execute(update(run).where(run.c.id == run_id, allowed).values(state=to, **values))
         if moved.rowcount != 1:
             raise moves.IllegalMove(f"training {run_id} cannot become {to}")
 
 
-def _run(row: Any) -> Run:
-    return Run(
+def _run(row: Any) -> Training:
+    return Training(
         id=row.id,
         name=row.name,
-        state=RunState(row.state),
+        state=TrainingState(row.state),
         dataset=DatasetRef(row.dataset_id, row.dataset_name),
         task_id=row.task_id,
         base=row.base,
@@ -310,7 +322,7 @@ def _run(row: Any) -> Run:
         doubts=row.doubts,
         base_name=row.base_name,
         retry_of=row.retry_of,
-        owed=Owed(row.owed),
-        fate=Fate(row.fate),
+        owed=NextStep(row.owed),
+        fate=ModelOutcome(row.fate),
         fate_reason=row.fate_reason,
     )

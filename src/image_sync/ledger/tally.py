@@ -8,7 +8,17 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from image_sync.domain import BatchState, Census, Counts, Owed, PictureState, PlaceRole, PlaceState, RunState, Tally
+from image_sync.domain import (
+    BatchState,
+    Census,
+    Counts,
+    FileRole,
+    FileState,
+    NextStep,
+    PictureState,
+    Tally,
+    TrainingState,
+)
 from image_sync.ledger.annotations import labels, unpaid
 from image_sync.ledger.book import Book
 from image_sync.ledger.chores import moving
@@ -26,10 +36,10 @@ _COLUMN = {
 
 
 _PLACES = {
-    PlaceState.QUARANTINED: "quarantined",
-    PlaceState.WAITING: "waiting",
-    PlaceRole.CONFLICT: "conflicts",
-    PlaceRole.DUPLICATE: "duplicates",
+    FileState.QUARANTINED: "quarantined",
+    FileState.WAITING: "waiting",
+    FileRole.CONFLICT: "conflicts",
+    FileRole.DUPLICATE: "duplicates",
 }
 
 
@@ -73,10 +83,10 @@ class Counter:
                 moving=moving(tx, aim),
                 newest_ready_id=newest_id or 0,
                 newest_ready_at=newest_at,
-                active=newest(tx, run.c.state.in_([str(state) for state in RunState if state.active])),
+                active=newest(tx, run.c.state.in_([str(state) for state in TrainingState if state.active])),
                 last=newest(tx, run.c.started_at.is_not(None)),
-                refusal=newest(tx, run.c.state == RunState.REFUSED),
-                retry=newest(tx, run.c.owed == Owed.RETRY),
+                refusal=newest(tx, run.c.state == TrainingState.REFUSED),
+                retry=newest(tx, run.c.owed == NextStep.RETRY),
                 starts=tuple(row.started_at for row in starts),
                 train_requested=_noted(tx, TRAIN),
             )
@@ -106,7 +116,7 @@ class Counter:
                 column = _PLACES.get(row.state) or _PLACES.get(row.role)
                 if column:
                     add(row.category or "", column, row.files)
-                elif row.state == PlaceState.UNCATEGORISED:
+                elif row.state == FileState.UNCATEGORISED:
                     uncategorised += row.files
             if self._book.target is not None:
                 for row in tx.execute(_COUNTS, {"aim": self._book.target.id}):

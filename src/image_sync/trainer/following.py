@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from image_sync.domain import Run
+from image_sync.domain import Training
 from image_sync.errors import NotFound
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
@@ -29,12 +29,12 @@ class Follower:
         self._clock = clock
         self._watched: tuple[int, float] | None = None
 
-    def pause(self, run: Run) -> float:
+    def pause(self, run: Training) -> float:
         """Seconds until the next look: a short training is watched closely, a long one every ``poll`` seconds."""
         age = self._clock() - (run.started_at or 0.0)
         return min(self._recipe.poll, max(1.0, age / 10))
 
-    def look(self, run: Run, now: float) -> None:
+    def look(self, run: Training, now: float) -> None:
         """One look. ``now`` is monotonic time in seconds."""
         try:
             seen = self._platform.progress(run.task_id)
@@ -73,21 +73,21 @@ class Follower:
                 accuracy=seen.accuracy,
             )
 
-    def _trained(self, run: Run, seen: Progress) -> None:
+    def _trained(self, run: Training, seen: Progress) -> None:
         model = self._platform.model_of(run.task_id)
         accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
         self._ledger.runs.trained(run.id, accuracy)
         self._alarm_if_double(run)
         log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures, **_paid(seen))
 
-    def _failed(self, run: Run, seen: Progress) -> None:
+    def _failed(self, run: Training, seen: Progress) -> None:
         reason = seen.reason or "the platform gave no reason"
         again = run.retry_of is None and (passes(reason) if seen.repeat is None else seen.repeat)
         self._ledger.runs.failed(run.id, reason, retry=again)
         log.error("training.failed", model=run.name, reason=reason, tried_again=again, **_paid(seen))
         self._alarm_if_double(run)
 
-    def _late(self, run: Run) -> None:
+    def _late(self, run: Training) -> None:
         reason = (
             f"it has not ended after {self._recipe.deadline:g} s (model.deadline); it may still run at the platform"
         )
@@ -95,14 +95,14 @@ class Follower:
         hint = "stop it at the platform if it hangs; its pictures count as trained on"
         log.error("training.late", model=run.name, task=run.task_id, reason=reason, hint=hint)
 
-    def _age(self, run: Run, now: float) -> float:
+    def _age(self, run: Training, now: float) -> float:
         """Seconds since it was started: by the calendar up to the first look, by the monotonic clock from then on."""
         if self._watched is None or self._watched[0] != run.id:
             age = max(0.0, self._clock() - (run.started_at or self._clock()))
             self._watched = (run.id, now - age)
         return now - self._watched[1]
 
-    def _alarm_if_double(self, run: Run) -> None:
+    def _alarm_if_double(self, run: Training) -> None:
         """A start that was repeated after the grace time may have been carried out twice all the same."""
         found = self._platform.find_trainings(run.dataset, run.name) if run.doubts else []
         if len(found) > 1:

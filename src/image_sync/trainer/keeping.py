@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from image_sync.domain import Fate, Owed, Run
+from image_sync.domain import ModelOutcome, NextStep, Training
 from image_sync.errors import ImageSyncError, NotFound, Refused, Transient, Unsupported
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
@@ -65,23 +65,23 @@ class Keeper:
         self.setback.over()
         return _IDLE
 
-    def _pay(self, run: Run) -> None:
+    def _pay(self, run: Training) -> None:
         match run.owed:
-            case Owed.JUDGE:
+            case NextStep.JUDGE:
                 self._judge(run)
-            case Owed.DEPLOY:
+            case NextStep.DEPLOY:
                 self._deploy(run)
-            case Owed.RETIRE:
+            case NextStep.RETIRE:
                 self._retire_others(run)
             case _:
                 self._tidy(run)
 
-    def _judge(self, run: Run) -> None:
+    def _judge(self, run: Training) -> None:
         decision = self._decision(run)
         self._ledger.aftermath.decided(run.id, deploy=decision.deploy, reason=decision.reason)
         log.info("model.judged", model=run.name, deploy=decision.deploy, reason=decision.reason)
 
-    def _decision(self, run: Run) -> Decision:
+    def _decision(self, run: Training) -> Decision:
         if self._always:
             return Decision(True, "it answers as soon as it is trained")
         others: list[Model] = []
@@ -90,27 +90,29 @@ class Keeper:
             others = [model for model in named if model.deployed and model.name != run.name]
         return judge(self._recipe, run.accuracy, others)
 
-    def _deploy(self, run: Run) -> None:
+    def _deploy(self, run: Training) -> None:
         aftermath = self._ledger.aftermath
         if self._recipe.deploy == "never" and not self._always:
-            aftermath.not_deployed(run.id, Fate.DECLINED, 'model.deploy was changed to "never" before it was deployed')
+            aftermath.not_deployed(
+                run.id, ModelOutcome.DECLINED, 'model.deploy was changed to "never" before it was deployed'
+            )
             return
         try:
             model = self._model(run)
             log.info("model.deploying", model=run.name)
             self._platform.deploy(model)
         except NotFound as error:
-            aftermath.not_deployed(run.id, Fate.GONE, f"the platform no longer has the model ({error.what})")
+            aftermath.not_deployed(run.id, ModelOutcome.GONE, f"the platform no longer has the model ({error.what})")
             log.error("model.gone", model=run.name, error=error.what)
         except (Refused, Unsupported) as error:
-            aftermath.not_deployed(run.id, Fate.REFUSED, error.what)
+            aftermath.not_deployed(run.id, ModelOutcome.REFUSED, error.what)
             hint = error.hint or f"deploy it later: image-sync models deploy {run.name}"
             log.error("model.not_deployed", model=run.name, error=error.what, hint=hint)
         else:
             aftermath.is_deployed(run.id)
             log.info("model.deployed", model=run.name, accuracy=run.accuracy, reason=run.fate_reason)
 
-    def _model(self, run: Run) -> Model:
+    def _model(self, run: Training) -> Model:
         """The run's model, which some releases list only a little after the training has ended.
 
         Raises:
@@ -123,22 +125,22 @@ class Keeper:
             raise Transient(f"The model {run.name} is trained, but not at the platform yet")
         raise NotFound(f"There is no model {run.name} at the platform")
 
-    def _retire_others(self, run: Run) -> None:
+    def _retire_others(self, run: Training) -> None:
         """Take down the older ones of this name; the new one is ready by now."""
         for other in self._ledger.aftermath.deployed():
             if other.id < run.id and stem_of(other.name) == stem_of(run.name):
                 self._platform.undeploy(Model(other.task_id, other.name, other.dataset.id))
-                self._ledger.aftermath.fated(other.id, Fate.RETIRED, f"replaced by {run.name}")
+                self._ledger.aftermath.fated(other.id, ModelOutcome.RETIRED, f"replaced by {run.name}")
                 log.info("model.undeployed", model=other.name, replaced_by=run.name)
         self._ledger.aftermath.alone(run.id)
 
-    def _tidy(self, run: Run) -> None:
+    def _tidy(self, run: Training) -> None:
         if self._recipe.keep is not None:
             for model in self._surplus(run, self._recipe.keep):
                 self._delete(model, self._recipe.keep)
         self._ledger.aftermath.tidied(run.id)
 
-    def _surplus(self, run: Run, keep: int) -> list[Model]:
+    def _surplus(self, run: Training, keep: int) -> list[Model]:
         """The models of this name that are not to be kept: neither new, nor deployed, nor the best, nor needed."""
         models = of_name(stem_of(run.name), self._platform.models(run.dataset))
         active = self._ledger.runs.active()
@@ -151,10 +153,10 @@ class Keeper:
     def _delete(self, model: Model, keep: int) -> None:
         """Delete a model that this ledger started, and no other."""
         mine = self._ledger.runs.named(model.id)
-        if mine is None or mine.task_id != model.id or mine.owed not in {Owed.NOTHING, Owed.TIDY}:
+        if mine is None or mine.task_id != model.id or mine.owed not in {NextStep.NOTHING, NextStep.TIDY}:
             return
         reason = f"model.keep is {keep}, and it is neither deployed nor the best"
-        self._ledger.aftermath.fated(mine.id, Fate.DELETED, reason)
+        self._ledger.aftermath.fated(mine.id, ModelOutcome.DELETED, reason)
         try:
             self._platform.delete_model(model)
         except Refused as error:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from image_sync.domain import DatasetRef, Run, RunState, Verdict
+from image_sync.domain import DatasetRef, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
 from image_sync.logs import get_logger
@@ -115,7 +115,7 @@ class Trainer:
         if run is not None:
             self._launch(run)
 
-    def _launch(self, run: Run) -> None:
+    def _launch(self, run: Training) -> None:
         """Ask the platform for a training that is written down already."""
         plan = TrainingPlan(
             name=run.name,
@@ -153,7 +153,7 @@ class Trainer:
             self._ledger.runs.started(run.id, task_id)
             log.info("training.started", model=run.name, task=task_id, pictures=run.pictures)
 
-    def _give_up(self, run: Run) -> None:
+    def _give_up(self, run: Training) -> None:
         """Nobody was there. What was in doubt before stays so: an earlier request may still be carried out."""
         if run.doubts:
             self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
@@ -191,10 +191,10 @@ class Trainer:
                 continue
             yield RemotePicture(remote_id, key, category, annotation=from_text(text) if text else None)
 
-    def _follow(self, run: Run, now: float) -> float:
+    def _follow(self, run: Training, now: float) -> float:
         if now < self._next_look:
             return self._next_look - now
-        if run.state is RunState.RUNNING:
+        if run.state is TrainingState.RUNNING:
             pause = self._follower.pause(run)
             self._next_look = now + pause
             self._follower.look(run, now)
@@ -204,13 +204,13 @@ class Trainer:
         self._settle(run, now)
         return between
 
-    def _settle(self, run: Run, now: float) -> None:
+    def _settle(self, run: Training, now: float) -> None:
         """It is not known whether the training was started: ask for its name.
 
         Absence is believed at the second look at the earliest, and after the grace time on the monotonic clock.
         """
         found = self._platform.find_trainings(run.dataset, run.name)
-        if run.state is RunState.STARTING:  # the ledger failed while it was being started
+        if run.state is TrainingState.STARTING:  # the ledger failed while it was being started
             self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
         if found:
             self._ledger.runs.started(run.id, found[0])

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from image_sync.domain import Annotation, Batch, Claimed, Stamp
+from image_sync.domain import Annotation, Batch, Picture, Stamp
 from image_sync.errors import Changed, PictureError, Unreadable
 from image_sync.platforms.base import Item, Shipment
 
@@ -17,7 +17,7 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, 
 
 
 def shipment_of(
-    batch: Batch, pictures: Iterable[Claimed], spoiled: list[Claimed], *, trusting: bool = False
+    batch: Batch, pictures: Iterable[Picture], spoiled: list[Picture], *, trusting: bool = False
 ) -> Shipment:
     """These pictures of a batch, ready to be sent. Those that turn out to have changed are added to ``spoiled``.
 
@@ -38,14 +38,14 @@ def shipment_of(
     return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
 
 
-def annotation_of(item: Claimed) -> Annotation:
+def annotation_of(item: Picture) -> Annotation:
     """What is marked in a picture that has an annotation."""
     from image_sync.annotations import from_text  # late: most daemons never need it
 
     return from_text(item.annotation)
 
 
-def _read(item: Claimed, spoiled: list[Claimed], stamp: Stamp | None) -> bytes | Iterator[bytes]:
+def _read(item: Picture, spoiled: list[Picture], stamp: Stamp | None) -> bytes | Iterator[bytes]:
     pieces = read_verified(item.path, item.size, item.sha256, stamp)
     if item.size > _PIECE:
         return _noted(pieces, item, spoiled)
@@ -56,7 +56,7 @@ def _read(item: Claimed, spoiled: list[Claimed], stamp: Stamp | None) -> bytes |
         raise
 
 
-def _noted(pieces: Iterator[bytes], item: Claimed, spoiled: list[Claimed]) -> Iterator[bytes]:
+def _noted(pieces: Iterator[bytes], item: Picture, spoiled: list[Picture]) -> Iterator[bytes]:
     try:
         yield from pieces
     except PictureError:

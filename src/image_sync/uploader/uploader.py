@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from image_sync.domain import Batch, Claimed, DatasetRef, Verdict
+from image_sync.domain import Batch, DatasetRef, Picture, Verdict
 from image_sync.errors import (
     Ambiguous,
     ImageSyncError,
@@ -214,7 +214,7 @@ class Uploader:
 
     def _send(self, batch: Batch, *, further: bool) -> Batch | bool:
         """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
-        spoiled: list[Claimed] = []
+        spoiled: list[Picture] = []
         present = [item for item in batch.pictures if self._still_there(item, spoiled)]
         if not present:  # nobody was asked anything, so this tells nothing of the platform
             self._ledger.batches.release(batch.id)
@@ -267,7 +267,7 @@ class Uploader:
         keyed = tuple(item for item in shipment.items if digest_of(item.key))  # a plain name says too little
         return {key: stored[0] for key, stored in self._platform.copies(replace(shipment, items=keyed)).items()}
 
-    def _annotate(self, dataset: DatasetRef, pictures: Iterable[Claimed], ids: dict[str, str]) -> None:
+    def _annotate(self, dataset: DatasetRef, pictures: Iterable[Picture], ids: dict[str, str]) -> None:
         """Mark what could not be sent with the pictures. Whatever fails is owed; the reconciler pays it."""
         done: dict[int, str] = {}
         for item in pictures:
@@ -312,7 +312,7 @@ class Uploader:
         log.info("batch.uploaded", batch=batch.id, category=batch.category, pictures=len(stored), refused=len(refused))
         return following
 
-    def _doubt(self, batch: Batch, spoiled: list[Claimed], error: ImageSyncError) -> None:
+    def _doubt(self, batch: Batch, spoiled: list[Picture], error: ImageSyncError) -> None:
         self._ledger.batches.doubt(batch.id, not_before=self._clock() + self._rules.grace)
         self._forget(spoiled)
         log.warning("batch.doubtful", batch=batch.id, pictures=len(batch.pictures), error=error.what)
@@ -339,7 +339,7 @@ class Uploader:
         self._fail(error)
         return False
 
-    def _still_there(self, item: Claimed, spoiled: list[Claimed]) -> bool:
+    def _still_there(self, item: Picture, spoiled: list[Picture]) -> bool:
         try:
             found = os.lstat(item.path)
         except OSError:
@@ -349,7 +349,7 @@ class Uploader:
             return False
         return True
 
-    def _forget(self, spoiled: Iterable[Claimed]) -> None:
+    def _forget(self, spoiled: Iterable[Picture]) -> None:
         for item in spoiled:
             self._ledger.places.look_again(item.path, item.sha256)
             log.info("picture.changed", path=item.path)
@@ -359,5 +359,5 @@ class Uploader:
             self.setback.hit(error)
 
 
-def _is(item: Claimed, refused: Mapping[str, Outcome], *, unfit: bool) -> bool:
+def _is(item: Picture, refused: Mapping[str, Outcome], *, unfit: bool) -> bool:
     return item.key in refused and refused[item.key].unfit is unfit

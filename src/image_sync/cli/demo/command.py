@@ -22,7 +22,7 @@ from image_sync.cli.demo.story import Story
 from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
-from image_sync.domain import Fate, Owed, Run, RunState
+from image_sync.domain import ModelOutcome, NextStep, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.ledger import Ledger, exists
 
@@ -90,10 +90,10 @@ def _aimed(settings: Settings) -> bool:
         return ledger.target.id > 0
 
 
-def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, scene: Scene) -> tuple[Run, str]:
+def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, scene: Scene) -> tuple[Training, str]:
     """The training, once it is trained and deployed, and how good it is."""
 
-    def newest() -> Run | None:
+    def newest() -> Training | None:
         return next(iter(ledger.runs.history(1)), None)
 
     def show() -> None:
@@ -104,20 +104,22 @@ def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, sc
 
     daemon.wait(lambda: (run := newest()) is not None and not run.state.active, "the training to end", show)
     run = newest()
-    if run is None or run.state is not RunState.TRAINED:
+    if run is None or run.state is not TrainingState.TRAINED:
         raise ImageSyncError(f"the training did not succeed: {'' if run is None else run.reason}")
     measured = Measure(story.measure, Measure.of(settings).share)
     result = measured.text(run.accuracy, run.pictures) or f"{story.measure} unknown"
     scene.trained(run, result)
-    daemon.wait(lambda: (run := newest()) is not None and run.owed is Owed.NOTHING, "the model to be deployed", show)
+    daemon.wait(
+        lambda: (run := newest()) is not None and run.owed is NextStep.NOTHING, "the model to be deployed", show
+    )
     run = newest() or run
-    if run.fate is not Fate.DEPLOYED:
+    if run.fate is not ModelOutcome.DEPLOYED:
         raise ImageSyncError(f"the model was not deployed: {run.fate_reason}")
     scene.say(f"deployed          {run.name}: {run.fate_reason}")
     return run, result
 
 
-def _plot(story: Story, ledger: Ledger, run: Run, measure: Measure, scene: Scene) -> None:
+def _plot(story: Story, ledger: Ledger, run: Training, measure: Measure, scene: Scene) -> None:
     """Loss and accuracy as a picture that stays; without what draws it, one line that says how to get that."""
     target = Path(f"{story.name}-training.png")
     try:

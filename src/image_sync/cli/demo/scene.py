@@ -17,7 +17,7 @@ from image_sync.cli.demo.score import Score
 from image_sync.cli.measure import Measure
 from image_sync.cli.progress import figures
 from image_sync.config import Settings
-from image_sync.domain import Counts, Run, Tally
+from image_sync.domain import Counts, Tally, Training
 from image_sync.logs import show_path, show_text
 
 
@@ -92,7 +92,7 @@ class Scene:
             labels = ", ".join(f"{label} in {pictures}" for label, pictures in sorted(tally.labelled.items()))
             self.say(f"labels            {labels} pictures")
 
-    def training(self, run: Run, measure: Measure) -> None:
+    def training(self, run: Training, measure: Measure) -> None:
         """How far the training is."""
         self._progress.update(
             self._trained,
@@ -106,7 +106,7 @@ class Scene:
             self._told = step
             self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run, measure)}")
 
-    def trained(self, run: Run, result: str) -> None:
+    def trained(self, run: Training, result: str) -> None:
         """The training is done."""
         self.say(f"trained           {run.name}: {run.pictures} pictures, {result}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from image_sync.cli.measure import Measure
 from image_sync.cli.progress import duration
-from image_sync.domain import Fate, Point, Run, RunState
+from image_sync.domain import Metric, ModelOutcome, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.logs import show_path, show_text
 
@@ -28,12 +28,12 @@ _MANY = 12
 _MARKED = 60
 
 
-def training(run: Run, series: list[Point], measure: Measure, target: Path) -> None:
+def training(run: Training, series: list[Metric], measure: Measure, target: Path) -> None:
     """Loss on the left, held-out accuracy on the right, over the iterations."""
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     losses = [(point.iteration, point.loss) for point in series if point.loss is not None]
     tests = [(point.iteration, point.accuracy) for point in series if point.accuracy is not None]
-    if run.accuracy is not None and run.state is RunState.TRAINED:
+    if run.accuracy is not None and run.state is TrainingState.TRAINED:
         tests.append((series[-1].iteration, run.accuracy))
     if not losses and not tests:
         raise UsageError(
@@ -67,7 +67,7 @@ def training(run: Run, series: list[Point], measure: Measure, target: Path) -> N
     _save(figure, target)
 
 
-def models(runs: list[Run], name: str, measure: Measure, target: Path) -> None:
+def models(runs: list[Training], name: str, measure: Measure, target: Path) -> None:
     """Accuracy as a line, pictures as bars, one place for each model in the order of time."""
     figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
     bars: Any = figure.add_subplot()
@@ -76,7 +76,7 @@ def models(runs: list[Run], name: str, measure: Measure, target: Path) -> None:
     bars.bar(places, [run.pictures for run in runs], color=PICTURES, width=0.6, label="pictures")
     known = [(place, run.accuracy) for place, run in zip(places, runs, strict=True) if run.accuracy is not None]
     _line(line, known, ACCURACY, f"{measure.name} on held-out pictures", marker="o")
-    deployed = [(place, runs[place].accuracy) for place, _ in known if runs[place].fate is Fate.DEPLOYED]
+    deployed = [(place, runs[place].accuracy) for place, _ in known if runs[place].fate is ModelOutcome.DEPLOYED]
     if deployed:
         line.plot(*zip(*deployed, strict=True), "o", markersize=13, fillstyle="none", color=INK, label="deployed")
     if len(known) <= _MANY:
@@ -102,7 +102,7 @@ def models(runs: list[Run], name: str, measure: Measure, target: Path) -> None:
     _save(figure, target)
 
 
-def _times(axes: Any, places: list[int], runs: list[Run]) -> None:
+def _times(axes: Any, places: list[int], runs: list[Training]) -> None:
     step = -(-len(places) // _MANY)
     ticks = places[:: step or 1]
     stamps = [datetime.fromtimestamp(runs[n].ended_at or runs[n].created_at, UTC) for n in ticks]
@@ -123,7 +123,7 @@ def _axis(axes: Any, label: str, colour: str) -> None:
         axes.spines[side].set_color(FAINT)
 
 
-def _about(run: Run) -> str:
+def _about(run: Training) -> str:
     parts = [f"{run.pictures} pictures"]
     if run.base:
         parts.append(f"continues from {run.base_name or run.base}")

@@ -15,7 +15,7 @@ from image_sync.cli.measure import Measure
 from image_sync.cli.models.choice import chosen
 from image_sync.cli.progress import figures, local, remaining
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
-from image_sync.domain import Content, Fate, Run
+from image_sync.domain import ModelOutcome, Training, TrainingContent
 from image_sync.logs import show_text
 from image_sync.platforms.base import Model
 
@@ -49,7 +49,7 @@ def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
             typer.echo(show_text(line))
 
 
-def _running(run: Run, measure: Measure, *, by_tag: bool) -> str:
+def _running(run: Training, measure: Measure, *, by_tag: bool) -> str:
     step = f"{'tag' if by_tag else 'iteration'} {run.iteration} of {run.iterations}" if run.iterations else ""
     parts = (
         f"Training {show_text(run.name)}: {run.state}, {run.pictures} pictures",
@@ -60,7 +60,7 @@ def _running(run: Run, measure: Measure, *, by_tag: bool) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _lines(model: Model, run: Run | None, measure: Measure, *, keeps: bool) -> Iterator[str]:
+def _lines(model: Model, run: Training | None, measure: Measure, *, keeps: bool) -> Iterator[str]:
     """A model: its name, then what is known of it, each in a line of its own, ids whole."""
     pictures = None if run is None else run.pictures
     yield model.name
@@ -78,7 +78,7 @@ def _lines(model: Model, run: Run | None, measure: Measure, *, keeps: bool) -> I
         yield f"  standing  {'; '.join(standing)}"
 
 
-def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
+def _standing(model: Model, run: Training | None, *, keeps: bool) -> list[str]:
     """Whether it is deployed, as the platform says; why, as the ledger does; and where it began.
 
     Args:
@@ -86,7 +86,7 @@ def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
     """
     if run is None:
         return [*(["deployed"] if model.deployed else []), "not trained by this ledger"]
-    ours = run.fate is Fate.DEPLOYED
+    ours = run.fate is ModelOutcome.DEPLOYED
     fate = fate_of(run)
     if model.deployed is not ours:
         by_hand = "deployed by hand" if keeps else "deployed"
@@ -96,7 +96,7 @@ def _standing(model: Model, run: Run | None, *, keeps: bool) -> list[str]:
     return [*([fate] if fate else []), *began, *billed]
 
 
-def _data(model: Model, run: Run | None, contents: list[Content], measure: Measure) -> dict[str, Any]:
+def _data(model: Model, run: Training | None, contents: list[TrainingContent], measure: Measure) -> dict[str, Any]:
     """Everything known of one model; None where it was not trained by this ledger."""
     base = None if run is None or not run.base else {"id": run.base, "name": run.base_name or None}
     return asdict(model) | {

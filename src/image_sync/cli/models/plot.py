@@ -10,7 +10,7 @@ import typer
 from image_sync.cli import options
 from image_sync.cli.measure import Measure
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.domain import Run, RunState
+from image_sync.domain import Training, TrainingState
 from image_sync.errors import UsageError
 from image_sync.ledger import Ledger
 from image_sync.logs import show_path, show_text
@@ -53,7 +53,7 @@ def plot(
     typer.echo(f"Drawn: {show_path(str(target))}")
 
 
-def _run(ledger: Ledger, wanted: str) -> Run:
+def _run(ledger: Ledger, wanted: str) -> Training:
     run = next(iter(ledger.runs.history(1)), None) if wanted == "latest" else ledger.runs.named(wanted)
     if run is None:
         known = ", ".join(one.name for one in ledger.runs.history(5)) or "none"
@@ -69,8 +69,8 @@ def _run(ledger: Ledger, wanted: str) -> Run:
     return run
 
 
-def _trained(ledger: Ledger) -> list[Run]:
-    found = [run for run in ledger.runs.history(_HISTORY) if run.state is RunState.TRAINED]
+def _trained(ledger: Ledger) -> list[Training]:
+    found = [run for run in ledger.runs.history(_HISTORY) if run.state is TrainingState.TRAINED]
     if not found:
         raise UsageError(
             "this ledger knows of no trained model yet", hint="`image-sync status` tells what it waits for."

@@ -10,7 +10,7 @@ import typer
 from image_sync.cli import options
 from image_sync.cli.models.choice import chosen
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
-from image_sync.domain import BY_HAND, Fate
+from image_sync.domain import BY_HAND, ModelOutcome
 from image_sync.errors import Refused, UsageError
 from image_sync.ledger import Ledger
 from image_sync.logs import show_text
@@ -25,7 +25,7 @@ def deploy(model: Name, config: options.Config = options.CONFIG) -> None:
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         one = chosen(platform, platform.models(dataset_of(ledger, platform)), model, settings.model.name)
         platform.deploy(one)
-        _note(ledger, one, Fate.DEPLOYED)
+        _note(ledger, one, ModelOutcome.DEPLOYED)
     typer.echo(f"Model {show_text(one.name)} is deployed.")
 
 
@@ -35,7 +35,7 @@ def undeploy(model: Name, config: options.Config = options.CONFIG) -> None:
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         one = chosen(platform, platform.models(dataset_of(ledger, platform)), model, settings.model.name)
         platform.undeploy(one)
-        _note(ledger, one, Fate.RETIRED, was=Fate.DEPLOYED)
+        _note(ledger, one, ModelOutcome.RETIRED, was=ModelOutcome.DEPLOYED)
     typer.echo(f"Model {show_text(one.name)} is no longer deployed.")
 
 
@@ -58,7 +58,7 @@ def delete(
         _confirm(doomed, yes=yes)
         for model in doomed:
             platform.delete_model(model)
-            _note(ledger, model, Fate.DELETED)
+            _note(ledger, model, ModelOutcome.DELETED)
             typer.echo(f"Model {show_text(model.name)} is deleted.")
 
 
@@ -72,7 +72,7 @@ def _confirm(doomed: list[Model], *, yes: bool) -> None:
         raise UsageError("nothing was deleted")
 
 
-def _note(ledger: Ledger, model: Model, fate: Fate, *, was: Fate | None = None) -> None:
+def _note(ledger: Ledger, model: Model, fate: ModelOutcome, *, was: ModelOutcome | None = None) -> None:
     """Remember what a person did, if it is a model that this ledger had trained."""
     run = ledger.runs.named(model.id)
     if run is not None and run.task_id == model.id and (was is None or run.fate is was):

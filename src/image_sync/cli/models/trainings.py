@@ -8,18 +8,18 @@ import typer
 
 from image_sync.cli import options
 from image_sync.cli.session import ledger_of, platform_of, settings_of
-from image_sync.domain import Run
+from image_sync.domain import Training
 from image_sync.errors import UsageError
 from image_sync.ledger import Ledger
 from image_sync.logs import show_text
 from image_sync.platforms.base import Platform
 
-Training = Annotated[
+TrainingId = Annotated[
     str, typer.Argument(help="Name or id of the training, or latest.", metavar="TRAINING", show_default=True)
 ]
 
 
-def stop(training: Training = "latest", config: options.Config = options.CONFIG) -> None:
+def stop(training: TrainingId = "latest", config: options.Config = options.CONFIG) -> None:
     """Stop a training at the platform; there will be no model of it. It is not started once more by itself."""
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
@@ -31,7 +31,7 @@ def stop(training: Training = "latest", config: options.Config = options.CONFIG)
     )
 
 
-def log(training: Training = "latest", config: options.Config = options.CONFIG) -> None:
+def log(training: TrainingId = "latest", config: options.Config = options.CONFIG) -> None:
     """Print what the platform logged of a training."""
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
@@ -63,5 +63,5 @@ def _meant(ledger: Ledger, platform: Platform, wanted: str, *, running: bool = F
     return run.name, found[-1]
 
 
-def _newest(ledger: Ledger) -> Run | None:
+def _newest(ledger: Ledger) -> Training | None:
     return next(iter(ledger.runs.history(1)), None)

@@ -26,7 +26,7 @@ from image_sync.platforms.base import (
     Traits,
 )
 from image_sync.platforms.memory.mischief import Mischief
-from image_sync.platforms.memory.stored import Dataset, Stored, Training, check_categories, check_labels, whole
+from image_sync.platforms.memory.stored import Dataset, Stored, StoredTraining, check_categories, check_labels, whole
 
 
 class MemoryPlatform(Mischief):
@@ -55,7 +55,7 @@ class MemoryPlatform(Mischief):
         self._clock = clock
         self._ids = itertools.count(1)
         self._datasets: dict[str, Dataset] = {}
-        self._trainings: dict[str, Training] = {}
+        self._trainings: dict[str, StoredTraining] = {}
         self._deployed: set[str] = set()
         self._traits = Traits(
             name="memory",
@@ -192,7 +192,7 @@ class MemoryPlatform(Mischief):
             model = Model(
                 task_id, plan.name, plan.dataset.id, categories=tuple(sorted(names)), created_at=self._clock()
             )
-            self._trainings[task_id] = Training(model, learned, boxes=boxes)
+            self._trainings[task_id] = StoredTraining(model, learned, boxes=boxes)
             return task_id
 
     def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
@@ -287,7 +287,7 @@ class MemoryPlatform(Mischief):
             task_id = self._id("training")
             names = tuple(sorted(set(learned.values())))
             model = Model(task_id, name, "", categories=names, created_at=self._clock())
-            self._trainings[task_id] = Training(model, learned, looks=self._steps)
+            self._trainings[task_id] = StoredTraining(model, learned, looks=self._steps)
             return model
 
     def delete_model(self, model: Model) -> None:
@@ -314,10 +314,10 @@ class MemoryPlatform(Mischief):
     def _category(self, dataset: Dataset, name: str) -> str:
         return dataset.categories.setdefault(name, f"{dataset.ref.id}-{name}")
 
-    def _training(self, task_id: str) -> Training:
+    def _training(self, task_id: str) -> StoredTraining:
         if task_id not in self._trainings:
             raise NotFound(f"There is no training or model {task_id}")
         return self._trainings[task_id]
 
-    def _seen(self, training: Training) -> Model:
+    def _seen(self, training: StoredTraining) -> Model:
         return replace(training.model, deployed=training.model.id in self._deployed)

@@ -30,7 +30,7 @@ class Dataset:
 
 
 @dataclass(slots=True)
-class Training:
+class StoredTraining:
     """A training, and the model that it becomes."""
 
     model: Model
