@@ -36,10 +36,10 @@ from image_sync.errors import (
     Unreadable,
 )
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http import Client, Denied, Part, Spool, Timeouts, header_value, printable
+from image_sync.platforms.http import Client, Denied, Part, Spool, Timeouts, header_value, sanitize
 from image_sync.platforms.http.answer import retry_after
 from image_sync.platforms.mvi.wire import fault
-from image_sync.platforms.sagemaker.outcomes import printable as words_of_aws
+from image_sync.platforms.sagemaker.outcomes import sanitize as words_of_aws
 from support.fake_http import FakeHttp, Reply, answer, closed_port, ok
 
 QUICK = Timeouts(connect=0.5, read=0.5, total=0.8)
@@ -589,11 +589,11 @@ def test_secrets_are_masked_in_errors(client: Client, server: FakeHttp, caplog: 
 
 def test_words_of_a_server_are_shown_tamely() -> None:
     """Control characters, line breaks and novels do not reach a terminal."""
-    assert printable("a\x1b]0;x\x07\n  b") == "a?]0;x? b"
-    assert len(printable("x" * 10_000)) == 300
+    assert sanitize("a\x1b]0;x\x07\n  b") == "a?]0;x? b"
+    assert len(sanitize("x" * 10_000)) == 300
 
 
-@pytest.mark.parametrize("shown", [printable, words_of_aws])
+@pytest.mark.parametrize("shown", [sanitize, words_of_aws])
 def test_a_secret_with_blanks_in_a_row_is_masked_before_they_are_folded(shown: Callable[[str], str]) -> None:
     """Whichever vendor's server repeats it."""
     logs.hide("open  sesame")

@@ -7,7 +7,7 @@ from image_sync.logs import masked
 _LONGEST = 300
 
 
-def printable(text: object, limit: int = _LONGEST) -> str:
+def sanitize(text: object, limit: int = _LONGEST) -> str:
     """A server's words as they may be shown: one line, no control characters, no secret, not too long."""
     # Masked before blanks are folded, too: a password may hold two in a row.
     line = masked(" ".join(masked(str(text)[: limit * 4]).split()))

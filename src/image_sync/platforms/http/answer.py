@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from image_sync.errors import Transient
-from image_sync.platforms.words import printable
+from image_sync.platforms.words import sanitize
 
 MAX_ANSWER = 4 * 2**20
 """Bytes of an ordinary answer; a longer one is not read to its end. As objects they take thirty times as much."""

@@ -22,7 +22,7 @@ from image_sync.platforms.http.answer import MAX_ANSWER, TOO_LARGE, Answer, Spoo
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
 from image_sync.platforms.http.outcomes import DOUBT, Denied, in_doubt, lost_connection, no_connection, refusal
-from image_sync.platforms.words import printable
+from image_sync.platforms.words import sanitize
 
 _log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from urllib3.fields import format_multipart_header_param
 from image_sync.errors import Changed, Unreadable
 from image_sync.platforms.base import Item
 from image_sync.platforms.http.connection import this_call
-from image_sync.platforms.words import printable
+from image_sync.platforms.words import sanitize
 
 _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""

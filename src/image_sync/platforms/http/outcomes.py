@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised, Unfit
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http.answer import Answer, retry_after
-from image_sync.platforms.words import printable
+from image_sync.platforms.words import sanitize
 
 DOUBT = "It may have been carried out; the platform will be asked before a repeat"
 _NOBODY_BEHIND = {502, 503, 504}
@@ -62,8 +62,8 @@ def _host_of(location: str) -> str:
     except ValueError:
         return "a place it does not name properly"
     if not host:
-        return printable(parts.path or "nowhere", 80)
-    return printable(f"{parts.scheme or 'http'}://{host}{f':{port}' if port else ''}", 120)
+        return sanitize(parts.path or "nowhere", 80)
+    return sanitize(f"{parts.scheme or 'http'}://{host}{f':{port}' if port else ''}", 120)
 
 
 def _elsewhere(answer: Answer, what: str, host: str) -> Permanent | None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from image_sync.logs import get_logger
-from image_sync.platforms.http import Client, Part, Timeouts, in_doubt, printable
+from image_sync.platforms.http import Client, Part, Timeouts, in_doubt, sanitize
 from image_sync.platforms.mobius import wire
 from image_sync.platforms.mobius.wire import Reply
 
@@ -147,7 +147,7 @@ class Api:
                 vendor's page tells of is such a one.
         """
         answer = self._client.send(method, path, what=what, repeatable=repeatable, **request)
-        body = printable(answer.body[: 4 * _LONGEST_BODY].decode("utf-8", "replace"), _LONGEST_BODY)
+        body = sanitize(answer.body[: 4 * _LONGEST_BODY].decode("utf-8", "replace"), _LONGEST_BODY)
         _log.debug("mobius.answer", call=f"{method} {path}", status=answer.status, body=body)
         reply = wire.read(answer)
         if reply is None or (

@@ -9,7 +9,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Phase, Progress
-from image_sync.platforms.http import printable
+from image_sync.platforms.http import sanitize
 from image_sync.platforms.mobius import wire
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.marks import marks_of, proves
@@ -83,7 +83,7 @@ class Following:
                 return Phase.WAITING if reply.status in wire.WAITING else Phase.RUNNING
             self.trained(tag, start)
             return TRAINED
-        said = printable(reply.message) or "error, and no more"
+        said = sanitize(reply.message) or "error, and no more"
         if self._complaints.get(start.task) != said:
             self._complaints[start.task] = said
             return Phase.RUNNING

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from image_sync.errors import NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
-from image_sync.platforms.http import Answer, in_doubt, printable
+from image_sync.platforms.http import Answer, in_doubt, sanitize
 
 DONE = frozenset({"success", "ok"})
 WAITING = frozenset({"in_queue"})

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from image_sync.platforms.http import Answer, Client, Part, Spool, Timeouts, in_doubt, printable
+from image_sync.platforms.http import Answer, Client, Part, Spool, Timeouts, in_doubt, sanitize
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.auth import Auth
 

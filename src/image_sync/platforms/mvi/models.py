@@ -18,7 +18,7 @@ from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused, 
 from image_sync.logs import show_path
 from image_sync.platforms.base import Model, Prediction
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http import Part, printable
+from image_sync.platforms.http import Part, sanitize
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.making import Making

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from image_sync.platforms.base import Item, Outcome
-from image_sync.platforms.http import printable
+from image_sync.platforms.http import sanitize
 from image_sync.platforms.mvi import wire
 
 _FAULTY = re.compile(
@@ -62,5 +62,5 @@ def _is_foreign(entry: wire.UploadEntry) -> bool:
 def _outcome(key: str, entry: wire.UploadEntry) -> Outcome:
     if entry.result.lower() == "success":
         return Outcome(key, entry.id)
-    why = printable(entry.fault or f"result {entry.result or 'missing'}, no reason given")
+    why = sanitize(entry.fault or f"result {entry.result or 'missing'}, no reason given")
     return Outcome(key, refused=why, unfit=unfit(entry.fault))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from image_sync.errors import NotFound
-from image_sync.platforms.http import in_doubt, printable
+from image_sync.platforms.http import in_doubt, sanitize
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 from image_sync.errors import Permanent, Transient
 from image_sync.platforms.sagemaker import wire
 from image_sync.platforms.sagemaker.objects import Objects
-from image_sync.platforms.sagemaker.outcomes import printable
+from image_sync.platforms.sagemaker.outcomes import sanitize
 
 
 class Api(Objects):

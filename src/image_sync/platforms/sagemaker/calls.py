@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from image_sync import __version__
 from image_sync.config.sagemaker import SageMaker
 from image_sync.errors import ConfigError, Refused, Transient, Unauthorised
-from image_sync.platforms.sagemaker.outcomes import Said, error_of, lost, printable, seconds_of, unsent
+from image_sync.platforms.sagemaker.outcomes import Said, error_of, lost, sanitize, seconds_of, unsent
 
 T = TypeVar("T")
 

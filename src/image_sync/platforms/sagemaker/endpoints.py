@@ -16,7 +16,7 @@ from image_sync.platforms.sagemaker.containers import image_of
 from image_sync.platforms.sagemaker.datasets import Place
 from image_sync.platforms.sagemaker.job import tags, vpc
 from image_sync.platforms.sagemaker.keys import digest_of
-from image_sync.platforms.sagemaker.outcomes import Taken, printable
+from image_sync.platforms.sagemaker.outcomes import Taken, sanitize
 from image_sync.platforms.sagemaker.snapshot import Snapshot
 from image_sync.platforms.sagemaker.wire import Endpoint, TrainingJob
 
@@ -83,7 +83,7 @@ class Endpoints:
                 break
             # An old state may still be told just after the change was asked for: only after another one it is the end.
             if found is not None and asked and (status in _BROKEN or (seen and status == "InService")):
-                why = printable(found.FailureReason) or f"the endpoint is {status}"
+                why = sanitize(found.FailureReason) or f"the endpoint is {status}"
                 raise Refused(f"The model {snapshot.name} could not be brought into service: {why}")
             if found is None:
                 self._made(partial(self._api.create_endpoint, name, config, self._tags(snapshot)))

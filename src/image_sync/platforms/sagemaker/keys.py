@@ -21,7 +21,7 @@ import unicodedata
 from urllib.parse import quote, unquote
 
 from image_sync.errors import NotFound, Refused
-from image_sync.platforms.sagemaker.outcomes import printable
+from image_sync.platforms.sagemaker.outcomes import sanitize
 
 SIDES = ("train", "validation")
 _LONGEST_KEY = 1024

@@ -19,7 +19,7 @@ from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.endpoints import Endpoints
 from image_sync.platforms.sagemaker.jobs import Jobs
 from image_sync.platforms.sagemaker.names import attempt_of, is_name, root_of
-from image_sync.platforms.sagemaker.outcomes import printable
+from image_sync.platforms.sagemaker.outcomes import sanitize
 from image_sync.platforms.sagemaker.pictures import Pictures
 from image_sync.platforms.sagemaker.plan import network_of
 from image_sync.platforms.sagemaker.snapshot import FILE, Snapshot

@@ -8,7 +8,7 @@ from typing import IO, Any
 from image_sync.errors import NotFound, PlatformError
 from image_sync.platforms.sagemaker import wire
 from image_sync.platforms.sagemaker.calls import Calls
-from image_sync.platforms.sagemaker.outcomes import Said, error_of, printable
+from image_sync.platforms.sagemaker.outcomes import Said, error_of, sanitize
 
 _PIECE = 1 << 20
 _CHECKSUM = "CRC32"

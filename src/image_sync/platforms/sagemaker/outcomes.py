@@ -101,9 +101,9 @@ class Said:
     retry_after: float | None = None
 
 
-def printable(text: object) -> str:
+def sanitize(text: object) -> str:
     """AWS's words as they may be shown."""
-    return words.printable(text, _LONGEST_TEXT)
+    return words.sanitize(text, _LONGEST_TEXT)
 
 
 def error_of(what: str, said: Said, *, repeatable: bool) -> PlatformError:  # noqa: C901 - one case after the other

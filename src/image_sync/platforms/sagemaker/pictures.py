@@ -28,7 +28,7 @@ from image_sync.platforms.sagemaker.keys import (
     side_of,
     stored_name,
 )
-from image_sync.platforms.sagemaker.outcomes import Taken, printable
+from image_sync.platforms.sagemaker.outcomes import Taken, sanitize
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -289,7 +289,7 @@ def _picture(place: Place, remote_id: str, stored: wire.Object, moved_to: str | 
         key=key_of(name),
         category=place.classes.names([category]).get(category, ""),
         size=None if is_converted(remote_id) else stored.size,
-        batch_id=printable(stored.metadata.get("batch", "")),
+        batch_id=sanitize(stored.metadata.get("batch", "")),
         uploaded_at=stored.modified,
     )
 

@@ -20,7 +20,7 @@ from image_sync.errors import (
 )
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.containers import image_of
-from image_sync.platforms.sagemaker.outcomes import printable
+from image_sync.platforms.sagemaker.outcomes import sanitize
 
 _SERVICE = "sagemaker.amazonaws.com"
 
@@ -110,7 +110,7 @@ def _container(setup: SageMaker, _api: Api, *, detection: bool) -> Iterator[Step
     except Refused as error:
         yield Step("container", error.what, error.hint, EXIT_CONFIG)
     else:
-        yield Step("container", printable(image))
+        yield Step("container", sanitize(image))
 
 
 def _role(setup: SageMaker, api: Api) -> Iterator[Step]:

@@ -17,7 +17,7 @@ from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Place
 from image_sync.platforms.sagemaker.documents import Documents
 from image_sync.platforms.sagemaker.keys import parts_of
-from image_sync.platforms.sagemaker.outcomes import printable
+from image_sync.platforms.sagemaker.outcomes import sanitize
 from image_sync.platforms.sagemaker.pictures import Pictures
 from image_sync.platforms.sagemaker.wire import TrainingJob
 
@@ -52,7 +52,7 @@ class Spoilers:
 
     def find(self, place: Place, job: TrainingJob) -> dict[str, str]:
         """Key -> reason of the pictures that ended this job and were not known before; from now on they are."""
-        said = printable(job.FailureReason)
+        said = sanitize(job.FailureReason)
         before = self.known(place)
         there = {one.remote_id: one.key for one in self._pictures.listing(place.ref) if one.remote_id not in before}
         named = {name for line in (job.FailureReason, *self._complaints(job)) for name in _FILE.findall(line)}

@@ -20,7 +20,7 @@ from image_sync.platforms.sagemaker.job import request
 from image_sync.platforms.sagemaker.jobs import Attempt, Blame, Jobs, Origin, blame_of, retried
 from image_sync.platforms.sagemaker.lists import Lists
 from image_sync.platforms.sagemaker.names import attempt_of, job_of, root_of
-from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken, printable
+from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken, sanitize
 from image_sync.platforms.sagemaker.plan import network_of
 from image_sync.platforms.sagemaker.snapshot import Snapshot
 from image_sync.platforms.sagemaker.spoilers import LOG_GROUP, Spoilers
@@ -319,7 +319,7 @@ def _iteration(job: TrainingJob, phase: Phase, epochs: int | None) -> int | None
 def _reason(job: TrainingJob) -> str:
     if job.TrainingJobStatus == "Stopped":
         return _STOPPED.get(job.SecondaryStatus, "somebody stopped it")
-    reason = printable(job.FailureReason) or "AWS gave no reason"
+    reason = sanitize(job.FailureReason) or "AWS gave no reason"
     return f"{reason} ({_MEANING[blame_of(job.FailureReason)]})"
 
 
