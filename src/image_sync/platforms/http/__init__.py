@@ -8,4 +8,4 @@ from image_sync.platforms.http.form import Part
 from image_sync.platforms.http.outcomes import Denied, in_doubt
 from image_sync.platforms.words import sanitize
 
-__all__ = ["Answer", "Client", "Denied", "Part", "Spool", "Timeouts", "header_value", "in_doubt", "printable"]
+__all__ = ["Answer", "Client", "Denied", "Part", "Spool", "Timeouts", "header_value", "in_doubt", "sanitize"]

@@ -62,7 +62,7 @@ class Answer:
         except RecursionError:
             raise ValueError("its JSON is nested too deeply") from None
         except ValueError:
-            raise ValueError(f"it is not JSON: {printable(self.body[:60].decode('utf-8', 'replace'))!r}") from None
+            raise ValueError(f"it is not JSON: {sanitize(self.body[:60].decode('utf-8', 'replace'))!r}") from None
 
 
 def retry_after(value: str, now: float) -> float | None:
@@ -189,7 +189,7 @@ class Spool:
             yield from pieces
             return
         if packing not in _PACKINGS:
-            raise ValueError(f"it is packed as {printable(packing, 20)}, which was not asked for")
+            raise ValueError(f"it is packed as {sanitize(packing, 20)}, which was not asked for")
         packer, size = zlib.decompressobj(wbits=47), 0
         for piece in pieces:
             try:
@@ -230,7 +230,7 @@ def _beyond_blanks(text: str, at: int) -> int:
 
 def _unpacked(body: bytes, packing: str, limit: int) -> tuple[str, bytearray]:
     if packing not in _PACKINGS:
-        return f"it is packed as {printable(packing, 20)}, which was not asked for", bytearray()
+        return f"it is packed as {sanitize(packing, 20)}, which was not asked for", bytearray()
     try:
         plain = zlib.decompressobj(wbits=47).decompress(body, limit + 1)
     except zlib.error:

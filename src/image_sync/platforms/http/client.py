@@ -182,8 +182,8 @@ class Client:
         if fault is None:
             return body
         if repeatable:
-            raise Refused(f"{what}: {printable(fault)}", words=fault)
-        raise Denied(f"{what}: the server reports a failure: {printable(fault)}", hint=DOUBT)
+            raise Refused(f"{what}: {sanitize(fault)}", words=fault)
+        raise Denied(f"{what}: the server reports a failure: {sanitize(fault)}", hint=DOUBT)
 
     def entries(self, answer: Answer, spool: Spool, *, what: str) -> Iterator[Any]:
         """The entries of a list that came through the spool, one after the other; raises what :meth:`check` does."""

@@ -130,8 +130,8 @@ def _cut(content: bytes | Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _unreadable(part: Part, error: OSError) -> Unreadable:
-    return Unreadable(f"{printable(part.filename)} cannot be read: {error.strerror or error}")
+    return Unreadable(f"{sanitize(part.filename)} cannot be read: {error.strerror or error}")
 
 
 def _changed(part: Part, size: int) -> Changed:
-    return Changed(f"{printable(part.filename)} has not {size} bytes")
+    return Changed(f"{sanitize(part.filename)} has not {size} bytes")

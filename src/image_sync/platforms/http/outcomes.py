@@ -84,7 +84,7 @@ def no_connection(what: str, host: str, cause: BaseException, *, proxy: str = ""
         proxy: host and port of the proxy before it, if there is one.
     """
     if proxy and not isinstance(cause, ssl.SSLError):  # TLS is spoken with the server itself, through the proxy
-        why = f"the proxy {proxy} cannot be reached, or does not let us through to {host}: {printable(cause)}"
+        why = f"the proxy {proxy} cannot be reached, or does not let us through to {host}: {sanitize(cause)}"
         return Unanswered(f"{what}: {why}", hint="Check credentials.proxy, and whether the proxy runs")
     match cause:
         case socket.gaierror():
@@ -92,21 +92,21 @@ def no_connection(what: str, host: str, cause: BaseException, *, proxy: str = ""
         case ConnectionRefusedError():
             why, hint = f"nothing listens at {host}", "Check credentials.endpoint and port, and whether the server runs"
         case ssl.SSLCertVerificationError(verify_code=code) if code in _OTHER_NAME:
-            why = f"the certificate of {host} is for another name: {printable(cause.verify_message)}"
+            why = f"the certificate of {host} is for another name: {sanitize(cause.verify_message)}"
             hint = "Write the name that stands in the certificate into credentials.endpoint, or have a new one issued"
         case ssl.SSLCertVerificationError(verify_code=code) if code in _OUT_OF_TIME:
-            why = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
+            why = f"the certificate of {host} is not trusted: {sanitize(cause.verify_message)}"
             hint = "Check this machine's clock; if it is right, ask whoever runs the server to renew the certificate"
         case ssl.SSLCertVerificationError():
-            why = f"the certificate of {host} is not trusted: {printable(cause.verify_message)}"
+            why = f"the certificate of {host} is not trusted: {sanitize(cause.verify_message)}"
             hint = "If it is right, put its authority's certificate in a file and name that in credentials.ca_bundle"
         case ssl.SSLError():
-            why = f"no TLS with {host}: {printable(cause)}"
+            why = f"no TLS with {host}: {sanitize(cause)}"
             hint = "If it speaks plain http at this port, write http:// in credentials.endpoint, or its https port"
         case TimeoutError():
             why, hint = f"{host} did not answer in time", "Check the address, the network, and credentials.proxy"
         case _:
-            why, hint = f"no connection to {host}: {printable(cause)}", "Check credentials.endpoint and the network"
+            why, hint = f"no connection to {host}: {sanitize(cause)}", "Check credentials.endpoint and the network"
     return Unanswered(f"{what}: {why}", hint=hint)
 
 
@@ -114,7 +114,7 @@ def lost_connection(what: str, host: str, cause: BaseException, seconds: float, 
     """The error for a connection that stood and then broke, or gave no answer within ``seconds``."""
     if isinstance(cause, http.client.BadStatusLine) and _TLS_ALERT in str(cause):
         return Unanswered(f"{what}: {host} does not understand plain http", hint=_USE_TLS)
-    why = f"the connection to {host} broke: {printable(cause)}"
+    why = f"the connection to {host} broke: {sanitize(cause)}"
     if isinstance(cause, TimeoutError):
         why = f"{host} did not finish its answer in time ({seconds:g} s)"
     return in_doubt(what, why, repeatable=repeatable, kind=Unanswered)
@@ -130,7 +130,7 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
         return misled
     status = answer.status
     reason = http.client.responses.get(status, "")
-    words = f"{printable(fault)} (status {status})" if fault else f"status {status} {reason}".rstrip()
+    words = f"{sanitize(fault)} (status {status})" if fault else f"status {status} {reason}".rstrip()
     said = f"{what}: {words}"
     wait = retry_after(answer.headers.get("Retry-After", ""), time.time())
     match status:

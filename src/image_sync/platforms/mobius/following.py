@@ -48,7 +48,7 @@ class Following:
         with self._lock:
             training = self._records.training(task_id)
             if training is None:
-                raise NotFound(f"There is no training {printable(task_id, 60)!r} of ours at the Mobius SDK")
+                raise NotFound(f"There is no training {sanitize(task_id, 60)!r} of ours at the Mobius SDK")
             going = set()
             for name, state in training.tags.items():
                 outcome = self._outcome(training, name) if state == STARTED else state

@@ -75,7 +75,7 @@ class Pictures:
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Note it for the other tag. The one it had is reset at its next training: nothing takes it out."""
         if not _is_image(remote_id):
-            raise NotFound(f"{printable(remote_id, 60) or 'An empty string'} is not an id of a picture")
+            raise NotFound(f"{sanitize(remote_id, 60) or 'An empty string'} is not an id of a picture")
         role = role_of(category)
         try:
             tag = tag_of(dataset, role.owner or category, self._naming)

@@ -82,7 +82,7 @@ def understood(reply: Reply, http_status: int) -> bool:
 
 def failure(reply: Reply, what: str, *, repeatable: bool) -> PlatformError:
     """The error for a body that reports one."""
-    said = f"{what}: the Mobius SDK says {printable(reply.message) or 'error, and no more'}"
+    said = f"{what}: the Mobius SDK says {sanitize(reply.message) or 'error, and no more'}"
     message = reply.message
     if message in _LATER:
         return in_doubt(what, f"the Mobius SDK says {message}", repeatable=repeatable, kind=Transient)

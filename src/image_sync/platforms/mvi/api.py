@@ -183,7 +183,7 @@ class Api:
 
     def import_trained_model(self, archive: Part) -> wire.ImportedModel:
         """``POST /trained-models/import``. Not repeatable: each makes a model."""
-        what = f"Importing the model {printable(archive.filename)}"
+        what = f"Importing the model {sanitize(archive.filename)}"
         timeouts = _EXPORT_TIMEOUTS
         path = "/trained-models/import"
         return self._call(wire.ImportedModel, "POST", path, what, repeatable=False, form=[archive], timeouts=timeouts)

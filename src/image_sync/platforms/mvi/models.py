@@ -163,7 +163,7 @@ class Models:
         webapi = self._webapi(model)
         if webapi is not None and webapi.status.lower() in _BROKEN:
             raise Refused(
-                f"The deployment of the model {model.name} has failed ({printable(webapi.status)})",
+                f"The deployment of the model {model.name} has failed ({sanitize(webapi.status)})",
                 hint="Undeploy it in MVI, then deploy it again",
             )
         return webapi is not None and webapi.status.lower() == _READY

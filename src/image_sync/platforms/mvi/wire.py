@@ -28,7 +28,7 @@ def usable_id(value: object) -> bool:
 def checked(value: str, noun: str) -> str:
     """The id, if it may stand in a URL. Raises NotFound when no server can have given it."""
     if not usable_id(value):
-        raise NotFound(f"{printable(value, 60) or 'An empty string'} is not an id of a {noun} at MVI")
+        raise NotFound(f"{sanitize(value, 60) or 'An empty string'} is not an id of a {noun} at MVI")
     return value
 
 
@@ -286,7 +286,7 @@ def parse(kind: type[T], body: object, *, what: str, repeatable: bool) -> T:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise in_doubt(
-            what, f"the answer has an unexpected shape ({printable(place, 60)}: {first['msg']})", repeatable=repeatable
+            what, f"the answer has an unexpected shape ({sanitize(place, 60)}: {first['msg']})", repeatable=repeatable
         ) from None
 
 

@@ -123,7 +123,7 @@ class Api(Objects):
         try:
             return json.loads(text)
         except ValueError as error:
-            raise Transient(f"{what}: the answer is not JSON: {printable(text[:60])}") from error
+            raise Transient(f"{what}: the answer is not JSON: {sanitize(text[:60])}") from error
 
     def machines(self, *, training: bool) -> list[str]:
         """The instance types that this boto3 knows, without asking anybody; empty when it does not say."""

@@ -96,7 +96,7 @@ class Calls:
             )
         except botocore.exceptions.BotoCoreError as error:
             hint = "Check sagemaker.profile and sagemaker.region, and AWS's own configuration files"
-            raise Unauthorised(f"AWS cannot be used: {printable(error)}", hint=hint) from error
+            raise Unauthorised(f"AWS cannot be used: {sanitize(error)}", hint=hint) from error
 
     def _pages(self, service: str, operation: str, what: str, arguments: Mapping[str, Any]) -> Iterator[Any]:
         client = self.client(service)
@@ -141,7 +141,7 @@ class Calls:
             boto.ProfileNotFound,
         ) as error:
             hint = "Log in (`aws sso login`, `aws configure`), set sagemaker.profile, or give this machine a role"
-            raise Unauthorised(f"{what}: {printable(error)}", hint=hint) from error
+            raise Unauthorised(f"{what}: {sanitize(error)}", hint=hint) from error
         except boto.SSLError as error:  # mostly a certificate, but it may have been the end of a connection that stood
             raise (unsent(what, error) if repeatable else lost(what, error, repeatable=False)) from error
         except (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError) as error:
@@ -155,7 +155,7 @@ class Calls:
         ) as error:
             raise lost(what, error, repeatable=repeatable) from error
         except boto.BotoCoreError as error:  # the request could not be made: names, values, regions
-            raise Refused(f"{what}: {printable(error)}") from error
+            raise Refused(f"{what}: {sanitize(error)}") from error
 
 
 def _said(response: Mapping[str, Any]) -> Said:

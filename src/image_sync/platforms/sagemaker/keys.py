@@ -117,7 +117,7 @@ class Layout:
 
     def __init__(self, prefix: str, dataset: str) -> None:
         if not _DATASET.fullmatch(dataset):
-            raise NotFound(f"There is no dataset {printable(dataset)}")
+            raise NotFound(f"There is no dataset {sanitize(dataset)}")
         self.root = f"{prefix}/{dataset}"
         self.record = f"{self.root}/dataset.json"
         self.classes = f"{self.root}/classes.json"
@@ -138,7 +138,7 @@ class Layout:
             NotFound: it cannot be the id of any picture. Refused: the key is longer than S3 takes.
         """
         if not _REMOTE.fullmatch(remote_id):
-            raise NotFound(f"There is no picture {printable(remote_id)}")
+            raise NotFound(f"There is no picture {sanitize(remote_id)}")
         key = f"{self.root}/{remote_id}"
         if len(key) > _LONGEST_KEY:
             raise Refused("The picture's name is longer than S3 takes", hint="Give the file a shorter name")

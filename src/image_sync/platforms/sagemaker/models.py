@@ -92,7 +92,7 @@ class Models:
         _, job, snapshot = self._known(model)
         source = job.ModelArtifacts.S3ModelArtifacts
         sidecar = json.dumps(_sidecar(model.id, job, snapshot), ensure_ascii=False, indent=1).encode()
-        name = f"{printable(model.id)}{_ARCHIVE}"
+        name = f"{sanitize(model.id)}{_ARCHIVE}"
         if to.parts[:1] == _S3:  # s3://bucket/key, of which a path keeps one slash
             target = "s3://" + "/".join(to.parts[1:])
             target = target if target.endswith((".gz", ".tgz")) else f"{target}/{name}"
@@ -163,7 +163,7 @@ class Models:
         job = self._jobs.last(model.id).job if is_name(model.id) else None
         snapshot = None if job is None else self._jobs.snapshot(job)
         if job is None or snapshot is None or job.TrainingJobStatus != "Completed":
-            raise NotFound(f"There is no model {printable(model.name)}")
+            raise NotFound(f"There is no model {sanitize(model.name)}")
         return self._datasets.place(snapshot.dataset), job, snapshot
 
 

@@ -32,7 +32,7 @@ class Objects(Calls):
             Taken: with ``unless_there``, the key is there already; with ``match``, it no longer has that ETag.
         """
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if unless_there else {"IfMatch": match} if match else {}
-        what = f"Storing {printable(key)}"
+        what = f"Storing {sanitize(key)}"
         answer = self._call("s3", "put_object", what, **self._at(key), Body=body, **condition, **self._sealed(), **more)
         return str(answer["ETag"])
 
@@ -42,7 +42,7 @@ class Objects(Calls):
         Raises:
             Taken: the key is there already.
         """
-        what, at = f"Storing {printable(key)}", self._at(key)
+        what, at = f"Storing {sanitize(key)}", self._at(key)
         # Without the algorithm's name at the beginning, S3 may refuse parts that come with a checksum at the end.
         sealed: dict[str, Any] = {**self._sealed(), "ChecksumAlgorithm": _CHECKSUM}
         begun = self._call("s3", "create_multipart_upload", what, **at, **sealed, **more)
@@ -69,42 +69,42 @@ class Objects(Calls):
 
     def get(self, key: str) -> tuple[bytes, str]:
         """``GetObject``: the whole of a small object, and its ETag. Raises NotFound."""
-        what = f"Reading {printable(key)}"
+        what = f"Reading {sanitize(key)}"
         answer = self._call("s3", "get_object", what, **self._at(key))
         return self._body(what, answer), str(answer["ETag"])
 
     def fetch(self, uri: str, sink: Callable[[bytes], object]) -> None:
         """``GetObject`` of any size into ``sink``. Raises NotFound."""
-        what = f"Reading {printable(uri)}"
+        what = f"Reading {sanitize(uri)}"
         body = self._call("s3", "get_object", what, **_parts(uri))["Body"]
         while chunk := self._guarded(what, lambda: body.read(_PIECE)):
             sink(chunk)
 
     def copy(self, source: str, target: str) -> None:
         """``CopyObject`` from one S3 URI to another; at most 5 GB. Raises NotFound."""
-        what = f"Copying {printable(source)} to {printable(target)}"
+        what = f"Copying {sanitize(source)} to {sanitize(target)}"
         self._call("s3", "copy_object", what, **_parts(target), CopySource=_parts(source))
 
     def put_at(self, uri: str, body: bytes) -> None:
         """``PutObject`` to any S3 URI."""
-        self._call("s3", "put_object", f"Storing {printable(uri)}", **_parts(uri), Body=body)
+        self._call("s3", "put_object", f"Storing {sanitize(uri)}", **_parts(uri), Body=body)
 
     def head(self, key: str) -> wire.Object:
         """``HeadObject``. Raises NotFound."""
-        answer = self._call("s3", "head_object", f"Looking at {printable(key)}", **self._at(key))
+        answer = self._call("s3", "head_object", f"Looking at {sanitize(key)}", **self._at(key))
         modified = answer["LastModified"].timestamp()
         return wire.Object(key, int(answer["ContentLength"]), modified, answer.get("Metadata", {}))
 
     def objects(self, prefix: str) -> Iterator[wire.Object]:
         """``ListObjectsV2``: every object whose key begins so, page by page, in the order of their keys."""
-        for page in self._pages("s3", "list_objects_v2", f"Listing {printable(prefix)}", self._under(prefix)):
+        for page in self._pages("s3", "list_objects_v2", f"Listing {sanitize(prefix)}", self._under(prefix)):
             for entry in page.get("Contents", ()):
                 yield wire.Object(entry["Key"], int(entry["Size"]), entry["LastModified"].timestamp(), {})
 
     def some(self, prefix: str, most: int) -> list[wire.Object]:
         """``ListObjectsV2``: the first few objects whose keys begin so."""
         page = self._call(
-            "s3", "list_objects_v2", f"Looking for {printable(prefix)}", **self._under(prefix), MaxKeys=most
+            "s3", "list_objects_v2", f"Looking for {sanitize(prefix)}", **self._under(prefix), MaxKeys=most
         )
         entries = page.get("Contents", ())
         return [wire.Object(one["Key"], int(one["Size"]), one["LastModified"].timestamp(), {}) for one in entries]
@@ -112,7 +112,7 @@ class Objects(Calls):
     def folders(self, prefix: str) -> Iterator[str]:
         """``ListObjectsV2`` with a delimiter: the names of what looks like folders below the prefix."""
         arguments = {**self._under(prefix), "Delimiter": "/"}
-        for page in self._pages("s3", "list_objects_v2", f"Listing {printable(prefix)}", arguments):
+        for page in self._pages("s3", "list_objects_v2", f"Listing {sanitize(prefix)}", arguments):
             for entry in page.get("CommonPrefixes", ()):
                 yield str(entry["Prefix"])[len(prefix) :].rstrip("/")
 
@@ -120,11 +120,11 @@ class Objects(Calls):
         """``DeleteObjects``; those that are not there are no error."""
         for start in range(0, len(keys), 1000):
             batch = {"Objects": [{"Key": key} for key in keys[start : start + 1000]], "Quiet": True}
-            what = f"Deleting {printable(keys[start])}"
+            what = f"Deleting {sanitize(keys[start])}"
             answer = self._call("s3", "delete_objects", what, Bucket=self.bucket, Delete=batch)
             for fault in answer.get("Errors", ()):
                 said = Said(fault.get("Code", ""), fault.get("Message", ""), 0)
-                raise error_of(f"Deleting {printable(fault.get('Key', ''))}", said, repeatable=True)
+                raise error_of(f"Deleting {sanitize(fault.get('Key', ''))}", said, repeatable=True)
 
     def _at(self, key: str) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": key}
@@ -140,5 +140,5 @@ class Objects(Calls):
 def _parts(uri: str) -> dict[str, Any]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise NotFound(f"{printable(uri)} is not a place in S3")
+        raise NotFound(f"{sanitize(uri)} is not a place in S3")
     return {"Bucket": bucket, "Key": key}

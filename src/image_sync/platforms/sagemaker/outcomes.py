@@ -108,7 +108,7 @@ def sanitize(text: object) -> str:
 
 def error_of(what: str, said: Said, *, repeatable: bool) -> PlatformError:  # noqa: C901 - one case after the other
     """The error for such an answer; ``what`` says what was being done."""
-    text = f"{what}: {printable(said.message or said.code)} ({said.code or said.status})"
+    text = f"{what}: {sanitize(said.message or said.code)} ({said.code or said.status})"
     validation = said.code in {"ValidationException", "ValidationError"}
     if said.code in _THROTTLED or said.status == 429 or (said.code, said.status) == ("ServiceUnavailable", 503):  # noqa: PLR2004
         return Transient(text, retry_after=said.retry_after)
@@ -142,14 +142,14 @@ def error_of(what: str, said: Said, *, repeatable: bool) -> PlatformError:  # no
 
 def lost(what: str, why: object, *, repeatable: bool) -> PlatformError:
     """The error for a request that went out and got no whole answer."""
-    text = f"{what}: {printable(why)}"
+    text = f"{what}: {sanitize(why)}"
     return Unanswered(text) if repeatable else Ambiguous(text, hint=DOUBT)
 
 
 def unsent(what: str, why: object) -> Unanswered:
     """The error for a request that never left."""
     hint = "Check the network, sagemaker.region and sagemaker.endpoint_url"
-    return Unanswered(f"{what}: {printable(why)}", hint=hint)
+    return Unanswered(f"{what}: {sanitize(why)}", hint=hint)
 
 
 def seconds_of(header: str | None) -> float | None:

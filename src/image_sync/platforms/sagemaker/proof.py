@@ -70,10 +70,10 @@ def _identity(setup: SageMaker, api: Api) -> Iterator[Step]:
     except PlatformError as error:  # a closed network may have no way to STS; the others will tell
         yield Step("aws", f"cannot tell who we are: {error.what}", error.hint, warning=True)
         return
-    yield Step("aws", f"we are {printable(arn)}")
+    yield Step("aws", f"we are {sanitize(arn)}")
     ours, theirs = arn.split(":")[4:5], setup.role.split(":")[4:5]
     if ours != theirs:
-        hint = f"Name a role of the account {printable(''.join(ours))}, or be somebody of {''.join(theirs)}"
+        hint = f"Name a role of the account {sanitize(''.join(ours))}, or be somebody of {''.join(theirs)}"
         yield Step("aws", "sagemaker.role is of another account: SageMaker will not take it", hint, EXIT_CONFIG)
 
 

@@ -138,7 +138,7 @@ class Trainings:
         if job.TrainingJobStatus == "Stopped":
             return
         if origin is None or (job.TrainingJobStatus in {"Completed", "Failed"} and not retried(job)):
-            raise Refused(f"The training job {printable(task_id)} has ended already: {job.TrainingJobStatus}")
+            raise Refused(f"The training job {sanitize(task_id)} has ended already: {job.TrainingJobStatus}")
         self._api.put(origin.place.layout.stopped(task_id), b"")
         job = self._jobs.last(task_id).job  # an attempt that was made before the mark was seen
         if job.TrainingJobStatus == "InProgress":
@@ -167,9 +167,7 @@ class Trainings:
         nn_arch = plan.nn_arch or None
         if hyperparameters.network(nn_arch) is None:
             known = ", ".join(hyperparameters.networks())
-            raise Refused(
-                f"SageMaker has no network {printable(plan.nn_arch)}", hint=f"model.nn_arch is one of {known}"
-            )
+            raise Refused(f"SageMaker has no network {sanitize(plan.nn_arch)}", hint=f"model.nn_arch is one of {known}")
         reading = hyperparameters.read(plan.strategy, detection=detection, nn_arch=nn_arch)
         if reading.mistakes:
             told = "; ".join(f"{key} {text}" for key, text in reading.mistakes)
