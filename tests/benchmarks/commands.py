@@ -38,7 +38,7 @@ def _status(session: Session, tool: Path, python: float) -> Row:
     plant = session.plant(Tree(root, count, 0))
     settings = settings_of(plant.config)
     ledger = open_ledger(settings.state)
-    ledger.aim(
+    ledger.use_target(
         settings.platform, settings.credentials.endpoint, settings.dataset.name, settings.dataset.action, "bench"
     )
     filled(ledger, root, count, seen=_PORTION, batch=_PORTION)

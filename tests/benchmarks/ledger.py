@@ -38,7 +38,7 @@ def measure(session: Session) -> Iterator[Row]:
         for name, state in (("SQLite", session.work / "ledger"), ("PostgreSQL", postgres)):
             session.say(f"ledger: {count:,} pictures on {name}")
             ledger = open_ledger(state)
-            ledger.aim("mvi", "http://localhost", DATASET, "append", DATASET)
+            ledger.use_target("mvi", "http://localhost", DATASET, "append", DATASET)
             took = filled(ledger, session.work / "nowhere", count)
             ledger.close()
             note = f"{count:,} pictures, {_SEEN} seen at a time, {_BATCH} in a batch" if name == "SQLite" else ""
@@ -56,7 +56,7 @@ def filled(ledger: Ledger, root: Path, count: int, *, seen: int = _SEEN, batch: 
     begun = time.perf_counter()
     for first in range(0, count, seen):
         numbers = range(first, min(first + seen, count))
-        ledger.places.record(str(root).encode(), [_sighting(tree, number) for number in numbers])
+        ledger.files.record(str(root).encode(), [_sighting(tree, number) for number in numbers])
     recorded = time.perf_counter()
     ledger.batches.clear()
     claim = confirm = 0.0

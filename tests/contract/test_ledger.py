@@ -14,7 +14,7 @@ from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, S
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
 from image_sync.ledger import Ledger, Remote, exists, open_ledger
 from image_sync.ledger.lock import Holder, Lock, holder_of
-from image_sync.ledger.moves import IllegalMove
+from image_sync.ledger.moves import IllegalTransition
 from image_sync.ledger.schema import metadata
 from support.postgres import cut, stopped
 
@@ -39,7 +39,7 @@ def opened(state) -> Iterator[Callable[..., Ledger]]:
 
     def make(**options) -> Ledger:
         ledgers.append(open_ledger(state, clock=Clock(), **options))
-        ledgers[-1].aim("mvi", "http://server", "parts", "append", "parts")
+        ledgers[-1].use_target("mvi", "http://server", "parts", "append", "parts")
         return ledgers[-1]
 
     yield make
@@ -64,12 +64,12 @@ def seen(place: str, content: str, *, fault: str = "", size: int = 10, version: 
 
 
 def record(ledger: Ledger, *places: tuple[str, str], **options) -> None:
-    ledger.places.record(ROOT, [seen(place, content, **options) for place, content in places])
+    ledger.files.record(ROOT, [seen(place, content, **options) for place, content in places])
 
 
 def gone(ledger: Ledger, place: str) -> None:
     folder, _, name = place.rpartition("/")
-    ledger.places.gone(ROOT + b"/" + folder.encode(), [name.encode()])
+    ledger.files.gone(ROOT + b"/" + folder.encode(), [name.encode()])
 
 
 def send_everything(ledger: Ledger) -> list[str]:
@@ -103,16 +103,16 @@ def test_recorded_files_are_known_by_their_stamps(ledger: Ledger) -> None:
     """The watcher gets back exactly the stamps it gave, category included; 64-bit inodes survive."""
     record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
 
-    category, files = ledger.places.known(ROOT + b"/good")
+    category, files = ledger.files.known(ROOT + b"/good")
 
     assert category == "good"
     assert files == {b"1.jpg": Stamp(10, 1, 1, 2**64 - 1), b"2.jpg": Stamp(10, 1, 1, 2**64 - 1)}
-    assert ledger.places.known(ROOT + b"/other") == (None, {})
-    assert ledger.places.recorded(ROOT + b"/good") == ("good", len(files))
-    assert ledger.places.recorded(ROOT + b"/other") == (None, 0)
-    ledger.places.gone(ROOT + b"/good", list(files))
-    assert ledger.places.recorded(ROOT + b"/good") == ("good", 0)
-    assert ledger.places.folders(ROOT) == []
+    assert ledger.files.known(ROOT + b"/other") == (None, {})
+    assert ledger.files.recorded(ROOT + b"/good") == ("good", len(files))
+    assert ledger.files.recorded(ROOT + b"/other") == (None, 0)
+    ledger.files.gone(ROOT + b"/good", list(files))
+    assert ledger.files.recorded(ROOT + b"/good") == ("good", 0)
+    assert ledger.files.folders(ROOT) == []
 
 
 def test_paths_are_bytes(ledger: Ledger) -> None:
@@ -120,14 +120,14 @@ def test_paths_are_bytes(ledger: Ledger) -> None:
     name = b"caf\xe9\n.jpg"
     sighting = Sighting(ROOT + b"/g\xff", name, Stamp(1, 2, 3, 4), "good", "ab" * 32, "jpg")
 
-    ledger.places.record(ROOT, [sighting])
+    ledger.files.record(ROOT, [sighting])
 
-    assert name in ledger.places.known(ROOT + b"/g\xff")[1]
+    assert name in ledger.files.known(ROOT + b"/g\xff")[1]
     history = ledger.history.of(ROOT + b"/g\xff/" + name)
     assert history is not None
     assert history.key == "caf.abababababababab.jpg"
-    ledger.places.gone(ROOT + b"/g\xff", [name])
-    assert ledger.places.folders(ROOT) == []
+    ledger.files.gone(ROOT + b"/g\xff", [name])
+    assert ledger.files.folders(ROOT) == []
 
 
 def test_folders_with_files_are_listed(ledger: Ledger) -> None:
@@ -135,8 +135,8 @@ def test_folders_with_files_are_listed(ledger: Ledger) -> None:
     record(ledger, ("good/1.jpg", "a"), ("bad/deep/2.jpg", "b"))
     gone(ledger, "good/1.jpg")
 
-    assert ledger.places.folders(ROOT) == [ROOT + b"/bad/deep"]
-    assert ledger.places.folders(b"/elsewhere") == []
+    assert ledger.files.folders(ROOT) == [ROOT + b"/bad/deep"]
+    assert ledger.files.folders(b"/elsewhere") == []
 
 
 def test_a_sound_picture_is_ready(ledger: Ledger) -> None:
@@ -206,7 +206,7 @@ def test_of_two_categories_for_one_unsent_picture_neither_is_sent(ledger: Ledger
     while batch is not None:
         ledger.batches.confirm(batch.id, {}, {one.picture_id: "no" for one in batch.pictures})
         batch = ledger.batches.claim(DATASET, 100, 64 * MIB)
-    ledger.chores.requeue_refused()
+    ledger.changes.requeue_refused()
 
     assert send_everything(ledger) == ["other/2.6200000000000000.jpg"]
     needy = {(path, state) for path, state, why in ledger.history.faults() if "delete one of the two" in why}
@@ -248,10 +248,10 @@ def test_a_moved_picture_is_relabelled_and_not_sent_again(ledger: Ledger, new_fi
     if not new_first:
         record(ledger, ("scratch/1.jpg", "a"))
 
-    (change,) = ledger.chores.relabels(10)
+    (change,) = ledger.changes.relabels(10)
     assert (change.remote_id, change.category) == ("r-1.6100000000000000.jpg", "scratch")
-    ledger.chores.relabelled([change])
-    assert ledger.chores.relabels(10) == []
+    ledger.changes.relabelled([change])
+    assert ledger.changes.relabels(10) == []
     assert send_everything(ledger) == []
     assert state_of(ledger, "scratch/1.jpg") == "confirmed"
 
@@ -263,7 +263,7 @@ def test_a_move_before_the_upload_needs_no_relabelling(ledger: Ledger) -> None:
     record(ledger, ("scratch/1.jpg", "a"))
 
     assert send_everything(ledger) == ["scratch/1.6100000000000000.jpg"]
-    assert ledger.chores.relabels(10) == []
+    assert ledger.changes.relabels(10) == []
 
 
 def test_a_move_during_the_upload_is_relabelled_afterwards(ledger: Ledger) -> None:
@@ -276,7 +276,7 @@ def test_a_move_during_the_upload_is_relabelled_afterwards(ledger: Ledger) -> No
     record(ledger, ("scratch/1.jpg", "a"))
     ledger.batches.confirm(batch.id, {batch.pictures[0].picture_id: "r-1"}, {})
 
-    assert [change.category for change in ledger.chores.relabels(10)] == ["scratch"]
+    assert [change.category for change in ledger.changes.relabels(10)] == ["scratch"]
 
 
 def test_a_rename_is_a_rename(ledger: Ledger) -> None:
@@ -287,7 +287,7 @@ def test_a_rename_is_a_rename(ledger: Ledger) -> None:
     record(ledger, ("good/renamed.jpg", "a"))
 
     assert send_everything(ledger) == []
-    assert ledger.chores.relabels(10) == []
+    assert ledger.changes.relabels(10) == []
     assert state_of(ledger, "good/renamed.jpg") == "confirmed"
 
 
@@ -309,7 +309,7 @@ def test_a_touched_file_stays_what_it_is(ledger: Ledger) -> None:
     record(ledger, ("good/1.jpg", "a"), version=2)
 
     assert send_everything(ledger) == []
-    assert ledger.places.known(ROOT + b"/good")[1][b"1.jpg"].mtime_ns == 2
+    assert ledger.files.known(ROOT + b"/good")[1][b"1.jpg"].mtime_ns == 2
 
 
 def test_a_file_deleted_before_its_upload_is_not_sent(ledger: Ledger) -> None:
@@ -328,25 +328,25 @@ def test_a_deletion_after_the_upload_is_remembered_for_removal(ledger: Ledger) -
     gone(ledger, "good/1.jpg")
 
     assert ledger.tally().confirmed == 1
-    assert ledger.chores.orphans(before=0.0, limit=10).pictures == ()
-    (orphan,) = ledger.chores.orphans(before=float("inf"), limit=10).pictures
-    ledger.chores.forget(orphan.picture_id, {"r-1.6100000000000000.jpg", "another-copy"})
+    assert ledger.changes.orphans(before=0.0, limit=10).pictures == ()
+    (orphan,) = ledger.changes.orphans(before=float("inf"), limit=10).pictures
+    ledger.changes.forget(orphan.picture_id, {"r-1.6100000000000000.jpg", "another-copy"})
     assert ledger.tally().confirmed == 0
-    assert sorted(ledger.chores.removals(10)) == ["another-copy", "r-1.6100000000000000.jpg"]
-    ledger.chores.removed("another-copy")
-    assert ledger.chores.removals(10) == ["r-1.6100000000000000.jpg"]
+    assert sorted(ledger.changes.removals(10)) == ["another-copy", "r-1.6100000000000000.jpg"]
+    ledger.changes.removed("another-copy")
+    assert ledger.changes.removals(10) == ["r-1.6100000000000000.jpg"]
 
 
 def test_a_folder_of_any_size_may_go(ledger: Ledger) -> None:
     """33,000 files of one folder vanish: more than a statement may have parameters."""
     names = [f"{number:05}.jpg" for number in range(33_000)]
     for start in range(0, len(names), 4000):
-        ledger.places.record(ROOT, [seen(f"good/{name}", name) for name in names[start : start + 4000]])
-    ledger.places.record(ROOT, [seen("bad/other.jpg", names[0]), seen("good/stays.jpg", names[1])])
-    ledger.places.record(ROOT, [seen("good/last.jpg", "last")])
-    ledger.places.gone(ROOT + b"/good", [name.encode() for name in names])
+        ledger.files.record(ROOT, [seen(f"good/{name}", name) for name in names[start : start + 4000]])
+    ledger.files.record(ROOT, [seen("bad/other.jpg", names[0]), seen("good/stays.jpg", names[1])])
+    ledger.files.record(ROOT, [seen("good/last.jpg", "last")])
+    ledger.files.gone(ROOT + b"/good", [name.encode() for name in names])
 
-    assert set(ledger.places.known(ROOT + b"/good")[1]) == {b"stays.jpg", b"last.jpg"}
+    assert set(ledger.files.known(ROOT + b"/good")[1]) == {b"stays.jpg", b"last.jpg"}
     census = ledger.census()
     assert census.total.ready == 3
     assert census.categories["bad"].ready == 1  # it inherited
@@ -354,8 +354,8 @@ def test_a_folder_of_any_size_may_go(ledger: Ledger) -> None:
 
 def test_roots_of_any_size_may_go(ledger: Ledger) -> None:
     """A root with more files than one page is no longer configured: all of them are forgotten."""
-    ledger.places.record(ROOT, [seen(f"good/{number}.jpg", f"{number}") for number in range(2500)])
-    ledger.places.keep_roots([b"/elsewhere"])
+    ledger.files.record(ROOT, [seen(f"good/{number}.jpg", f"{number}") for number in range(2500)])
+    ledger.files.keep_roots([b"/elsewhere"])
 
     assert ledger.census().total.found == 0
     assert ledger.tally().ready == 0
@@ -366,11 +366,11 @@ def test_an_orphan_whose_file_came_back_is_not_forgotten(ledger: Ledger) -> None
     record(ledger, ("good/1.jpg", "a"))
     send_everything(ledger)
     gone(ledger, "good/1.jpg")
-    (orphan,) = ledger.chores.orphans(before=float("inf"), limit=10).pictures
+    (orphan,) = ledger.changes.orphans(before=float("inf"), limit=10).pictures
     record(ledger, ("good/again.jpg", "a"))
-    ledger.chores.forget(orphan.picture_id, {"r-1.6100000000000000.jpg"})
+    ledger.changes.forget(orphan.picture_id, {"r-1.6100000000000000.jpg"})
 
-    assert ledger.chores.removals(10) == []
+    assert ledger.changes.removals(10) == []
     assert ledger.tally().confirmed == 1
 
 
@@ -382,7 +382,7 @@ def test_a_refused_picture_whose_file_went_on_the_way_is_let_go(ledger: Ledger) 
     assert batch is not None
     gone(ledger, "good/1.jpg")
     ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no"})
-    assert ledger.chores.requeue_refused() == 0
+    assert ledger.changes.requeue_refused() == 0
     rest = ledger.batches.claim(DATASET, 10, MIB)
 
     assert rest is not None
@@ -392,9 +392,9 @@ def test_a_refused_picture_whose_file_went_on_the_way_is_let_go(ledger: Ledger) 
 def test_files_deleted_while_another_dataset_was_in_use_are_not_sent(ledger: Ledger) -> None:
     """Going back to a dataset finds what is there, not what is gone."""
     record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"))
-    ledger.aim("mvi", "http://server", "other", "append", "other")
+    ledger.use_target("mvi", "http://server", "other", "append", "other")
     gone(ledger, "good/1.jpg")
-    ledger.aim("mvi", "http://server", "parts", "append", "parts")
+    ledger.use_target("mvi", "http://server", "parts", "append", "parts")
 
     assert send_everything(ledger) == ["good/2.6200000000000000.jpg"]
 
@@ -402,7 +402,7 @@ def test_files_deleted_while_another_dataset_was_in_use_are_not_sent(ledger: Led
 def test_equal_files_in_a_folder_that_loses_its_category_are_left_alone(ledger: Ledger) -> None:
     """Neither inherits from the other."""
     record(ledger, ("good/1.jpg", "a"), ("good/copy.jpg", "a"))
-    ledger.places.recategorise(ROOT + b"/good", None)
+    ledger.files.recategorise(ROOT + b"/good", None)
 
     assert state_of(ledger, "good/1.jpg") == state_of(ledger, "good/copy.jpg") == "uncategorised"
     assert ledger.tally().ready == 0
@@ -412,9 +412,9 @@ def test_a_newer_look_is_not_forgotten_for_an_older_content(ledger: Ledger) -> N
     """The uploader found the old content gone; the watcher has recorded the new one already: it stands."""
     record(ledger, ("good/1.jpg", "a"))
     record(ledger, ("good/1.jpg", "b"), version=2)
-    ledger.places.look_again(ROOT + b"/good/1.jpg", b"a".hex().ljust(64, "0"))
+    ledger.files.look_again(ROOT + b"/good/1.jpg", b"a".hex().ljust(64, "0"))
     assert state_of(ledger, "good/1.jpg") == "ready"
-    ledger.places.look_again(ROOT + b"/good/1.jpg", b"b".hex().ljust(64, "0"))
+    ledger.files.look_again(ROOT + b"/good/1.jpg", b"b".hex().ljust(64, "0"))
 
     assert state_of(ledger, "good/1.jpg") == "unknown"
 
@@ -424,9 +424,9 @@ def test_files_of_a_folder_that_is_no_longer_watched_are_not_removed(ledger: Led
     record(ledger, ("good/1.jpg", "a"))
     send_everything(ledger)
     record(ledger, ("good/2.jpg", "b"))
-    ledger.places.keep_roots([b"/another"])
+    ledger.files.keep_roots([b"/another"])
 
-    assert ledger.chores.orphans(before=float("inf"), limit=10).pictures == ()
+    assert ledger.changes.orphans(before=float("inf"), limit=10).pictures == ()
     assert (ledger.tally().confirmed, ledger.tally().ready) == (1, 0)
 
 
@@ -435,19 +435,19 @@ def test_a_folder_given_another_category_relabels_its_pictures(ledger: Ledger) -
     record(ledger, ("crk/1.jpg", "a"))
     send_everything(ledger)
     record(ledger, ("crk/2.jpg", "b"), ("other/copy.jpg", "b"))
-    ledger.places.recategorise(ROOT + b"/crk", "crack")
+    ledger.files.recategorise(ROOT + b"/crk", "crack")
 
-    assert [change.category for change in ledger.chores.relabels(10)] == ["crack"]
+    assert [change.category for change in ledger.changes.relabels(10)] == ["crack"]
     assert state_of(ledger, "crk/2.jpg") == state_of(ledger, "other/copy.jpg") == "conflict"
     gone(ledger, "other/copy.jpg")
     assert send_everything(ledger) == ["crack/2.6200000000000000.jpg"]
-    assert ledger.places.known(ROOT + b"/crk")[0] == "crack"
+    assert ledger.files.known(ROOT + b"/crk")[0] == "crack"
 
 
 def test_a_folder_that_loses_its_category_is_left_alone(ledger: Ledger) -> None:
     """Its unsent pictures are withdrawn."""
     record(ledger, ("good/1.jpg", "a"))
-    ledger.places.recategorise(ROOT + b"/good", None)
+    ledger.files.recategorise(ROOT + b"/good", None)
 
     assert state_of(ledger, "good/1.jpg") == "uncategorised"
     assert send_everything(ledger) == []
@@ -456,8 +456,8 @@ def test_a_folder_that_loses_its_category_is_left_alone(ledger: Ledger) -> None:
 def test_roots_are_reported(ledger: Ledger) -> None:
     """The last report of each root stands."""
     report = RootReport(ROOT, WatchMode.POLLING, RootState.UNAVAILABLE, "not mounted", 3)
-    ledger.places.report(RootReport(ROOT, WatchMode.EVENTS, RootState.STARTING))
-    ledger.places.report(report)
+    ledger.files.report(RootReport(ROOT, WatchMode.EVENTS, RootState.STARTING))
+    ledger.files.report(report)
 
     assert ledger.roots() == [report]
     assert ledger.census().settling == 3
@@ -467,11 +467,11 @@ def test_a_rescan_is_asked_for_once(ledger: Ledger) -> None:
     """`retry` asks for a full look; the watcher takes the request once."""
     record(ledger, ("good/1.jpg", "a"), fault="cut short")
 
-    assert not ledger.places.rescan_requested()
-    assert ledger.places.recheck_quarantined() == 1
-    assert ledger.places.known(ROOT + b"/good")[1] == {}
-    assert ledger.places.rescan_requested()
-    assert not ledger.places.rescan_requested()
+    assert not ledger.files.rescan_requested()
+    assert ledger.files.recheck_quarantined() == 1
+    assert ledger.files.known(ROOT + b"/good")[1] == {}
+    assert ledger.files.rescan_requested()
+    assert not ledger.files.rescan_requested()
 
 
 def test_two_contents_that_share_the_first_digits_get_two_names(ledger: Ledger) -> None:
@@ -481,7 +481,7 @@ def test_two_contents_that_share_the_first_digits_get_two_names(ledger: Ledger) 
         Sighting(ROOT + b"/good/" + folder, b"1.jpg", Stamp(9, 1, 1, 1), "good", same + tail * 48, "jpg")
         for folder, tail in ((b"a", "1"), (b"b", "2"))
     ]
-    ledger.places.record(ROOT, sightings)
+    ledger.files.record(ROOT, sightings)
 
     assert sorted(send_everything(ledger)) == [f"good/1.{same}.jpg", f"good/1.{same}{'2' * 48}.jpg"]
 
@@ -546,7 +546,7 @@ def test_refused_pictures_go_back_in_line_when_asked(ledger: Ledger) -> None:
     assert batch is not None
     ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no"})
 
-    assert ledger.chores.requeue_refused() == 1
+    assert ledger.changes.requeue_refused() == 1
     assert len(send_everything(ledger)) == 1
 
 
@@ -616,7 +616,7 @@ def test_a_batch_is_settled_once(ledger: Ledger) -> None:
     assert batch is not None
     ledger.batches.release(batch.id)
 
-    with pytest.raises(IllegalMove):
+    with pytest.raises(IllegalTransition):
         ledger.batches.doubt(batch.id, not_before=0.0)
 
 
@@ -641,10 +641,10 @@ def test_a_training_counts_what_it_contains(ledger: Ledger) -> None:
     """The counter falls by the pictures of the training; later ones count towards the next."""
     ready_to_train(ledger)
     assert ledger.tally().untrained == 2
-    run = ledger.runs.begin("m-1", "")
+    run = ledger.trainings.begin("m-1", "")
     assert run is not None
     assert (run.state, run.pictures) == (TrainingState.STARTING, 2)
-    ledger.runs.started(run.id, "t-1")
+    ledger.trainings.started(run.id, "t-1")
     record(ledger, ("good/3.jpg", "c"))
     send_everything(ledger)
 
@@ -658,12 +658,12 @@ def test_a_training_counts_what_it_contains(ledger: Ledger) -> None:
 def test_a_training_is_followed_to_its_end(ledger: Ledger) -> None:
     """Figures are kept, unknown ones leave the earlier; the end is final."""
     ready_to_train(ledger)
-    run = ledger.runs.begin("m-1", "base-7")
+    run = ledger.trainings.begin("m-1", "base-7")
     assert run is not None
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.progress(run.id, iteration=40, iterations=100, loss=0.5, accuracy=None)
-    ledger.runs.progress(run.id, iteration=80, loss=None)
-    active = ledger.runs.active()
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.progress(run.id, iteration=40, iterations=100, loss=0.5, accuracy=None)
+    ledger.trainings.progress(run.id, iteration=80, loss=None)
+    active = ledger.trainings.active()
     assert active is not None
     assert (active.task_id, active.base, active.iteration, active.iterations, active.loss) == (
         "t-1",
@@ -672,21 +672,21 @@ def test_a_training_is_followed_to_its_end(ledger: Ledger) -> None:
         100,
         0.5,
     )
-    ledger.runs.trained(run.id, 0.95)
+    ledger.trainings.trained(run.id, 0.95)
 
-    assert ledger.runs.active() is None
+    assert ledger.trainings.active() is None
     last = ledger.tally().last
     assert last is not None
     assert (last.state, last.accuracy) == (TrainingState.TRAINED, 0.95)
-    with pytest.raises(IllegalMove):
-        ledger.runs.failed(run.id, "too late")
+    with pytest.raises(IllegalTransition):
+        ledger.trainings.failed(run.id, "too late")
 
 
 def test_only_one_training_at_a_time_is_begun(ledger: Ledger) -> None:
     """While one is active, or a picture is being sent, none is begun."""
     ready_to_train(ledger)
-    assert ledger.runs.begin("m-1", "") is not None
-    assert ledger.runs.begin("m-2", "") is None
+    assert ledger.trainings.begin("m-1", "") is not None
+    assert ledger.trainings.begin("m-2", "") is None
 
 
 def test_no_training_is_begun_while_a_picture_is_being_sent(ledger: Ledger) -> None:
@@ -696,21 +696,21 @@ def test_no_training_is_begun_while_a_picture_is_being_sent(ledger: Ledger) -> N
     ledger.batches.clear()
     assert ledger.batches.claim(DATASET, 10, MIB) is not None
 
-    assert ledger.runs.begin("m-1", "") is None
+    assert ledger.trainings.begin("m-1", "") is None
 
 
 @pytest.mark.parametrize("doubtful", [True, False])
 def test_pictures_of_a_training_that_was_not_started_count_again(ledger: Ledger, doubtful: bool) -> None:
     """A refused or abandoned start gives its pictures back."""
     ready_to_train(ledger)
-    run = ledger.runs.begin("m-1", "")
+    run = ledger.trainings.begin("m-1", "")
     assert run is not None
     if doubtful:
-        ledger.runs.doubt(run.id, not_before=9.0)
-        ledger.runs.abandon(run.id)
+        ledger.trainings.doubt(run.id, not_before=9.0)
+        ledger.trainings.abandon(run.id)
         assert ledger.tally().refusal is None
     else:
-        ledger.runs.refused(run.id, "no GPU")
+        ledger.trainings.refused(run.id, "no GPU")
         refusal = ledger.tally().refusal
         assert refusal is not None
         assert refusal.reason == "no GPU"
@@ -723,22 +723,22 @@ def test_pictures_of_a_training_that_was_not_started_count_again(ledger: Ledger,
 def test_a_failed_training_gives_its_pictures_back(ledger: Ledger, ended: bool) -> None:
     """They count towards the next one, unless the training may still run at the platform."""
     ready_to_train(ledger)
-    run = ledger.runs.begin("m-1", "")
+    run = ledger.trainings.begin("m-1", "")
     assert run is not None
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.failed(run.id, "out of memory", ended=ended)
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.failed(run.id, "out of memory", ended=ended)
 
     assert ledger.tally().untrained == (2 if ended else 0)
-    assert [one.reason for one in ledger.runs.history()] == ["out of memory"]
+    assert [one.reason for one in ledger.trainings.history()] == ["out of memory"]
 
 
 def test_a_request_for_a_training_is_kept_until_it_is_begun(ledger: Ledger) -> None:
     """`image-sync train` may be called while the daemon is down; asking twice is asking once."""
     ready_to_train(ledger)
-    ledger.runs.request()
-    ledger.runs.request()
+    ledger.trainings.request()
+    ledger.trainings.request()
     assert ledger.tally().train_requested
-    assert ledger.runs.begin("m-1", "") is not None
+    assert ledger.trainings.begin("m-1", "") is not None
 
     assert not ledger.tally().train_requested
 
@@ -747,7 +747,7 @@ def test_contents_lists_what_is_confirmed(ledger: Ledger) -> None:
     """For platforms that want a list."""
     ready_to_train(ledger)
 
-    assert list(ledger.runs.contents()) == [
+    assert list(ledger.trainings.contents()) == [
         ("r-1.6100000000000000.jpg", "1.6100000000000000.jpg", "good", ""),
         ("r-2.6200000000000000.jpg", "2.6200000000000000.jpg", "scratch", ""),
     ]
@@ -773,9 +773,9 @@ def test_everything_survives_a_restart(opened, ledger: Ledger) -> None:
 def test_another_dataset_gets_everything(opened, ledger: Ledger) -> None:
     """With a new dataset, server or platform, all sound pictures are ready again; going back finds them confirmed."""
     ready_to_train(ledger)
-    ledger.aim("mvi", "http://server", "other", "append", "other")
+    ledger.use_target("mvi", "http://server", "other", "append", "other")
     assert (ledger.tally().ready, ledger.tally().confirmed) == (2, 0)
-    ledger.aim("mvi", "http://server", "parts", "append", "parts")
+    ledger.use_target("mvi", "http://server", "parts", "append", "parts")
 
     assert (ledger.tally().ready, ledger.tally().confirmed) == (0, 2)
     assert ledger.target.dataset_id == "d-1"
@@ -784,8 +784,8 @@ def test_another_dataset_gets_everything(opened, ledger: Ledger) -> None:
 def test_a_dataset_that_was_made_with_a_stamp_is_remembered(opened) -> None:
     """`dataset.action: "create"` makes one dataset, not one for each start."""
     ledger = opened()
-    ledger.aim("mvi", "http://server", "parts", "create", "parts-20260101-000000")
-    ledger.aim("mvi", "http://server", "parts", "create", "parts-20270101-000000")
+    ledger.use_target("mvi", "http://server", "parts", "create", "parts-20260101-000000")
+    ledger.use_target("mvi", "http://server", "parts", "create", "parts-20270101-000000")
 
     assert ledger.target.dataset_name == "parts-20260101-000000"
 
@@ -822,7 +822,7 @@ def test_looking_does_not_write(opened, state) -> None:
 
 def test_the_migrations_make_the_tables_that_the_code_uses(ledger: Ledger) -> None:
     """Columns and indexes of a migrated ledger are those of the schema."""
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         found = inspect(tx)
         for table in metadata.sorted_tables:
             columns = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
@@ -833,7 +833,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(ledger: Ledger) -> No
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, state) -> None:
     """It is not touched, and the message says what to do."""
-    with ledger._book.db.writing() as tx:
+    with ledger._context.db.writing() as tx:
         tx.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     ledger.close()
 
@@ -872,7 +872,7 @@ def test_a_cut_connection_is_made_again_and_holds_the_lock(database: str) -> Non
         assert holder_of(database) is None
         lock.keep(0.0)
         assert holder_of(database) == Holder(os.getpid())
-        ledger.places.recheck_quarantined()
+        ledger.files.recheck_quarantined()
         ledger.close()
         with pytest.raises(AlreadyRunning):
             Lock(database)
@@ -886,10 +886,10 @@ def test_who_was_replaced_writes_nothing_any_more(database: str) -> None:
         with Lock(database) as second:
             other = open_ledger(database, lock=second)
             with pytest.raises(AlreadyRunning, match="taken over"):
-                ledger.places.recheck_quarantined()
+                ledger.files.recheck_quarantined()
             with pytest.raises(AlreadyRunning):
                 first.keep(0.0)
-            other.places.recheck_quarantined()
+            other.files.recheck_quarantined()
             other.close()
         with pytest.raises(AlreadyRunning):  # it went again: what the first one remembers is of yesterday all the same
             first.keep(0.0)
@@ -901,12 +901,12 @@ def test_a_database_that_is_down_is_waited_for(database: str) -> None:
     with Lock(database) as lock:
         ledger = open_ledger(database, lock=lock)
         with stopped():
-            for use in (ledger.roots, ledger.places.recheck_quarantined, lambda: lock.keep(0.0)):
+            for use in (ledger.roots, ledger.files.recheck_quarantined, lambda: lock.keep(0.0)):
                 with pytest.raises(LedgerError) as caught:
                     use()
                 assert caught.value.passing
         lock.keep(0.0)
-        ledger.places.recheck_quarantined()
+        ledger.files.recheck_quarantined()
         ledger.close()
         assert holder_of(database) == Holder(os.getpid())
 
@@ -914,7 +914,7 @@ def test_a_database_that_is_down_is_waited_for(database: str) -> None:
 def test_states_are_written_as_plain_words(ledger: Ledger) -> None:
     """The persisted words are part of the format: changing one needs a migration."""
     ready_to_train(ledger)
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         words = set(tx.exec_driver_sql("SELECT state FROM picture").scalars())
 
     assert words == {"confirmed"}
@@ -940,8 +940,8 @@ def listed(*rows: tuple[str, str, str], batch_id: str = "") -> list[Remote]:
 
 def as_told(ledger: Ledger) -> list[tuple[str, str, str]]:
     """The listing of a platform at which everything is as this ledger told it."""
-    batch = ledger.chores.of_pictures(ledger.inventory.sample(0, 100))
-    standing = ledger.chores.standing([item.picture_id for item in batch.pictures])
+    batch = ledger.changes.of_pictures(ledger.remote_index.sample(0, 100))
+    standing = ledger.changes.status([item.picture_id for item in batch.pictures])
     return [
         (standing[item.picture_id].remote_id, item.key, standing[item.picture_id].category) for item in batch.pictures
     ]
@@ -953,16 +953,16 @@ def test_what_is_no_longer_listed_waits_for_a_repair(ledger: Ledger) -> None:
     send_everything(ledger)
     gone(ledger, "good/3.jpg")
     here = as_told(ledger)[0]
-    seen_now = ledger.inventory.adopt(listed(here), trained_until=None)
+    seen_now = ledger.remote_index.adopt(listed(here), trained_until=None)
     assert len(seen_now.absent) == 2
-    assert ledger.inventory.missed(seen_now.absent) == ledger.inventory.missing() == 1
+    assert ledger.remote_index.missed(seen_now.absent) == ledger.remote_index.missing() == 1
     assert state_of(ledger, "good/2.jpg") == "refused"
     assert ledger.tally().confirmed == 1
-    ledger.inventory.request_repair()
-    assert ledger.inventory.repair_requested()
-    assert ledger.inventory.repair() == 1
+    ledger.remote_index.request_repair()
+    assert ledger.remote_index.repair_requested()
+    assert ledger.remote_index.repair() == 1
 
-    assert not ledger.inventory.repair_requested()
+    assert not ledger.remote_index.repair_requested()
     assert len(send_everything(ledger)) == 1
     assert ledger.tally().confirmed == 2
 
@@ -973,25 +973,25 @@ def test_a_category_that_was_not_told_is_kept_until_it_is_told_or_taken_back(led
     send_everything(ledger)
     told = as_told(ledger)
     theirs = [(remote_id, key, "bad") for remote_id, key, _ in told]
-    changed = ledger.inventory.adopt(listed(*theirs), trained_until=None).changed
+    changed = ledger.remote_index.adopt(listed(*theirs), trained_until=None).changed
     assert [category for _, category in changed] == ["bad", "bad"]
-    ledger.inventory.keep(changed)
-    ledger.inventory.keep(changed)
-    assert ledger.inventory.kept() == 2
+    ledger.remote_index.keep(changed)
+    ledger.remote_index.keep(changed)
+    assert ledger.remote_index.kept() == 2
     assert as_told(ledger) == theirs
-    assert ledger.inventory.adopt(listed(*theirs), trained_until=None).changed == ()
-    assert ledger.chores.relabels(10) == []
+    assert ledger.remote_index.adopt(listed(*theirs), trained_until=None).changed == ()
+    assert ledger.changes.relabels(10) == []
     assert [why for *_, why in ledger.history.in_state("category-changed")] == ["'bad' at the server"] * 2
 
-    assert ledger.inventory.adopt(listed(told[0], theirs[1]), trained_until=None).changed == ()
-    assert ledger.inventory.kept() == 1
+    assert ledger.remote_index.adopt(listed(told[0], theirs[1]), trained_until=None).changed == ()
+    assert ledger.remote_index.kept() == 1
     gone(ledger, "good/2.jpg")
     record(ledger, ("ugly/2.jpg", "b"))
-    (change,) = ledger.chores.relabels(10)
-    ledger.chores.relabelling([change.picture_id])
-    ledger.inventory.keep([(change.picture_id, "odd")])  # it is being told: what is listed meanwhile says nothing
-    ledger.chores.relabelled([change])
-    assert ledger.inventory.kept() == 0
+    (change,) = ledger.changes.relabels(10)
+    ledger.changes.relabelling([change.picture_id])
+    ledger.remote_index.keep([(change.picture_id, "odd")])  # it is being told: what is listed meanwhile says nothing
+    ledger.changes.relabelled([change])
+    assert ledger.remote_index.kept() == 0
 
 
 def test_copies_of_another_ledger_are_told_from_our_own(ledger: Ledger, opened) -> None:
@@ -1000,12 +1000,12 @@ def test_copies_of_another_ledger_are_told_from_our_own(ledger: Ledger, opened) 
     send_everything(ledger)
     ((remote_id, key, category),) = as_told(ledger)
     rows = listed((remote_id, key, category)) + listed(("r-other", key, category), batch_id="f" * 32)
-    found = ledger.inventory.adopt(rows, trained_until=None)
-    assert (found.foreign, len(found.doubles), found.strangers) == (1, 1, 0)
-    before = ledger.inventory.shared
-    ledger.inventory.share()
+    found = ledger.remote_index.adopt(rows, trained_until=None)
+    assert (found.foreign_copies, len(found.doubles), found.foreign) == (1, 1, 0)
+    before = ledger.remote_index.shared
+    ledger.remote_index.share()
 
-    assert (before, ledger.inventory.shared, opened().inventory.shared) == (False, True, True)
+    assert (before, ledger.remote_index.shared, opened().remote_index.shared) == (False, True, True)
 
 
 def test_a_ledger_behind_the_file_beside_it_believes_the_listing(state, opened) -> None:
@@ -1018,17 +1018,17 @@ def test_a_ledger_behind_the_file_beside_it_believes_the_listing(state, opened) 
     send_everything(first)
     ((remote_id, key, _),) = as_told(first)
     backup = (state / "ledger.sqlite").read_bytes()
-    first.chores.relabelling([first.inventory.sample(0, 1)[0]])
+    first.changes.relabelling([first.remote_index.sample(0, 1)[0]])
     first.close()
     (state / "ledger.sqlite").write_bytes(backup)
     with Lock(state) as lock:
         again = opened(lock=lock)
-        before = again.inventory.restored
-        assert again.inventory.adopt(listed((remote_id, key, "bad")), trained_until=None).changed == ()
-        assert [change.category for change in again.chores.relabels(10)] == ["good"]
-        assert (before, again.inventory.restored) == (True, False)
+        before = again.remote_index.restored
+        assert again.remote_index.adopt(listed((remote_id, key, "bad")), trained_until=None).changed == ()
+        assert [change.category for change in again.changes.relabels(10)] == ["good"]
+        assert (before, again.remote_index.restored) == (True, False)
         again.close()
-        assert not opened(lock=lock).inventory.restored
+        assert not opened(lock=lock).remote_index.restored
 
 
 @pytest.mark.parametrize("was", ["3 1000.0\n", "no number", ""])
@@ -1039,4 +1039,4 @@ def test_the_file_beside_the_ledger_is_a_copy_when_it_was_not_written_when_it_sa
     opened().close()
     (state / "generation").write_text(was)
     with Lock(state) as lock:
-        assert opened(lock=lock).inventory.restored == was.startswith("3 ")
+        assert opened(lock=lock).remote_index.restored == was.startswith("3 ")

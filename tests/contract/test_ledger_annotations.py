@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from image_sync.domain import DatasetRef, Sighting, Stamp
 from image_sync.ledger import Ledger, counts, open_ledger
-from image_sync.ledger.inventory import Remote
 from image_sync.ledger.lock import Lock
+from image_sync.ledger.remote_index import Remote
 from image_sync.ledger.schema import annotation, marks, place
 
 ROOT = b"/pictures"
@@ -30,7 +30,7 @@ def opened(state) -> Iterator[Callable[..., Ledger]]:
     def make(annotations: str = "required", setting: str = "parts", **options) -> Ledger:
         made = open_ledger(state, clock=lambda: float(next(ticks)), annotations=annotations, **options)
         ledgers.append(made)
-        made.aim("mvi", "http://server", setting, "append", setting)
+        made.use_target("mvi", "http://server", setting, "append", setting)
         made.dataset(DATASET)
         return made
 
@@ -48,7 +48,7 @@ def ledger(opened) -> Ledger:
 
 def assert_true(ledger: Ledger) -> None:
     """Counts agree with what they count, and what is due is exactly what a look at every picture finds."""
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         assert counts.correct(tx)
         rows = tx.execute(select(annotation)).mappings().all()
         found = tx.exec_driver_sql("SELECT id FROM picture WHERE state = 'confirmed'").scalars().all()
@@ -74,12 +74,12 @@ def seen(
 
 
 def record(ledger: Ledger, *sightings: Sighting) -> None:
-    ledger.places.record(ROOT, list(sightings))
+    ledger.files.record(ROOT, list(sightings))
 
 
 def gone(ledger: Ledger, where: str) -> None:
     folder, _, name = where.rpartition("/")
-    ledger.places.gone(ROOT + b"/" + folder.encode(), [name.encode()])
+    ledger.files.gone(ROOT + b"/" + folder.encode(), [name.encode()])
 
 
 def send(ledger: Ledger, *, annotated: bool = False) -> list[str]:
@@ -111,7 +111,7 @@ def test_stamps_come_back_with_the_annotations(ledger: Ledger) -> None:
     first, second, third = seen("good/1.jpg", "a", "A"), seen("good/2.jpg", "b", waits=True), seen("good/3.jpg", "c")
     record(ledger, first, second, third)
 
-    known = ledger.places.known(ROOT + b"/good")[1]
+    known = ledger.files.known(ROOT + b"/good")[1]
 
     assert known == {b"1.jpg": first.stamp, b"2.jpg": second.stamp, b"3.jpg": third.stamp}
 
@@ -163,7 +163,7 @@ def test_a_file_saved_unchanged_changes_its_stamp_only(ledger: Ledger) -> None:
     again = replace(again, stamp=again.stamp._replace(annotation="another"))
     record(ledger, again)
 
-    assert ledger.places.known(ROOT + b"/good")[1] == {b"1.jpg": again.stamp}
+    assert ledger.files.known(ROOT + b"/good")[1] == {b"1.jpg": again.stamp}
     assert ledger.tally().unmarked == 0
 
 
@@ -209,13 +209,13 @@ def test_trouble_with_an_annotation_takes_no_picture_from_the_platform(ledger: L
     record(ledger, seen("good/1.jpg", "a", **trouble))
 
     assert (ledger.tally().confirmed, ledger.tally().unmarked, ledger.tally().labelled) == (1, 0, {"hole": 1})
-    assert ledger.chores.orphans(before=2e9, limit=10).pictures == ()
+    assert ledger.changes.orphans(before=2e9, limit=10).pictures == ()
     assert state_of(ledger, "good/1.jpg") in {"waiting", "quarantined"}
     record(ledger, seen("good/1.jpg", "a", "A2", "dent"))
     assert state_of(ledger, "good/1.jpg") == "confirmed"
     assert pay(ledger) == {"r-1": "A2"}
     gone(ledger, "good/1.jpg")
-    assert len(ledger.chores.orphans(before=2e9, limit=10).pictures) == 1
+    assert len(ledger.changes.orphans(before=2e9, limit=10).pictures) == 1
 
 
 def test_what_is_checked_again_leaves_its_picture_to_another_copy(ledger: Ledger) -> None:
@@ -226,7 +226,7 @@ def test_what_is_checked_again_leaves_its_picture_to_another_copy(ledger: Ledger
     record(ledger, seen("good/1.jpg", "a", fault="its annotation cannot be used"))
     assert (state_of(ledger, "good/1.jpg"), state_of(ledger, "good/2.jpg")) == ("quarantined", "duplicate")
 
-    assert ledger.places.recheck_quarantined() == 1
+    assert ledger.files.recheck_quarantined() == 1
     assert state_of(ledger, "good/2.jpg") == "confirmed"
 
 
@@ -248,7 +248,7 @@ def test_new_content_while_its_annotation_is_awaited_is_another_picture(ledger: 
     send(ledger, annotated=True)
     record(ledger, seen("good/1.jpg", "b", waits=True))
 
-    assert len(ledger.chores.orphans(before=2e9, limit=10).pictures) == 1
+    assert len(ledger.changes.orphans(before=2e9, limit=10).pictures) == 1
     record(ledger, seen("good/1.jpg", "b", "B"))
     assert send(ledger) == ["1: B"]
 
@@ -279,7 +279,7 @@ def test_a_refused_annotation_is_told_and_can_be_tried_again(ledger: Ledger) -> 
     }
     record(ledger, seen("good/1.jpg", "a", "A2"))
     assert [debt.text for debt in ledger.annotations.due(10)] == ["A2"]
-    assert ledger.chores.requeue_refused() == 2
+    assert ledger.changes.requeue_refused() == 2
     assert pay(ledger) == {"r-1": "A2", "r-2": "B"}
     assert ledger.annotations.refusals() == 0
 
@@ -288,22 +288,22 @@ def test_no_training_begins_while_an_annotation_is_due(ledger: Ledger) -> None:
     """A training contains what is marked, and says what."""
     record(ledger, seen("good/1.jpg", "a", "A", "hole"), seen("good/2.jpg", "b"))
     send(ledger)
-    assert ledger.runs.begin("m-1", "") is None
+    assert ledger.trainings.begin("m-1", "") is None
     pay(ledger)
 
-    assert ledger.runs.begin("m-1", "") is not None
-    assert [(key.partition(".")[0], text) for _, key, _, text in ledger.runs.contents()] == [("1", "A"), ("2", "")]
+    assert ledger.trainings.begin("m-1", "") is not None
+    assert [(key.partition(".")[0], text) for _, key, _, text in ledger.trainings.contents()] == [("1", "A"), ("2", "")]
 
 
 def test_another_copy_at_the_platform_has_to_be_marked(ledger: Ledger) -> None:
     """What was marked went with the copy that is no longer the picture's."""
     record(ledger, seen("good/1.jpg", "a", "A", "hole"))
     send(ledger, annotated=True)
-    (item,) = ledger.chores.of_pictures([1]).pictures
-    ledger.chores.arrived(item.picture_id, "r-1.another", "good")
+    (item,) = ledger.changes.of_pictures([1]).pictures
+    ledger.changes.arrived(item.picture_id, "r-1.another", "good")
     assert (ledger.tally().unmarked, ledger.tally().labelled) == (1, {})
     assert pay(ledger) == {"r-1": "A"}
-    ledger.chores.arrived(item.picture_id, "r-1.another", "good")
+    ledger.changes.arrived(item.picture_id, "r-1.another", "good")
     assert ledger.tally().unmarked == 0
 
 
@@ -343,7 +343,7 @@ def test_an_adopted_picture_has_to_be_marked(ledger: Ledger, listed_first: bool)
     remote = Remote("r-1", f"1.{sighting.sha256[:16]}.jpg", "good", 10, 1.0)
     if not listed_first:
         record(ledger, sighting)
-    ledger.inventory.adopt([remote], trained_until=None)
+    ledger.remote_index.adopt([remote], trained_until=None)
     if listed_first:
         record(ledger, sighting)
 
@@ -356,7 +356,7 @@ def test_a_removed_picture_no_longer_counts(ledger: Ledger) -> None:
     send(ledger, annotated=True)
     record(ledger, seen("good/1.jpg", "a", "A2"))
     gone(ledger, "good/1.jpg")
-    ledger.chores.forget(1, ["r-1"])
+    ledger.changes.forget(1, ["r-1"])
 
     assert (ledger.tally().labelled, ledger.tally().unmarked) == ({}, 0)
 
@@ -388,7 +388,7 @@ def test_equal_annotations_are_kept_once(ledger: Ledger) -> None:
     """Thousands of pictures without any object are one text."""
     record(ledger, *(seen(f"good/{number}.jpg", f"{number:04}", "nothing") for number in range(50)))
 
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         assert len(tx.execute(select(marks)).all()) == 1
     assert len(send(ledger)) == 50
 
@@ -405,7 +405,7 @@ def test_when_annotations_are_used_differently_what_is_not_sent_is_looked_at_ane
     second = opened(after)
 
     assert second.tally().ready == 0
-    assert {name: stamp.annotation for name, stamp in second.places.known(ROOT + b"/good")[1].items()} == {b"1.jpg": ""}
+    assert {name: stamp.annotation for name, stamp in second.files.known(ROOT + b"/good")[1].items()} == {b"1.jpg": ""}
     assert second.tally().confirmed == 1
     third = opened(after)
     record(third, seen("good/2.jpg", "b"))
@@ -418,10 +418,10 @@ def test_without_annotations_nothing_is_kept_of_them(opened) -> None:
     record(ledger, seen("good/1.jpg", "a", "A", "hole"))
     send(ledger, annotated=True)
 
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         assert [tx.execute(select(table)).all() for table in (marks, annotation)] == [[], []]
         assert tx.execute(select(place.c.annotation, place.c.marks)).all() == [("", "")]
-    assert ledger.places.known(ROOT + b"/good")[1][b"1.jpg"].annotation == ""
+    assert ledger.files.known(ROOT + b"/good")[1][b"1.jpg"].annotation == ""
     assert ledger.annotations.due(10) == []
 
 
@@ -439,11 +439,11 @@ def test_an_older_ledger_takes_up_annotations(state, tmp_path: Path) -> None:
     if not isinstance(state, Path):
         pytest.skip("the migrations are the same on both")
     made = open_ledger(state, clock=lambda: 1.0)
-    made.aim("mvi", "http://server", "parts", "append", "parts")
+    made.use_target("mvi", "http://server", "parts", "append", "parts")
     made.dataset(DATASET)
     record(made, seen("good/1.jpg", "a"))
     send(made)
-    with made._book.db.writing() as tx:
+    with made._context.db.writing() as tx:
         for count in ("insert", "update", "delete"):
             tx.exec_driver_sql(f"DROP TRIGGER label_count_{count}")
         for table in ("label_count", "label", "annotation", "marks"):
@@ -464,7 +464,7 @@ def test_an_older_ledger_takes_up_annotations(state, tmp_path: Path) -> None:
 
     with Lock(state) as lock:
         again = open_ledger(state, clock=lambda: 2.0, annotations="required", lock=lock)
-        again.aim("mvi", "http://server", "parts", "append", "parts")
+        again.use_target("mvi", "http://server", "parts", "append", "parts")
         assert again.tally().confirmed == 1
         record(again, seen("good/1.jpg", "a", "A", "hole"))
         assert pay(again) == {"r-1": "A"}

@@ -10,7 +10,7 @@ import pytest
 
 from image_sync.domain import DatasetRef, Metric, ModelOutcome, NextStep, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger, series
-from image_sync.ledger.moves import IllegalMove
+from image_sync.ledger.moves import IllegalTransition
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -20,7 +20,7 @@ DATASET = DatasetRef("d-1", "parts")
 def ledger(state) -> Iterator[Ledger]:
     ticks = itertools.count(1_000_000)
     made = open_ledger(state, clock=lambda: float(next(ticks)))
-    made.aim("mvi", "http://server", "parts", "append", "parts")
+    made.use_target("mvi", "http://server", "parts", "append", "parts")
     made.dataset(DATASET)
     yield made
     made.close()
@@ -36,14 +36,14 @@ def put(ledger: Ledger, *places: str) -> None:
         category, _, name = place.partition("/")
         stamp = Stamp(3, 1, 1, 1)
         sighting = Sighting(ROOT + b"/" + category.encode(), name.encode(), stamp, category, digest(name), "jpg")
-        ledger.places.record(ROOT, [sighting])
+        ledger.files.record(ROOT, [sighting])
     ledger.batches.clear()
     while batch := ledger.batches.claim(DATASET, 100, 1 << 20):
         ledger.batches.confirm(batch.id, {one.picture_id: f"r-{one.key}" for one in batch.pictures}, {})
 
 
 def begun(ledger: Ledger, name: str) -> Training:
-    run = ledger.runs.begin(name, "")
+    run = ledger.trainings.begin(name, "")
     assert run is not None
     return run
 
@@ -51,10 +51,10 @@ def begun(ledger: Ledger, name: str) -> Training:
 def trained(ledger: Ledger, name: str, accuracy: float | None = 0.9) -> Training:
     """A training that has ended, about which nothing is owed."""
     run = begun(ledger, name)
-    ledger.runs.started(run.id, f"t-{name}")
-    ledger.runs.trained(run.id, accuracy)
-    ledger.aftermath.decided(run.id, deploy=False, reason="no")
-    ledger.aftermath.tidied(run.id)
+    ledger.trainings.started(run.id, f"t-{name}")
+    ledger.trainings.trained(run.id, accuracy)
+    ledger.lifecycle.decided(run.id, deploy=False, reason="no")
+    ledger.lifecycle.tidied(run.id)
     return run
 
 
@@ -67,39 +67,39 @@ def models_of(ledger: Ledger, place: str) -> list[tuple[str, str]]:
 def move(ledger: Ledger, name: str, old: str, new: str) -> None:
     """The file lies in another category now, and the platform has been told."""
     stamp = Stamp(3, 1, 1, 1)
-    ledger.places.record(ROOT, [Sighting(ROOT + b"/" + new.encode(), name.encode(), stamp, new, digest(name), "jpg")])
-    ledger.places.gone(ROOT + b"/" + old.encode(), [name.encode()])
-    for relabel in ledger.chores.relabels(10):
-        ledger.chores.relabelled([relabel])
+    ledger.files.record(ROOT, [Sighting(ROOT + b"/" + new.encode(), name.encode(), stamp, new, digest(name), "jpg")])
+    ledger.files.gone(ROOT + b"/" + old.encode(), [name.encode()])
+    for relabel in ledger.changes.relabels(10):
+        ledger.changes.relabelled([relabel])
 
 
 def test_the_series_of_a_training(ledger: Ledger) -> None:
     """Each look that finds something new is a point; one that finds nothing new is none."""
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.progress(run.id, iteration=20, iterations=100, loss=0.5, accuracy=None)
-    ledger.runs.progress(run.id, iteration=20, iterations=100, loss=0.5, accuracy=None, remaining=7.0)
-    ledger.runs.progress(run.id, iteration=20, loss=None, accuracy=0.75)
-    ledger.runs.progress(run.id, iteration=40, loss=0.25)
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.progress(run.id, iteration=20, iterations=100, loss=0.5, accuracy=None)
+    ledger.trainings.progress(run.id, iteration=20, iterations=100, loss=0.5, accuracy=None, remaining=7.0)
+    ledger.trainings.progress(run.id, iteration=20, loss=None, accuracy=0.75)
+    ledger.trainings.progress(run.id, iteration=40, loss=0.25)
 
-    found = ledger.runs.series(run.id)
+    found = ledger.trainings.series(run.id)
 
     assert [(one.iteration, one.loss, one.accuracy) for one in found] == [(20, 0.5, 0.75), (40, 0.25, 0.75)]
     assert isinstance(found[0], Metric)
     assert found[0].at < found[1].at
-    assert ledger.runs.series(run.id + 1) == []
+    assert ledger.trainings.series(run.id + 1) == []
 
 
 def test_what_went_before_a_look_is_kept_too(ledger: Ledger) -> None:
     """A platform that tells the whole curve makes a short training's series complete; nothing is kept twice."""
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.progress(run.id, iteration=30, loss=0.7, curve=[(10, 0.9, None), (20, 0.8, 0.5), (30, 0.7, None)])
-    ledger.runs.progress(run.id, iteration=40, loss=0.6, curve=[(10, 0.9, None), (30, 0.7, None), (40, 0.6, None)])
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.progress(run.id, iteration=30, loss=0.7, curve=[(10, 0.9, None), (20, 0.8, 0.5), (30, 0.7, None)])
+    ledger.trainings.progress(run.id, iteration=40, loss=0.6, curve=[(10, 0.9, None), (30, 0.7, None), (40, 0.6, None)])
 
-    found = ledger.runs.series(run.id)
+    found = ledger.trainings.series(run.id)
     assert [(point.iteration, point.loss) for point in found] == [(10, 0.9), (20, 0.8), (30, 0.7), (40, 0.6)]
     assert found[1].accuracy == 0.5
 
@@ -111,10 +111,10 @@ def test_a_curve_of_many_thousand_points_is_thinned_when_it_comes(
     monkeypatch.setattr(series, "MOST", 20)
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.progress(run.id, iteration=5000, curve=[(number, 1.0, None) for number in range(5000)])
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.progress(run.id, iteration=5000, curve=[(number, 1.0, None) for number in range(5000)])
 
-    held = [point.iteration for point in ledger.runs.series(run.id)]
+    held = [point.iteration for point in ledger.trainings.series(run.id)]
     assert 10 <= len(held) <= 21
     assert held[0] == 0
     assert held[-1] == 5000
@@ -125,12 +125,12 @@ def test_a_long_series_is_thinned_out(ledger: Ledger, monkeypatch: pytest.Monkey
     monkeypatch.setattr(series, "MOST", 20)
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
+    ledger.trainings.started(run.id, "t-1")
     for iteration in range(1, 101):
-        ledger.runs.progress(run.id, iteration=iteration, loss=1 / iteration)
-        assert len(ledger.runs.series(run.id)) <= 20
+        ledger.trainings.progress(run.id, iteration=iteration, loss=1 / iteration)
+        assert len(ledger.trainings.series(run.id)) <= 20
 
-    held = [point.iteration for point in ledger.runs.series(run.id)]
+    held = [point.iteration for point in ledger.trainings.series(run.id)]
 
     assert (held[0], held[-1]) == (1, 100)
     assert held == sorted(held)
@@ -141,10 +141,10 @@ def test_what_a_training_contains_is_written_down(ledger: Ledger) -> None:
     """Per category the count, and a fingerprint that anybody can make from the files."""
     put(ledger, "good/1", "good/2", "bad/3")
     first = begun(ledger, "m-1")
-    ledger.runs.started(first.id, "t-1")
+    ledger.trainings.started(first.id, "t-1")
     put(ledger, "good/4")
 
-    bad, good = ledger.runs.contained(first.id)
+    bad, good = ledger.trainings.contained(first.id)
 
     assert (bad.category, bad.pictures, good.category, good.pictures) == ("bad", 1, "good", 2)
     lines = "".join(f"{one}\n" for one in sorted([digest("1"), digest("2")]))
@@ -157,11 +157,11 @@ def test_a_training_that_was_not_started_contains_nothing(ledger: Ledger, doubtf
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
     if doubtful:
-        ledger.runs.abandon(run.id)
+        ledger.trainings.abandon(run.id)
     else:
-        ledger.runs.refused(run.id, "no")
+        ledger.trainings.refused(run.id, "no")
 
-    assert ledger.runs.contained(run.id) == []
+    assert ledger.trainings.contained(run.id) == []
     assert models_of(ledger, "good/1") == []
 
 
@@ -172,10 +172,10 @@ def test_a_picture_is_in_every_model_from_its_first_on(ledger: Ledger) -> None:
     put(ledger, "good/3")
     trained(ledger, "m-2")
     failed = begun(ledger, "m-3")
-    ledger.runs.started(failed.id, "t-3")
-    ledger.runs.failed(failed.id, "no GPU")
+    ledger.trainings.started(failed.id, "t-3")
+    ledger.trainings.failed(failed.id, "no GPU")
     running = begun(ledger, "m-4")
-    ledger.runs.started(running.id, "t-4")
+    ledger.trainings.started(running.id, "t-4")
     put(ledger, "good/5")
 
     assert models_of(ledger, "good/1") == [("m-4", "good"), ("m-2", "good"), ("m-1", "good")]
@@ -201,9 +201,9 @@ def test_a_removed_picture_that_comes_back(ledger: Ledger) -> None:
     """The models of its first stay contain it, those of its absence do not."""
     put(ledger, "good/1", "bad/2", "bad/3")
     trained(ledger, "m-1")
-    ledger.places.gone(ROOT + b"/good", [b"1"])
-    (orphan,) = ledger.chores.orphans(before=1e12, limit=9).pictures
-    ledger.chores.forget(orphan.picture_id, ["r-1"])
+    ledger.files.gone(ROOT + b"/good", [b"1"])
+    (orphan,) = ledger.changes.orphans(before=1e12, limit=9).pictures
+    ledger.changes.forget(orphan.picture_id, ["r-1"])
     trained(ledger, "m-2")
     put(ledger, "good/1")
     assert models_of(ledger, "good/1") == [("m-1", "good")]
@@ -217,37 +217,37 @@ def test_what_is_owed_after_a_training(ledger: Ledger) -> None:
     """Judge, deploy, retire, tidy: in this order, each once, and it survives whoever does it."""
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
-    assert ledger.aftermath.owing() is None
-    ledger.runs.trained(run.id, 0.9)
+    ledger.trainings.started(run.id, "t-1")
+    assert ledger.lifecycle.owing() is None
+    ledger.trainings.trained(run.id, 0.9)
     steps = []
 
     def owed() -> NextStep:
-        found = ledger.aftermath.owing()
+        found = ledger.lifecycle.owing()
         assert found is not None
         steps.append((found.owed, found.fate))
         return found.owed
 
     assert owed() is NextStep.JUDGE
-    with pytest.raises(IllegalMove):
-        ledger.aftermath.is_deployed(run.id)
-    ledger.aftermath.decided(run.id, deploy=True, reason="it is better")
+    with pytest.raises(IllegalTransition):
+        ledger.lifecycle.is_deployed(run.id)
+    ledger.lifecycle.decided(run.id, deploy=True, reason="it is better")
     assert owed() is NextStep.DEPLOY
-    assert ledger.aftermath.deployed() == []
-    ledger.aftermath.is_deployed(run.id)
+    assert ledger.lifecycle.deployed() == []
+    ledger.lifecycle.is_deployed(run.id)
     assert owed() is NextStep.RETIRE
-    ledger.aftermath.alone(run.id)
+    ledger.lifecycle.alone(run.id)
     assert owed() is NextStep.TIDY
-    ledger.aftermath.tidied(run.id)
+    ledger.lifecycle.tidied(run.id)
 
-    assert ledger.aftermath.owing() is None
+    assert ledger.lifecycle.owing() is None
     assert [fate for _, fate in steps] == [
         ModelOutcome.UNDECIDED,
         ModelOutcome.CHOSEN,
         ModelOutcome.DEPLOYED,
         ModelOutcome.DEPLOYED,
     ]
-    (deployed,) = ledger.aftermath.deployed()
+    (deployed,) = ledger.lifecycle.deployed()
     assert (deployed.name, deployed.fate_reason) == ("m-1", "it is better")
 
 
@@ -256,10 +256,10 @@ def test_the_oldest_debt_comes_first(ledger: Ledger) -> None:
     put(ledger, "good/1", "bad/2")
     for name in ("m-1", "m-2"):
         run = begun(ledger, name)
-        ledger.runs.started(run.id, f"t-{name}")
-        ledger.runs.trained(run.id, None)
+        ledger.trainings.started(run.id, f"t-{name}")
+        ledger.trainings.trained(run.id, None)
 
-    owing = ledger.aftermath.owing()
+    owing = ledger.lifecycle.owing()
 
     assert owing is not None
     assert owing.name == "m-1"
@@ -269,12 +269,12 @@ def test_a_failed_training_is_owed_a_second_try_until_one_begins(ledger: Ledger)
     """The next one knows which it repeats, and is not repeated for the same debt."""
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
-    ledger.runs.started(run.id, "t-1")
-    ledger.runs.failed(run.id, "no GPU", retry=True)
+    ledger.trainings.started(run.id, "t-1")
+    ledger.trainings.failed(run.id, "no GPU", retry=True)
     retry = ledger.tally().retry
     assert retry is not None
     assert (retry.name, retry.owed) == ("m-1", NextStep.RETRY)
-    assert ledger.aftermath.owing() is None
+    assert ledger.lifecycle.owing() is None
 
     again = begun(ledger, "m-2")
 
@@ -287,7 +287,7 @@ def test_trainings_are_found_by_name_and_by_task(ledger: Ledger) -> None:
     put(ledger, "good/1", "bad/2")
     trained(ledger, "m-1")
 
-    assert [getattr(ledger.runs.named(name), "name", None) for name in ("m-1", "t-m-1", "x", "")] == [
+    assert [getattr(ledger.trainings.named(name), "name", None) for name in ("m-1", "t-m-1", "x", "")] == [
         "m-1", "m-1", None, None,
     ]  # fmt: skip
 

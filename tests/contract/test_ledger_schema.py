@@ -157,6 +157,6 @@ def test_without_room_for_the_copy_nothing_is_migrated(old, monkeypatch) -> None
 def test_the_cache_of_a_ledger_is_bounded(tmp_path) -> None:
     """What SQLite keeps of the ledger in memory, all that grows under a steady trickle, ends at 16 MiB."""
     ledger = open_ledger(tmp_path)
-    with ledger._book.db.reading() as tx:
+    with ledger._context.db.reading() as tx:
         assert tx.exec_driver_sql("PRAGMA cache_size").scalar() == -16 * 1024
     ledger.close()

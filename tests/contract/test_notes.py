@@ -20,7 +20,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger | N
     states = a_database() if request.param == "postgresql" else iter([tmp_path / "state"])
     for state in states:
         ledger = open_ledger(state)
-        ledger.aim("mobius", "http://server", "parts", "append", "parts")
+        ledger.use_target("mobius", "http://server", "parts", "append", "parts")
         yield ledger
         ledger.close()
 
@@ -54,9 +54,9 @@ def test_each_target_has_its_own(place: Ledger | None) -> None:
     if place is None:
         pytest.skip("one memory, one platform")
     place.notes.write({"t/a": "1"})
-    place.aim("mobius", "http://server", "other", "append", "other")
+    place.use_target("mobius", "http://server", "other", "append", "other")
     assert place.notes.under("") == {}
     place.notes.write({"t/a": "2"})
-    place.aim("mobius", "http://server", "parts", "append", "parts")
+    place.use_target("mobius", "http://server", "parts", "append", "parts")
 
     assert place.notes.under("") == {"t/a": "1"}

@@ -34,7 +34,7 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = open_ledger(tmp_path)
-    opened.aim("memory", "", "parts", "append", "parts")
+    opened.use_target("memory", "", "parts", "append", "parts")
     yield opened
     opened.close()
 
@@ -44,7 +44,7 @@ def see(ledger: Ledger, *places: str) -> None:
     for place in places:
         folder, _, name = place.encode().rpartition(b"/")
         sighting = Sighting(b"/pictures/" + folder, name, Stamp(1, 1, 1, 1), folder.decode(), "ab" * 32, "jpg")
-        ledger.places.record(b"/pictures", [sighting])
+        ledger.files.record(b"/pictures", [sighting])
 
 
 def sent(ledger: Ledger) -> list[int]:
@@ -66,19 +66,19 @@ def test_a_refused_picture_whose_file_went_is_not_sent_again(ledger: Ledger) -> 
     ledger.batches.clear()
     batch = ledger.batches.claim(DATASET, 100, 1000)
     assert batch is not None
-    ledger.places.gone(b"/pictures/good", [b"1.jpg"])
+    ledger.files.gone(b"/pictures/good", [b"1.jpg"])
     ledger.batches.confirm(batch.id, {}, {batch.pictures[0].picture_id: "no picture"})
 
-    assert ledger.chores.requeue_refused() == 0
+    assert ledger.changes.requeue_refused() == 0
     assert sent(ledger) == []
 
 
 def test_files_that_went_while_another_dataset_was_in_use_are_forgotten(ledger: Ledger) -> None:
     """The dataset is changed and changed back; what was deleted meanwhile is not waited for."""
     see(ledger, "good/1.jpg")
-    ledger.aim("memory", "", "other", "append", "other")
-    ledger.places.gone(b"/pictures/good", [b"1.jpg"])
-    ledger.aim("memory", "", "parts", "append", "parts")
+    ledger.use_target("memory", "", "other", "append", "other")
+    ledger.files.gone(b"/pictures/good", [b"1.jpg"])
+    ledger.use_target("memory", "", "parts", "append", "parts")
 
     assert ledger.tally().ready == 0
     assert sent(ledger) == []
@@ -87,7 +87,7 @@ def test_files_that_went_while_another_dataset_was_in_use_are_forgotten(ledger: 
 def test_a_folder_loses_its_category_with_two_equal_pictures_in_it(ledger: Ledger) -> None:
     """Neither inherits from the other: both are left alone, and nothing is sent."""
     see(ledger, "good/1.jpg", "good/2.jpg")
-    ledger.places.recategorise(b"/pictures/good", None)
+    ledger.files.recategorise(b"/pictures/good", None)
 
     assert ledger.census().uncategorised == 2
     assert sent(ledger) == []

@@ -33,7 +33,7 @@ class Site:
         self.root.mkdir()
         self.now = 1_000_000.0
         self.ledger: Ledger = open_ledger(folder / "state", clock=lambda: self.now)
-        self.ledger.aim("memory", "", "parts", "append", "parts")
+        self.ledger.use_target("memory", "", "parts", "append", "parts")
         self.ledger.dataset(DATASET)
         self.mounts: list[Path] = []
 
@@ -44,7 +44,7 @@ class Site:
 
     def look(self, between: Callable[[], object] = lambda: None) -> None:
         """One life of a watcher; ``between`` happens while it watches."""
-        with watching(self.root, catalogue=self.ledger.places, rules=quick(settle=0.0, mode="polling")) as watch:
+        with watching(self.root, catalogue=self.ledger.files, rules=quick(settle=0.0, mode="polling")) as watch:
             between()
             watch.spend(1.5)
         self.now += 1
@@ -55,7 +55,7 @@ class Site:
             self.ledger.batches.confirm(batch.id, {one.picture_id: f"r{one.picture_id}" for one in batch.pictures}, {})
 
     def deleted(self) -> int:
-        return sum(one.pictures for one in self.ledger.chores.departed())
+        return sum(one.pictures for one in self.ledger.changes.departed())
 
     def mount(self, place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def test_what_is_deleted_in_place_counts(site: Site, running: bool) -> None:
 
     if not running:
         delete()
-        assert [len(names) for _, names in missing(os.fsencode(site.root), site.ledger.places, Filter(Rules()))] == [3]
+        assert [len(names) for _, names in missing(os.fsencode(site.root), site.ledger.files, Filter(Rules()))] == [3]
     site.look(delete if running else lambda: None)
 
     assert site.deleted() == 3
@@ -118,7 +118,7 @@ def test_an_unmounted_share_with_a_picture_in_its_place_deletes_nothing(site: Si
     site.look()
 
     assert site.deleted() == 0
-    assert list(missing(os.fsencode(site.root), site.ledger.places, Filter(Rules()))) == []
+    assert list(missing(os.fsencode(site.root), site.ledger.files, Filter(Rules()))) == []
 
 
 @pytest.mark.root
@@ -220,7 +220,7 @@ def test_many_removals_at_once_wait_for_a_person(site: Site) -> None:
     assert "11 of 30 in category 'good'" in trouble.what
     assert "image-sync removals confirm" in trouble.hint
 
-    site.ledger.chores.confirm_removals()
+    site.ledger.changes.confirm_removals()
     stage.step(100.0)
     assert len(removed) == 11
     stage.step(200.0)

@@ -145,7 +145,7 @@ def judged(aws: Aws, plant: Plant) -> None:
     assert {run.state for run in runs} == {TrainingState.TRAINED}
     assert sorted(aws.control.jobs) == sorted(run.task_id for run in runs)
     threshold = plant.document["threshold"]["training"]
-    with ledger_of(settings_of(plant.config)) as ledger, ledger._book.db.reading() as tx:
+    with ledger_of(settings_of(plant.config)) as ledger, ledger._context.db.reading() as tx:
         counted = tx.exec_driver_sql("SELECT count(*) FROM picture WHERE run_id > 0 GROUP BY run_id").scalars().all()
     assert len(counted) == len(runs)
     assert min(counted) >= threshold

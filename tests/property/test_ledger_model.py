@@ -78,7 +78,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     def opened(self) -> Ledger:
         ledger = open_ledger(self.folder, skip_duplicates=self.skip, clock=self.tick)
-        ledger.aim("memory", "", self.setting, "append", self.setting)
+        ledger.use_target("memory", "", self.setting, "append", self.setting)
         ledger.dataset(DATASET)
         return ledger
 
@@ -94,7 +94,7 @@ class LedgerModel(RuleBasedStateMachine):
     # -- what the ledger holds
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
-        with self.ledger._book.db.reading() as tx:
+        with self.ledger._context.db.reading() as tx:
             return [dict(row) for row in tx.exec_driver_sql(statement).mappings()]
 
     def pictures(self) -> dict[int, dict[str, Any]]:
@@ -126,19 +126,19 @@ class LedgerModel(RuleBasedStateMachine):
             sha256 = "" if fault or category is None else _digest(content)
             sightings.append(Sighting(folder, name, stamp, category, sha256, "jpg", fault))
             self.files[folder, name] = None if fault or category is None else content
-        self.ledger.places.record(ROOT, sightings)
+        self.ledger.files.record(ROOT, sightings)
         self.files_changed()
 
     @rule(folder=folders, gone=st.sets(names, min_size=1))
     def lose(self, folder: bytes, gone: set[bytes]) -> None:
-        self.ledger.places.gone(folder, sorted(gone))
+        self.ledger.files.gone(folder, sorted(gone))
         for name in gone:
             self.files.pop((folder, name), None)
         self.files_changed()
 
     @rule(folder=folders, name=names, content=contents)
     def look_again(self, folder: bytes, name: bytes, content: int) -> None:
-        self.ledger.places.look_again(folder + b"/" + name, _digest(content))
+        self.ledger.files.look_again(folder + b"/" + name, _digest(content))
         if self.files.get((folder, name)) == content:
             del self.files[folder, name]
         self.files_changed()
@@ -147,7 +147,7 @@ class LedgerModel(RuleBasedStateMachine):
     def recategorise(self, folder: bytes, category: str | None) -> None:
         if category == self.category[folder]:
             return
-        self.ledger.places.recategorise(folder, category)
+        self.ledger.files.recategorise(folder, category)
         mine = [place for place in self.files if place[0] == folder]
         for place in mine:
             if category is None:
@@ -264,30 +264,30 @@ class LedgerModel(RuleBasedStateMachine):
         in_doubt = self.ledger.batches.doubt_all(not_before=0)
         assert in_doubt == len(set(self.open) - self.doubtful)
         self.doubtful = set(self.open)
-        self.ledger.runs.doubt_all(not_before=0)
+        self.ledger.trainings.doubt_all(not_before=0)
 
     @rule()
     def retry(self) -> None:
         refused = [number for number, state in self.known.items() if state == REFUSED]
-        assert self.ledger.chores.requeue_refused() == len(refused)
+        assert self.ledger.changes.requeue_refused() == len(refused)
         self.known |= dict.fromkeys(refused, READY)
 
     @rule()
     def relabel(self) -> None:
         now = self.pictures()
-        changes = self.ledger.chores.relabels(100)
+        changes = self.ledger.changes.relabels(100)
         assert {change.picture_id: change.category for change in changes} == {
             number: row["category"]
             for number, row in now.items()
             if row["state"] == CONFIRMED and row["category"] != row["sent_category"]
         }
-        self.ledger.chores.relabelled(changes)
-        assert self.ledger.chores.relabels(100) == []
+        self.ledger.changes.relabelled(changes)
+        assert self.ledger.changes.relabels(100) == []
 
     @rule(done=st.booleans())
     def remove(self, done: bool) -> None:
         held = {row["picture_id"] for row in self.places().values() if row["role"]}
-        chores = self.ledger.chores
+        chores = self.ledger.changes
         owed = set(chores.removals(100))
         for item in chores.orphans(before=self.clock + 1, limit=100).pictures:
             assert item.picture_id not in held
@@ -303,29 +303,29 @@ class LedgerModel(RuleBasedStateMachine):
     @rule()
     def remove_what_came_back(self) -> None:
         held = {row["picture_id"] for row in self.places().values() if row["role"]}
-        owed = self.ledger.chores.removals(100)
+        owed = self.ledger.changes.removals(100)
         for number in held:
-            self.ledger.chores.forget(number, [f"r-{number}"])
-        assert self.ledger.chores.removals(100) == owed
+            self.ledger.changes.forget(number, [f"r-{number}"])
+        assert self.ledger.changes.removals(100) == owed
 
     @precondition(lambda self: not self.open and self.run is None)
     @rule(forget=st.booleans())
     def go_elsewhere_and_back(self, forget: bool) -> None:
         """Another dataset for a while; files may go in the meantime."""
         here = self.setting
-        self.ledger.aim("memory", "", "other", "append", "other")
+        self.ledger.use_target("memory", "", "other", "append", "other")
         if forget:
             for folder, name in list(self.files):
-                self.ledger.places.gone(folder, [name])
+                self.ledger.files.gone(folder, [name])
             self.files.clear()
-        self.ledger.aim("memory", "", here, "append", here)
+        self.ledger.use_target("memory", "", here, "append", here)
         self.files_changed()
 
     # -- training
 
     @rule()
     def begin_training(self) -> None:
-        begun = self.ledger.runs.begin(f"model-{self.tick():.0f}", "")
+        begun = self.ledger.trainings.begin(f"model-{self.tick():.0f}", "")
         if self.open or self.run is not None:
             assert begun is None
             return
@@ -340,7 +340,7 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(how=st.sampled_from(("started", "started", "doubt", "refused", "abandon", "trained", "failed")))
     def go_on_training(self, how: str) -> None:
         assert self.run is not None
-        runs, state = self.ledger.runs, self.ledger.runs.active()
+        runs, state = self.ledger.trainings, self.ledger.trainings.active()
         assert state is not None
         if how in {"trained", "failed"}:
             if not self.run_started:

@@ -106,7 +106,7 @@ class Plant:
     def runs(self) -> list[Training]:
         """The trainings that the ledger knows, newest first."""
         with ledger_of(settings_of(self.config)) as ledger:
-            return ledger.runs.history()
+            return ledger.trainings.history()
 
     def wait(self, done: Callable[[Plant], bool], seconds: float = 40.0) -> None:
         """Until it is so; the test fails if it takes too long."""

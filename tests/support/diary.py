@@ -175,7 +175,7 @@ def aimed(state: Path) -> Ledger:
     """The ledger in this folder, ready for the steps."""
     with Lock(state) as lock:
         ledger = open_ledger(state, lock=lock)
-    ledger.aim(*AIM)
+    ledger.use_target(*AIM)
     if not ledger.target.dataset_id:
         ledger.dataset(DATASET)
     return ledger
@@ -190,10 +190,10 @@ class Writer:
 
     def do(self, step: Step) -> None:
         """The step; durable when this returns."""
-        batches, runs = self._ledger.batches, self._ledger.runs
+        batches, runs = self._ledger.batches, self._ledger.trainings
         match step.kind:
             case "record":
-                self._ledger.places.record(ROOT, [_sighting(step, number) for number in step.pictures])
+                self._ledger.files.record(ROOT, [_sighting(step, number) for number in step.pictures])
             case "clear":
                 batches.clear()
             case "claim":

@@ -269,7 +269,7 @@ class Process:
             min_pictures=1,
         )
         self.thresholds = thresholds
-        self.ledger.places.keep_roots([os.fsencode(world.root)])
+        self.ledger.files.keep_roots([os.fsencode(world.root)])
         self.reconciler = Reconciler(
             self.ledger,
             remote,
@@ -289,10 +289,10 @@ class Process:
         )
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(
-            [os.fsencode(world.root)], self.ledger.places, watching, self.stop, lambda: None, clock=world.clock
+            [os.fsencode(world.root)], self.ledger.files, watching, self.stop, lambda: None, clock=world.clock
         )
         self.ledger.batches.doubt_all(not_before=world.clock() + UPLOAD_GRACE)
-        self.ledger.runs.doubt_all(not_before=world.clock() + MODEL_GRACE)
+        self.ledger.trainings.doubt_all(not_before=world.clock() + MODEL_GRACE)
         self.watcher.start()
 
     def leave(self) -> None:
@@ -305,7 +305,7 @@ def _opened(world: World) -> Ledger:
     ledger = open_ledger(
         world.state, skip_duplicates=world.skip_duplicates, annotations=world.annotations, clock=world.clock
     )
-    database: Any = ledger._book.db
+    database: Any = ledger._context.db
     plainly = database.writing
 
     @contextmanager
@@ -318,7 +318,7 @@ def _opened(world: World) -> Ledger:
 
     database.writing = writing
     try:
-        ledger.aim("memory", "", DATASET, "append", DATASET)
+        ledger.use_target("memory", "", DATASET, "append", DATASET)
     except BaseException:
         ledger.close()
         raise
@@ -542,7 +542,7 @@ class World:
         return self._rows("SELECT * FROM run ORDER BY id")
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:
-        with self.process.ledger._book.db.reading() as tx:
+        with self.process.ledger._context.db.reading() as tx:
             return [dict(row) for row in tx.exec_driver_sql(statement).mappings()]
 
     @property
@@ -583,7 +583,7 @@ class World:
         self.check(complete=False)
         self.upload_threshold = 1
         self.crash()
-        self.process.ledger.chores.requeue_refused()
+        self.process.ledger.changes.requeue_refused()
         self.settle()
         self.check(complete=True)
 

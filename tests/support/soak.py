@@ -346,8 +346,8 @@ class Soak:
         if not exists(self.plant.folder / "state"):
             return None
         with ledger_of(settings_of(self.plant.config)) as ledger:
-            tally, census, runs = ledger.tally(), ledger.census(), ledger.runs.history(_MOST)
-            relabels, again = ledger.chores.relabels(1), ledger.batches.next_up()
+            tally, census, runs = ledger.tally(), ledger.census(), ledger.trainings.history(_MOST)
+            relabels, again = ledger.changes.relabels(1), ledger.batches.next_up()
         if again is not None:
             return None
         waiting = tally.ready or tally.cleared or tally.sending or tally.active or census.settling or relabels
@@ -389,9 +389,9 @@ class Soak:
         outcome, threshold = self._outcome, self._plan.threshold
         tasks = self._tasks()
         with ledger_of(settings_of(self.plant.config)) as ledger:
-            runs = [run for run in ledger.runs.history(_MOST) if run.state is not TrainingState.REFUSED]
+            runs = [run for run in ledger.trainings.history(_MOST) if run.state is not TrainingState.REFUSED]
             untrained = ledger.tally().untrained
-            with ledger._book.db.reading() as tx:
+            with ledger._context.db.reading() as tx:
                 rows = tx.exec_driver_sql("SELECT run_id, count(*) FROM picture WHERE run_id > 0 GROUP BY run_id")
                 counted = {run_id: count for run_id, count in rows}  # noqa: C416 - rows are not pairs to mypy
         outcome.started = len(tasks)

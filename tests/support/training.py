@@ -66,7 +66,7 @@ class World:
     def _opened(self) -> Ledger:
         # In memory: what is tested is what is decided, in thousands of steps, and not what a disk does.
         ledger = open_ledger(Path(tempfile.mkdtemp(dir=temporary.FAST)), clock=lambda: self.unix)
-        ledger.aim("memory", "", "parts", "append", "parts")
+        ledger.use_target("memory", "", "parts", "append", "parts")
         ledger.dataset(self.dataset)
         return ledger
 
@@ -95,7 +95,7 @@ class World:
             name = f"{next(self._numbers)}.jpg".encode()
             where = f"/p/{category}".encode()
             sightings.append(Sighting(where, name, Stamp(3, 1, 1, 1), category, name.hex().zfill(64), "jpg"))
-        self.ledger.places.record(b"/p", sightings)
+        self.ledger.files.record(b"/p", sightings)
         self.ledger.batches.clear()
         while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
             items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
@@ -122,7 +122,7 @@ class World:
         self.platform.next_accuracy = accuracy
         self.upload(*ENOUGH)
         self.work()
-        run = self.ledger.runs.history(1)[0]
+        run = self.ledger.trainings.history(1)[0]
         assert run.state is TrainingState.TRAINED
         return run
 
@@ -137,4 +137,4 @@ class World:
     @property
     def runs(self) -> list[TrainingState]:
         """The states of all trainings, newest first."""
-        return [run.state for run in self.ledger.runs.history()]
+        return [run.state for run in self.ledger.trainings.history()]

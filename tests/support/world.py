@@ -27,10 +27,10 @@ class World:
         self.ledger: Ledger = open_ledger(
             folder / "state", plain_names=plain_names, annotations=annotations, clock=lambda: self.unix
         )
-        self.ledger.aim("memory", "", "parts", "append", "parts")
+        self.ledger.use_target("memory", "", "parts", "append", "parts")
         self.platform = MemoryPlatform(self.stop, clock=lambda: self.unix)
         self.stage()
-        self.ledger.inventory.agree()
+        self.ledger.remote_index.agree()
 
     def stage(
         self, *, upload: int = 2, grace: float = 180, remove_after: float | None = None, repair: bool = False, **rules
@@ -72,7 +72,7 @@ class World:
             sighting = Sighting(
                 os.fsencode(path.parent), os.fsencode(path.name), stamp, category, sha256, "jpg", "", text, labels
             )
-            self.ledger.places.record(os.fsencode(self.root), [sighting])
+            self.ledger.files.record(os.fsencode(self.root), [sighting])
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds

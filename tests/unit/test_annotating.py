@@ -158,7 +158,7 @@ def test_a_picture_without_a_category_is_stored_without_one(world: World) -> Non
     dataset = world.platform.ensure_dataset("parts")
     assert sorted(one.category for one in world.platform.listing(dataset)) == ["", "", "good"]
     world.put("good/1.jpg", content="1.jpg", marks=HOLE)
-    world.ledger.places.gone(str(world.root).encode(), [b"1.jpg"])
+    world.ledger.files.gone(str(world.root).encode(), [b"1.jpg"])
     world.work()
     assert sorted(one.category for one in world.platform.listing(dataset)) == ["", "good", "good"]
     assert world.platform.calls["upload"] == 2

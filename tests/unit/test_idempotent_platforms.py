@@ -50,7 +50,7 @@ def test_a_batch_in_doubt_is_sent_again_at_once(world: World) -> None:
 
 def test_what_cannot_be_listed_is_not_compared(world: World) -> None:
     """Before the first upload nothing is asked, and what was sent counts as sent."""
-    world.ledger.inventory.checked = False
+    world.ledger.remote_index.checked = False
     world.platform.ensure_dataset("parts")
     world.put("cat/1.jpg")
     world.work(11)
@@ -90,7 +90,7 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
         trainer.step(world.now)
         world.pass_time(16)
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert (run.state, run.task_id) == (TrainingState.RUNNING, "task-1")
     assert len({plan.name for plan in plans}) == 1
     assert [len(each) for each in contents] == [10, 10, 10]

@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 def fates(world: World) -> list[ModelOutcome]:
     """Oldest first."""
-    return [run.fate for run in reversed(world.ledger.runs.history())]
+    return [run.fate for run in reversed(world.ledger.trainings.history())]
 
 
 def deployed(world: World) -> list[str]:
@@ -88,7 +88,7 @@ def test_where_models_always_answer_that_is_what_is_told(world: World) -> None:
     world.train(0.8)
 
     assert fates(world) == [ModelOutcome.RETIRED, ModelOutcome.DEPLOYED]
-    assert world.ledger.runs.history()[0].fate_reason == "it answers as soon as it is trained"
+    assert world.ledger.trainings.history()[0].fate_reason == "it answers as soon as it is trained"
 
 
 def test_the_better_model_is_deployed_and_replaces_the_old_one(world: World) -> None:
@@ -102,7 +102,7 @@ def test_the_better_model_is_deployed_and_replaces_the_old_one(world: World) -> 
         f"deploy {better.task_id}",
         f"undeploy {first.task_id}",
     ]
-    assert world.ledger.runs.history()[2].fate_reason == f"replaced by {better.name}"
+    assert world.ledger.trainings.history()[2].fate_reason == f"replaced by {better.name}"
     assert "does not reach the 0.800" in worse.fate_reason
 
 
@@ -148,7 +148,7 @@ def test_a_crash_in_between_is_made_good_after_the_restart(world: World, call: s
     """The process dies before or after any step: the next one finishes what is owed, and nothing twice."""
     world.stage(deploy="better", keep=1)
     world.train(0.7)
-    home = world.ledger.aftermath if hasattr(world.ledger.aftermath, call) else world.platform
+    home = world.ledger.lifecycle if hasattr(world.ledger.lifecycle, call) else world.platform
     real = getattr(home, call)
 
     def dies(*args, **options):
@@ -165,7 +165,7 @@ def test_a_crash_in_between_is_made_good_after_the_restart(world: World, call: s
     world.stage(deploy="better", keep=1)
     world.work()
 
-    new, old = world.ledger.runs.history()
+    new, old = world.ledger.trainings.history()
     assert (new.fate, new.owed, old.fate) == (ModelOutcome.DEPLOYED, NextStep.NOTHING, ModelOutcome.DELETED)
     assert deployed(world) == [new.name]
     assert [found.name for found in world.platform.models(world.dataset)] == [new.name]
@@ -180,7 +180,7 @@ def test_the_old_model_stays_until_the_new_one_is_ready(world: World) -> None:
     world.upload(*ENOUGH)
     world.work(60)
 
-    run = world.ledger.runs.history(1)[0]
+    run = world.ledger.trainings.history(1)[0]
     assert (run.state, run.fate, run.owed) == (TrainingState.TRAINED, ModelOutcome.CHOSEN, NextStep.DEPLOY)
     assert deployed(world) == [old.name]
     (trouble,) = world.ledger.troubles()
@@ -191,7 +191,7 @@ def test_the_old_model_stays_until_the_new_one_is_ready(world: World) -> None:
     assert world.runs == [TrainingState.TRAINED] * 3
     world.work(3000)
 
-    assert deployed(world) == [world.ledger.runs.history(1)[0].name]
+    assert deployed(world) == [world.ledger.trainings.history(1)[0].name]
     assert fates(world) == [ModelOutcome.RETIRED, ModelOutcome.RETIRED, ModelOutcome.DEPLOYED]
 
 
@@ -204,7 +204,7 @@ def test_a_person_who_changes_the_setting_is_obeyed(world: World) -> None:
     world.stage(deploy="never")
     world.work(10)
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert (run.fate, run.owed) == (ModelOutcome.DECLINED, NextStep.NOTHING)
     assert "changed" in run.fate_reason
     assert world.ledger.troubles() == []
@@ -230,7 +230,7 @@ def test_a_platform_that_no_longer_accepts_us_has_not_refused_the_model(world: W
     world.platform.fail_next("deploy", Unauthorised("who are you"), times=5)
     world.upload(*ENOUGH)
     world.work(60)
-    assert world.ledger.runs.history(1)[0].fate is ModelOutcome.CHOSEN
+    assert world.ledger.trainings.history(1)[0].fate is ModelOutcome.CHOSEN
     world.work(600)
 
     assert fates(world) == [ModelOutcome.DEPLOYED]
@@ -243,7 +243,7 @@ def test_a_model_that_appears_late_or_never(world: World) -> None:
     world.platform.model_of = lambda task_id: None  # type: ignore[method-assign]
     world.upload(*ENOUGH)
     world.work(60)
-    assert world.ledger.runs.history(1)[0].fate is ModelOutcome.CHOSEN
+    assert world.ledger.trainings.history(1)[0].fate is ModelOutcome.CHOSEN
     world.platform.model_of = model_of  # type: ignore[method-assign]
     world.work(600)
     assert fates(world) == [ModelOutcome.DEPLOYED]
@@ -269,7 +269,7 @@ def test_keeping_the_newest_the_deployed_and_the_best(world: World) -> None:
     assert there == [rest[3].name, rest[2].name, served.name, best.name]
     assert [line["model"] for line in lines if line["event"] == "model.deleted"] == [rest[0].name, rest[1].name]
     assert fates(world)[2:4] == [ModelOutcome.DELETED, ModelOutcome.DELETED]
-    assert "model.keep is 2" in world.ledger.runs.history()[3].fate_reason
+    assert "model.keep is 2" in world.ledger.trainings.history()[3].fate_reason
 
 
 def test_only_models_of_this_ledger_are_deleted(world: World) -> None:

@@ -235,7 +235,7 @@ def test_nothing_is_sent_before_the_platform_was_asked_what_it_has(tmp_path: Pat
     first.put("good/1.jpg", "good/2.jpg")
     first.work()
     second = World(tmp_path / "second")
-    second.ledger.inventory.checked = False
+    second.ledger.remote_index.checked = False
     second.platform = first.platform
     second.stage(upload=1)
     second.put("good/1.jpg", "good/2.jpg", "good/3.jpg")
@@ -256,7 +256,7 @@ def test_what_lies_there_is_remembered_until_its_file_is_found(tmp_path: Path) -
     first.put("good/1.jpg", "good/2.jpg")
     first.work()
     second = World(tmp_path / "second")
-    second.ledger.inventory.checked = False
+    second.ledger.remote_index.checked = False
     second.platform = first.platform
     second.stage(upload=1)
     second.work()
@@ -271,7 +271,7 @@ def test_what_lies_there_is_remembered_until_its_file_is_found(tmp_path: Path) -
 
 def test_an_unreachable_platform_holds_uploads_back_until_it_was_asked(world: World) -> None:
     """Not knowing what lies there is a reason to wait, and `status` tells why."""
-    world.ledger.inventory.checked = False
+    world.ledger.remote_index.checked = False
     dataset(world)
     world.platform.fail_next("find_dataset", Transient("no answer"))
     world.put("good/1.jpg")
@@ -306,7 +306,7 @@ def test_a_picture_that_breaks_every_request_travels_alone_and_is_parked(world: 
     assert found.state == "refused"
     assert "given up after 8 attempts" in found.reason
     world.platform.upload = upload  # type: ignore[method-assign]
-    world.ledger.chores.requeue_refused()
+    world.ledger.changes.requeue_refused()
     world.work()
     assert len(rows(world)) == 6
 
@@ -328,7 +328,7 @@ def test_every_copy_of_a_deleted_file_is_removed(world: World) -> None:
     world.work()
     (first,) = rows(world)
     sent_by_somebody(world, first.batch_id, first.key)
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     world.work()
     world.work()
 
@@ -340,7 +340,7 @@ def test_a_removal_that_a_crash_interrupts_is_not_mistaken_for_a_stored_picture(
     world.stage(upload=1, remove_after=5)
     world.put("good/1.jpg")
     world.work()
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     world.platform.fail_next("remove", Transient("the connection broke"), after=True)
     world.work(6)
     assert rows(world) == []
@@ -380,7 +380,7 @@ def test_rows_of_old_batches_go(world: World) -> None:
     world.put("good/2.jpg")
     world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True)
     world.work()
-    assert world.ledger.chores.prune(before=world.unix + 1) == 0
+    assert world.ledger.changes.prune(before=world.unix + 1) == 0
     for _ in range(10):
         world.work(50)
 
@@ -394,7 +394,7 @@ def moved(world: World, number: int) -> None:
     world.work()
     for name in names:
         world.put(f"scratch/{name}", content=f"good/{name}")
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [name.encode() for name in names])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [name.encode() for name in names])
 
 
 def test_many_changes_of_category_are_shared_by_threads(world: World) -> None:
@@ -462,7 +462,7 @@ def test_pictures_deleted_at_the_platform_are_told_and_sent_again(world: World, 
         assert (world.ledger.tally().confirmed, len(rows(world))) == (2, 2)
         assert told(world)["missing"].startswith("1 uploaded picture is no longer at the server. ")
         assert "image-sync repair" in told(world)["missing"]
-        world.ledger.inventory.request_repair()
+        world.ledger.remote_index.request_repair()
         world.work()
         world.work()
 
@@ -490,12 +490,12 @@ def test_a_missing_picture_without_a_file_is_forgotten(world: World) -> None:
     """Its file was deleted here and it was deleted there: nothing is left to do."""
     world.put("good/1.jpg", "good/2.jpg")
     world.work()
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     for row in rows(world):
         world.platform.remove(dataset(world), row.remote_id)
     settled(world)
 
-    assert world.ledger.inventory.missing() == 1
+    assert world.ledger.remote_index.missing() == 1
     assert world.state_of("good/2.jpg") == "refused"
 
 
@@ -509,7 +509,7 @@ def test_a_dataset_that_was_deleted_is_told_and_made_again(world: World) -> None
     settled(world)
     assert "the dataset 'parts'" in told(world)["dataset"]
     assert "image-sync repair" in told(world)["dataset"]
-    world.ledger.inventory.request_repair()
+    world.ledger.remote_index.request_repair()
     world.work()
     world.work(400)
     world.work()
@@ -527,8 +527,8 @@ def test_a_dataset_that_was_made_again_is_taken(world: World) -> None:
     new = dataset(world)
     settled(world)
     assert world.ledger.target.dataset_id == new.id
-    assert world.ledger.inventory.missing() == 2
-    world.ledger.inventory.request_repair()
+    assert world.ledger.remote_index.missing() == 2
+    world.ledger.remote_index.request_repair()
     world.work()
     world.work(400)
 
@@ -559,7 +559,7 @@ def test_two_ledgers_on_one_dataset_leave_one_copy_of_each_picture(tmp_path: Pat
     there = {row.remote_id for row in rows(first)}
     assert len(there) == len({row.key for row in rows(first)}) == 300
     for world in (first, second):
-        assert {remote for remote, *_ in world.ledger.runs.contents()} == there
+        assert {remote for remote, *_ in world.ledger.trainings.contents()} == there
         assert told(world) == {}
     for world in (first, second):  # from now on each looks before it sends
         world.put("good/late.jpg")
@@ -584,7 +584,7 @@ def test_a_category_that_a_person_changed_at_the_platform_is_told_once_and_kept(
 
     assert sorted(row.category for row in rows(world)) == ["bad", "good"]
     assert capsys.readouterr().out.count("picture.category_changed") == 1
-    assert world.ledger.inventory.kept() == 1
+    assert world.ledger.remote_index.kept() == 1
     path = os.fsencode(world.root / "good/1.jpg")
     assert world.ledger.history.in_state("category-changed") == [(path, "category-changed", "'bad' at the server")]
     assert told(world) == {}
@@ -593,7 +593,7 @@ def test_a_category_that_a_person_changed_at_the_platform_is_told_once_and_kept(
 def moved_file(world: World, was: str, to: str) -> None:
     """A file is moved to another place, and the watcher sees it."""
     folder, _, name = was.partition("/")
-    world.ledger.places.gone(os.fsencode(world.root / folder), [os.fsencode(name)])
+    world.ledger.files.gone(os.fsencode(world.root / folder), [os.fsencode(name)])
     world.put(to, content=was)
 
 
@@ -604,7 +604,7 @@ def test_a_category_that_a_person_changed_goes_when_the_file_is_moved_or_the_per
     for row in rows(world):
         world.platform.relabel(dataset(world), row.remote_id, "bad")
     settled(world)
-    assert world.ledger.inventory.kept() == 3
+    assert world.ledger.remote_index.kept() == 3
     moved_file(world, "good/1.jpg", "ugly/1.jpg")
     (second,) = (row.remote_id for row in rows(world) if row.key.startswith("2."))
     world.platform.relabel(dataset(world), second, "good")
@@ -612,7 +612,7 @@ def test_a_category_that_a_person_changed_goes_when_the_file_is_moved_or_the_per
     settled(world)
 
     assert {row.key[0]: row.category for row in rows(world)} == {"1": "ugly", "2": "good", "3": "bad"}
-    assert world.ledger.inventory.kept() == 1
+    assert world.ledger.remote_index.kept() == 1
 
 
 def test_a_second_look_after_a_doubt_leaves_the_category_of_a_person(world: World) -> None:
@@ -627,7 +627,7 @@ def test_a_second_look_after_a_doubt_leaves_the_category_of_a_person(world: Worl
     settled(world)
 
     assert [row.category for row in rows(world)] == ["bad"]
-    assert world.ledger.inventory.kept() == 1
+    assert world.ledger.remote_index.kept() == 1
 
 
 def test_pictures_of_another_ledger_are_noticed_while_uploads_go_on(world: World) -> None:
@@ -641,5 +641,5 @@ def test_pictures_of_another_ledger_are_noticed_while_uploads_go_on(world: World
             keys = [row.key for row in rows(world)]
             sent_by_somebody(world, "f" * 32, *keys)
 
-    assert world.ledger.inventory.shared
+    assert world.ledger.remote_index.shared
     assert world.ledger.tally().confirmed == 20

@@ -111,7 +111,7 @@ class Shelf:
         return [work(thing) for thing in things]
 
 
-class Book:
+class LedgerContext:
     """Documents that grow in memory."""
 
     def __init__(self) -> None:
@@ -133,7 +133,7 @@ class Book:
 def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen]:
     """What a training of these pictures would be started with."""
     setup = made.sagemaker
-    datasets = Datasets(Book(), setup.bucket, setup.prefix, setup.split)  # type: ignore[arg-type]
+    datasets = Datasets(LedgerContext(), setup.bucket, setup.prefix, setup.split)  # type: ignore[arg-type]
     place = datasets.place(datasets.ensure(made.dataset.name))
     plan = TrainingPlan(
         "m-1",
@@ -145,7 +145,7 @@ def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen
     )
     trainings = Trainings(Api(setup), setup, datasets, None, None, None)  # type: ignore[arg-type]
     shelf: Any = Shelf(pictures)
-    spoilers = Spoilers(Api(setup), Book(), shelf)  # type: ignore[arg-type]
+    spoilers = Spoilers(Api(setup), LedgerContext(), shelf)  # type: ignore[arg-type]
     lists = Lists(Api(setup), shelf, spoilers, pinned=setup.sides == "folders")
     return place, lists.choose(place, plan, trainings._blank(place, plan))
 

@@ -28,7 +28,7 @@ def test_a_training_is_started_once_and_followed_to_its_end(world: World) -> Non
     world.upload(*ENOUGH)
     world.work()
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert (run.state, run.name, run.pictures) == (TrainingState.TRAINED, "plates-20260101-000000", 10)
     assert (run.iteration, run.iterations) == (3, 3)
     assert world.platform.calls["start_training"] == 1
@@ -52,7 +52,7 @@ def test_pictures_that_arrive_during_a_training_count_towards_the_next(world: Wo
     assert world.trainer.verdict().reason.startswith("training plates-20260101-000000 is running")
     world.work(300)
 
-    first, second = reversed(world.ledger.runs.history())
+    first, second = reversed(world.ledger.trainings.history())
     assert (first.pictures, second.pictures) == (10, 20)
     assert first.ended_at is not None
     assert second.started_at is not None
@@ -63,16 +63,16 @@ def test_changes_of_category_are_waited_for(world: World) -> None:
     """Two files were moved and moved back: no training before the platform was told of the last place of both."""
     world.upload(*("good",) * 5, *("scratch",) * 4)
     move(world, "good", "scratch", b"0.jpg", b"1.jpg")
-    first, second = world.ledger.chores.relabels(10)
-    world.ledger.chores.relabelling([first.picture_id, second.picture_id])
-    world.ledger.chores.relabelled([first])
+    first, second = world.ledger.changes.relabels(10)
+    world.ledger.changes.relabelling([first.picture_id, second.picture_id])
+    world.ledger.changes.relabelled([first])
     move(world, "scratch", "good", b"0.jpg", b"1.jpg")
     world.upload("scratch")  # now there are enough
     world.work()
     assert world.trainer.verdict().reason == "waits until 2 pictures are moved to another category at the platform"
-    assert world.ledger.runs.begin("too-early", "") is None
+    assert world.ledger.trainings.begin("too-early", "") is None
     assert world.platform.calls["start_training"] == 0
-    world.ledger.chores.relabelled(world.ledger.chores.relabels(10))
+    world.ledger.changes.relabelled(world.ledger.changes.relabels(10))
     world.work()
 
     assert world.platform.calls["start_training"] == 1
@@ -82,8 +82,8 @@ def move(world: World, old: str, new: str, *names: bytes) -> None:
     """Move files as the watcher sees it."""
     for name in names:
         sighting = Sighting(f"/p/{new}".encode(), name, Stamp(3, 1, 1, 1), new, name.hex().zfill(64), "jpg")
-        world.ledger.places.record(b"/p", [sighting])
-    world.ledger.places.gone(f"/p/{old}".encode(), names)
+        world.ledger.files.record(b"/p", [sighting])
+    world.ledger.files.gone(f"/p/{old}".encode(), names)
 
 
 def test_the_platforms_minimum_is_waited_for(world: World) -> None:
@@ -102,7 +102,7 @@ def test_train_begins_from_the_beginning(world: World) -> None:
     world.upload(*ENOUGH)
     world.work()
 
-    assert [run.base for run in world.ledger.runs.history()] == ["", ""]
+    assert [run.base for run in world.ledger.trainings.history()] == ["", ""]
 
 
 def test_retrain_continues_from_the_newest_trained_model(world: World) -> None:
@@ -113,7 +113,7 @@ def test_retrain_continues_from_the_newest_trained_model(world: World) -> None:
     world.upload(*ENOUGH)
     world.work()
 
-    second, first = world.ledger.runs.history()
+    second, first = world.ledger.trainings.history()
     assert (first.base, first.base_name) == ("", "")
     assert (second.base, second.base_name) == (first.task_id, first.name)
 
@@ -122,7 +122,7 @@ def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: Wo
     """The newest trained model of this name counts, never one that failed, still runs, or has another name."""
     world.upload(*ENOUGH)
     world.work()
-    old = world.ledger.runs.history()[0]
+    old = world.ledger.trainings.history()[0]
     world.train_elsewhere("plates-20991231-000000", finished=False)
     world.train_elsewhere("plates-xl-20991231-000000")
     world.forget()
@@ -130,7 +130,7 @@ def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: Wo
     world.upload(*ENOUGH)
     world.work()
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert (run.base, run.base_name) == (old.task_id, old.name)
 
 
@@ -147,7 +147,7 @@ def test_pretrained_model_overrides_the_action(
     world.upload(*ENOUGH)
     world.work(10)
 
-    assert [run.base for run in world.ledger.runs.history()] == [expected]
+    assert [run.base for run in world.ledger.trainings.history()] == [expected]
 
 
 def test_strategy_and_architecture_are_passed_on_whole(world: World) -> None:
@@ -220,9 +220,9 @@ def test_a_start_that_never_arrived_is_repeated_after_the_grace_time(world: Worl
 def test_after_a_crash_between_writing_down_and_starting_the_platform_is_asked(world: World) -> None:
     """A run that was being started when the process died is adopted if it is there."""
     world.upload(*ENOUGH)
-    run = world.ledger.runs.begin("plates-20260101-000000", "")
+    run = world.ledger.trainings.begin("plates-20260101-000000", "")
     assert run is not None
-    assert world.ledger.runs.doubt_all(not_before=world.unix + 600) == 1
+    assert world.ledger.trainings.doubt_all(not_before=world.unix + 600) == 1
     world.work(700)
 
     assert world.platform.calls["start_training"] == 1
@@ -235,7 +235,7 @@ def test_a_failed_training_is_told_with_the_platforms_reason(world: World) -> No
     world.platform.progress = lambda task_id: Progress(Phase.FAILED, reason="stopped on request")  # type: ignore[method-assign]
     world.work(2 * RETRY_WAIT)
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert (run.state, run.reason) == (TrainingState.FAILED, "stopped on request")
     assert world.platform.calls["start_training"] == 1
 
@@ -258,14 +258,14 @@ def test_a_platform_that_knows_decides_about_a_repeat(
 def test_what_was_not_continued_is_not_said_to_be(world: World) -> None:
     """A model whose training began anew at the platform continues from nothing, in the ledger, too."""
     world.upload(*ENOUGH)
-    run = world.ledger.runs.begin("plates-20260101-000000", "m-0", "older")
+    run = world.ledger.trainings.begin("plates-20260101-000000", "m-0", "older")
     assert run is not None
-    world.ledger.runs.started(run.id, "t-1")
+    world.ledger.trainings.started(run.id, "t-1")
     world.platform.progress = lambda task_id: Progress(Phase.RUNNING, iteration=7, anew="a new class")  # type: ignore[method-assign]
     with capture_logs() as logs:
         world.work(60)
 
-    (kept,) = world.ledger.runs.history()
+    (kept,) = world.ledger.trainings.history()
     assert (kept.base, kept.base_name) == ("", "")
     assert [one["reason"] for one in logs if one["event"] == "training.not_continued"] == ["a new class"]
 
@@ -284,7 +284,7 @@ def test_a_failure_that_passes_is_tried_once_more(world: World, second: str) -> 
         world.platform.progress = progress  # type: ignore[method-assign]
     world.work(5 * RETRY_WAIT)
 
-    again, first = world.ledger.runs.history()
+    again, first = world.ledger.trainings.history()
     assert (again.retry_of, again.pictures) == (first.id, 10)
     assert again.state is (TrainingState.TRAINED if second == "trained" else TrainingState.FAILED)
     assert world.platform.calls["start_training"] == 2
@@ -303,7 +303,7 @@ def test_a_second_try_that_cannot_start_is_not_forgotten(world: World, error: Tr
     world.platform.fail_next("start_training", error, times=2)
     world.work(10 * RETRY_WAIT)
 
-    started = [run for run in world.ledger.runs.history() if run.state is not TrainingState.REFUSED]
+    started = [run for run in world.ledger.trainings.history() if run.state is not TrainingState.REFUSED]
     assert [run.state for run in started] == [TrainingState.TRAINED, TrainingState.FAILED]
     assert started[0].retry_of == started[1].id
     assert world.ledger.tally().retry is None
@@ -340,7 +340,7 @@ def test_a_training_that_hangs_is_reported_after_the_deadline(world: World) -> N
     assert world.runs == [TrainingState.RUNNING]
     world.work(200)
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert run.state is TrainingState.FAILED
     assert "model.deadline" in run.reason
     world.upload(*ENOUGH)
@@ -366,8 +366,8 @@ def test_the_series_is_written_down_while_following(world: World) -> None:
     world.upload(*ENOUGH)
     world.work()
 
-    (run,) = world.ledger.runs.history()
-    assert [point.iteration for point in world.ledger.runs.series(run.id)] == [1, 2, 3]
+    (run,) = world.ledger.trainings.history()
+    assert [point.iteration for point in world.ledger.trainings.series(run.id)] == [1, 2, 3]
 
 
 def test_an_unbalanced_training_is_warned_of(world: World) -> None:
@@ -389,7 +389,7 @@ def test_a_training_that_somebody_deleted_is_told(world: World) -> None:
     world.platform._trainings.clear()
     world.work()
 
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert run.state is TrainingState.FAILED
     assert "no longer knows" in run.reason
 
@@ -416,7 +416,7 @@ def test_a_training_asked_for_by_a_person_starts_at_once(world: World) -> None:
     """`image-sync train` needs no threshold."""
     world.stage(training=10**6)
     world.upload(*ENOUGH)
-    world.ledger.runs.request()
+    world.ledger.trainings.request()
     world.work()
 
     assert world.runs == [TrainingState.TRAINED]
@@ -425,13 +425,13 @@ def test_a_training_asked_for_by_a_person_starts_at_once(world: World) -> None:
 def test_two_trainings_never_share_a_name(world: World) -> None:
     """Within one second the stamp moves on."""
     world.upload(*ENOUGH)
-    run = world.ledger.runs.begin("plates-20260101-000000", "")
+    run = world.ledger.trainings.begin("plates-20260101-000000", "")
     assert run is not None
-    world.ledger.runs.refused(run.id, "no")
-    world.ledger.runs.request()
+    world.ledger.trainings.refused(run.id, "no")
+    world.ledger.trainings.request()
     world.trainer.step(world.now)
 
-    assert world.ledger.runs.history(1)[0].name == "plates-20260101-000001"
+    assert world.ledger.trainings.history(1)[0].name == "plates-20260101-000001"
 
 
 def test_after_stop_no_training_is_begun(world: World) -> None:
@@ -476,6 +476,6 @@ def test_a_scarce_category_is_left_out_of_the_training_where_the_platform_can(wo
     world.trainer.step(0.0)
 
     assert plans == [{"good", "bad"}]
-    (run,) = world.ledger.runs.history()
+    (run,) = world.ledger.trainings.history()
     assert run.pictures == 12
     assert world.ledger.tally().untrained == 0

@@ -156,7 +156,7 @@ def test_a_refusal_that_names_no_fault_of_the_picture_is_tried_again_for_a_day(w
     assert (state, reason) == ("refused", "could not store")
     assert world.stored() == ["scratch/" + world.stored()[0].split("/")[1]]
     world.platform.upload = upload  # type: ignore[method-assign]
-    assert world.ledger.chores.requeue_refused() == 1
+    assert world.ledger.changes.requeue_refused() == 1
     world.work()
     assert len(world.stored()) == 2
 
@@ -315,7 +315,7 @@ def test_a_listing_of_minutes_is_no_part_of_the_grace_time(world: World) -> None
     world.pass_time(10)
     world.uploader.step(world.now)
     world.stage(grace=180)
-    world.ledger.inventory.checked = False
+    world.ledger.remote_index.checked = False
     count = world.platform.count
 
     def slow(dataset):
@@ -402,7 +402,7 @@ def test_a_move_between_categories_is_carried_to_the_platform(world: World) -> N
     world.work()
     (world.root / "good/1.jpg").unlink()
     world.put("scratch/1.jpg", content="good/1.jpg")
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     world.work()
 
     assert sorted(key.split("/")[0] for key in world.stored()) == ["good", "scratch"]
@@ -415,11 +415,11 @@ def test_relabelling_a_picture_that_somebody_deleted_there_is_given_up(world: Wo
     world.put("good/1.jpg", "good/2.jpg")
     world.work()
     world.put("scratch/1.jpg", content="good/1.jpg")
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     world.platform.fail_next("relabel", NotFound("no such picture"))
     world.work()
 
-    assert world.ledger.chores.relabels(10) == []
+    assert world.ledger.changes.relabels(10) == []
 
 
 @pytest.mark.parametrize("remove", [True, False])
@@ -428,7 +428,7 @@ def test_deletions_reach_the_platform_only_if_configured(world: World, remove: b
     world.stage(upload=2, remove_after=600 if remove else None)
     world.put("good/1.jpg", "good/2.jpg")
     world.work()
-    world.ledger.places.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
+    world.ledger.files.gone(os.fsencode(world.root / "good"), [b"1.jpg"])
     world.work()
     assert len(world.stored()) == 2
     world.pass_time(700)

@@ -101,7 +101,7 @@ class _News:
 
     def known(self, folder: bytes) -> Collection[bytes]:
         """The files of a folder that need no look: none, where the records belong to another dataset."""
-        return self.ledger.places.known(folder)[1] if self._current else ()
+        return self.ledger.files.known(folder)[1] if self._current else ()
 
     def add(self, category: str, folder: bytes, names: Iterable[bytes]) -> None:
         """These new files lie in this folder."""

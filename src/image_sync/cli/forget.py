@@ -103,9 +103,9 @@ def _gone(ledger: Ledger, one: Left) -> bool:
     if one.state is PictureState.CLAIMED:
         return False
     for _, folder, name in one.files:
-        ledger.places.gone(folder, [name], deleted=False)
+        ledger.files.gone(folder, [name], deleted=False)
     if one.state is PictureState.CONFIRMED:
-        ledger.chores.forget(one.picture_id, {one.remote_id} - {""})
+        ledger.changes.forget(one.picture_id, {one.remote_id} - {""})
     return True
 
 

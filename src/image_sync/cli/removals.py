@@ -71,8 +71,8 @@ def confirm(config: options.Config = options.CONFIG) -> None:
             'nothing is removed at the server: deletions is "keep"', hint='Set deletions to "remove" first.'
         )
     with ledger_of(settings) as ledger:
-        ledger.chores.confirm_removals()
-        number = sum(one.confirmed for one in ledger.chores.departed())
+        ledger.changes.confirm_removals()
+        number = sum(one.confirmed for one in ledger.changes.departed())
     when = f"{2 * settings.watch.rescan:g} s after their files were deleted (twice watch.rescan)"
     typer.echo(f"Pictures that will be removed at the server, {when}: {number}.")
     if number and holder_of(settings.state) is None:
@@ -85,7 +85,7 @@ def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Remova
     if settings.deletions == "keep":
         return []
     found = []
-    for one in ledger.chores.departed():
+    for one in ledger.changes.departed():
         held = one.pictures > settings.most_removals(one.stored)
         due = datetime.fromtimestamp(one.newest + 2 * settings.watch.rescan).astimezone()
         what = f"{one.pictures + one.confirmed} of {one.stored} pictures were deleted here"
@@ -97,7 +97,7 @@ def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Remova
             )
         found.append(Removals(f"category '{one.category}'", f"{what}; {then}", held))
     for folder in settings.folders:
-        for path, names in missing(os.fsencode(folder), ledger.places, filters):
+        for path, names in missing(os.fsencode(folder), ledger.files, filters):
             what = "1 file is" if len(names) == 1 else f"{len(names)} files are"
             then = "what lies nowhere else in the watched folders would be removed at the server"
             found.append(Removals(f"folder {show_path(path)}", f"{what} missing; {then}"))
@@ -113,7 +113,7 @@ def _data(settings: Settings, ledger: Ledger) -> dict[str, object]:
     """What ``--json`` prints. Times are Unix seconds."""
     absent: Counter[str] = Counter()
     for folder in settings.folders if settings.deletions == "remove" else ():
-        for path, names in missing(os.fsencode(folder), ledger.places, filters_of(settings)):
+        for path, names in missing(os.fsencode(folder), ledger.files, filters_of(settings)):
             absent[show_path(path)] += len(names)
     return {
         "deletions": settings.deletions,
@@ -128,7 +128,7 @@ def _data(settings: Settings, ledger: Ledger) -> dict[str, object]:
                 "held": one.pictures > settings.most_removals(one.stored),
                 "due_in": max(0.0, round(one.newest + 2 * settings.watch.rescan - time.time(), 1)),
             }
-            for one in (ledger.chores.departed() if settings.deletions == "remove" else ())
+            for one in (ledger.changes.departed() if settings.deletions == "remove" else ())
         ],
         "missing": dict(absent),
     }

@@ -20,12 +20,12 @@ def repair(config: options.Config = options.CONFIG) -> None:
             hint="Start it: image-sync run",
         )
     with ledger_of(settings) as ledger:
-        missing = ledger.inventory.missing()
+        missing = ledger.remote_index.missing()
         gone = any(trouble.stage == "dataset" for trouble in ledger.troubles())
         if not (missing or gone):
             typer.echo("Nothing is known to be missing at the server. The daemon compares every 15 minutes.")
             return
-        ledger.inventory.request_repair()
+        ledger.remote_index.request_repair()
     made = " The dataset is made anew." if gone else ""
     typer.echo(f"Pictures that are sent again: {missing}.{made}")
     if holder_of(settings.state) is None:

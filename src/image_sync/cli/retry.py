@@ -20,7 +20,7 @@ def retry(config: options.Config = options.CONFIG) -> None:
             hint="Start it: image-sync run",
         )
     with ledger_of(settings) as ledger:
-        refused, quarantined = ledger.chores.requeue_refused(), ledger.places.recheck_quarantined()
+        refused, quarantined = ledger.changes.requeue_refused(), ledger.files.recheck_quarantined()
     typer.echo(f"Refused pictures to be sent again: {refused}. Quarantined ones to be checked again: {quarantined}.")
     if holder_of(settings.state) is None and refused + quarantined:
         typer.echo("The daemon is not running: it will happen when it is started (image-sync run).")

@@ -42,8 +42,8 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "dataset": {
             "name": ledger.target.dataset_name,
             "id": ledger.target.dataset_id or None,
-            "shared": ledger.inventory.shared,
-            "categories_changed": ledger.inventory.kept(),
+            "shared": ledger.remote_index.shared,
+            "categories_changed": ledger.remote_index.kept(),
         },
         "pictures": _counts(census.total) | {"uncategorised": census.uncategorised, "settling": census.settling},
         "categories": {name: _counts(counts) for name, counts in census.categories.items()},

@@ -17,7 +17,7 @@ from image_sync.platforms.mobius.tags import role_of, short, tag_of
 def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
     """Each tag with its pictures, and whether and why it will be trained or reset."""
     how, dataset, records = settings.mobius, ledger.target.dataset, Records(ledger.notes)
-    contents = ((image, category) for image, _, category, _ in ledger.runs.contents())
+    contents = ((image, category) for image, _, category, _ in ledger.trainings.contents())
     survey = Survey(dataset, contents, how.tags, Rule(how.negatives, how.max_negatives))
     known, attempts = {tag.name: tag for tag in records.tags(dataset.id)}, records.attempts()
     rows = []

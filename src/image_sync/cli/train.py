@@ -70,7 +70,7 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
         def turn() -> None:
             stop.wait(min(trainer.step(time.monotonic()), _TICK))
             if trainer.setback.error is not None:
-                ledger.runs.withdraw_request()
+                ledger.trainings.withdraw_request()
                 raise trainer.setback.error
 
         _see(ledger, known, Measure.of(settings), follow=follow, turn=turn)
@@ -85,8 +85,8 @@ def _ask(ledger: Ledger, thresholds: Thresholds) -> int:
     verdict = training_verdict(tally, thresholds, now=time.time())
     if not verdict.due:
         raise Refused(f"no training can be started now: {verdict.reason}")
-    ledger.runs.request()
-    return max((run.id for run in ledger.runs.history(1)), default=0)
+    ledger.trainings.request()
+    return max((run.id for run in ledger.trainings.history(1)), default=0)
 
 
 def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Callable[[], object]) -> None:
@@ -96,7 +96,7 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
     with TrainingBar(console, measure) as bar:
         while True:
             turn()
-            run = next((run for run in ledger.runs.history(1) if run.id > known), None)
+            run = next((run for run in ledger.trainings.history(1) if run.id > known), None)
             if run is None or run.state in {TrainingState.STARTING, TrainingState.DOUBTFUL}:
                 if time.monotonic() > until:
                     raise ImageSyncError(
@@ -106,7 +106,7 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
                 continue
             if follow:
                 bar.show(run)
-            if not follow or not (run.state.active or _aftermath(ledger, run)):
+            if not follow or not (run.state.active or _followed_by_steps(ledger, run)):
                 break
     _tell(run, measure)
     for trouble in ledger.troubles() if follow else ():
@@ -114,7 +114,7 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
             typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
 
 
-def _aftermath(ledger: Ledger, run: Training) -> bool:
+def _followed_by_steps(ledger: Ledger, run: Training) -> bool:
     """Whether its model is being seen to, and nothing keeps that from going on."""
     owed = run.owed not in {NextStep.NOTHING, NextStep.RETRY}
     return owed and all(trouble.stage != keeping.STAGE for trouble in ledger.troubles())

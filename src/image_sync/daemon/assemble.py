@@ -67,7 +67,7 @@ def assemble(
     platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger), alive=alive)
     _suits(settings, platform)
     roots = [os.fsencode(folder) for folder in settings.folders]
-    ledger.places.keep_roots(roots)
+    ledger.files.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
     thresholds = thresholds_of(settings, platform.describe())
     uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
@@ -89,7 +89,7 @@ def assemble(
 
     watcher = Watcher(
         roots,
-        ledger.places,
+        ledger.files,
         watch_rules(settings, platform.describe(), once=once),
         stop,
         wake,
@@ -171,7 +171,7 @@ def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
     name = dataset.name
     if dataset.action == "create":
         name = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    ledger.aim(settings.platform, settings.address, dataset.name, dataset.action, name)
+    ledger.use_target(settings.platform, settings.address, dataset.name, dataset.action, name)
     return ledger
 
 

@@ -109,7 +109,7 @@ class Daemon:
             crew.ledger.work_by(json.dumps({"file": str(self._path), "document": self._settings.document}))
         now = time.time()
         doubtful = crew.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
-        starting = crew.ledger.runs.doubt_all(not_before=now + self._settings.model.grace)
+        starting = crew.ledger.trainings.doubt_all(not_before=now + self._settings.model.grace)
         if doubtful or starting:
             log.warning("ledger.recovered", batches_in_doubt=doubtful, trainings_in_doubt=starting)
         crew.watcher.start()
@@ -240,9 +240,9 @@ class Daemon:
         last, refusal = tally.last, tally.refusal
         failed = last is not None and (last.reason or last.fate is ModelOutcome.REFUSED)
         failed = failed or (refusal is not None and (last is None or refusal.id > last.id))
-        removals = len(crew.ledger.chores.removals(_MANY))
+        removals = len(crew.ledger.changes.removals(_MANY))
         if crew.settings.deletions == "remove":
-            removals += len(crew.ledger.chores.orphans(before=math.inf, limit=_MANY).pictures)
+            removals += len(crew.ledger.changes.orphans(before=math.inf, limit=_MANY).pictures)
         if not (troubled or failed or removals or not crew.watcher.complete):
             return EXIT_DONE
         log.warning(
@@ -270,16 +270,16 @@ class Daemon:
         again = crew.ledger.batches.next_up()
         if again is not None and again - time.time() < _SOON:
             return False
-        if not crew.watcher.idle or not crew.ledger.inventory.checked:
+        if not crew.watcher.idle or not crew.ledger.remote_index.checked:
             return False
         # Then once more: between the two questions the watcher may have begun the look that was wanted.
-        if crew.ledger.places.rescan_wanted() or not crew.watcher.idle:
+        if crew.ledger.files.rescan_wanted() or not crew.watcher.idle:
             return False
         tally = crew.ledger.tally()
         upload = upload_verdict(tally, crew.uploader.thresholds, quiet_for=float("inf"))
         training = training_verdict(tally, crew.thresholds, now=time.time())
         moving = upload.due or tally.sending or tally.unmarked or tally.active is not None or training.due
-        return not moving and not crew.ledger.chores.relabels(1) and not crew.trainer.keeper.busy
+        return not moving and not crew.ledger.changes.relabels(1) and not crew.trainer.keeper.busy
 
     def _changed(self) -> Settings | None:
         """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""

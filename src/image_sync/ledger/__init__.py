@@ -12,11 +12,11 @@ Written down before acting, confirmed after::
     model   judge -> deploy -> retire -> tidy                       (what is owed once it is trained)
 """
 
-from image_sync.ledger.chores import Departed, Standing
+from image_sync.ledger.changes import Departed, PictureStatus
 from image_sync.ledger.contents import Membership
 from image_sync.ledger.history import PictureHistory
-from image_sync.ledger.inventory import Remote
 from image_sync.ledger.ledger import RETRYING, Ledger, exists, open_ledger
+from image_sync.ledger.remote_index import Remote
 
 __all__ = [
     "RETRYING",
@@ -24,8 +24,8 @@ __all__ = [
     "Ledger",
     "Membership",
     "PictureHistory",
+    "PictureStatus",
     "Remote",
-    "Standing",
     "exists",
     "open_ledger",
 ]

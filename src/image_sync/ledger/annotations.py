@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, func, literal_column, select, update
 
 from image_sync.ledger import markings
-from image_sync.ledger.book import Book
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.schema import annotation, label_count, marks, picture
 
 
@@ -30,15 +30,15 @@ class Debt:
 class Annotations:
     """Debts of annotations. May be used from several threads."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
         self._lock = threading.Lock()
         self._in_hand: set[int] = set()
 
     @property
     def used(self) -> bool:
         """Whether there is anything to be asked here."""
-        return self._book.annotated
+        return self._context.annotated
 
     @contextmanager
     def in_hand(self, picture_ids: Collection[int]) -> Iterator[None]:
@@ -61,24 +61,24 @@ class Annotations:
         That it is about to be done is written down before: if the answer gets lost, nobody knows what is marked, and
         a file that goes back to what it said before must not pass for what the platform has.
         """
-        if not self._book.annotated:
+        if not self._context.annotated:
             return []
         most = limit + len(self._in_hand)
-        with self._book.db.reading() as tx:
-            rows = tx.execute(_DUE, {"aim": self._book.aimed().id, "most": most}).all()
+        with self._context.db.reading() as tx:
+            rows = tx.execute(_DUE, {"aim": self._context.target.id, "most": most}).all()
         # Asked afterwards: whatever was due by then and is being seen to is still in hand, or done.
         with self._lock:
             rows = [row for row in rows if row.picture_id not in self._in_hand][:limit]
         if again := [row.picture_id for row in rows if row.sent]:
-            with self._book.db.writing() as tx:
+            with self._context.db.writing() as tx:
                 markings.lost(tx, again)
         return [Debt(row.picture_id, row.remote_id, row.key, row.text, row.sent) for row in rows]
 
     def sent(self, done: Mapping[int, str]) -> None:
         """The platform has marked this: texts by picture id."""
         if done:
-            self._book.db.write(lambda tx: markings.sent(tx, _fingerprints(done)))
-            self._book.changed()
+            self._context.db.write(lambda tx: markings.sent(tx, _fingerprints(done)))
+            self._context.changed()
 
     def refused(self, debt: Debt, reason: str) -> None:
         """The platform would not mark this, and said why. What was marked before stays."""
@@ -91,15 +91,15 @@ class Annotations:
             tx.execute(update(annotation).where(this).values(**values))
             markings.reckon(tx, this)
 
-        self._book.db.write(note)
-        self._book.changed()
+        self._context.db.write(note)
+        self._context.changed()
 
     def refusals(self) -> int:
         """How many annotations the platform refused that nobody has changed since."""
-        if not self._book.annotated:
+        if not self._context.annotated:
             return 0
-        with self._book.db.reading() as tx:
-            return int(tx.execute(_REFUSALS, {"aim": self._book.aimed().id}).scalar_one())
+        with self._context.db.reading() as tx:
+            return int(tx.execute(_REFUSALS, {"aim": self._context.target.id}).scalar_one())
 
 
 def unpaid(tx: Connection, target_id: int) -> int:

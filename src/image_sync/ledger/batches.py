@@ -11,8 +11,8 @@ from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
 
 from image_sync.domain import Batch, BatchState, DatasetRef, FileRole, Picture, PictureState, Stamp
 from image_sync.ledger import markings, moves
-from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.moves import READY_OR_HELD
 from image_sync.ledger.schema import batch, doubt, folder, picture, place, target, word
 
@@ -28,8 +28,8 @@ _GIVEN_UP = f"given up after {HOPELESS} attempts that the platform never confirm
 class Batches:
     """Claims and confirmations. A picture is in at most one open batch."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
         self._in_hand: set[str] = set()
         """Batches that somebody in this process is sending. In here before anybody can see them in the database."""
 
@@ -38,7 +38,7 @@ class Batches:
         newest = select(func.max(picture.c.id)).where(
             picture.c.target_id == self._target, picture.c.state == word(PictureState.READY)
         )
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             mark = tx.execute(newest).scalar()
             if mark is not None:
                 this = (target.c.id == self._target) & (target.c.cleared_to < mark)
@@ -63,23 +63,23 @@ class Batches:
 
         A clock that was set back must not hold them up.
         """
-        now = self._book.clock()
+        now = self._context.clock()
         due = (picture.c.target_id == self._target) & (picture.c.state == word(PictureState.REFUSED))
         due &= (picture.c.retry_at <= now) | (picture.c.retry_at > now + PAUSES[-1])
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             if tx.execute(select(picture.c.id).where(due).limit(1)).first() is None:
                 return 0
         once_more = case((picture.c.attempts < HOPELESS, picture.c.attempts), else_=HOPELESS - 1)
         values = {"state": READY_OR_HELD, "reason": "", "retry_at": None, "attempts": once_more}
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             number = int(tx.execute(update(picture).where(due).values(**values)).rowcount)
-        self._book.changed()
+        self._context.changed()
         return number
 
     def next_up(self) -> float | None:
         """When :meth:`take_up` will find something next: Unix time, or None."""
         waits = (picture.c.target_id == self._target) & (picture.c.state == word(PictureState.REFUSED))
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             found = tx.execute(select(func.min(picture.c.retry_at)).where(waits)).scalar()
             return None if found is None else float(found)
 
@@ -116,7 +116,7 @@ class Batches:
 
         marked = {key: markings.fingerprint(text) for key, text in (annotated or {}).items()}
         following = self._handed_out(settle)
-        self._book.changed()
+        self._context.changed()
         return following
 
     def release(self, batch_id: str) -> None:
@@ -126,8 +126,8 @@ class Batches:
             tx.execute(_UNCOUNT, {"the_batch": batch_id})
             self._settle(tx, batch_id, {}, {})
 
-        self._book.db.write(back)
-        self._book.changed()
+        self._context.db.write(back)
+        self._context.changed()
 
     def doubt(self, batch_id: str, *, not_before: float) -> None:
         """It is not known what of the batch arrived. Absence is not believed before ``not_before`` (Unix time)."""
@@ -137,8 +137,8 @@ class Batches:
             held = select(picture.c.batch_id, picture.c.id).where(_HELD)
             tx.execute(insert(doubt).from_select(["batch_id", "picture_id"], held), {"the_batch": batch_id})
 
-        self._book.db.write(fall)
-        self._book.changed()
+        self._context.db.write(fall)
+        self._context.changed()
 
     def doubt_all(self, *, not_before: float) -> int:
         """Every batch that nobody is sending is doubtful: at start, and when the ledger could not be written.
@@ -150,7 +150,7 @@ class Batches:
             How many fell into doubt.
         """
         sending = (batch.c.target_id == self._target) & (batch.c.state == BatchState.SENDING)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             found = [row.id for row in tx.execute(select(batch.c.id).where(sending)) if row.id not in self._in_hand]
         for batch_id in found:
             self.doubt(batch_id, not_before=not_before)
@@ -158,7 +158,7 @@ class Batches:
 
     def doubtful(self) -> list[tuple[Batch, float]]:
         """Batches whose outcome the platform must be asked for, oldest first, with their ``not_before``."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             ref = dataset_of(tx, self._target)
             rows = tx.execute(
                 select(batch)
@@ -179,7 +179,7 @@ class Batches:
 
     @property
     def _target(self) -> int:
-        return self._book.aimed().id
+        return self._context.target.id
 
     def _handed_out(self, work: Callable[[Connection], Batch | None]) -> Batch | None:
         """What ``work`` claims, if that is written down; it may be done more than once until then."""
@@ -194,7 +194,7 @@ class Batches:
 
         kept: Batch | None = None
         try:
-            kept = self._book.db.write(tried)
+            kept = self._context.db.write(tried)
             return kept
         finally:
             self._in_hand -= {one.id for one in made if one is not kept}
@@ -212,13 +212,13 @@ class Batches:
             "the_first": first.id,
         }
         rows = _fitting(tx.execute(_COMPANY, company | {"most": 1 if alone else files}).all(), size)
-        texts = markings.texts(tx, [row.id for row in rows]) if self._book.annotated else {}
+        texts = markings.texts(tx, [row.id for row in rows]) if self._context.annotated else {}
         claimed = Batch(
             id=uuid.uuid4().hex,
             dataset=dataset,
             category=first.category,
             pictures=tuple(_claimed(row, texts.get(row.id, "")) for row in rows),
-            claimed_at=self._book.clock(),
+            claimed_at=self._context.clock(),
         )
         tx.execute(
             insert(batch).values(
@@ -244,11 +244,11 @@ class Batches:
         sweep_at: float | None = None,
         marked: Mapping[int, str] | None = None,
     ) -> None:
-        now = self._book.clock()
+        now = self._context.clock()
         _CONFIRM(tx, list(stored.items()), now, batch_id)
         _REFUSE(tx, list(refused.items()), batch_id)
         self._turn_away(tx, batch_id, passing)
-        if self._book.annotated and stored:
+        if self._context.annotated and stored:
             markings.sent(tx, marked or {})
             markings.reckon(tx, markings.of_batch(batch_id))
         held = {"the_batch": batch_id}
@@ -265,7 +265,7 @@ class Batches:
         """Refused for what may pass: tried again later, until it was refused as often as there are pauses."""
         if not reasons:
             return
-        now = self._book.clock()
+        now = self._context.clock()
         held = {"the_batch": batch_id}
         for row in tx.execute(_REFUSALS.where(picture.c.id.in_(list(reasons))), held).all():
             retry_at = now + PAUSES[row.refusals] if row.refusals < len(PAUSES) else None
@@ -277,7 +277,7 @@ class Batches:
         allowed = batch.c.state.in_(moves.sources(moves.BATCH, to))
         moved = tx.execute(update(batch).where(batch.c.id == batch_id, allowed).values(state=to, **values))
         if moved.rowcount != 1:
-            raise moves.IllegalMove(f"batch {batch_id} cannot become {to}")
+            raise moves.IllegalTransition(f"batch {batch_id} cannot become {to}")
 
 
 def held_by(tx: Connection, which: Any) -> tuple[Picture, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, literal_column, select
 
 from image_sync.domain import FileRole, FileState, PictureState
-from image_sync.ledger.book import Book
 from image_sync.ledger.contents import Membership, memberships
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.names import plain_stem
 from image_sync.ledger.schema import annotation, batch, folder, kept, marks, picture, place, run, target, word
 
@@ -73,13 +73,13 @@ HELD_BACK = "the same picture lies in another category, too, and is not sent: de
 class History:
     """Looks up single files."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
 
     def of(self, path: bytes) -> PictureHistory | None:
         """Everything known of the file at this absolute path, or None if it was never recorded."""
         head, _, name = path.rpartition(b"/")
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             here = tx.execute(
                 select(place, folder.c.category)
                 .join(folder, folder.c.id == place.c.folder_id)
@@ -93,8 +93,8 @@ class History:
                 .join(folder, folder.c.id == place.c.folder_id)
                 .where(place.c.picture_id == here.picture_id, place.c.role == FileRole.OWNER)
             ).first()
-            models = memberships(tx, self._book.aimed().id, here.sha256) if here.sha256 else []
-            drawn = _annotation(tx, here) if self._book.annotated else {}
+            models = memberships(tx, self._context.target.id, here.sha256) if here.sha256 else []
+            drawn = _annotation(tx, here) if self._context.annotated else {}
         return replace(_history(path, here, content, owner), models=tuple(models), **drawn)
 
     def left(self, *, category: str = "", name: str = "", stem: str = "") -> list[Left]:
@@ -107,7 +107,7 @@ class History:
                 select(place.c.picture_id).where(place.c.picture_id.is_not(None))
             )
             which = which | gone if stem else which
-        mine = (picture.c.target_id == self._book.aimed().id) & which
+        mine = (picture.c.target_id == self._context.target.id) & which
         files = (
             select(picture.c.id, picture.c.key, picture.c.state, picture.c.remote_id, folder.c.path, folder.c.root)
             .add_columns(place.c.name, picture.c.category)
@@ -116,7 +116,7 @@ class History:
             .order_by(picture.c.id)
         )
         found: dict[int, Left] = {}
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             for row in tx.execute(files.where(mine)):
                 one = found.setdefault(
                     row.id, Left(row.id, row.key, PictureState(row.state), row.remote_id, row.category)
@@ -128,10 +128,10 @@ class History:
     def matching(self, text: str) -> list[PictureHistory]:
         """The pictures of this name or id at the platform, or of this SHA-256, or (gone files) of this file name."""
         stem = plain_stem(text.rpartition("/")[2])
-        aim = picture.c.target_id == self._book.aimed().id
+        aim = picture.c.target_id == self._context.target.id
         same = (picture.c.key == text) | (picture.c.sha256 == text.lower())
         same |= (picture.c.remote_id == text) & (picture.c.remote_id != "")
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(_pictures().where(aim, same)).all()
             if not rows and stem:
                 # Its key was made of the file's name; a file that is still there is found by its path.
@@ -142,7 +142,7 @@ class History:
                 lies = place.join(folder, folder.c.id == place.c.folder_id)
                 owner = (place.c.picture_id == row.id) & (place.c.role == FileRole.OWNER)
                 places[row.id] = tx.execute(select(folder.c.path, place.c.name).select_from(lies).where(owner)).first()
-            models = {row.id: memberships(tx, self._book.aimed().id, row.sha256) for row in rows}
+            models = {row.id: memberships(tx, self._context.target.id, row.sha256) for row in rows}
         found = []
         for row in rows:
             here = places[row.id]
@@ -169,11 +169,11 @@ class History:
             (place.c.role == FileRole.OWNER) & place.c.picture_id.in_(held),
         )
         files = _files().add_columns(place.c.seen_at).order_by(place.c.seen_at.desc()).limit(limit)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = [row for which in needy for row in tx.execute(files.where(which))]
             rows.sort(key=lambda row: -row.seen_at)
             marked: Sequence[Any] = []
-            if self._book.annotated:
+            if self._context.annotated:
                 ids = select(annotation.c.picture_id).where(annotation.c.refused != literal_column("''"))  # an index
                 refused = (place.c.role == FileRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
                 refused &= place.c.picture_id.in_(ids)
@@ -188,11 +188,11 @@ class History:
 
     def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
-        sound = (place.c.state == FileState.SOUND) & (picture.c.target_id == self._book.aimed().id)
+        sound = (place.c.state == FileState.SOUND) & (picture.c.target_id == self._context.target.id)
         if state == CATEGORY_CHANGED:
             owners = _files().join(kept, kept.c.picture_id == picture.c.id).add_columns(kept.c.category)
             owners = owners.where(sound, place.c.role == FileRole.OWNER).order_by(folder.c.path, place.c.name)
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 return [(_path(row), state, f"{row.category!r} at the server") for row in tx.execute(owners)]
         if state in set(FileState):
             which = place.c.state == word(state)
@@ -204,7 +204,7 @@ class History:
         else:
             wanted = PictureState.CLAIMED if state == "sending" else state
             which = sound & (place.c.role == FileRole.OWNER) & (picture.c.state == word(wanted))
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
         return [(_path(row), state, row.reason or row.refusal or _held_back(row)) for row in rows]
 

@@ -40,7 +40,7 @@ RUN: Mapping[TrainingState, frozenset[TrainingState]] = MappingProxyType(
 S = TypeVar("S", bound=StrEnum)
 
 
-class IllegalMove(RuntimeError):  # noqa: N818 - it is what the program attempted
+class IllegalTransition(RuntimeError):  # noqa: N818 - it is what the program attempted
     """A state change that the tables above do not allow."""
 
 

@@ -10,29 +10,29 @@ from sqlalchemy import Connection, bindparam, select
 
 from image_sync.domain import FileRole, FileState, PictureState, Sighting
 from image_sync.ledger import markings
-from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.names import key_of
 from image_sync.ledger.schema import annotation, inventory, picture, place
 
 
 def write_down(
-    tx: Connection, book: Book, folders: Mapping[bytes, int], sightings: Sequence[Sighting]
+    tx: Connection, context: LedgerContext, folders: Mapping[bytes, int], sightings: Sequence[Sighting]
 ) -> Sequence[Sighting]:
     """Record the sound newcomers among the sightings; return the others, in their order.
 
     Args:
         folders: the ids of the sightings' folders.
     """
-    if book.target is None or book.plain_names:  # plain names must be compared one by one
+    if context.current_target is None or context.plain_names:  # plain names must be compared one by one
         return sightings
-    aim = book.target.id
+    aim = context.current_target.id
     contents = Counter(seen.sha256 for seen in sightings)
     alone = [seen for seen in sightings if seen.category is not None and not seen.fault and contents[seen.sha256] == 1]
     looks = Counter((seen.folder, seen.name) for seen in sightings)
     if len(looks) < len(sightings):  # a file was looked at twice: the later look replaces the earlier one
         alone = [seen for seen in alone if looks[seen.folder, seen.name] == 1]
-    if book.annotated:
+    if context.annotated:
         alone = [seen for seen in alone if not seen.waits]
     known = _known_places(tx, folders, alone)
     fresh = [seen for seen in alone if (folders[seen.folder], seen.name) not in known]
@@ -41,7 +41,7 @@ def write_down(
         fresh = [seen for seen in fresh if seen.sha256[:16] not in there]
     copies = {sha256 for (sha256,) in _COPIES(tx, [(seen.sha256,) for seen in fresh], aim)}
     fresh = [seen for seen in fresh if seen.sha256 not in copies]
-    now = book.clock()
+    now = context.clock()
     # What the ledger has already makes no row: the content, or its name at the platform, whose digits two may share.
     pictures = [
         (aim, seen.sha256, seen.category, key_of(seen.name, seen.sha256, seen.suffix), seen.stamp.size, now)
@@ -52,7 +52,7 @@ def write_down(
     if not made:
         return sightings
     rows = [(folders[seen.folder], seen.name, *columns_of(seen, now), ids[seen.sha256]) for seen in made]
-    if book.annotated:
+    if context.annotated:
         _INSERT_MARKED_PLACE(tx, [(*row, *marks_of(seen).values()) for row, seen in zip(rows, made, strict=True)])
         marked = [(aim, markings.fingerprint(seen.annotation), ids[seen.sha256]) for seen in made if seen.annotation]
         _INSERT_ANNOTATION(tx, marked)

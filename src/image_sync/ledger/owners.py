@@ -15,24 +15,24 @@ from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from image_sync.domain import FileRole, PictureState
 from image_sync.ledger import markings
-from image_sync.ledger.book import Book
-from image_sync.ledger.inventory import BEFORE, waiting_for
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.moves import hold
 from image_sync.ledger.names import LONGEST, key_of, plain_key
+from image_sync.ledger.remote_index import BEFORE, waiting_for
 from image_sync.ledger.schema import folder, picture, place
 
 
 class Owners:
     """Gives files their roles, inside a transaction of the caller's."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
 
     def attach(self, tx: Connection, folder_id: int, name: bytes, category: str | None) -> None:
         """Find or make the picture of a sound file and say what the file is to it."""
-        if self._book.target is None or category is None:
+        if self._context.current_target is None or category is None:
             return
-        target = self._book.target.id
+        target = self._context.current_target.id
         here = and_(place.c.folder_id == folder_id, place.c.name == name)
         file = tx.execute(select(place.c.sha256, place.c.suffix, place.c.size, place.c.marks).where(here)).one()
         owned = (
@@ -49,7 +49,7 @@ class Owners:
         if orphans:
             chosen, role = orphans[0].id, FileRole.OWNER
             tx.execute(update(picture).where(picture.c.id == chosen).values(category=category, orphaned_at=None))
-        elif candidates and self._book.skip_duplicates:
+        elif candidates and self._context.skip_duplicates:
             chosen, role = (
                 candidates[0].id,
                 FileRole.DUPLICATE if candidates[0].category == category else FileRole.CONFLICT,
@@ -60,19 +60,19 @@ class Owners:
         tx.execute(update(place).where(here).values(picture_id=chosen, role=role))
         if candidates:
             hold(tx, chosen)
-        if self._book.annotated and role is FileRole.OWNER:
+        if self._context.annotated and role is FileRole.OWNER:
             self.mark(tx, chosen, file.marks)
 
     def mark(self, tx: Connection, picture_id: int, marks: str) -> None:
         """This (a fingerprint) is marked in the picture, says the file that stands for it; empty: it says nothing."""
-        markings.follow(tx, self._book.db, self._book.aimed().id, picture_id, marks)
+        markings.follow(tx, self._context.db, self._context.target.id, picture_id, marks)
 
     def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, file: Any, copy: int) -> int:
         there = waiting_for(tx, target, file.sha256, file.size)
         if there is not None:
             return self._adopted(tx, target, category, file, copy, there)
         keys = [key_of(name, file.sha256, file.suffix, copy), key_of(name, file.sha256, file.suffix, copy, whole=True)]
-        plain = plain_key(name) if self._book.plain_names else None
+        plain = plain_key(name) if self._context.plain_names else None
         if plain is not None:
             keys.insert(0, plain)
         taken = set(
@@ -89,7 +89,7 @@ class Owners:
                 key=key,
                 size=file.size,
                 state=PictureState.READY,
-                ready_at=self._book.clock(),
+                ready_at=self._context.clock(),
             )
             .returning(picture.c.id)
         ).scalar_one()
@@ -97,7 +97,7 @@ class Owners:
 
     def _adopted(self, tx: Connection, target: int, category: str, file: Any, copy: int, there: Any) -> int:
         """The picture lies at the platform already, from before this ledger knew of it."""
-        now = self._book.clock()
+        now = self._context.clock()
         made = tx.execute(
             insert(picture)
             .values(
@@ -147,7 +147,7 @@ class Owners:
             tx.execute(update(place).where(at(heir)).values(role=FileRole.OWNER))
             tx.execute(update(picture).where(this).values(category=heir.category))
             set_roles(tx, was.picture_id)
-            if self._book.annotated and heir.marks:
+            if self._context.annotated and heir.marks:
                 self.mark(tx, was.picture_id, heir.marks)
             return
         self._leave(tx, this, deleted=deleted)
@@ -157,7 +157,7 @@ class Owners:
         # Not at the platform and not on its way there: without a file there is nothing left of it.
         tx.execute(delete(picture).where(these, unsent()))
         if deleted:
-            tx.execute(update(picture).where(these).values(orphaned_at=self._book.clock()))
+            tx.execute(update(picture).where(these).values(orphaned_at=self._context.clock()))
 
 
 def set_roles(tx: Connection, picture_id: int) -> None:

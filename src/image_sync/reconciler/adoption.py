@@ -10,7 +10,7 @@ from itertools import islice
 from image_sync.domain import DatasetRef
 from image_sync.errors import Changed, NotFound
 from image_sync.ledger import Ledger, Remote
-from image_sync.ledger.inventory import same
+from image_sync.ledger.remote_index import same
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.copies import Copies
@@ -67,30 +67,30 @@ class Adoption:
         anything is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
         dataset = self._dataset()
         if dataset is not None and self._platform.describe().lists_pictures:
-            least = self._ledger.inventory.least()
+            least = self._ledger.remote_index.least()
             try:
                 count = self._platform.count(dataset)
             except NotFound as error:
                 self._lost(dataset, error)
                 return
-            agreed = count is not None and least <= count <= self._ledger.inventory.expected()
-            agreed = agreed and not self._ledger.inventory.restored
+            agreed = count is not None and least <= count <= self._ledger.remote_index.expected()
+            agreed = agreed and not self._ledger.remote_index.restored
             if agreed and first and count:
                 newest = islice(self._platform.listing(dataset), _FIRST_PAGE)
-                agreed = self._ledger.inventory.recognises(map(_remote, newest))
+                agreed = self._ledger.remote_index.recognises(map(_remote, newest))
             if not agreed or not (first or self._sampled(dataset, count or 0)):
                 self._adopt(dataset, count)
-        self._ledger.inventory.agree()
+        self._ledger.remote_index.agree()
         self._ledger.trouble(_DATASET, None)
 
     def _sampled(self, dataset: DatasetRef, count: int) -> bool:
         """Whether a few of our pictures lie there as the ledger says; each look takes the next ones."""
         if count <= _SMALL:
             return count == 0  # the whole listing costs as little
-        chosen = self._ledger.inventory.sample(self._sampled_to, _SAMPLE)
+        chosen = self._ledger.remote_index.sample(self._sampled_to, _SAMPLE)
         self._sampled_to = chosen[-1] if chosen else 0
-        standing = self._ledger.chores.standing(chosen)
-        batch = self._ledger.chores.of_pictures(chosen)
+        standing = self._ledger.changes.status(chosen)
+        batch = self._ledger.changes.of_pictures(chosen)
         copies = self._platform.copies(shipment(replace(batch, dataset=dataset)))
         for item in batch.pictures:
             here = standing[item.picture_id]
@@ -104,8 +104,8 @@ class Adoption:
         found = self._platform.find_dataset(dataset.name)
         if found is not None and found.id == dataset.id:
             raise error  # it is listed: this answer says nothing
-        self._ledger.inventory.checked = False
-        missing = self._ledger.inventory.missed() or self._ledger.inventory.missing()
+        self._ledger.remote_index.checked = False
+        missing = self._ledger.remote_index.missed() or self._ledger.remote_index.missing()
         if found is not None:
             log.warning("dataset.replaced", dataset=dataset.name, was=dataset.id, now=found.id, pictures=missing)
             self._ledger.dataset(found)
@@ -126,41 +126,41 @@ class Adoption:
     def repair(self) -> None:
         """What is no longer at the platform is sent again, if a person asked for that, or once and for all
         (``repair: "auto"``)."""
-        inventory = self._ledger.inventory
-        if not (self._auto or inventory.repair_requested()):
+        index = self._ledger.remote_index
+        if not (self._auto or index.repair_requested()):
             return
         if self._dataset_gone():
             self._ledger.dataset(DatasetRef("", self._ledger.target.dataset_name))  # it is made with the next upload
             self._ledger.trouble(_DATASET, None)
-        if again := inventory.repair():
+        if again := index.repair():
             self._ledger.trouble(_MISSING, None)
             log.warning("picture.sent_again", pictures=again)
 
     def _adopt(self, dataset: DatasetRef, count: int | None) -> None:
         trained = max((model.created_at or 0.0 for model in self._platform.models(dataset)), default=None)
         rows = map(_remote, self._platform.listing(dataset))
-        seen = self._ledger.inventory.adopt(self._interruptible(rows), trained_until=trained)
+        seen = self._ledger.remote_index.adopt(self._interruptible(rows), trained_until=trained)
         log.info(
             "platform.listed",
             dataset=dataset.name,
             listed=seen.listed,
             adopted=seen.adopted,
             remembered=seen.remembered,
-            strangers=seen.strangers,
+            strangers=seen.foreign,
         )
         self._keep(dataset, frozenset(seen.changed))
-        if seen.foreign:
-            self._ledger.inventory.share()
+        if seen.foreign_copies:
+            self._ledger.remote_index.share()
             log.warning(
                 "dataset.shared",
                 dataset=dataset.name,
-                copies=seen.foreign,
+                copies=seen.foreign_copies,
                 hint="Another image-sync sends the same pictures to this dataset: stop one of them, or give it another "
                 "dataset. From now on the server is asked for each picture before it is sent",
             )
         for start in range(0, len(seen.doubles), _CHORES):
-            self._copies.tidy(self._ledger.chores.of_pictures(seen.doubles[start : start + _CHORES]))
-        for picture_id, remote in seen.strays:
+            self._copies.tidy(self._ledger.changes.of_pictures(seen.doubles[start : start + _CHORES]))
+        for picture_id, remote in seen.misnamed:
             self._take_or_remove(dataset, picture_id, remote)
 
         self._miss(seen.absent, complete=count is None or seen.listed >= count)
@@ -172,7 +172,7 @@ class Adoption:
         self._changed -= certain
         self._again = bool(self._changed)
         if certain:
-            self._ledger.inventory.keep(certain)
+            self._ledger.remote_index.keep(certain)
             log.warning(
                 "picture.category_changed",
                 dataset=dataset.name,
@@ -189,11 +189,11 @@ class Adoption:
         self._again = self._again or bool(absent - gone)
         if gone:
             self._absent -= gone
-            log.warning("picture.missing", pictures=self._ledger.inventory.missed(gone))
+            log.warning("picture.missing", pictures=self._ledger.remote_index.missed(gone))
         self._tell_missing()
 
     def _tell_missing(self) -> None:
-        missing = self._ledger.inventory.missing()
+        missing = self._ledger.remote_index.missing()
         if not missing:
             self._ledger.trouble(_MISSING, None)
         else:
@@ -203,11 +203,11 @@ class Adoption:
 
     def _take_or_remove(self, dataset: DatasetRef, picture_id: int, stray: Remote) -> None:
         """A picture of ours under an old name of its file: needless if the content is there, welcome if it is not."""
-        if self._platform.copies(shipment(self._ledger.chores.of_pictures([picture_id]))):
+        if self._platform.copies(shipment(self._ledger.changes.of_pictures([picture_id]))):
             self._platform.remove(dataset, stray.remote_id)
             log.warning("picture.double_removed", key=stray.key, remote_id=stray.remote_id)
         else:
-            self._ledger.chores.arrived(picture_id, stray.remote_id, stray.category)
+            self._ledger.changes.arrived(picture_id, stray.remote_id, stray.category)
 
     def _interruptible(self, rows: Iterable[Remote]) -> Iterable[Remote]:
         for row in rows:

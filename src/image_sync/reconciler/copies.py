@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from image_sync.domain import Batch, PictureState
-from image_sync.ledger import Ledger, Standing
+from image_sync.ledger import Ledger, PictureStatus
 from image_sync.ledger.names import digest_of
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
@@ -40,26 +40,26 @@ class Copies:
     def prune(self, now: float) -> None:
         """Once an hour: rows of batches that ended long ago go."""
         if now >= self._prune_at:
-            pruned = self._ledger.chores.prune(before=self._clock() - _KEPT, limit=_PAGE)
+            pruned = self._ledger.changes.prune(before=self._clock() - _KEPT, limit=_PAGE)
             self._prune_at = now if pruned == _PAGE else now + _PRUNING
 
     def sweep(self) -> None:
         """Look again at batches that were in doubt: a request may have been carried out very late, or twice."""
-        due = self._ledger.chores.sweeps(self._clock(), _SWEEPS)
+        due = self._ledger.changes.sweeps(self._clock(), _SWEEPS)
         sweeps = {batch.id: count for batch, count in due}
         for group in groups([batch for batch, _ in due], singly=1):
             if self._stop.is_set():
                 return
             self.tidy(joined(group))
             for batch in group:
-                self._ledger.chores.swept(batch.id, again_at=None if sweeps[batch.id] else self._clock() + _DAY)
+                self._ledger.changes.swept(batch.id, again_at=None if sweeps[batch.id] else self._clock() + _DAY)
 
     def tidy(self, batch: Batch) -> None:
         """One copy of each picture stays; late arrivals are confirmed."""
         if not batch.pictures:
             return
         copies = self._platform.copies(shipment(batch))
-        standing = self._ledger.chores.standing([item.picture_id for item in batch.pictures])
+        standing = self._ledger.changes.status([item.picture_id for item in batch.pictures])
         for item in batch.pictures:
             stored, here = copies.get(item.key, []), standing.get(item.picture_id)
             if not stored or here is None or here.state is PictureState.CLAIMED:
@@ -68,20 +68,20 @@ class Copies:
             # A copy that is known keeps what is known of its category: another one may be a person's (``Adoption``).
             if here.state is not PictureState.CONFIRMED or kept.remote_id != here.remote_id:
                 log.warning("picture.arrived_late", key=item.key, remote_id=kept.remote_id)
-                self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
+                self._ledger.changes.arrived(item.picture_id, kept.remote_id, kept.category)
             for copy in self.proved(stored, here) if len(stored) > 1 else ():
                 if copy.remote_id != kept.remote_id:
                     self._platform.remove(batch.dataset, copy.remote_id)
                     log.warning("picture.double_removed", key=item.key, remote_id=copy.remote_id)
 
-    def proved(self, stored: Iterable[RemotePicture], here: Standing) -> list[RemotePicture]:
+    def proved(self, stored: Iterable[RemotePicture], here: PictureStatus) -> list[RemotePicture]:
         """Those that only this ledger can have sent."""
         found = list(stored)
-        mine = self._ledger.chores.ours({copy.batch_id for copy in found})
+        mine = self._ledger.changes.ours({copy.batch_id for copy in found})
         return [copy for copy in found if (copy.batch_id in mine if copy.batch_id else _since(copy, here.ready_at))]
 
 
-def _kept(stored: Sequence[RemotePicture], here: Standing) -> RemotePicture:
+def _kept(stored: Sequence[RemotePicture], here: PictureStatus) -> RemotePicture:
     """The copy that stays. All ledgers that send to this dataset choose alike, or two would each remove the other's.
 
     A plain name says too little about the content for that: there it is the one that this ledger knows.

@@ -100,7 +100,7 @@ class Doubts:
                 # A name proves the content, not the category: an earlier request may have left it under another one.
                 kept = _preferred(copies.get(item.key, []), batch.id)
                 if kept is not None and (kept.category, kept.remote_id) != (batch.category, ours.get(item.picture_id)):
-                    self._ledger.chores.arrived(item.picture_id, kept.remote_id, kept.category)
+                    self._ledger.changes.arrived(item.picture_id, kept.remote_id, kept.category)
 
     def _is_settled(self, batch: Batch, found: Collection[str], now: float) -> bool:
         """Whether what was found is believed to be all that will come; else the look is written down."""

@@ -70,7 +70,7 @@ class Reconciler:
         try:
             self._greet()
             self._adoption.repair()
-            if not self._ledger.inventory.checked:
+            if not self._ledger.remote_index.checked:
                 self._adoption.check(first=True)
             # The time is asked anew: reading a listing may have taken minutes, which are no part of a grace time.
             rest = self._doubts.settle(self._monotonic())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
 from image_sync.ledger import Departed, Ledger
-from image_sync.ledger.chores import Relabel
+from image_sync.ledger.changes import Relabel
 from image_sync.logs import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.copies import Copies
@@ -74,7 +74,7 @@ class Wishes:
             return False
         done: list[Relabel] = []
         try:
-            self._ledger.chores.relabelling(change.picture_id for change in changes)
+            self._ledger.changes.relabelling(change.picture_id for change in changes)
             for change in changes:
                 if self._stop.is_set():
                     break
@@ -83,7 +83,7 @@ class Wishes:
                     log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
         finally:
             try:
-                self._ledger.chores.relabelled(done)
+                self._ledger.changes.relabelled(done)
             finally:
                 with self._lock:
                     self._in_hand -= {change.picture_id for change in changes}
@@ -93,7 +93,7 @@ class Wishes:
         """Changes of category that no other thread has in hand."""
         with self._lock:
             apart = self._in_hand | self._refused.keys()
-            owed = self._ledger.chores.relabels(_CHORES + len(apart))
+            owed = self._ledger.changes.relabels(_CHORES + len(apart))
             changes = [one for one in owed if one.picture_id not in apart][:_CHORES]
             if not changes and self._refused and not self._in_hand:
                 error = next(iter(self._refused.values()))
@@ -109,7 +109,7 @@ class Wishes:
             self._platform.relabel(dataset, change.remote_id, change.category)
         except NotFound:
             log.warning("picture.missing_at_platform", remote_id=change.remote_id)
-            self._ledger.inventory.doubt()
+            self._ledger.remote_index.doubt()
         except Refused as error:
             log.warning("picture.relabel_refused", remote_id=change.remote_id, error=error.what)
             with self._lock:
@@ -157,7 +157,7 @@ class Wishes:
 
     def _too_many(self) -> set[str]:
         """Categories of which more files were deleted than may go without a person's word; it is said once."""
-        held = [one for one in self._ledger.chores.departed() if one.pictures > self._most_removals(one.stored)]
+        held = [one for one in self._ledger.changes.departed() if one.pictures > self._most_removals(one.stored)]
         if held != self._held:
             known = {one.category for one in self._held or ()}
             for one in held:
@@ -174,26 +174,26 @@ class Wishes:
         """
         if self._remove_after is not None:
             self._give_up(self._clock() - self._remove_after)
-        owed = self._ledger.chores.removals(_CHORES)
+        owed = self._ledger.changes.removals(_CHORES)
         dataset = self._dataset() if owed else None
         for remote_id in owed if dataset is not None else ():
             if self._stop.is_set() or dataset is None:
                 return
             self._platform.remove(dataset, remote_id)
-            self._ledger.chores.removed(remote_id)
+            self._ledger.changes.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
 
     def _give_up(self, before: float) -> None:
         """Write down what is to be removed of pictures whose last file was deleted before that Unix time."""
-        orphans = self._ledger.chores.orphans(before=before, limit=_CHORES, but=self._too_many())
+        orphans = self._ledger.changes.orphans(before=before, limit=_CHORES, but=self._too_many())
         if not orphans.pictures or self._dataset() is None:
             return
         copies = self._platform.copies(shipment(orphans))
-        standing = self._ledger.chores.standing([item.picture_id for item in orphans.pictures])
+        standing = self._ledger.changes.status([item.picture_id for item in orphans.pictures])
         for item in orphans.pictures:
             here = standing[item.picture_id]
             stored = {copy.remote_id for copy in self._copies.proved(copies.get(item.key, []), here)}
-            self._ledger.chores.forget(item.picture_id, stored | {here.remote_id})
+            self._ledger.changes.forget(item.picture_id, stored | {here.remote_id})
 
 
 def _held(held: Sequence[Departed]) -> ImageSyncError:

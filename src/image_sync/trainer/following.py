@@ -42,10 +42,10 @@ class Follower:
             if run.task_id in self._platform.find_trainings(run.dataset, run.name):
                 log.warning("training.unreadable", model=run.name, task=run.task_id, error=error.what)
                 return
-            self._ledger.runs.failed(run.id, f"the platform no longer knows this training ({error.what})")
+            self._ledger.trainings.failed(run.id, f"the platform no longer knows this training ({error.what})")
             log.error("training.vanished", model=run.name, task=run.task_id)
             return
-        self._ledger.runs.progress(
+        self._ledger.trainings.progress(
             run.id,
             iteration=seen.iteration,
             iterations=seen.iterations,
@@ -55,7 +55,7 @@ class Follower:
             curve=seen.curve,
         )
         if seen.anew and run.base:
-            self._ledger.runs.from_the_beginning(run.id)
+            self._ledger.trainings.from_the_beginning(run.id)
             log.warning("training.not_continued", model=run.name, base=run.base_name or run.base, reason=seen.anew)
         if seen.phase is Phase.TRAINED:
             self._trained(run, seen)
@@ -76,14 +76,14 @@ class Follower:
     def _trained(self, run: Training, seen: Progress) -> None:
         model = self._platform.model_of(run.task_id)
         accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
-        self._ledger.runs.trained(run.id, accuracy)
+        self._ledger.trainings.trained(run.id, accuracy)
         self._alarm_if_double(run)
         log.info("training.trained", model=run.name, accuracy=accuracy, pictures=run.pictures, **_paid(seen))
 
     def _failed(self, run: Training, seen: Progress) -> None:
         reason = seen.reason or "the platform gave no reason"
         again = run.retry_of is None and (passes(reason) if seen.repeat is None else seen.repeat)
-        self._ledger.runs.failed(run.id, reason, retry=again)
+        self._ledger.trainings.failed(run.id, reason, retry=again)
         log.error("training.failed", model=run.name, reason=reason, tried_again=again, **_paid(seen))
         self._alarm_if_double(run)
 
@@ -91,7 +91,7 @@ class Follower:
         reason = (
             f"it has not ended after {self._recipe.deadline:g} s (model.deadline); it may still run at the platform"
         )
-        self._ledger.runs.failed(run.id, reason, ended=False)
+        self._ledger.trainings.failed(run.id, reason, ended=False)
         hint = "stop it at the platform if it hangs; its pictures count as trained on"
         log.error("training.late", model=run.name, task=run.task_id, reason=reason, hint=hint)
 

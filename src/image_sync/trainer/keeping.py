@@ -51,14 +51,14 @@ class Keeper:
     @property
     def busy(self) -> bool:
         """Whether something is owed that was not tried in vain just now."""
-        return self.setback.error is None and self._ledger.aftermath.owing() is not None
+        return self.setback.error is None and self._ledger.lifecycle.owing() is not None
 
     def step(self) -> float:
         """Pay what can be paid. Returns seconds until it wants to be called again."""
         if self._stop.is_set() or self.setback.left():
             return self.setback.left()
         try:
-            while (run := self._ledger.aftermath.owing()) is not None and not self._stop.is_set():
+            while (run := self._ledger.lifecycle.owing()) is not None and not self._stop.is_set():
                 self._pay(run)
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.setback.hit(error)
@@ -78,7 +78,7 @@ class Keeper:
 
     def _judge(self, run: Training) -> None:
         decision = self._decision(run)
-        self._ledger.aftermath.decided(run.id, deploy=decision.deploy, reason=decision.reason)
+        self._ledger.lifecycle.decided(run.id, deploy=decision.deploy, reason=decision.reason)
         log.info("model.judged", model=run.name, deploy=decision.deploy, reason=decision.reason)
 
     def _decision(self, run: Training) -> Decision:
@@ -91,9 +91,9 @@ class Keeper:
         return judge(self._recipe, run.accuracy, others)
 
     def _deploy(self, run: Training) -> None:
-        aftermath = self._ledger.aftermath
+        lifecycle = self._ledger.lifecycle
         if self._recipe.deploy == "never" and not self._always:
-            aftermath.not_deployed(
+            lifecycle.not_deployed(
                 run.id, ModelOutcome.DECLINED, 'model.deploy was changed to "never" before it was deployed'
             )
             return
@@ -102,14 +102,14 @@ class Keeper:
             log.info("model.deploying", model=run.name)
             self._platform.deploy(model)
         except NotFound as error:
-            aftermath.not_deployed(run.id, ModelOutcome.GONE, f"the platform no longer has the model ({error.what})")
+            lifecycle.not_deployed(run.id, ModelOutcome.GONE, f"the platform no longer has the model ({error.what})")
             log.error("model.gone", model=run.name, error=error.what)
         except (Refused, Unsupported) as error:
-            aftermath.not_deployed(run.id, ModelOutcome.REFUSED, error.what)
+            lifecycle.not_deployed(run.id, ModelOutcome.REFUSED, error.what)
             hint = error.hint or f"deploy it later: image-sync models deploy {run.name}"
             log.error("model.not_deployed", model=run.name, error=error.what, hint=hint)
         else:
-            aftermath.is_deployed(run.id)
+            lifecycle.is_deployed(run.id)
             log.info("model.deployed", model=run.name, accuracy=run.accuracy, reason=run.fate_reason)
 
     def _model(self, run: Training) -> Model:
@@ -127,23 +127,23 @@ class Keeper:
 
     def _retire_others(self, run: Training) -> None:
         """Take down the older ones of this name; the new one is ready by now."""
-        for other in self._ledger.aftermath.deployed():
+        for other in self._ledger.lifecycle.deployed():
             if other.id < run.id and stem_of(other.name) == stem_of(run.name):
                 self._platform.undeploy(Model(other.task_id, other.name, other.dataset.id))
-                self._ledger.aftermath.fated(other.id, ModelOutcome.RETIRED, f"replaced by {run.name}")
+                self._ledger.lifecycle.fated(other.id, ModelOutcome.RETIRED, f"replaced by {run.name}")
                 log.info("model.undeployed", model=other.name, replaced_by=run.name)
-        self._ledger.aftermath.alone(run.id)
+        self._ledger.lifecycle.alone(run.id)
 
     def _tidy(self, run: Training) -> None:
         if self._recipe.keep is not None:
             for model in self._surplus(run, self._recipe.keep):
                 self._delete(model, self._recipe.keep)
-        self._ledger.aftermath.tidied(run.id)
+        self._ledger.lifecycle.tidied(run.id)
 
     def _surplus(self, run: Training, keep: int) -> list[Model]:
         """The models of this name that are not to be kept: neither new, nor deployed, nor the best, nor needed."""
         models = of_name(stem_of(run.name), self._platform.models(run.dataset))
-        active = self._ledger.runs.active()
+        active = self._ledger.trainings.active()
         needed = {model.id for model in models[:keep]} | {self._recipe.pretrained, active.base if active else None}
         known = [model for model in models if model.accuracy is not None]
         if known:
@@ -152,15 +152,15 @@ class Keeper:
 
     def _delete(self, model: Model, keep: int) -> None:
         """Delete a model that this ledger started, and no other."""
-        mine = self._ledger.runs.named(model.id)
+        mine = self._ledger.trainings.named(model.id)
         if mine is None or mine.task_id != model.id or mine.owed not in {NextStep.NOTHING, NextStep.TIDY}:
             return
         reason = f"model.keep is {keep}, and it is neither deployed nor the best"
-        self._ledger.aftermath.fated(mine.id, ModelOutcome.DELETED, reason)
+        self._ledger.lifecycle.fated(mine.id, ModelOutcome.DELETED, reason)
         try:
             self._platform.delete_model(model)
         except Refused as error:
-            self._ledger.aftermath.fated(mine.id, mine.fate, mine.fate_reason)
+            self._ledger.lifecycle.fated(mine.id, mine.fate, mine.fate_reason)
             log.warning("model.not_deleted", model=model.name, error=error.what)
         else:
             log.info("model.deleted", model=model.name, accuracy=model.accuracy, reason=reason)

@@ -76,7 +76,7 @@ class Trainer:
         if self._stop.is_set() or self.setback.left():
             return self.setback.left()
         try:
-            run = self._ledger.runs.active()
+            run = self._ledger.trainings.active()
             pause = self._consider() if run is None else self._follow(run, now)
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.setback.hit(error)
@@ -109,9 +109,9 @@ class Trainer:
     def _start(self) -> None:
         dataset = self._ledger.target.dataset
         base, base_name = self._base(dataset)
-        taken = {run.name for run in self._ledger.runs.history()}
+        taken = {run.name for run in self._ledger.trainings.history()}
         name = stamped(self._recipe.name, self._clock(), taken)
-        run = self._ledger.runs.begin(name, base, base_name, without=self._left_out())
+        run = self._ledger.trainings.begin(name, base, base_name, without=self._left_out())
         if run is not None:
             self._launch(run)
 
@@ -128,7 +128,7 @@ class Trainer:
         )
         base = run.base_name or run.base or None
         log.info("training.starting", model=run.name, pictures=run.pictures, base=base)
-        warning = imbalance(self._ledger.runs.trainable(), self._thresholds.max_ratio)
+        warning = imbalance(self._ledger.trainings.trainable(), self._thresholds.max_ratio)
         if warning:
             log.warning("training.unbalanced", model=run.name, reason=warning)
         if self._thresholds.min_labelled is not None:
@@ -138,27 +138,27 @@ class Trainer:
         try:
             task_id = self._platform.start_training(plan)
         except Ambiguous as error:
-            self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
             log.warning("training.doubtful", model=run.name, error=error.what)
         except Unauthorised:
             self._give_up(run)  # it was not even looked at
             raise
         except Permanent as error:
-            self._ledger.runs.refused(run.id, error.what)
+            self._ledger.trainings.refused(run.id, error.what)
             log.error("training.refused", model=run.name, error=error.what, hint=error.hint)
         except ImageSyncError:
             self._give_up(run)
             raise
         else:
-            self._ledger.runs.started(run.id, task_id)
+            self._ledger.trainings.started(run.id, task_id)
             log.info("training.started", model=run.name, task=task_id, pictures=run.pictures)
 
     def _give_up(self, run: Training) -> None:
         """Nobody was there. What was in doubt before stays so: an earlier request may still be carried out."""
         if run.doubts:
-            self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
         else:
-            self._ledger.runs.abandon(run.id)
+            self._ledger.trainings.abandon(run.id)
 
     def _base(self, dataset: DatasetRef) -> tuple[str, str]:
         """Id and name of the model to continue from; both empty to start from the beginning.
@@ -171,7 +171,7 @@ class Trainer:
         if wanted == "none":
             return "", ""
         if wanted != "latest":
-            known = self._ledger.runs.named(wanted)
+            known = self._ledger.trainings.named(wanted)
             return wanted, "" if known is None else known.name
         newest = newest_of(self._recipe.name, self._platform.models(dataset))
         if newest is None:
@@ -180,13 +180,13 @@ class Trainer:
         return newest.id, newest.name
 
     def _left_out(self) -> dict[str, int]:
-        return left_out(self._ledger.runs.trainable(), self._thresholds)
+        return left_out(self._ledger.trainings.trainable(), self._thresholds)
 
     def _contents(self) -> Iterator[RemotePicture]:
         from image_sync.annotations import from_text  # late: most daemons never need it
 
         without = self._left_out()
-        for remote_id, key, category, text in self._ledger.runs.contents():
+        for remote_id, key, category, text in self._ledger.trainings.contents():
             if category in without:
                 continue
             yield RemotePicture(remote_id, key, category, annotation=from_text(text) if text else None)
@@ -211,19 +211,19 @@ class Trainer:
         """
         found = self._platform.find_trainings(run.dataset, run.name)
         if run.state is TrainingState.STARTING:  # the ledger failed while it was being started
-            self._ledger.runs.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
         if found:
-            self._ledger.runs.started(run.id, found[0])
+            self._ledger.trainings.started(run.id, found[0])
             self._next_look, self._absent = 0.0, None
             log.info("training.adopted", model=run.name, task=found[0])
         elif self._platform.describe().idempotent_starts:
             log.info("training.start_continued", model=run.name)
-            self._ledger.runs.again(run.id)
+            self._ledger.trainings.again(run.id)
             self._launch(run)
         elif self._absent is None or self._absent[0] != run.id:
             self._absent = (run.id, now)
         elif now - self._absent[1] >= self._recipe.grace:
             self._absent, self._next_look = None, 0.0
             log.warning("training.not_started", model=run.name)
-            self._ledger.runs.again(run.id)
+            self._ledger.trainings.again(run.id)
             self._launch(run)

@@ -103,7 +103,7 @@ class Uploader:
         """
         if self._stop.is_set() or self.setback.left():
             return self.setback.left()
-        if not self._ledger.inventory.checked:
+        if not self._ledger.remote_index.checked:
             return _IDLE  # what lies at the platform must be known before anything is sent there
         if self._stranded:
             self._stranded = False
@@ -236,7 +236,7 @@ class Uploader:
         except ImageSyncError as error:
             self._ledger.batches.release(batch.id)
             if isinstance(error, NotFound):
-                self._ledger.inventory.doubt()  # the dataset may be gone: that is looked into before anything is sent
+                self._ledger.remote_index.doubt()  # the dataset may be gone: looked into before anything is sent
             self._fail(error)
             return False
         self._forget(spoiled)
@@ -255,14 +255,14 @@ class Uploader:
                 self._annotate(batch.dataset, unmarked, ids)
         for item in batch.pictures:
             if item.key in there:
-                self._ledger.chores.arrived(item.picture_id, ids[item.key], there[item.key].category)
+                self._ledger.changes.arrived(item.picture_id, ids[item.key], there[item.key].category)
         self._size.taken(len(items), sum(item.size for item in items), took)
         self.setback.over()
         return following or True
 
     def _there(self, shipment: Shipment) -> dict[str, RemotePicture]:
         """What others have sent of it already, the oldest of each: asked only where they are known to do that."""
-        if not self._ledger.inventory.shared:
+        if not self._ledger.remote_index.shared:
             return {}
         keyed = tuple(item for item in shipment.items if digest_of(item.key))  # a plain name says too little
         return {key: stored[0] for key, stored in self._platform.copies(replace(shipment, items=keyed)).items()}
@@ -351,7 +351,7 @@ class Uploader:
 
     def _forget(self, spoiled: Iterable[Picture]) -> None:
         for item in spoiled:
-            self._ledger.places.look_again(item.path, item.sha256)
+            self._ledger.files.look_again(item.path, item.sha256)
             log.info("picture.changed", path=item.path)
 
     def _fail(self, error: ImageSyncError) -> None:

@@ -94,7 +94,7 @@ def _follow(story: Story, ledger: Ledger, daemon: Daemon, settings: Settings, sc
     """The training, once it is trained and deployed, and how good it is."""
 
     def newest() -> Training | None:
-        return next(iter(ledger.runs.history(1)), None)
+        return next(iter(ledger.trainings.history(1)), None)
 
     def show() -> None:
         scene.counts(ledger.tally(), ledger.census().total, settings)
@@ -125,7 +125,7 @@ def _plot(story: Story, ledger: Ledger, run: Training, measure: Measure, scene: 
     try:
         from image_sync.cli.models import charts  # late: the drawing library is an extra
 
-        charts.training(run, ledger.runs.series(run.id), measure, target)
+        charts.training(run, ledger.trainings.series(run.id), measure, target)
     except ImageSyncError as error:
         scene.say(f"no plot           {error.what}. {error.hint}")
     else:

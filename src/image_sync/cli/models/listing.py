@@ -27,13 +27,13 @@ def listing(config: Path, *, as_json: bool, deploy: str | None) -> None:
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         dataset = dataset_of(ledger, platform)
-        runs = {run.task_id: run for run in reversed(ledger.runs.history(_KNOWN)) if run.task_id}
+        runs = {run.task_id: run for run in reversed(ledger.trainings.history(_KNOWN)) if run.task_id}
         found = platform.models(dataset)
         if deploy is not None:
             platform.deploy(chosen(platform, found, deploy, settings.model.name))
             found = platform.models(dataset)
-        active, keeps = ledger.runs.active(), platform.describe().keeps_models
-        contents = {model.id: ledger.runs.contained(runs[model.id].id) for model in found if model.id in runs}
+        active, keeps = ledger.trainings.active(), platform.describe().keeps_models
+        contents = {model.id: ledger.trainings.contained(runs[model.id].id) for model in found if model.id in runs}
     measure = Measure.of(settings)
     if as_json:
         rows = [_data(model, runs.get(model.id), contents.get(model.id, []), measure) for model in found]

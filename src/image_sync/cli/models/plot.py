@@ -49,19 +49,19 @@ def plot(
         else:
             run = _run(ledger, model)
             target = output or Path(f"{run.name}.png")
-            charts.training(run, ledger.runs.series(run.id), measure, target)
+            charts.training(run, ledger.trainings.series(run.id), measure, target)
     typer.echo(f"Drawn: {show_path(str(target))}")
 
 
 def _run(ledger: Ledger, wanted: str) -> Training:
-    run = next(iter(ledger.runs.history(1)), None) if wanted == "latest" else ledger.runs.named(wanted)
+    run = next(iter(ledger.trainings.history(1)), None) if wanted == "latest" else ledger.trainings.named(wanted)
     if run is None:
-        known = ", ".join(one.name for one in ledger.runs.history(5)) or "none"
+        known = ", ".join(one.name for one in ledger.trainings.history(5)) or "none"
         raise UsageError(
             f"this ledger knows of no training {wanted!r}",
             hint=f"Only trainings that it followed can be drawn; the newest are: {show_text(known)}.",
         )
-    if not ledger.runs.series(run.id):
+    if not ledger.trainings.series(run.id):
         raise UsageError(
             f"there is no curve of {show_text(run.name)}: nothing is known of how it went",
             hint="It has not begun, or it was trained before this version of image-sync.",
@@ -70,7 +70,7 @@ def _run(ledger: Ledger, wanted: str) -> Training:
 
 
 def _trained(ledger: Ledger) -> list[Training]:
-    found = [run for run in ledger.runs.history(_HISTORY) if run.state is TrainingState.TRAINED]
+    found = [run for run in ledger.trainings.history(_HISTORY) if run.state is TrainingState.TRAINED]
     if not found:
         raise UsageError(
             "this ledger knows of no trained model yet", hint="`image-sync status` tells what it waits for."

@@ -74,6 +74,6 @@ def _confirm(doomed: list[Model], *, yes: bool) -> None:
 
 def _note(ledger: Ledger, model: Model, fate: ModelOutcome, *, was: ModelOutcome | None = None) -> None:
     """Remember what a person did, if it is a model that this ledger had trained."""
-    run = ledger.runs.named(model.id)
+    run = ledger.trainings.named(model.id)
     if run is not None and run.task_id == model.id and (was is None or run.fate is was):
-        ledger.aftermath.fated(run.id, fate, BY_HAND)
+        ledger.lifecycle.fated(run.id, fate, BY_HAND)

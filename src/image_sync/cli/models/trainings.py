@@ -46,8 +46,8 @@ def log(training: TrainingId = "latest", config: options.Config = options.CONFIG
 
 def _meant(ledger: Ledger, platform: Platform, wanted: str, *, running: bool = False) -> tuple[str, str]:
     """Name and task id of the training that is meant; one that the ledger does not know is asked for by its id."""
-    active = ledger.runs.active()
-    run = (active or _newest(ledger)) if wanted == "latest" else ledger.runs.named(wanted)
+    active = ledger.trainings.active()
+    run = (active or _newest(ledger)) if wanted == "latest" else ledger.trainings.named(wanted)
     if run is None and wanted != "latest":
         return wanted, wanted
     if run is None or (running and wanted == "latest" and active is None):
@@ -64,4 +64,4 @@ def _meant(ledger: Ledger, platform: Platform, wanted: str, *, running: bool = F
 
 
 def _newest(ledger: Ledger) -> Training | None:
-    return next(iter(ledger.runs.history(1)), None)
+    return next(iter(ledger.trainings.history(1)), None)

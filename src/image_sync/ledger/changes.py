@@ -12,10 +12,10 @@ from image_sync.domain import Batch, BatchState, PictureState
 from image_sync.ledger import contents, markings
 from image_sync.ledger.annotations import retry_refused
 from image_sync.ledger.batches import dataset_of, given_out, held_by
-from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
-from image_sync.ledger.inventory import RELABEL, note_generation, raise_generation
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.moves import READY_OR_HELD
+from image_sync.ledger.remote_index import RELABEL, note_generation, raise_generation
 from image_sync.ledger.schema import (
     annotation,
     batch,
@@ -58,7 +58,7 @@ class Departed:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PictureStatus:
     """Where one picture stands, as far as a second look needs it."""
 
     state: PictureState
@@ -69,15 +69,15 @@ class Standing:
     """As the platform is believed to have it."""
 
 
-class Chores:
+class PendingChanges:
     """Debts that may be paid at any time, and in any order."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
 
     def relabels(self, limit: int) -> list[Relabel]:
         """Stored pictures that the platform has under another category than the folders say, or may have."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             owed = _owed(tx, self._target)
             if owed is None:
                 return []
@@ -94,11 +94,11 @@ class Chores:
 
         Until :meth:`relabelled` nobody knows which it has: a file that is moved back meanwhile must be told again.
         """
-        telling = self._book.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
-        with self._book.db.writing() as tx:
-            number = raise_generation(tx, self._book)
+        telling = self._context.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
+        with self._context.db.writing() as tx:
+            number = raise_generation(tx, self._context)
             tx.execute(telling, [{"name": f"{RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
-        note_generation(self._book, number)
+        note_generation(self._context, number)
 
     def relabelled(self, changes: Iterable[Relabel]) -> None:
         """The platform has these pictures under these categories now."""
@@ -113,8 +113,8 @@ class Chores:
             tx.execute(delete(kept).where(kept.c.picture_id.in_([change.picture_id for change in done])))
 
         if done:
-            self._book.db.write(write_down)
-            self._book.changed()
+            self._context.db.write(write_down)
+            self._context.changed()
 
     def departed(self) -> list[Departed]:
         """The categories in which files of stored pictures were deleted, as long as the pictures are still stored."""
@@ -122,7 +122,7 @@ class Chores:
         stored = select(picture_count.c.category, func.sum(picture_count.c.pictures).label("pictures")).where(
             picture_count.c.target_id == self._target, picture_count.c.state == PictureState.CONFIRMED
         )
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(gone).all()
             if not rows:
                 return []
@@ -144,7 +144,7 @@ class Chores:
             limit: so many at most.
             but: categories of which only those are wanted whose removal a person has confirmed.
         """
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             allowed = picture.c.category.not_in(but) | (picture.c.orphaned_at <= _confirmed_until(tx))
             which = self._orphaned & (picture.c.orphaned_at < before) & allowed
             chosen = select(picture.c.id).where(which).order_by(picture.c.id).limit(limit)
@@ -152,33 +152,33 @@ class Chores:
 
     def confirm_removals(self) -> None:
         """A person says that the deletions which were seen up to now are meant."""
-        with self._book.db.writing() as tx:
-            values = {"value": repr(self._book.clock())}
-            statement = self._book.db.insert(note).values(name=_CONFIRMED, **values)
+        with self._context.db.writing() as tx:
+            values = {"value": repr(self._context.clock())}
+            statement = self._context.db.insert(note).values(name=_CONFIRMED, **values)
             tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
-        self._book.changed()
+        self._context.changed()
 
     def forget(self, picture_id: int, remote_ids: Collection[str]) -> None:
         """Forget an orphan and write down what is to be removed for it. If a file came back meanwhile: nothing."""
         files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             if tx.execute(select(picture.c.id).where(picture.c.id == picture_id, ~files)).first() is not None:
                 contents.close(tx, picture_id)
                 tx.execute(delete(picture).where(picture.c.id == picture_id))
                 tx.execute(delete(note).where(note.c.name == f"{RELABEL}{picture_id}"))
-                statement = self._book.db.insert(removal).on_conflict_do_nothing()
+                statement = self._context.db.insert(removal).on_conflict_do_nothing()
                 for remote_id in remote_ids:
                     tx.execute(statement.values(target_id=self._target, remote_id=remote_id))
 
     def removals(self, limit: int) -> list[str]:
         """Remote ids that are still to be removed."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             mine = select(removal.c.remote_id).where(removal.c.target_id == self._target)
             return list(tx.execute(mine.limit(limit)).scalars())
 
     def removed(self, remote_id: str) -> None:
         """The platform no longer has it."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(delete(removal).where(removal.c.target_id == self._target, removal.c.remote_id == remote_id))
             this = (inventory.c.target_id == self._target) & (inventory.c.remote_id == remote_id)
             tx.execute(delete(inventory).where(this))
@@ -195,12 +195,12 @@ class Chores:
             "attempts": 0,
             "refusals": 0,
             "retry_at": None,
-            "ready_at": self._book.clock(),
+            "ready_at": self._context.clock(),
         }
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             number = int(tx.execute(update(picture).where(refused).values(**values)).rowcount)
-            number += retry_refused(tx, self._target) if self._book.annotated else 0
-        self._book.changed()
+            number += retry_refused(tx, self._target) if self._context.annotated else 0
+        self._context.changed()
         return number
 
     def sweeps(self, now: float, limit: int) -> list[tuple[Batch, int]]:
@@ -209,7 +209,7 @@ class Chores:
         Each holds what it held when it fell into doubt, as far as the ledger still knows of it.
         """
         due = (batch.c.target_id == self._target) & (batch.c.sweep_at <= now)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             ref = dataset_of(tx, self._target)
             found = []
             for row in tx.execute(select(batch).where(due).order_by(batch.c.sweep_at).limit(limit)).all():
@@ -219,7 +219,7 @@ class Chores:
 
     def swept(self, batch_id: str, *, again_at: float | None) -> None:
         """The batch was looked at; ``again_at`` (Unix time) says when once more, None never."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             this = batch.c.id == batch_id
             tx.execute(update(batch).where(this).values(sweep_at=again_at, sweeps=batch.c.sweeps + 1))
             if again_at is None:
@@ -227,11 +227,11 @@ class Chores:
 
     def of_pictures(self, picture_ids: Collection[int]) -> Batch:
         """These pictures as if they were a batch, for asking the platform about them."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             ref = dataset_of(tx, self._target)
             return Batch("", ref, "", held_by(tx, picture.c.id.in_(picture_ids)))
 
-    def standing(self, picture_ids: Collection[int]) -> dict[int, Standing]:
+    def status(self, picture_ids: Collection[int]) -> dict[int, PictureStatus]:
         """Where each of these pictures stands."""
         columns = (
             picture.c.id,
@@ -241,13 +241,15 @@ class Chores:
             func.coalesce(kept.c.category, picture.c.sent_category).label("has"),
         )
         look = select(*columns).outerjoin(kept, kept.c.picture_id == picture.c.id)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(look.where(picture.c.id.in_(picture_ids)))
-            return {row.id: Standing(PictureState(row.state), row.remote_id, row.ready_at, row.has) for row in rows}
+            return {
+                row.id: PictureStatus(PictureState(row.state), row.remote_id, row.ready_at, row.has) for row in rows
+            }
 
     def ours(self, batch_ids: Collection[str]) -> set[str]:
         """Those of the batch ids that this ledger gave out."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return given_out(tx, batch_ids)
 
     def prune(self, *, before: float, limit: int = 1000) -> int:
@@ -260,7 +262,7 @@ class Chores:
         """
         ended = [str(BatchState.CONFIRMED), str(BatchState.RELEASED)]
         old = (batch.c.target_id == self._target) & batch.c.state.in_(ended) & (batch.c.ended_at < before)
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             ids = tx.execute(select(batch.c.id).where(old, batch.c.sweep_at.is_(None)).limit(limit)).scalars().all()
             tx.execute(delete(doubt).where(doubt.c.batch_id.in_(ids)))
             tx.execute(delete(batch).where(batch.c.id.in_(ids)))
@@ -274,18 +276,18 @@ class Chores:
             "remote_id": remote_id,
             "sent_category": category,
             "reason": "",
-            "confirmed_at": func.coalesce(picture.c.confirmed_at, self._book.clock()),
+            "confirmed_at": func.coalesce(picture.c.confirmed_at, self._context.clock()),
         }
-        with self._book.db.writing() as tx:
-            if self._book.annotated:
+        with self._context.db.writing() as tx:
+            if self._context.annotated:
                 another = select(picture.c.id).where(this, picture.c.remote_id != remote_id)
                 if tx.execute(another).first() is not None:
                     markings.lost(tx, [picture_id])
             tx.execute(update(picture).where(this).values(**values))
             tx.execute(delete(kept).where(kept.c.picture_id == picture_id))
-            if self._book.annotated:
+            if self._context.annotated:
                 markings.reckon(tx, annotation.c.picture_id == picture_id)
-        self._book.changed()
+        self._context.changed()
 
     @property
     def _orphaned(self) -> Any:
@@ -295,7 +297,7 @@ class Chores:
 
     @property
     def _target(self) -> int:
-        return self._book.aimed().id
+        return self._context.target.id
 
 
 def _confirmed_until(tx: Connection) -> float:

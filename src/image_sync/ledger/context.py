@@ -31,8 +31,8 @@ class Target:
 
 
 @dataclass(slots=True)
-class Book:
-    """The open ledger. ``target`` is None until it was said where pictures go: then files are only recorded."""
+class LedgerContext:
+    """The open ledger. ``current_target`` is None until it was said where pictures go: then files are only recorded."""
 
     db: Database
     clock: Callable[[], float]
@@ -44,7 +44,7 @@ class Book:
     """The setting of that name."""
     folder: Path | None = None
     """The state folder; None for a database server."""
-    target: Target | None = None
+    current_target: Target | None = None
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -52,11 +52,12 @@ class Book:
         """Whether annotations are used. If not, nothing that is done for them costs anything."""
         return self.annotations != "none"
 
-    def aimed(self) -> Target:
+    @property
+    def target(self) -> Target:
         """The target in use; asking for it before there is one is a mistake of ours."""
-        if self.target is None:
+        if self.current_target is None:
             raise RuntimeError("the ledger has no target yet")
-        return self.target
+        return self.current_target
 
     def changed(self) -> None:
         """Wake whoever waits for news. Called after the transaction, never inside it."""

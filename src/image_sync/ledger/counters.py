@@ -20,10 +20,10 @@ from image_sync.domain import (
     TrainingState,
 )
 from image_sync.ledger.annotations import labels, unpaid
-from image_sync.ledger.book import Book
-from image_sync.ledger.chores import moving
-from image_sync.ledger.runs import TRAIN, Runs
+from image_sync.ledger.changes import moving
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.schema import batch, folder, note, picture, picture_count, place_count, root, run, target, word
+from image_sync.ledger.trainings import TRAIN, Trainings
 
 _DAY = 86_400.0
 _COLUMN = {
@@ -46,14 +46,14 @@ _PLACES = {
 class Counter:
     """Consistent looks at the whole ledger."""
 
-    def __init__(self, book: Book, runs: Runs) -> None:
-        self._book = book
-        self._runs = runs
+    def __init__(self, context: LedgerContext, trainings: Trainings) -> None:
+        self._context = context
+        self._trainings = trainings
 
     def tally(self) -> Tally:
         """What the tracker decides by, in one transaction."""
-        aim = self._book.aimed().id
-        with self._book.db.reading() as tx:
+        aim = self._context.target.id
+        with self._context.db.reading() as tx:
             counts = tx.execute(_COUNTS, {"aim": aim}).all()
             states = _summed((row.state, row.pictures) for row in counts)
             uncleared, newest_id, newest_at = self._uncleared(tx, aim, states.get(PictureState.READY, 0))
@@ -64,11 +64,11 @@ class Counter:
             ).scalar_one()
             starts = tx.execute(
                 select(run.c.started_at)
-                .where(run.c.target_id == aim, run.c.started_at > self._book.clock() - _DAY)
+                .where(run.c.target_id == aim, run.c.started_at > self._context.clock() - _DAY)
                 .order_by(run.c.started_at)
             ).all()
             stored = [row for row in counts if row.state == PictureState.CONFIRMED]
-            newest, annotated = self._runs.newest, self._book.annotated
+            newest, annotated = self._trainings.newest, self._context.annotated
             return Tally(
                 ready=uncleared,
                 cleared=states.get(PictureState.READY, 0) - uncleared,
@@ -110,7 +110,7 @@ class Counter:
             categories[category] = replace(was, **{column: getattr(was, column) + count})
 
         uncategorised = 0
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             for row in tx.execute(_FILES):
                 add(row.category or "", "found", row.files)
                 column = _PLACES.get(row.state) or _PLACES.get(row.role)
@@ -118,12 +118,12 @@ class Counter:
                     add(row.category or "", column, row.files)
                 elif row.state == FileState.UNCATEGORISED:
                     uncategorised += row.files
-            if self._book.target is not None:
-                for row in tx.execute(_COUNTS, {"aim": self._book.target.id}):
+            if self._context.current_target is not None:
+                for row in tx.execute(_COUNTS, {"aim": self._context.current_target.id}):
                     add(row.category, _COLUMN[PictureState(row.state)], row.pictures)
             settling = tx.execute(select(func.coalesce(func.sum(root.c.settling), 0))).scalar_one()
         # Without annotations nothing is taken that lies directly in a root.
-        hidden = uncategorised if self._book.annotated else float("inf")
+        hidden = uncategorised if self._context.annotated else float("inf")
         total = Counts()
         for counts in categories.values():
             total = Counts(**{name: getattr(total, name) + getattr(counts, name) for name in _NAMES})

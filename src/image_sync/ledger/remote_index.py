@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from image_sync.domain import PictureState
 from image_sync.ledger import contents, markings
 from image_sync.ledger.batches import given_out
-from image_sync.ledger.book import Book
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.folder import generation, write_generation
 from image_sync.ledger.names import LONGEST, digest_of
 from image_sync.ledger.schema import (
@@ -66,26 +66,26 @@ class Adoption:
     """Pictures that were ready to be sent and lie there already."""
     remembered: int
     """Pictures of ours whose files were not found yet."""
-    strangers: int
+    foreign: int
     """Files that are none of ours."""
     doubles: tuple[int, ...]
     """Pictures (ids) of which there seems to be more than one copy under one name."""
-    strays: tuple[tuple[int, Remote], ...]
+    misnamed: tuple[tuple[int, Remote], ...]
     """Pictures (ids) that this ledger sent under another name as well, before their file got its present one."""
     absent: frozenset[int] = frozenset()
     """Pictures (ids) that were confirmed before the listing was begun and are not in it."""
     changed: tuple[tuple[int, str], ...] = ()
     """Pictures (ids) that have another category than the platform was told last, and than is known to be a person's,
     with that category."""
-    foreign: int = 0
+    foreign_copies: int = 0
     """Copies of our pictures, under the same names, that another ledger has sent."""
 
 
-class Inventory:
+class RemoteIndex:
     """Compares the ledger with the platform's listing."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
         self.checked = False
         """Whether ledger and platform were compared since this ledger was opened."""
         self._shared: bool | None = None
@@ -94,72 +94,72 @@ class Inventory:
     def shared(self) -> bool:
         """Whether others send the same pictures to the dataset: then it is asked for each before it is sent."""
         if self._shared is None:
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 known = tx.execute(select(note.c.name).where(note.c.name == self._sharing)).first()
             self._shared = known is not None
         return self._shared
 
     def share(self) -> None:
         """Others send the same pictures to the dataset."""
-        with self._book.db.writing() as tx:
-            statement = self._book.db.insert(note).values(name=self._sharing, value=str(self._book.clock()))
+        with self._context.db.writing() as tx:
+            statement = self._context.db.insert(note).values(name=self._sharing, value=str(self._context.clock()))
             tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
         self._shared = True
 
     @property
     def _sharing(self) -> str:
-        return f"shared/{self._book.aimed().id}"
+        return f"shared/{self._context.target.id}"
 
     def agree(self) -> None:
         """They were compared: uploads may begin."""
         if not self.checked:
             self.checked = True
-            self._book.changed()
+            self._context.changed()
 
     def doubt(self) -> None:
         """Something that should be there was not: they are compared again before anything more is sent."""
         if self.checked:
             self.checked = False
-            self._book.changed()
+            self._context.changed()
 
     @property
     def restored(self) -> bool:
         """Whether this ledger is older than what was told to the platform: it came from a backup."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return tx.execute(select(note.c.name).where(note.c.name == self._restored)).first() is not None
 
     def recognise_backup(self) -> None:
         """Whoever takes the ledger asks this first: is it older than the file beside it, or is that one a copy?"""
-        if self._book.folder is None:
+        if self._context.folder is None:
             return
-        there, copied = generation(self._book.folder)
-        with self._book.db.writing() as tx:
+        there, copied = generation(self._context.folder)
+        with self._context.db.writing() as tx:
             number = _generation(tx)
             older = there > number or copied
             if number and not older:
                 return  # nothing to write down: on a full disk the daemon begins all the same, and waits for room
             targets = tx.execute(select(target.c.id)).scalars().all() if older else []
             for one in targets:
-                statement = self._book.db.insert(note).values(name=f"{RESTORED}{one}", value="")
+                statement = self._context.db.insert(note).values(name=f"{RESTORED}{one}", value="")
                 tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
-            number = raise_generation(tx, self._book, above=there)
-        note_generation(self._book, number)
+            number = raise_generation(tx, self._context, above=there)
+        note_generation(self._context, number)
         if targets:
             log.warning(
                 "ledger.restored",
-                ledger=self._book.db.where,
+                ledger=self._context.db.where,
                 hint="It is older than what the platform was told, or was moved: all categories are compared, "
                 "and those of the folders are told anew",
             )
 
     @property
     def _restored(self) -> str:
-        return f"{RESTORED}{self._book.aimed().id}"
+        return f"{RESTORED}{self._context.target.id}"
 
     def least(self) -> int:
         """How many files the dataset should hold at least."""
-        aim = self._book.aimed().id
-        with self._book.db.reading() as tx:
+        aim = self._context.target.id
+        with self._context.db.reading() as tx:
             sent = (picture_count.c.target_id == aim) & (picture_count.c.state == PictureState.CONFIRMED)
             mine = tx.execute(select(func.coalesce(func.sum(picture_count.c.pictures), 0)).where(sent)).scalar_one()
             leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
@@ -167,23 +167,23 @@ class Inventory:
 
     def expected(self) -> int:
         """How many files the dataset should hold at most, as far as the ledger knows."""
-        aim = self._book.aimed().id
+        aim = self._context.target.id
         there = [str(PictureState.CONFIRMED), str(PictureState.CLAIMED)]
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             sent = (picture_count.c.target_id == aim) & picture_count.c.state.in_(there)
             mine = tx.execute(select(func.coalesce(func.sum(picture_count.c.pictures), 0)).where(sent)).scalar_one()
             waiting = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
             leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
-            strangers = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0
-        return int(mine + waiting + leaving + strangers)
+            foreign = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0
+        return int(mine + waiting + leaving + foreign)
 
     def recognises(self, rows: Iterable[Remote]) -> bool:
         """Whether every one of these pictures that carries our kind of name is one that the ledger sent or knows."""
-        aim = self._book.aimed().id
+        aim = self._context.target.id
         wanted = {row.key for row in rows if digest_of(row.key)}
         there = [str(PictureState.CONFIRMED), str(PictureState.CLAIMED)]
         for keys in _chunks(sorted(wanted)):
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 sent = select(picture.c.key).where(
                     picture.c.target_id == aim, picture.c.key.in_(keys), picture.c.state.in_(there)
                 )
@@ -200,19 +200,19 @@ class Inventory:
             rows: the whole listing.
             trained_until: Unix time of the newest training of the dataset; earlier pictures count as trained on.
         """
-        aim = self._book.aimed().id
-        began = self._book.clock()
-        listed = adopted = strangers = foreign = 0
+        aim = self._context.target.id
+        began = self._context.clock()
+        listed = adopted = foreign = foreign_copies = 0
         seen: set[int] = set()  # hashes: the ids of a million pictures would be large
         changed: list[tuple[int, str]] = []
         doubles: set[int] = set()
-        strays: list[tuple[int, Remote]] = []
+        misnamed: list[tuple[int, Remote]] = []
         restored = self.restored
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(delete(inventory).where(inventory.c.target_id == aim))
         for chunk in _chunks(rows):
             listed += len(chunk)
-            with self._book.db.writing() as tx:
+            with self._context.db.writing() as tx:
                 known = _Known(tx, aim, chunk)
                 seen.update(hash(row.remote_id) for row in chunk)
                 for row in chunk:
@@ -227,26 +227,26 @@ class Inventory:
                         if digest_of(row.key):
                             self._remember(tx, aim, row, known.category(row), counted=counted)
                         else:
-                            strangers += 1
+                            foreign += 1
                     elif mine.state in {PictureState.READY, PictureState.HELD, PictureState.REFUSED}:
                         known.taken.add(mine.id)
                         adopted += 1
                         self._take(tx, mine.id, row, known.category(row), counted=counted)
                     elif mine.key == row.key:
                         doubles.add(mine.id)
-                        foreign += bool(row.batch_id) and row.batch_id not in known.batches
+                        foreign_copies += bool(row.batch_id) and row.batch_id not in known.batches
                     elif row.batch_id in known.batches and mine.state == PictureState.CONFIRMED:
-                        strays.append((mine.id, row))
+                        misnamed.append((mine.id, row))
                     else:
-                        strangers += 1  # the same content under another name: somebody else's
-        with self._book.db.writing() as tx:
+                        foreign += 1  # the same content under another name: somebody else's
+        with self._context.db.writing() as tx:
             tx.execute(delete(note).where(note.c.name == self._restored))
-            tx.execute(update(target).where(target.c.id == aim).values(strangers=strangers))
+            tx.execute(update(target).where(target.c.id == aim).values(strangers=foreign))
             remembered = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
-        self._book.changed()
+        self._context.changed()
         absent = frozenset(self._absent(seen, before=began))
-        found = (tuple(sorted(doubles)), tuple(strays), absent, tuple(changed), foreign)
-        return Adoption(listed, adopted, int(remembered), strangers, *found)
+        found = (tuple(sorted(doubles)), tuple(misnamed), absent, tuple(changed), foreign_copies)
+        return Adoption(listed, adopted, int(remembered), foreign, *found)
 
     def _category(self, tx: Connection, stored: Any, row: Remote, *, restored: bool) -> list[tuple[int, str]]:
         """Compare the category of a stored picture with what it should be. Returns what is new and not ours."""
@@ -268,10 +268,10 @@ class Inventory:
         What is about to be told anyway is left out.
         """
         for chunk in _chunks(changed):
-            with self._book.db.writing() as tx:
+            with self._context.db.writing() as tx:
                 telling = select(note.c.name).where(note.c.name.in_([f"{RELABEL}{one}" for one, _ in chunk]))
                 told_soon = set(tx.execute(telling).scalars())
-                statement = self._book.db.insert(kept)
+                statement = self._context.db.insert(kept)
                 for picture_id, category in chunk:
                     if f"{RELABEL}{picture_id}" not in told_soon:
                         added = statement.values(picture_id=picture_id, category=category)
@@ -281,17 +281,17 @@ class Inventory:
 
     def kept(self) -> int:
         """How many pictures have a category that a person gave them at the platform."""
-        mine = picture.c.target_id == self._book.aimed().id
-        with self._book.db.reading() as tx:
+        mine = picture.c.target_id == self._context.target.id
+        with self._context.db.reading() as tx:
             return int(tx.execute(select(func.count()).select_from(kept.join(picture)).where(mine)).scalar_one())
 
     def _absent(self, seen: Collection[int], *, before: float) -> Iterator[int]:
         """Pictures that were confirmed before that Unix time and are not among those that were seen."""
         last = 0
-        mine = (picture.c.target_id == self._book.aimed().id) & (picture.c.state == PictureState.CONFIRMED)
+        mine = (picture.c.target_id == self._context.target.id) & (picture.c.state == PictureState.CONFIRMED)
         columns = (picture.c.id, picture.c.remote_id, picture.c.confirmed_at)
         while True:
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 page = select(*columns).where(mine, picture.c.id > last).order_by(picture.c.id).limit(_PAGE)
                 rows = tx.execute(page).all()
             if not rows:
@@ -305,66 +305,66 @@ class Inventory:
         Those that have no file any more are forgotten. Returns how many wait.
         """
         waiting = 0
-        mine = (picture.c.target_id == self._book.aimed().id) & (picture.c.state == PictureState.CONFIRMED)
+        mine = (picture.c.target_id == self._context.target.id) & (picture.c.state == PictureState.CONFIRMED)
         files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
         gone = {"state": PictureState.REFUSED, "reason": GONE, "retry_at": None, "batch_id": ""}
         gone |= {"remote_id": "", "sent_category": ""}
         if picture_ids is None:
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 picture_ids = tx.execute(select(picture.c.id).where(mine)).scalars().all()
         for chunk in _chunks(picture_ids):
             these = mine & picture.c.id.in_(chunk)
-            with self._book.db.writing() as tx:
+            with self._context.db.writing() as tx:
                 for picture_id in chunk:
                     contents.close(tx, picture_id)
-                if self._book.annotated:
+                if self._context.annotated:
                     markings.lost(tx, chunk)
                 tx.execute(delete(picture).where(these, ~files))
                 tx.execute(delete(kept).where(kept.c.picture_id.in_(chunk)))
                 waiting += int(tx.execute(update(picture).where(these).values(**gone)).rowcount)
-                if self._book.annotated:
+                if self._context.annotated:
                     markings.reckon(tx, annotation.c.picture_id.in_(chunk))
-        self._book.changed()
+        self._context.changed()
         return waiting
 
     def missing(self) -> int:
         """How many pictures were at the platform, and are no longer."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return int(tx.execute(select(func.count()).where(self._gone)).scalar_one())
 
     def repair(self) -> int:
         """What is no longer at the platform goes back in line. Returns how many."""
-        values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._book.clock()}
-        with self._book.db.writing() as tx:
+        values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._context.clock()}
+        with self._context.db.writing() as tx:
             again = int(tx.execute(update(picture).where(self._gone).values(**values)).rowcount)
             tx.execute(delete(note).where(note.c.name == REPAIR))
         if again:
-            self._book.changed()
+            self._context.changed()
         return again
 
     def request_repair(self) -> None:
         """A person wants to have sent again what is no longer there."""
-        with self._book.db.writing() as tx:
-            statement = self._book.db.insert(note).values(name=REPAIR, value=str(self._book.clock()))
+        with self._context.db.writing() as tx:
+            statement = self._context.db.insert(note).values(name=REPAIR, value=str(self._context.clock()))
             tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
 
     def repair_requested(self) -> bool:
         """Whether a person asked for it."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return tx.execute(select(note.c.name).where(note.c.name == REPAIR)).first() is not None
 
     def sample(self, after: int, number: int) -> list[int]:
         """The next stored pictures (ids) behind this one; from the beginning again when there are no more."""
-        mine = (picture.c.target_id == self._book.aimed().id) & (picture.c.state == PictureState.CONFIRMED)
+        mine = (picture.c.target_id == self._context.target.id) & (picture.c.state == PictureState.CONFIRMED)
         page = select(picture.c.id).where(mine).order_by(picture.c.id).limit(number)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return list(
                 tx.execute(page.where(picture.c.id > after)).scalars().all() or tx.execute(page).scalars().all()
             )
 
     @property
     def _gone(self) -> Any:
-        mine = picture.c.target_id == self._book.aimed().id
+        mine = picture.c.target_id == self._context.target.id
         return mine & (picture.c.state == PictureState.REFUSED) & (picture.c.reason == GONE)
 
     def _remember(self, tx: Connection, aim: int, row: Remote, category: str, *, counted: bool) -> None:
@@ -391,29 +391,29 @@ class Inventory:
                 sent_category=category,
                 reason="",
                 run_id=BEFORE if counted else None,
-                confirmed_at=row.uploaded_at or self._book.clock(),
+                confirmed_at=row.uploaded_at or self._context.clock(),
             )
         )
-        if self._book.annotated:
+        if self._context.annotated:
             markings.reckon(tx, annotation.c.picture_id == picture_id)
 
 
-def raise_generation(tx: Connection, book: Book, *, above: int = 0) -> int:
+def raise_generation(tx: Connection, context: LedgerContext, *, above: int = 0) -> int:
     """The platform is about to be told something: from here on an earlier copy of the ledger is out of date.
 
     Returns the number for :func:`note_generation`, which is to be called after the transaction: the file beside the
     ledger must never be ahead of it.
     """
     number = 1 + max(above, _generation(tx))
-    statement = book.db.insert(note).values(name=_GENERATION, value=str(number))
+    statement = context.db.insert(note).values(name=_GENERATION, value=str(number))
     tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": str(number)}))
     return number
 
 
-def note_generation(book: Book, number: int) -> None:
+def note_generation(context: LedgerContext, number: int) -> None:
     """Write the number into the file beside the ledger; a database server has none."""
-    if book.folder is not None:
-        write_generation(book.folder, number)
+    if context.folder is not None:
+        write_generation(context.folder, number)
 
 
 def _generation(tx: Connection) -> int:

@@ -20,19 +20,19 @@ from image_sync.domain import (
 )
 from image_sync.ledger import contents, markings, moves, series
 from image_sync.ledger.annotations import unpaid
-from image_sync.ledger.book import Book
-from image_sync.ledger.chores import moving
+from image_sync.ledger.changes import moving
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.schema import batch, note, picture, picture_count, run, target
 
 TRAIN = "train"
 _PAGE = 1000
 
 
-class Runs:
+class Trainings:
     """Trainings of the target in use."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
 
     def begin(self, name: str, base: str, base_name: str = "", *, without: Collection[str] = ()) -> Training | None:
         """Write down a training that is about to be started, what it contains, and which pictures it counts.
@@ -44,8 +44,8 @@ class Runs:
             The run in state ``starting``; None if meanwhile a picture is being sent, or its annotation or category
             is owed to the platform, or another run is active.
         """
-        now = self._book.clock()
-        with self._book.db.writing() as tx:
+        now = self._context.clock()
+        with self._context.db.writing() as tx:
             if self._busy(tx):
                 return None
             contained = sum(number for category, number in self._stored(tx).items() if category not in without)
@@ -78,7 +78,7 @@ class Runs:
 
     def started(self, run_id: int, task_id: str) -> None:
         """The platform has the training under this task id."""
-        self._change(run_id, TrainingState.RUNNING, task_id=task_id, started_at=self._book.clock(), not_before=None)
+        self._change(run_id, TrainingState.RUNNING, task_id=task_id, started_at=self._context.clock(), not_before=None)
 
     def doubt(self, run_id: int, *, not_before: float) -> None:
         """It is not known whether it was started. Absence is not believed before ``not_before`` (Unix time)."""
@@ -91,26 +91,28 @@ class Runs:
     def doubt_all(self, *, not_before: float) -> int:
         """At start: a training that was being started when the last process ended is doubtful. Returns how many."""
         starting = (run.c.target_id == self._target) & (run.c.state == TrainingState.STARTING)
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             values = {"state": TrainingState.DOUBTFUL, "not_before": not_before, "doubts": run.c.doubts + 1}
             result = tx.execute(update(run).where(starting).values(**values))
         return int(result.rowcount)
 
     def refused(self, run_id: int, reason: str) -> None:
         """It was not started: its pictures count towards the next one again."""
-        with self._book.db.writing() as tx:
-            self._move(tx, run_id, TrainingState.REFUSED, reason=reason, ended_at=self._book.clock(), not_before=None)
+        with self._context.db.writing() as tx:
+            self._move(
+                tx, run_id, TrainingState.REFUSED, reason=reason, ended_at=self._context.clock(), not_before=None
+            )
             self._give_back(tx, run_id)
-        self._book.changed()
+        self._context.changed()
 
     def abandon(self, run_id: int) -> None:
         """Nothing was started, and nobody said no: as if it had not been begun."""
         unstarted = run.c.state.in_([str(TrainingState.STARTING), str(TrainingState.DOUBTFUL)])
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             self._give_back(tx, run_id)
             if tx.execute(delete(run).where(run.c.id == run_id, unstarted)).rowcount != 1:
-                raise moves.IllegalMove(f"training {run_id} was started and cannot be abandoned")
-        self._book.changed()
+                raise moves.IllegalTransition(f"training {run_id} was started and cannot be abandoned")
+        self._context.changed()
 
     def progress(
         self, run_id: int, *, curve: Sequence[tuple[int, float | None, float | None]] = (), **figures: float | None
@@ -124,27 +126,27 @@ class Runs:
         known = {name: value for name, value in figures.items() if value is not None}
         if not known:
             return
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             this = run.c.id == run_id
-            series.extend(tx, run_id, [Metric(self._book.clock(), *figure) for figure in curve])
+            series.extend(tx, run_id, [Metric(self._context.clock(), *figure) for figure in curve])
             before = tx.execute(select(run).where(this)).one()
             tx.execute(update(run).where(this).values(**known))
             now = tx.execute(select(run).where(this)).one()
             if any(getattr(now, name) != getattr(before, name) for name in ("iteration", "loss", "accuracy")):
-                new = Metric(self._book.clock(), now.iteration, now.loss, now.accuracy)
-                series.add(self._book.db, tx, run_id, new)
+                new = Metric(self._context.clock(), now.iteration, now.loss, now.accuracy)
+                series.add(self._context.db, tx, run_id, new)
 
     def from_the_beginning(self, run_id: int) -> None:
         """The platform did not continue from the model that this was to continue from."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(update(run).where(run.c.id == run_id).values(base="", base_name=""))
-        self._book.changed()
+        self._context.changed()
 
     def trained(self, run_id: int, accuracy: float | None) -> None:
-        """It ended well: what follows (see ``aftermath``) is owed from now on."""
+        """It ended well: what follows (see ``lifecycle``) is owed from now on."""
         values = {} if accuracy is None else {"accuracy": accuracy}
         self._change(
-            run_id, TrainingState.TRAINED, ended_at=self._book.clock(), remaining=None, owed=NextStep.JUDGE, **values
+            run_id, TrainingState.TRAINED, ended_at=self._context.clock(), remaining=None, owed=NextStep.JUDGE, **values
         )
 
     def failed(self, run_id: int, reason: str, *, retry: bool = False, ended: bool = True) -> None:
@@ -155,16 +157,16 @@ class Runs:
             ended: False: it may still run at the platform, so its pictures stay counted.
         """
         owed = NextStep.RETRY if retry else NextStep.NOTHING
-        with self._book.db.writing() as tx:
-            values = {"reason": reason, "ended_at": self._book.clock(), "remaining": None, "owed": owed}
+        with self._context.db.writing() as tx:
+            values = {"reason": reason, "ended_at": self._context.clock(), "remaining": None, "owed": owed}
             self._move(tx, run_id, TrainingState.FAILED, **values)
             if ended:
                 tx.execute(update(picture).where(picture.c.run_id == run_id).values(run_id=None))
-        self._book.changed()
+        self._context.changed()
 
     def active(self) -> Training | None:
         """The training that may be going on, if any."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return self.newest(tx, run.c.state.in_([str(state) for state in TrainingState if state.active]))
 
     def history(self, limit: int = 50) -> list[Training]:
@@ -173,7 +175,7 @@ class Runs:
 
     def where(self, *which: Any, limit: int | None = None) -> list[Training]:
         """The trainings of the target that meet all conditions, newest first. For the rest of the ledger."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(self._select().where(*which).order_by(run.c.id.desc()).limit(limit))
             return [_run(row) for row in rows]
 
@@ -184,17 +186,17 @@ class Runs:
 
     def series(self, run_id: int) -> list[Metric]:
         """How a training went, in the order of its iterations; thinned out where it took long."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return series.of(tx, run_id)
 
     def contained(self, run_id: int) -> list[TrainingContent]:
         """What a training contains, by category. Empty for one that an older image-sync started."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return contents.of(tx, run_id)
 
     def trainable(self) -> dict[str, int]:
         """Confirmed pictures per category: what a training started now would contain."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return self._stored(tx)
 
     def contents(self) -> Iterator[tuple[str, str, str, str]]:
@@ -203,9 +205,9 @@ class Runs:
         What is marked is a text as a sighting said it; empty where nothing is, or annotations are not used.
         """
         after = 0
-        text = markings.sent_text() if self._book.annotated else literal_column("''").label("text")
+        text = markings.sent_text() if self._context.annotated else literal_column("''").label("text")
         while True:
-            with self._book.db.reading() as tx:
+            with self._context.db.reading() as tx:
                 rows = tx.execute(
                     select(picture.c.id, picture.c.remote_id, picture.c.key, picture.c.sent_category, text)
                     .where(
@@ -224,14 +226,14 @@ class Runs:
 
     def request(self) -> None:
         """Ask the daemon for a training now (``image-sync train``)."""
-        statement = self._book.db.insert(note).values(name=TRAIN, value=str(self._book.clock()))
-        with self._book.db.writing() as tx:
+        statement = self._context.db.insert(note).values(name=TRAIN, value=str(self._context.clock()))
+        with self._context.db.writing() as tx:
             tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
-        self._book.changed()
+        self._context.changed()
 
     def withdraw_request(self) -> None:
         """Forget that a training was asked for."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(delete(note).where(note.c.name == TRAIN))
 
     def _give_back(self, tx: Connection, run_id: int) -> None:
@@ -245,7 +247,7 @@ class Runs:
 
     @property
     def _target(self) -> int:
-        return self._book.aimed().id
+        return self._context.target.id
 
     def _stored(self, tx: Connection) -> dict[str, int]:
         rows = tx.execute(
@@ -267,7 +269,7 @@ class Runs:
         active = select(run.c.id).where(
             run.c.target_id == self._target, run.c.state.in_([str(state) for state in TrainingState if state.active])
         )
-        if self._book.annotated and unpaid(tx, self._target):
+        if self._context.annotated and unpaid(tx, self._target):
             return True
         if moving(tx, self._target):
             return True
@@ -289,15 +291,15 @@ class Runs:
         return _run(tx.execute(self._select().where(run.c.id == run_id)).one())
 
     def _change(self, run_id: int, to: TrainingState, **values: Any) -> None:
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             self._move(tx, run_id, to, **values)
-        self._book.changed()
+        self._context.changed()
 
     def _move(self, tx: Connection, run_id: int, to: TrainingState, **values: Any) -> None:
         allowed = run.c.state.in_(moves.sources(moves.RUN, to))
         moved = tx.execute(update(run).where(run.c.id == run_id, allowed).values(state=to, **values))
         if moved.rowcount != 1:
-            raise moves.IllegalMove(f"training {run_id} cannot become {to}")
+            raise moves.IllegalTransition(f"training {run_id} cannot become {to}")
 
 
 def _run(row: Any) -> Training:

@@ -12,22 +12,22 @@ from sqlalchemy import update
 
 from image_sync.domain import BY_HAND, ModelOutcome, NextStep, Training
 from image_sync.ledger import moves
-from image_sync.ledger.book import Book
-from image_sync.ledger.runs import Runs
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.schema import run
+from image_sync.ledger.trainings import Trainings
 
 
-class Aftermath:
+class ModelLifecycle:
     """The debts of ended trainings of the target in use."""
 
-    def __init__(self, book: Book, runs: Runs) -> None:
-        self._book = book
-        self._runs = runs
+    def __init__(self, context: LedgerContext, trainings: Trainings) -> None:
+        self._context = context
+        self._trainings = trainings
 
     def owing(self) -> Training | None:
         """The oldest training about which something is to be done, other than starting it again."""
         due = [str(owed) for owed in NextStep if owed not in {NextStep.NOTHING, NextStep.RETRY}]
-        found = self._runs.where(run.c.owed.in_(due))
+        found = self._trainings.where(run.c.owed.in_(due))
         return found[-1] if found else None
 
     def deployed(self) -> list[Training]:
@@ -35,7 +35,7 @@ class Aftermath:
 
         What a person deployed stays until a person takes it down.
         """
-        return self._runs.where(run.c.fate == ModelOutcome.DEPLOYED, run.c.fate_reason != BY_HAND)
+        return self._trainings.where(run.c.fate == ModelOutcome.DEPLOYED, run.c.fate_reason != BY_HAND)
 
     def decided(self, run_id: int, *, deploy: bool, reason: str) -> None:
         """Whether the model is to be deployed, and why."""
@@ -60,13 +60,13 @@ class Aftermath:
 
     def fated(self, run_id: int, fate: ModelOutcome, reason: str) -> None:
         """The model of an earlier training has another fate now."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(update(run).where(run.c.id == run_id).values(fate=fate, fate_reason=reason))
-        self._book.changed()
+        self._context.changed()
 
     def _pay(self, run_id: int, was: NextStep, owed: NextStep, **values: Any) -> None:
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             this = (run.c.id == run_id) & (run.c.owed == was)
             if tx.execute(update(run).where(this).values(owed=owed, **values)).rowcount != 1:
-                raise moves.IllegalMove(f"training {run_id} does not owe {was!r}")
-        self._book.changed()
+                raise moves.IllegalTransition(f"training {run_id} does not owe {was!r}")
+        self._context.changed()

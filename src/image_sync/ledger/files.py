@@ -9,8 +9,8 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 
 from image_sync.domain import FileRole, FileState, PictureState, RootReport, Sighting, Stamp
 from image_sync.ledger import markings
-from image_sync.ledger.book import Book
 from image_sync.ledger.bulk import Bulk
+from image_sync.ledger.context import LedgerContext
 from image_sync.ledger.newcomers import LOOK, columns_of, marks_of, write_down
 from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
 from image_sync.ledger.schema import folder, note, picture, place, place_count, root, word
@@ -29,16 +29,16 @@ _NUMBER = (
 _DROP = Bulk("DELETE FROM place WHERE (folder_id, name) IN (VALUES {rows})", "(?, ?)")
 
 
-class Places:
+class Files:
     """What the watcher knows and reports; see :class:`image_sync.watcher.catalogue.Catalogue`."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
-        self._owners = Owners(book)
+    def __init__(self, context: LedgerContext) -> None:
+        self._context = context
+        self._owners = Owners(context)
 
     def known(self, path: bytes) -> tuple[str | None, Mapping[bytes, Stamp]]:
         """The category the folder was recorded under, and the recorded files with the stamps they had."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             row = tx.execute(select(folder.c.id, folder.c.category).where(folder.c.path == path)).first()
             if row is None:
                 return None, {}
@@ -51,14 +51,14 @@ class Places:
 
     def recorded(self, path: bytes) -> tuple[str | None, int]:
         """The category the folder was recorded under, and the number of recorded files."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             row = tx.execute(_NUMBER, {"folder": path}).first()
             return (None, 0) if row is None else (row.category, int(row.files))
 
     def folders(self, root_path: bytes) -> Sequence[bytes]:
         """All folders at or below the root in which files are recorded."""
         recorded = select(place_count.c.folder_id).where(place_count.c.files > 0)
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             rows = tx.execute(select(folder.c.path).where(folder.c.root == root_path, folder.c.id.in_(recorded)))
             return [row.path for row in rows]
 
@@ -68,13 +68,13 @@ class Places:
         def note_down(tx: Connection) -> None:
             folders = {one.folder: one for one in sightings}.values()
             ids = {seen.folder: self._folder(tx, root_path, seen) for seen in folders}
-            if self._book.annotated:
-                markings.keep(tx, self._book.db, sightings)
-            for seen in write_down(tx, self._book, ids, sightings):
+            if self._context.annotated:
+                markings.keep(tx, self._context.db, sightings)
+            for seen in write_down(tx, self._context, ids, sightings):
                 self._place(tx, ids[seen.folder], seen)
 
-        self._book.db.write(note_down)
-        self._book.changed()
+        self._context.db.write(note_down)
+        self._context.changed()
 
     def gone(self, path: bytes, names: Sequence[bytes], *, deleted: bool = True) -> None:
         """These files are no longer there; if they were not ``deleted``, their pictures stay at the platform."""
@@ -83,17 +83,17 @@ class Places:
 
     def ground(self, path: bytes) -> str | None:
         """On which file system and in which root all files of the folder were last seen; None: it is not known."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return tx.execute(select(folder.c.ground).where(folder.c.path == path)).scalar()
 
     def stands(self, path: bytes, ground: str) -> None:
         """All files of the folder were seen there."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(update(folder).where(folder.c.path == path).values(ground=ground))
 
     def recategorise(self, path: bytes, category: str | None) -> None:
         """The folder belongs to another category from now on; so do the pictures that its files stand for."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             rows = tx.execute(files_where(folder.c.path == path)).all()
             tx.execute(update(folder).where(folder.c.path == path).values(category=category))
             if category is None:
@@ -106,7 +106,7 @@ class Places:
                     tx.execute(update(picture).where(picture.c.id == row.picture_id).values(category=category))
             for picture_id in {row.picture_id for row in rows if row.role}:
                 set_roles(tx, picture_id)
-        self._book.changed()
+        self._context.changed()
 
     def report(self, seen: RootReport) -> None:
         """How one root is watched, for ``status``."""
@@ -115,17 +115,17 @@ class Places:
             "state": str(seen.state),
             "reason": seen.reason,
             "settling": seen.settling,
-            "looked_at": self._book.clock(),
+            "looked_at": self._context.clock(),
         }
-        statement = self._book.db.insert(root).values(path=seen.path, **values)
-        with self._book.db.writing() as tx:
+        statement = self._context.db.insert(root).values(path=seen.path, **values)
+        with self._context.db.writing() as tx:
             tx.execute(statement.on_conflict_do_update(index_elements=["path"], set_=values))
 
     def rescan_requested(self) -> bool:
         """Whether somebody asked for a full look since the last call."""
         if not self.rescan_wanted():
             return False
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(delete(note).where(note.c.name == RESCAN))
         return True
 
@@ -133,17 +133,17 @@ class Places:
 
     def rescan_wanted(self) -> bool:
         """Whether a full look was asked for and has not begun."""
-        with self._book.db.reading() as tx:
+        with self._context.db.reading() as tx:
             return tx.execute(select(note.c.name).where(note.c.name == RESCAN)).first() is not None
 
     def want_rescan(self, tx: Connection) -> None:
         """Ask for a full look."""
-        statement = self._book.db.insert(note).values(name=RESCAN, value=str(self._book.clock()))
+        statement = self._context.db.insert(note).values(name=RESCAN, value=str(self._context.clock()))
         tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
 
     def keep_roots(self, roots: Sequence[bytes]) -> None:
         """Forget files under roots that are no longer configured. Nothing is removed at the platform for it."""
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             tx.execute(delete(root).where(root.c.path.not_in(roots)))
         self._forget(folder.c.root.not_in(roots), deleted=False)
 
@@ -152,7 +152,7 @@ class Places:
         forgotten = self._forget(
             place.c.state == FileState.QUARANTINED, place.c.state != word(FileState.SOUND), deleted=False
         )
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             self.want_rescan(tx)
         return forgotten
 
@@ -162,10 +162,10 @@ class Places:
         A newer look at it, which found something else, stands.
         """
         head, _, name = path.rpartition(b"/")
-        with self._book.db.writing() as tx:
+        with self._context.db.writing() as tx:
             self._drop(tx, place.c.name == name, folder.c.path == head, place.c.sha256 == sha256, deleted=False)
             self.want_rescan(tx)  # no event will name the file again
-        self._book.changed()
+        self._context.changed()
 
     def attach_all(self, tx: Connection) -> None:
         """After the target changed: give every sound file its picture there."""
@@ -179,12 +179,12 @@ class Places:
         for row in rows:
             self._owners.attach(tx, row.folder_id, row.name, row.category)
         files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
-        mine = picture.c.target_id == self._book.aimed().id
+        mine = picture.c.target_id == self._context.target.id
         tx.execute(delete(picture).where(mine, unsent(), ~files))  # its file went while another target was in use
 
     def forget_annotations(self, tx: Connection) -> None:
         """Annotations are used in another way than before: what was not sent, or waits for one, is looked at anew."""
-        mine = picture.c.target_id == self._book.aimed().id
+        mine = picture.c.target_id == self._context.target.id
         waits = picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD)])
         ready = select(picture.c.id).where(mine, waits)
         faulty = and_(place.c.state == FileState.QUARANTINED, place.c.annotation != "")
@@ -194,7 +194,7 @@ class Places:
 
     def _folder(self, tx: Connection, root_path: bytes, seen: Sighting) -> int:
         values = {"path": seen.folder, "root": root_path, "category": seen.category, "ground": seen.ground}
-        statement = self._book.db.insert(folder).values(**values)
+        statement = self._context.db.insert(folder).values(**values)
         found = tx.execute(
             statement.on_conflict_do_update(
                 index_elements=["path"], set_={"root": root_path, "category": seen.category}
@@ -205,8 +205,11 @@ class Places:
     def _place(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
         was = tx.execute(files_where(and_(place.c.folder_id == folder_id, place.c.name == seen.name))).first()
         state = _state(seen)
-        values: dict[str, Any] = {**dict(zip(LOOK, columns_of(seen, self._book.clock()), strict=True)), "state": state}
-        if self._book.annotated:
+        values: dict[str, Any] = {
+            **dict(zip(LOOK, columns_of(seen, self._context.clock()), strict=True)),
+            "state": state,
+        }
+        if self._context.annotated:
             values |= marks_of(seen)
         same = (
             was is not None and (was.sha256, was.state) == (seen.sha256, str(state)) and was.category == seen.category
@@ -214,10 +217,10 @@ class Places:
         stays = was if same or self._stays(tx, was, seen, state) else None
         if stays is None:
             values |= {"role": "", "picture_id": None}
-        statement = self._book.db.insert(place).values(folder_id=folder_id, name=seen.name, **values)
+        statement = self._context.db.insert(place).values(folder_id=folder_id, name=seen.name, **values)
         tx.execute(statement.on_conflict_do_update(index_elements=["folder_id", "name"], set_=values))
         if stays is not None:
-            if self._book.annotated and state == FileState.SOUND and stays.role == FileRole.OWNER:
+            if self._context.annotated and state == FileState.SOUND and stays.role == FileRole.OWNER:
                 self._owners.mark(tx, stays.picture_id, values["marks"])
             return
         if was is not None and was.role:
@@ -232,7 +235,7 @@ class Places:
 
         A mistake in an annotation, or its absence, must not take a picture from the platform.
         """
-        if not self._book.annotated or was is None or was.role != FileRole.OWNER or was.sha256 != seen.sha256:
+        if not self._context.annotated or was is None or was.role != FileRole.OWNER or was.sha256 != seen.sha256:
             return False
         if state == FileState.SOUND:
             return True
@@ -241,12 +244,12 @@ class Places:
 
     def _forget(self, *which: Any, deleted: bool) -> int:
         """A page in each transaction: others want to write, too. Returns how many files were forgotten."""
-        dropped = forgotten = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
+        dropped = forgotten = self._context.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
         while dropped == _PAGE:
-            dropped = self._book.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
+            dropped = self._context.db.write(lambda tx: self._drop(tx, *which, deleted=deleted))
             forgotten += dropped
         if forgotten:
-            self._book.changed()
+            self._context.changed()
         return forgotten
 
     def _drop(self, tx: Connection, *which: Any, deleted: bool) -> int:
