@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import http.client
+import itertools
+import json
+import re
 import sys
+import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -18,10 +24,9 @@ import urllib3
 from image_sync import __version__
 from image_sync.errors import ConfigError, ImageSyncError, Refused, Transient
 from image_sync.logs import get_logger, hide
-from image_sync.platforms.http.answer import MAX_ANSWER, TOO_LARGE, Answer, Spool, read_answer
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
-from image_sync.platforms.http.outcomes import DOUBT, Denied, in_doubt, lost_connection, no_connection, refusal
+from image_sync.platforms.http.outcomes import DOUBT, Answer, Denied, in_doubt, lost_connection, no_connection, refusal
 from image_sync.platforms.words import sanitize
 
 _log = get_logger(__name__)
@@ -29,6 +34,25 @@ _log = get_logger(__name__)
 _STALE_AFTER = 1.0
 """Seconds after which a kept connection is not used again: the server may just be closing it, and a request sent into
 that would be lost in a way that cannot be told from one that was carried out."""
+_MAX_ANSWER = 4 * 2**20
+"""Bytes of an ordinary answer; a longer one is not read to its end. As objects they take thirty times as much."""
+_TOO_LARGE = "An answer of this kind is small: check that credentials.endpoint is the platform's own address"
+_LONGEST_ENTRY = 2**20
+"""Characters of one entry of a list."""
+_IN_MEMORY = 4 * 2**20
+_CHUNK = 256 * 2**10
+_SLICE = 64 * 2**10
+_PACKINGS = {"gzip", "x-gzip", "deflate"}
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_AFTER = {
+    ("[", "["): "entry or end",
+    ("entry or end", "]"): "nothing",
+    ("comma or end", ","): "entry",
+    ("comma or end", "]"): "nothing",
+}
+"""What is expected next in a list, and which sign came -> what is expected after it."""
+_BODILESS = {204, 205, 304}
+_LENGTHS = {"content-length", "transfer-encoding"}
 
 
 def header_value(value: str, name: str) -> str:
@@ -114,7 +138,6 @@ class Client:
         form: Sequence[Part] = (),
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
-        limit: int = MAX_ANSWER,
         sink: Callable[[bytes], object] | None = None,
     ) -> Answer:
         """One request and its answer, whatever its status.
@@ -124,7 +147,6 @@ class Client:
             repeatable: whether doing it twice is the same as doing it once.
             body: sent as JSON.
             form: sent as multipart/form-data, streamed.
-            limit: bytes of the answer that are read.
             sink: takes the body of a 2xx answer piece by piece, without limit, instead of ``Answer.body``.
 
         Raises:
@@ -133,11 +155,10 @@ class Client:
         """
         timeouts = timeouts or self._timeouts
         session = self._session()
-        deadline = time.monotonic() + timeouts.total
-        this_call.connected, this_call.deadline, this_call.read = False, deadline, timeouts.read
-        this_call.alive = self._alive
+        this_call.connected, this_call.read, this_call.alive = False, timeouts.read, self._alive
+        this_call.deadline = time.monotonic() + timeouts.total
         self._alive()
-        data = Form(form, deadline) if form else None
+        data: Any = Form(form) if form else None
         sent = {**(headers or {}), **({"Content-Type": data.content_type} if data else {})}
         outer = sys.exception()
         started = time.monotonic()
@@ -153,7 +174,7 @@ class Client:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                answer = read_answer(response, limit, sink)
+                answer = _read_answer(response, sink)
         except ImageSyncError:
             raise
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
@@ -170,13 +191,17 @@ class Client:
 
     def check(self, answer: Answer, *, what: str, repeatable: bool) -> Any:
         """The JSON of an answer that reports success (None if empty); raises what the table in ``outcomes`` says."""
-        if not 200 <= answer.status <= 299:  # noqa: PLR2004 - the 2xx statuses
-            raise refusal(answer, what, self.host, self._said(answer), repeatable=repeatable)
+        if not answer.ok:
+            try:
+                said = self.fault(answer.json())
+            except ValueError:
+                said = None
+            raise refusal(answer, what, self.host, said, repeatable=repeatable)
         try:
             body = answer.json()
         except ValueError as error:
             found = in_doubt(what, f"the answer cannot be used, {error}", repeatable=repeatable)
-            found.hint = TOO_LARGE if repeatable and len(answer.body) > MAX_ANSWER else found.hint
+            found.hint = _TOO_LARGE if repeatable and len(answer.body) > _MAX_ANSWER else found.hint
             raise found from None
         fault = self.fault(body)
         if fault is None:
@@ -189,12 +214,12 @@ class Client:
         """The entries of a list that came through the spool, one after the other; raises what :meth:`check` does."""
         packing = answer.headers.get("Content-Encoding", "identity").lower()
         try:
-            if 200 <= answer.status <= 299 and spool.begins_a_list(packing):  # noqa: PLR2004 - the 2xx statuses
+            if answer.ok and spool.begins_a_list(packing):
                 yield from spool.entries(packing)
                 return
-            if 200 <= answer.status <= 299:  # noqa: PLR2004 - the 2xx statuses
+            if answer.ok:
                 body = spool.whole(packing)
-                cut = f"it is longer than {MAX_ANSWER} bytes" if len(body) > MAX_ANSWER else answer.cut
+                cut = f"it is longer than {_MAX_ANSWER} bytes" if len(body) > _MAX_ANSWER else answer.cut
                 answer = Answer(answer.status, answer.headers, body, cut)
         except ValueError as error:
             raise Transient(f"{what}: the answer cannot be used, {error}") from None
@@ -213,15 +238,160 @@ class Client:
             session.close()
         return session
 
-    def _said(self, answer: Answer) -> str | None:
-        try:
-            return self.fault(answer.json())
-        except ValueError:
-            return None
-
 
 def _root(error: BaseException, outer: BaseException | None) -> BaseException:
     """The error of the operating system below what the libraries made of it; ``outer`` was being handled before."""
     while error.__context__ is not None and error.__context__ is not outer:
         error = error.__context__
     return error
+
+
+def _read_answer(response: requests.Response, sink: Callable[[bytes], object] | None) -> Answer:
+    """Take the answer from the line: at most ``_MAX_ANSWER`` bytes, or all of a 2xx body into ``sink``.
+
+    A body that breaks off is an answer too, since its status came through; one that is cut in a sink raises.
+    """
+    body, cut = bytearray(), ""
+    answer = Answer(response.status_code, response.headers)
+    streamed = sink is not None and answer.ok
+    try:
+        while chunk := response.raw.read(_CHUNK, decode_content=False):
+            if sink is not None and streamed:
+                sink(chunk)
+                continue
+            body += chunk
+            if len(body) > _MAX_ANSWER:
+                cut = f"it is longer than {_MAX_ANSWER} bytes"
+                break
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
+        if streamed:
+            raise
+        cut = "it is cut short"  # the status came through, and may be proof enough
+    told = answer.status in _BODILESS or any(name in answer.headers for name in _LENGTHS)
+    if not (told or body or streamed or cut):
+        cut = "it has no length and no content, as when it breaks off among its headers"
+    packing = answer.headers.get("Content-Encoding", "identity").lower()
+    if packing != "identity" and not cut:
+        try:
+            plain = b"".join(_unpacked([bytes(body)], packing, _MAX_ANSWER + 1))
+            cut, body = (f"it is longer than {_MAX_ANSWER} bytes" if len(plain) > _MAX_ANSWER else ""), bytearray(plain)
+        except ValueError as error:
+            cut = str(error)
+    return Answer(answer.status, answer.headers, bytes(body), cut)
+
+
+def _unpacked(pieces: Iterable[bytes], packing: str, most: int) -> Iterator[bytes]:
+    """What is packed, piece by piece, until there are ``most`` bytes. Raises ValueError when it cannot be unpacked."""
+    if packing == "identity":
+        yield from pieces
+        return
+    if packing not in _PACKINGS:
+        raise ValueError(f"it is packed as {sanitize(packing, 20)}, which was not asked for")
+    packer, size = zlib.decompressobj(wbits=47), 0
+    for piece in pieces:
+        while piece and size < most:
+            try:
+                plain = packer.decompress(piece, _SLICE)
+            except zlib.error:
+                raise ValueError("it cannot be unpacked") from None
+            size += len(plain)
+            yield plain
+            piece = packer.unconsumed_tail  # noqa: PLW2901 - the rest of the same piece
+
+
+class Spool:
+    """A long answer on its way: in a temporary file, so that of a list one entry at a time is in memory.
+
+    Args:
+        limit: bytes that it may have, packed or not.
+    """
+
+    def __init__(self, what: str, limit: int) -> None:
+        self._what = what
+        self._limit = limit
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed by close
+        self._size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Take a piece. Raises Transient when that is too much, or there is no room for it."""
+        self._size += len(piece)
+        self._limited(self._size)
+        try:
+            self._file.write(piece)
+        except OSError as error:
+            hint = "A long list is kept in the folder for temporary files (TMPDIR) while it is read: make room there"
+            raise Transient(f"{self._what}: the answer cannot be kept: {error.strerror or error}", hint=hint) from error
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        self._file.close()
+
+    def begins_a_list(self, packing: str) -> bool:
+        """Whether it is a JSON array, as far as its beginning tells."""
+        return next((text.lstrip()[:1] for text in self._texts(packing) if text.strip()), "") == "["
+
+    def whole(self, packing: str) -> bytes:
+        """All of it, if that is not much; else as much as shows that it is too much."""
+        body = bytearray()
+        for piece in self._plain(packing):
+            body += piece
+            if len(body) > _MAX_ANSWER:
+                break
+        return bytes(body)
+
+    def entries(self, packing: str) -> Iterator[Any]:
+        """The entries of the array, one after the other. Raises ValueError where it is none."""
+        decoder, held, wanted = json.JSONDecoder(), "", "["
+        for piece in itertools.chain(self._texts(packing), ("",)):
+            held, at = held + piece, 0
+            while (at := _BLANKS.match(held, at).end()) < len(held):  # type: ignore[union-attr]
+                char = held[at]
+                if wanted not in {"entry", "entry or end"} or (char == "]" and wanted == "entry or end"):
+                    at, wanted = at + 1, _AFTER.get((wanted, char), "")
+                    if not wanted:
+                        raise ValueError("it is not a list of entries with commas between")
+                    continue
+                found = _entry(decoder, held, at)
+                if found is None and piece:
+                    break  # the rest of the entry has not come yet
+                if found is None:
+                    raise ValueError("it is cut short, or no JSON")
+                yield found[0]
+                at, wanted = found[1], "comma or end"
+            held = held[at:]
+        if wanted != "nothing" or held.strip():
+            raise ValueError("it is cut short, or no JSON")
+
+    def _texts(self, packing: str) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        for piece in self._plain(packing):
+            yield decoder.decode(piece)
+        yield decoder.decode(b"", final=True)
+
+    def _plain(self, packing: str) -> Iterator[bytes]:
+        self._file.seek(0)
+        size = 0
+        for piece in _unpacked(iter(lambda: self._file.read(_SLICE), b""), packing, self._limit + 1):
+            size += len(piece)
+            self._limited(size)
+            yield piece
+
+    def _limited(self, size: int) -> None:
+        if size > self._limit:
+            hint = "Delete at the platform what is no longer needed, or give image-sync an account that sees less"
+            raise Transient(f"{self._what}: the answer is longer than {self._limit} bytes", hint=hint)
+
+
+def _entry(decoder: json.JSONDecoder, text: str, at: int) -> tuple[Any, int] | None:
+    """The entry that begins here, and where it ends; None when it is not whole, or could go on."""
+    try:
+        entry, end = decoder.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    except ValueError:
+        end = len(text)
+    if end < len(text):
+        return entry, end
+    if end - at > _LONGEST_ENTRY:
+        raise ValueError(f"an entry is longer than {_LONGEST_ENTRY} characters")
+    return None

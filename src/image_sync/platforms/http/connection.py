@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import requests
@@ -16,8 +17,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
-_BLOCK = 256 * 2**10
-"""Bytes handed to the socket at once."""
+_BLOCK = 1 << 18
+"""Bytes handed to the socket at once: the time for each is limited, and so must be its size."""
+_MOST_BUFFERS = 1000
+"""Buffers handed over at once; Linux takes 1,024."""
 
 
 class _ThisCall(threading.local):
@@ -29,6 +32,14 @@ class _ThisCall(threading.local):
     """Seconds that may pass without a byte going or coming."""
     alive: Callable[[], None] = staticmethod(lambda: None)
     """Called for each block that goes or comes."""
+
+    def moves(self) -> float:
+        """Called for each block; seconds that are left. Raises TimeoutError when the request's time is over."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request's time is over")
+        self.alive()
+        return left
 
 
 this_call = _ThisCall()
@@ -45,11 +56,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = this_call.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the request's time is over")
-        this_call.alive()
-        self._sock.settimeout(min(left, this_call.read))
+        self._sock.settimeout(min(this_call.moves(), this_call.read))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -79,10 +86,40 @@ class _Observed:
             self._stands()
         super().request(*args, **kwargs)  # type: ignore[misc]
 
+    def send(self, data: Any) -> None:
+        """What the library sends, or a list of buffers from a form, which the kernel gathers: joining them would copy
+        every picture once more."""
+        if self.sock is None or not isinstance(data, list):
+            super().send(data)  # type: ignore[misc]
+        elif isinstance(self.sock, ssl.SSLSocket):
+            _send_joined(self.sock, data)
+        else:
+            _send_gathered(self.sock, data)
+
     def _stands(self) -> None:
         this_call.connected = True
         if self.sock is not None:
             self.sock.settimeout(this_call.read)  # for each block that is sent; the library leaves that for connecting
+
+
+def _send_gathered(sock: socket.socket, buffers: list[Any]) -> None:
+    while buffers:
+        this_call.moves()
+        sent = sock.sendmsg(buffers[:_MOST_BUFFERS])
+        whole = 0
+        while whole < len(buffers) and sent >= len(buffers[whole]):
+            sent -= len(buffers[whole])
+            whole += 1
+        buffers = buffers[whole:]
+        if sent:
+            buffers[0] = memoryview(buffers[0])[sent:]
+
+
+def _send_joined(sock: socket.socket, buffers: Sequence[bytes]) -> None:
+    view = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+    for at in range(0, len(view), _BLOCK):
+        this_call.moves()
+        sock.sendall(view[at : at + _BLOCK])
 
 
 class _PlainConnection(_Observed, HTTPConnection):  # type: ignore[misc]

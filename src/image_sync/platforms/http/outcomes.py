@@ -22,19 +22,24 @@ The ``Transient`` of the first three rows is ``Unanswered``: nobody was there, o
 
 from __future__ import annotations
 
+import email.utils
 import http.client
+import json
 import socket
 import ssl
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised, Unfit
 from image_sync.platforms.circuit import Unanswered
-from image_sync.platforms.http.answer import Answer, retry_after
 from image_sync.platforms.words import sanitize
 
 DOUBT = "It may have been carried out; the platform will be asked before a repeat"
 _NOBODY_BEHIND = {502, 503, 504}
+_LONGEST_WAIT = 3600.0
 # OpenSSL's codes for a certificate that is sound otherwise.
 _OTHER_NAME = {62, 64}
 _OUT_OF_TIME = {9, 10}
@@ -42,6 +47,34 @@ _TLS_ALERT = "\x15\x03"
 _WANTS_TLS = (b"HTTPS port", b"HTTPS server", b"SSL-enabled server port")
 """What nginx, Go and Apache say to plain http at a port for https."""
 _USE_TLS = "The server speaks https at this port: write https:// in credentials.endpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered. ``cut`` says why the body is not the whole one, or is empty."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+    cut: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a 2xx."""
+        return 200 <= self.status <= 299  # noqa: PLR2004 - the 2xx statuses
+
+    def json(self) -> Any:
+        """The body as JSON, None when it is empty. Raises ValueError when it is cut or is none."""
+        if self.cut:
+            raise ValueError(self.cut)
+        if not self.body.strip():
+            return None
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("its JSON is nested too deeply") from None
+        except ValueError:
+            raise ValueError(f"it is not JSON: {sanitize(self.body[:60].decode('utf-8', 'replace'))!r}") from None
 
 
 class Denied(Ambiguous):
@@ -156,3 +189,20 @@ def refusal(answer: Answer, what: str, host: str, fault: str | None, *, repeatab
             return error
         case _:
             return Refused(said, words=fault or "")
+
+
+def retry_after(value: str, now: float) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for, at most an hour; None when it asks nothing sensible.
+
+    >>> retry_after("120", now=0), retry_after("Thu, 01 Jan 1970 00:00:30 GMT", now=10), retry_after("soon", now=0)
+    (120.0, 20.0, None)
+    """
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:12])
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(seconds, _LONGEST_WAIT) if seconds > 0 else None

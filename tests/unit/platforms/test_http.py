@@ -37,7 +37,7 @@ from image_sync.errors import (
 )
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Denied, Part, Spool, Timeouts, header_value, sanitize
-from image_sync.platforms.http.answer import retry_after
+from image_sync.platforms.http.outcomes import retry_after
 from image_sync.platforms.mvi.wire import fault
 from image_sync.platforms.sagemaker.outcomes import sanitize as words_of_aws
 from support.fake_http import FakeHttp, Reply, answer, closed_port, ok
