@@ -15,8 +15,8 @@ _DRIVER = """
 import json, os, sys
 sys.argv[0] = "image-sync"
 from image_sync.cli import main
-import alembic.command, rich.table
-import image_sync.cli.snapshot, image_sync.daemon.daemon, image_sync.ledger.migrations
+import alembic.command, rich.table, image_sync.cli.status
+import image_sync.daemon.daemon, image_sync.ledger.migrations
 import image_sync.platforms.mvi.platform
 folder, calls = sys.argv[1], json.loads(sys.stdin.read())
 for number, call in enumerate(calls):

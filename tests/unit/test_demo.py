@@ -15,7 +15,7 @@ from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.score import Score, count, overlap
 from image_sync.cli.demo.sorting import Sorting
 from image_sync.cli.demo.story import TRAINING, UPLOAD
-from image_sync.cli.measure import Measure
+from image_sync.cli.present import Measure
 from image_sync.domain import Box
 from image_sync.errors import UsageError
 from image_sync.platforms.base import Prediction
@@ -119,8 +119,8 @@ def test_without_the_drawing_library_one_line_says_how_to_get_it(
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "image_sync.cli.models.charts", raising=False)
-    monkeypatch.delattr("image_sync.cli.models.charts", raising=False)
+    monkeypatch.delitem(sys.modules, "image_sync.cli.charts", raising=False)
+    monkeypatch.delattr("image_sync.cli.charts", raising=False)
     monkeypatch.chdir(tmp_path)
     command._plot(Detection(), None, None, Measure("accuracy", None), Scene(Console()))  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from image_sync.cli.draw_boxes import mark, save
-from image_sync.cli.measure import Measure
+from image_sync.cli.present import Measure
 from image_sync.config import parse
 from image_sync.domain import Box, DatasetRef, Metric, ModelOutcome, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
@@ -115,7 +115,7 @@ SORTED = Measure("accuracy", 0.2)
 
 def test_no_curve_is_said_instead_of_drawn(tmp_path: Path) -> None:
     """Where the platform reported neither loss nor accuracy there is nothing to draw."""
-    from image_sync.cli.models import charts
+    from image_sync.cli import charts
 
     with pytest.raises(UsageError, match="there is no curve"):
         charts.training(run(3, accuracy=None), [Metric(1e9, 0, None, None)], SORTED, tmp_path / "none.png")
@@ -145,7 +145,7 @@ def test_a_figure_comes_with_its_name_and_what_it_rests_on(
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf", ".jpg"])
 def test_a_training_is_drawn(tmp_path: Path, suffix: str) -> None:
     """In every format that the command offers, with one point as with many, with figures missing."""
-    from image_sync.cli.models import charts
+    from image_sync.cli import charts
 
     charts.training(run(1, base="id-7"), SERIES, SORTED, tmp_path / f"many{suffix}")
     charts.training(run(2, state=TrainingState.RUNNING, accuracy=None), SERIES[:1], SORTED, tmp_path / f"one{suffix}")
@@ -162,7 +162,7 @@ def test_a_drawn_training_says_what_it_shows(tmp_path: Path) -> None:
     """Title, both axes with their units, legend and the final accuracy stand in the picture."""
     import matplotlib as mpl
 
-    from image_sync.cli.models import charts
+    from image_sync.cli import charts
 
     with mpl.rc_context({"svg.fonttype": "none"}):
         charts.training(run(1, base="id-7", base_name="m-0"), SERIES, SORTED, tmp_path / "t.svg")
@@ -179,7 +179,7 @@ def test_a_drawn_training_says_what_it_shows(tmp_path: Path) -> None:
 
 def test_many_models_are_drawn(tmp_path: Path) -> None:
     """One, and a thousand."""
-    from image_sync.cli.models import charts
+    from image_sync.cli import charts
 
     charts.models([run(1)], "plates", SORTED, tmp_path / "one.png")
     charts.models([run(n, pictures=0) for n in range(1, 300)], "plates", SORTED, tmp_path / "many.png")
@@ -198,10 +198,10 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
             raise ImportError(name)
         return real(name, *args, **options)
 
-    monkeypatch.delitem(sys.modules, "image_sync.cli.models.charts", raising=False)
+    monkeypatch.delitem(sys.modules, "image_sync.cli.charts", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
 
     with pytest.raises(UsageError) as caught:
-        import image_sync.cli.models.charts  # noqa: F401 - importing is what is tried
+        import image_sync.cli.charts  # noqa: F401 - importing is what is tried
 
     assert "image-sync[plot]" in caught.value.hint

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from image_sync.annotations import Fault, Format
 from image_sync.annotations.survey import Survey
-from image_sync.cli.progress import wide_console
+from image_sync.cli.present import wide_console
 from image_sync.logs import show_path, show_text
 
 _SHOWN = 20

@@ -36,6 +36,8 @@ COMMANDS: Mapping[str, str] = {
     "ledger": "Look after the ledger: check it, or set a damaged one aside.",
 }
 """Command to its first sentence. It lies in the module of its name: a function of that name, or a group ``app``."""
+_LIE_WITH = {"reload": "stop", "repair": "retry"}
+"""Commands that lie in another one's module."""
 
 
 def _name_things(command: Any) -> None:
@@ -62,7 +64,7 @@ class Commands(TyperGroup):
         """The command, or None."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"image_sync.cli.{cmd_name}")
+        module = import_module(f"image_sync.cli.{_LIE_WITH.get(cmd_name, cmd_name)}")
         app = getattr(module, "app", None)
         if app is None:
             app = typer.Typer(add_completion=False)

@@ -20,7 +20,6 @@ from rich.text import Text
 from image_sync.cli import options
 from image_sync.cli.removals import expected
 from image_sync.cli.session import SECRETS, ledger_of, platform_of, settings_of
-from image_sync.cli.tags import without_tag
 from image_sync.config import Settings
 from image_sync.config.strategy import is_detection
 from image_sync.daemon.assemble import thresholds_of, watch_rules
@@ -178,6 +177,8 @@ def check(
             for one in expected(settings, ledger, filters)
         ]
         if settings.platform == "mobius":
+            from image_sync.cli.mobius import without_tag  # late: the other platforms have no tags
+
             refused = without_tag(settings, sorted(new))
             findings += [Finding("categories", error.what, error.hint, EXIT_CONFIG) for error in refused]
         proofs = list(_aws(settings)) if settings.platform == "sagemaker" else []

@@ -7,10 +7,10 @@ import json
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -18,17 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.progress import wide_console
+from image_sync.cli.present import wide_console
 from image_sync.cli.session import notes_of, settings_of
 from image_sync.config import Settings
+from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, Refused, UsageError
+from image_sync.ledger import Ledger
 from image_sync.ledger.lock import Lock
 from image_sync.logs import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.api import Api
-from image_sync.platforms.mobius.records import Records
+from image_sync.platforms.mobius.records import Records, Tag
 from image_sync.platforms.mobius.scores import Score, scores
-from image_sync.platforms.mobius.tags import image_id
+from image_sync.platforms.mobius.survey import Rule, Survey
+from image_sync.platforms.mobius.tags import image_id, role_of, short, tag_of
 from image_sync.platforms.notes import MemoryNotes
 
 app = typer.Typer(
@@ -174,3 +177,39 @@ def _read(image: Path) -> bytes:
         raise UsageError(
             f"{show_path(str(image))} cannot be read: {error.strerror}", hint="Is the path right?"
         ) from error
+
+
+def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
+    """Each tag with its pictures, and whether and why it will be trained or reset."""
+    how, dataset, records = settings.mobius, ledger.target.dataset, Records(ledger.notes)
+    contents = ((image, category) for image, _, category, _ in ledger.trainings.contents())
+    survey = Survey(dataset, contents, how.tags, Rule(how.negatives, how.max_negatives))
+    known, attempts = {tag.name: tag for tag in records.tags(dataset.id)}, records.attempts()
+    rows = []
+    for name in sorted({*known, *survey.categories}):
+        tag = known.get(name) or Tag(name, dataset.id, survey.categories[name])
+        standing = survey.standing(tag, attempts.get(short(name), {}))
+        rows.append(
+            {
+                "tag": name,
+                "category": tag.category,
+                "positives": len(survey.positives(name)),
+                "negatives": len(tag.negatives),
+                "trained": tag.trained is not None,
+                "training": tag.start is not None,
+                "changed": standing.changed or None,
+                # One that was never trained is reset in any case: that is no news.
+                "reset": standing.reset or None if tag.trained is not None else None,
+            }
+        )
+    return rows
+
+
+def without_tag(settings: Settings, categories: Iterable[str]) -> Iterator[Refused]:
+    """Why these categories, of those given, can have no tag."""
+    dataset = DatasetRef("", settings.dataset.name)
+    for category in categories:
+        try:
+            tag_of(dataset, role_of(category).owner or category, settings.mobius.tags)
+        except Refused as error:
+            yield error

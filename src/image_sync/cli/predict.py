@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.models.choice import chosen
-from image_sync.cli.progress import wide_console
+from image_sync.cli.models import chosen
+from image_sync.cli.present import wide_console
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import EXIT_SOME_FAILED, ImageSyncError, Refused, UsageError
 from image_sync.logs import show_path, show_text

@@ -1,4 +1,4 @@
-"""``image-sync serve``: an MVI-compatible server on this machine, for trying out, for tests, and without a licence."""
+"""``image-sync serve``: a stand-in server on this machine, for trying out, for tests, and without a licence."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ except ModuleNotFoundError as error:
     raise ConfigError("The embedded server is not installed: image_sync_server is missing", hint=_INSTALL) from error
 
 if TYPE_CHECKING:
-    from image_sync_server.faults import Fault
-    from image_sync_server.mvi.auth import Credentials
+    from image_sync_server.mobius.server import MobiusServer
     from image_sync_server.mvi.server import MviServer
 
 _EXTRA = ("starlette", "uvicorn", "python_multipart", "numpy", "sklearn")
 _READ_FROM_STDIN = "-"
 _LARGEST_SECRET = 4096
-_BUSY = (errno.EADDRINUSE,)
+_MVI_ONLY = ("user", "password", "password_file", "api_key", "api_key_file", "faults")
 
 
 def serve(
@@ -99,28 +98,58 @@ def serve(
 ) -> None:
     """Run an MVI-compatible server that really trains, on this machine's processor. Ctrl-C ends it."""
     logs.configure(log_level, log_format=log_format)
-    _check_extra()
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"The embedded server is not installed: {', '.join(missing)} missing", hint=_INSTALL)
+    home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "image-sync"
     if api == "mobius":
-        from image_sync.cli.emulator import serve_mobius
-
-        _check_unneeded(context)
-
-        folder = data or _default_folder().with_name("mobius")
-        serve_mobius(host, port, folder, fault or [], fault_seed, on_signals=_on_signals, refused=_address_error)
+        for name in _MVI_ONLY:
+            if _typed(context, name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} has no meaning with --api mobius",
+                    hint="The emulator lets everybody on this machine in; faults are given with --fault.",
+                )
+        server: MviServer | MobiusServer = _mobius(data or home / "mobius", fault or [], fault_seed)
+        _run(server, host, port, "The emulator is not started", "Leave --host out.")
         return
     password = _secret(context, "password", password, password_file)
     api_key = _secret(context, "api_key", api_key, api_key_file)
-    credentials = _credentials(user, password, api_key)
-    switches = [*_kinds(fault or []), *_faults(faults)]
-    server = _opened(data or _default_folder(), credentials, fault_seed)
-    stop = threading.Event()
-    _on_signals(stop)
+    server = _mvi(data or home / "server", (user, password, api_key), fault or [], faults, fault_seed)
+    _run(server, host, port, "The server is not started", "Give --user and --password-file, or --api-key-file.")
+
+
+def _run(server: MviServer | MobiusServer, host: str, port: int, refused: str, remedy: str) -> None:
+    """Serve until a signal comes: the first one ends it in order, the second one at once.
+
+    Args:
+        refused, remedy: what is said where the address would let everybody in.
+    """
+    from image_sync_server.web import Unprotected
+
+    stop, both = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        for number in both:
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    for number in both:
+        signal.signal(number, end)
     try:
-        server.faults.add(*switches)
-        url = _started(server, host, port)
         # Scripts read the address from the first line, so it must not wait in a buffer.
-        print(f"listening on {url}", flush=True)
+        print(f"listening on {server.start(host, port)}", flush=True)
         stop.wait()
+    except Unprotected as error:
+        raise UsageError(f"{refused}: {error}", hint=remedy) from error
+    except OSError as error:
+        what = f"The server cannot listen on {host}, port {port}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            hint = "Stop what uses the port, or take another one with --port; 0 takes a free one."
+            raise AlreadyRunning(what, hint=hint) from error
+        hint = "Give an address of this machine with --host."
+        if error.errno == errno.EACCES:
+            hint = "Ports below 1024 need rights; take a higher one with --port."
+        raise UsageError(what, hint=hint) from error
     finally:
         server.stop()
         if struck := server.faults.counts:
@@ -128,37 +157,96 @@ def serve(
             typer.echo(f"image-sync: faults that struck: {times}", err=True)
 
 
-def _check_unneeded(context: typer.Context) -> None:
-    for name in ("user", "password", "password_file", "api_key", "api_key_file", "faults"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"--{name.replace('_', '-')} has no meaning with --api mobius",
-                hint="The emulator lets everybody on this machine in; faults are given with --fault.",
-            )
+def _mvi(folder: Path, login: tuple[str, str, str], words: list[str], texts: str, fault_seed: int | None) -> MviServer:
+    """A server that keeps its data in this folder.
+
+    Args:
+        login: user, password, API key.
+        words: what ``--fault`` says.
+        texts: what ``--faults`` says.
+    """
+    from image_sync_server.mvi.auth import Credentials
+    from image_sync_server.mvi.server import MviServer
+    from image_sync_server.mvi.store import StoreInUse
+
+    try:
+        credentials = Credentials(*login)
+    except ValueError as error:
+        raise UsageError(
+            f"The credentials are not complete: {error}", hint="Give --user and --password-file."
+        ) from error
+    try:
+        switches = [fault for word in words for fault in fault_presets.parsed(word)]
+    except ValueError as error:
+        raise UsageError(
+            f"--fault is not understood: {error}", hint="Write for example: --fault 429=5% --fault lost-answer=0.02"
+        ) from error
+    try:
+        raw = json.loads(texts or "[]")
+        for one in raw if isinstance(raw, list) else [raw]:
+            switches += fault_presets.from_json(one)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--faults is not understood: {error}",
+            hint="""Write for example: --faults '{"action": "status", "status": 503, "path": "/files$", "count": 3}'""",
+        ) from error
+    try:
+        server = MviServer(folder, credentials=credentials, fault_seed=fault_seed)
+    except StoreInUse as error:
+        raise AlreadyRunning(
+            f"Another server works on {show_path(str(folder))}",
+            hint="Stop it, or give this one another folder with --data.",
+        ) from error
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise _unusable(folder, error) from error
+    server.faults.add(*switches)
+    return server
 
 
-def _check_extra() -> None:
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"The embedded server is not installed: {', '.join(missing)} missing",
-            hint=_INSTALL,
-        )
+def _mobius(folder: Path, words: list[str], fault_seed: int | None) -> MobiusServer:
+    from image_sync_server.mobius.fault_presets import parsed
+    from image_sync_server.mobius.server import MobiusServer
+
+    try:
+        switches = [parsed(word) for word in words]
+    except ValueError as error:
+        raise UsageError(
+            f"--fault is not understood: {error}", hint="Write for example: --fault lost-answer=5% --fault late=0.1:3"
+        ) from error
+    try:
+        server = MobiusServer(folder, fault_seed=fault_seed)
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise _unusable(folder, error) from error
+    server.faults.add(*switches)
+    return server
+
+
+def _unusable(folder: Path, error: Exception) -> ImageSyncError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return LedgerError(
+        f"The folder {show_path(str(folder))} cannot be used: {reason}",
+        hint="Give a folder that you may write to with --data.",
+    )
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _secret(context: typer.Context, name: str, value: str, file: Path | None) -> str:
     """A secret from a file, the environment, the terminal or, with a warning, the command line."""
     option = "--" + name.replace("_", "-")
-    source = context.get_parameter_source(name)
-    typed = source is not None and source.name == "COMMANDLINE"
     if file is not None:
-        if typed:
+        if _typed(context, name):
             raise UsageError(f"{option} and {option}-file are both given", hint="Give one of them.")
         value = _read(file, option)
     elif value == _READ_FROM_STDIN:
-        value = _asked(name)
-    elif value and typed:
+        if sys.stdin.isatty():
+            value = getpass.getpass(f"{name.replace('_', ' ').capitalize()}: ")
+        else:
+            value = sys.stdin.readline().rstrip("\r\n")
+    elif value and _typed(context, name):
         typer.echo(
             f"image-sync: everybody on this machine can read {option} in the list of processes; "
             f"better use {option}-file, {option} -, or the environment.",
@@ -166,12 +254,6 @@ def _secret(context: typer.Context, name: str, value: str, file: Path | None) ->
         )
     logs.hide(value)
     return value
-
-
-def _asked(name: str) -> str:
-    if sys.stdin.isatty():
-        return getpass.getpass(f"{name.replace('_', ' ').capitalize()}: ")
-    return sys.stdin.readline().rstrip("\r\n")
 
 
 def _read(file: Path, option: str) -> str:
@@ -191,96 +273,3 @@ def _read(file: Path, option: str) -> str:
     if shared:
         typer.echo(f"image-sync: others may read {show_path(str(file))}; run: chmod 600 on it.", err=True)
     return text
-
-
-def _credentials(user: str, password: str, api_key: str) -> Credentials:
-    from image_sync_server.mvi.auth import Credentials
-
-    try:
-        return Credentials(user, password, api_key)
-    except ValueError as error:
-        raise UsageError(
-            f"The credentials are not complete: {error}", hint="Give --user and --password-file."
-        ) from error
-
-
-def _kinds(words: list[str]) -> list[Fault]:
-    try:
-        return [fault for word in words for fault in fault_presets.parsed(word)]
-    except ValueError as error:
-        raise UsageError(
-            f"--fault is not understood: {error}", hint="Write for example: --fault 429=5% --fault lost-answer=0.02"
-        ) from error
-
-
-def _faults(text: str) -> list[Fault]:
-    if not text:
-        return []
-    try:
-        raw = json.loads(text)
-        return [fault for one in (raw if isinstance(raw, list) else [raw]) for fault in fault_presets.from_json(one)]
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--faults is not understood: {error}",
-            hint="""Write for example: --faults '{"action": "status", "status": 503, "path": "/files$", "count": 3}'""",
-        ) from error
-
-
-def _default_folder() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "image-sync" / "server"
-
-
-def _opened(folder: Path, credentials: Credentials, fault_seed: int | None) -> MviServer:
-    from image_sync_server.mvi.server import MviServer
-    from image_sync_server.mvi.store import StoreInUse
-
-    shown = show_path(str(folder))
-    try:
-        return MviServer(folder, credentials=credentials, fault_seed=fault_seed)
-    except StoreInUse as error:
-        raise AlreadyRunning(
-            f"Another server works on {shown}", hint="Stop it, or give this one another folder with --data."
-        ) from error
-    except (OSError, sqlite3.DatabaseError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise LedgerError(
-            f"The folder {shown} cannot be used: {reason}", hint="Give a folder that you may write to with --data."
-        ) from error
-
-
-def _started(server: MviServer, host: str, port: int) -> str:
-    from image_sync_server.web import Unprotected
-
-    try:
-        return server.start(host, port)
-    except Unprotected as error:
-        raise UsageError(
-            f"The server is not started: {error}", hint="Give --user and --password-file, or --api-key-file."
-        ) from error
-    except OSError as error:
-        raise _address_error(error, host, port) from error
-
-
-def _address_error(error: OSError, host: str, port: int) -> ImageSyncError:
-    what = f"The server cannot listen on {host}, port {port}: {error.strerror}"
-    if error.errno in _BUSY:
-        return AlreadyRunning(
-            what, hint="Stop what uses the port, or take another one with --port; 0 takes a free one."
-        )
-    if error.errno == errno.EACCES:
-        return UsageError(what, hint="Ports below 1024 need rights; take a higher one with --port.")
-    return UsageError(what, hint="Give an address of this machine with --host.")
-
-
-def _on_signals(stop: threading.Event) -> None:
-    """The first signal ends the server in order, the second one at once."""
-    both = (signal.SIGINT, signal.SIGTERM)
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        for number in both:
-            signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    for number in both:
-        signal.signal(number, end)

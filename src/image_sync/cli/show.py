@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from image_sync.cli import options
-from image_sync.cli.measure import Measure
-from image_sync.cli.progress import local
+from image_sync.cli.present import Measure, local
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import watch_rules

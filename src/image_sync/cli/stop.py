@@ -1,4 +1,4 @@
-"""``image-sync stop``: end the daemon from another terminal, in order."""
+"""``image-sync stop`` and ``reload``: what a signal to the daemon does, from another terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from image_sync.cli import options
-from image_sync.cli.session import settings_in_force
+from image_sync.cli.session import settings_in_force, settings_of
 from image_sync.config import Settings
 from image_sync.errors import AlreadyRunning, ImageSyncError
 from image_sync.ledger.lock import FILE, Holder, holder_of
@@ -27,7 +27,7 @@ def stop(config: options.Config = options.CONFIG) -> None:
     if holder is None:
         typer.echo("No daemon runs with this configuration.")
         return
-    send(signal.SIGTERM, holder, settings)
+    _send(signal.SIGTERM, holder, settings)
     patience = settings.shutdown + _MARGIN
     until, pause = time.monotonic() + patience, threading.Event()
     while holder_of(settings.state) == holder:
@@ -40,7 +40,17 @@ def stop(config: options.Config = options.CONFIG) -> None:
     typer.echo(f"The daemon ({holder}) has ended.")
 
 
-def send(number: signal.Signals, holder: Holder, settings: Settings) -> None:
+def reload(config: options.Config = options.CONFIG) -> None:
+    """Let the running daemon read its configuration again. A mistake in it is told here, and changes nothing there."""
+    settings = settings_of(config)
+    holder = holder_of(settings.state)
+    if holder is None:
+        raise ImageSyncError("no daemon runs with this configuration", hint="Start it: image-sync run")
+    _send(signal.SIGUSR1, holder, settings)
+    typer.echo(f"The daemon ({holder}) reads {config} again; `image-sync status` tells what came of it.")
+
+
+def _send(number: signal.Signals, holder: Holder, settings: Settings) -> None:
     """Send the daemon a signal, and nobody else.
 
     Raises:

@@ -11,11 +11,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from image_sync.cli import options
-from image_sync.cli.fates import fate_of
-from image_sync.cli.measure import Measure
-from image_sync.cli.progress import TrainingBar
+from image_sync.cli.present import Measure, outcome_of, remaining
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import recipe_of, thresholds_of
@@ -93,7 +92,11 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
     """Wait until the training is started and, with ``follow``, until it has ended."""
     until = time.monotonic() + _DAEMON_ANSWERS
     console = Console(stderr=True)
-    with TrainingBar(console, measure) as bar:
+    texts = [TextColumn(f"{{task.{name}}}") for name in ("description", "fields[figures]", "fields[left]")]
+    columns = (texts[0], BarColumn(), MofNCompleteColumn(), *texts[1:])
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task("", total=None, visible=False, figures="", left="")
+    with bar:
         while True:
             turn()
             run = next((run for run in ledger.trainings.history(1) if run.id > known), None)
@@ -104,20 +107,24 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
                         hint="`image-sync status` tells what the daemon is waiting for.",
                     )
                 continue
-            if follow:
-                bar.show(run)
-            if not follow or not (run.state.active or _followed_by_steps(ledger, run)):
+            if not follow:
+                break
+            bar.update(
+                task,
+                visible=True,
+                description=show_text(run.name),
+                total=run.iterations or None,
+                completed=run.iteration,
+                figures=measure.figures(run),
+                left=remaining(run) if run.state.active else str(run.fate or run.state),
+            )
+            stuck = any(trouble.stage == keeping.STAGE for trouble in ledger.troubles())
+            if not run.state.active and (stuck or run.owed in {NextStep.NOTHING, NextStep.RETRY}):
                 break
     _tell(run, measure)
     for trouble in ledger.troubles() if follow else ():
         if trouble.stage == keeping.STAGE:
             typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
-
-
-def _followed_by_steps(ledger: Ledger, run: Training) -> bool:
-    """Whether its model is being seen to, and nothing keeps that from going on."""
-    owed = run.owed not in {NextStep.NOTHING, NextStep.RETRY}
-    return owed and all(trouble.stage != keeping.STAGE for trouble in ledger.troubles())
 
 
 def _tell(run: Training, measure: Measure) -> None:
@@ -127,11 +134,10 @@ def _tell(run: Training, measure: Measure) -> None:
         hint = "The daemon tries it once more: the cause may be temporary." if run.owed is NextStep.RETRY else ""
         raise Refused(f"training {run.name} failed: {run.reason}", hint=hint)
     base = f", continues from {show_text(run.base_name or run.base)}" if run.base else ""
-    if run.state is TrainingState.TRAINED:
-        accuracy = measure.text(run.accuracy, run.pictures) or f"{measure.name} unknown"
-        typer.echo(f"Training {run.name} is done: {run.pictures} pictures, {accuracy}{base}.")
-        fate = fate_of(run)
-        if fate:
-            typer.echo(f"Its model: {show_text(fate)}.")
-    else:
+    if run.state is not TrainingState.TRAINED:
         typer.echo(f"Training {run.name} has started with {run.pictures} pictures (task {run.task_id}){base}.")
+        return
+    accuracy = measure.text(run.accuracy, run.pictures) or f"{measure.name} unknown"
+    typer.echo(f"Training {run.name} is done: {run.pictures} pictures, {accuracy}{base}.")
+    if outcome := outcome_of(run):
+        typer.echo(f"Its model: {show_text(outcome)}.")

@@ -19,7 +19,7 @@ from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.site import Daemon
 from image_sync.cli.demo.sorting import Sorting
 from image_sync.cli.demo.story import Story
-from image_sync.cli.measure import Measure
+from image_sync.cli.present import Measure
 from image_sync.cli.session import ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.domain import ModelOutcome, NextStep, Training, TrainingState
@@ -123,7 +123,7 @@ def _plot(story: Story, ledger: Ledger, run: Training, measure: Measure, scene: 
     """Loss and accuracy as a picture that stays; without what draws it, one line that says how to get that."""
     target = Path(f"{story.name}-training.png")
     try:
-        from image_sync.cli.models import charts  # late: the drawing library is an extra
+        from image_sync.cli import charts  # late: the drawing library is an extra
 
         charts.training(run, ledger.trainings.series(run.id), measure, target)
     except ImageSyncError as error:

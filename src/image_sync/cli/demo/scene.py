@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli.demo.score import Score
-from image_sync.cli.measure import Measure
-from image_sync.cli.progress import figures
+from image_sync.cli.present import Measure
 from image_sync.config import Settings
 from image_sync.domain import Counts, Tally, Training
 from image_sync.logs import show_path, show_text
@@ -99,12 +98,12 @@ class Scene:
             visible=True,
             total=run.iterations or None,
             completed=run.iteration,
-            note=figures(run, measure) or "is being prepared",
+            note=measure.figures(run) or "is being prepared",
         )
         step = run.iteration * 5 // run.iterations if run.iterations else -1
         if not self._console.is_terminal and step > self._told:
             self._told = step
-            self.say(f"training          iteration {run.iteration} of {run.iterations}  {figures(run, measure)}")
+            self.say(f"training          iteration {run.iteration} of {run.iterations}  {measure.figures(run)}")
 
     def trained(self, run: Training, result: str) -> None:
         """The training is done."""

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from image_sync.cli.measure import Measure
-from image_sync.cli.progress import duration
+from image_sync.cli.present import Measure, duration
 from image_sync.domain import Metric, ModelOutcome, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.logs import show_path, show_text
