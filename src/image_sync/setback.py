@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from image_sync.errors import ImageSyncError, Transient, Unauthorised
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 

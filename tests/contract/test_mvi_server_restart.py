@@ -20,7 +20,7 @@ from support.mvi_server import ENDLESS, Caller, picture, serving, until
 _SERVE = """
 import sys, threading
 from pathlib import Path
-from image_sync.logs import configure
+from image_sync.log import configure
 from image_sync_server.mvi.server import MviServer
 configure("error")
 server = MviServer(Path(sys.argv[1]))

@@ -17,7 +17,7 @@ import pytest
 from image_sync.config import load, secrets
 from image_sync.daemon.assemble import assemble
 from image_sync.errors import ImageSyncError
-from image_sync.logs import configure, get_logger, hide, show_text
+from image_sync.log import configure, get_logger, hide, show_text
 from image_sync.platforms import registry
 from image_sync.platforms.mvi.auth import ApiKey
 from support.configuration import document, write
@@ -112,7 +112,7 @@ def test_a_line_that_cannot_be_written_is_not_printed_either(root_logger):
 
 CRASH = """
 import logging, sys, threading, warnings
-from image_sync.logs import configure, hide
+from image_sync.log import configure, hide
 configure("info", log_format={form!r})
 hide({secret!r})
 
@@ -154,7 +154,7 @@ def test_the_program_itself_masks_what_nobody_caught(tmp_path):
     script.write_text(
         "import sys\n"
         "from image_sync.cli import main, session\n"
-        "from image_sync.logs import hide\n"
+        "from image_sync.log import hide\n"
         "secret = sys.stdin.read()\n"
         "def broken(config):\n"
         "    hide(secret)\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from image_sync import logs
+from image_sync import log
 from image_sync.errors import ConfigError, Transient, Unauthorised
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mvi.auth import ApiKey, Password
@@ -227,15 +227,15 @@ def test_secrets_are_known_to_the_log() -> None:
     """Keys, passwords and tokens are masked from the moment they are known."""
     ApiKey("Key1-Key2-Key3-Key4")
 
-    assert logs.masked("x Key1-Key2-Key3-Key4 y") == f"x {logs.MASK} y"
+    assert log.masked("x Key1-Key2-Key3-Key4 y") == f"x {log.MASK} y"
 
 
 def test_token_of_a_login_is_masked(platform: Callable[..., MviPlatform], door: Door) -> None:
     """The password and the session token are masked, too."""
     platform(username="ann", password=PASSWORD).sign_in()
 
-    assert PASSWORD not in logs.masked(f"login {PASSWORD}")
-    assert "token-number-1" not in logs.masked("got token-number-1")
+    assert PASSWORD not in log.masked(f"login {PASSWORD}")
+    assert "token-number-1" not in log.masked("got token-number-1")
 
 
 def test_unsendable_key_is_refused_before_it_is_sent() -> None:

@@ -16,7 +16,7 @@ from image_sync.annotations.listing import Listings
 from image_sync.annotations.source import Source
 from image_sync.domain import Annotation, Stamp
 from image_sync.errors import PictureError
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 _KEPT = 64
 _WRITE = "Write one name in each line of a file classes.txt beside it, in the order of the class numbers."

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.domain import Stamp
 from image_sync.errors import Changed, Unreadable
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 Opener = Callable[[bytes], int]
 """Gives a descriptor of a folder, led astray by no symbolic link, or raises OSError; the caller closes it."""

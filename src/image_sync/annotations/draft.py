@@ -8,7 +8,7 @@ from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.figure import shown
 from image_sync.annotations.label import label_of
 from image_sync.domain import Annotation, Box
-from image_sync.logs import show_text
+from image_sync.log import show_text
 
 MOST_OBJECTS = 10_000
 _MOST_CORNERS = 100_000

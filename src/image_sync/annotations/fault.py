@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from image_sync.errors import PictureError
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 
 @dataclass(frozen=True, slots=True)

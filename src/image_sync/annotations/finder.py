@@ -21,7 +21,7 @@ from image_sync.annotations.places import Place, places
 from image_sync.annotations.source import Source, several, unusable
 from image_sync.domain import Annotation, Stamp
 from image_sync.errors import Unreadable
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 _FORMATS = {b"xml": Format.VOC, b"txt": Format.YOLO, b"json": Format.SAGEMAKER}
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})

@@ -19,7 +19,7 @@ from image_sync.annotations.places import Place
 from image_sync.annotations.source import Source, refused, unusable
 from image_sync.domain import Annotation, Stamp
 from image_sync.errors import PictureError
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 _MOST_UNKNOWN = 16
 """JSON files that are neither called like a picture nor like a COCO file: more than these are not opened to see."""

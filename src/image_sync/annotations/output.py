@@ -17,7 +17,7 @@ from image_sync.annotations.format import Format
 from image_sync.annotations.listing import stem_of
 from image_sync.annotations.survey import Marked, Survey
 from image_sync.errors import ImageSyncError, UsageError
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RENAME = "Give the picture a name of printable UTF-8 characters."

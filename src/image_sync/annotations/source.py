@@ -11,7 +11,7 @@ from typing import NoReturn
 from image_sync.annotations.fault import AnnotationError, Fault
 from image_sync.annotations.format import Format
 from image_sync.domain import Annotation, Stamp
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 Reader = Callable[[int, int], Annotation]
 

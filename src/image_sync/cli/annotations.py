@@ -17,7 +17,7 @@ from image_sync.annotations.survey import Folder, Survey, Wishes, survey
 from image_sync.cli import options
 from image_sync.cli.annotations_report import Written, report
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import open_folder
 from image_sync.watcher.formats import LOOKS_AT, looks_like, walker_for

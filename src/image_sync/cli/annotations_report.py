@@ -16,7 +16,7 @@ from rich.text import Text
 from image_sync.annotations import Fault, Format
 from image_sync.annotations.survey import Survey
 from image_sync.cli.present import wide_console
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 _SHOWN = 20
 

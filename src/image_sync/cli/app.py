@@ -104,9 +104,9 @@ def default(
     ] = False,
 ) -> None:
     """Turns folders of labelled pictures into trained vision models. Without a command: run."""
-    from image_sync import logs  # late: structlog alone takes as long as everything above
+    from image_sync import log  # late: structlog alone takes as long as everything above
 
-    logs.configure("warning")
+    log.configure("warning")
     context.default_map = _given(context)
     if context.invoked_subcommand is None:
         from image_sync.cli.run import run

@@ -10,7 +10,7 @@ from typing import Any
 from image_sync.cli.present import Measure, duration
 from image_sync.domain import Metric, ModelOutcome, Training, TrainingState
 from image_sync.errors import ImageSyncError, UsageError
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 try:
     from matplotlib.figure import Figure

@@ -28,7 +28,7 @@ from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncErro
 from image_sync.ledger import Ledger
 from image_sync.ledger.folder import full
 from image_sync.ledger.lock import holder_of
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Platform
 from image_sync.tracker import Thresholds, training_verdict, upload_verdict
 from image_sync.watcher.filters import Filter, not_taken

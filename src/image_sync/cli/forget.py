@@ -18,7 +18,7 @@ from image_sync.ledger import Ledger, exists
 from image_sync.ledger.history import Left
 from image_sync.ledger.lock import holder_of
 from image_sync.ledger.names import stem_of
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.watcher.filters import Filter
 
 

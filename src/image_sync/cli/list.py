@@ -9,7 +9,7 @@ import typer
 
 from image_sync.cli import options
 from image_sync.cli.session import ledger_of, settings_of
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 app = typer.Typer(add_completion=False)
 

@@ -73,7 +73,7 @@ def _tell_in_json(error: ImageSyncError) -> None:
     """The same on standard output, for the program that asked."""
     import json
 
-    from image_sync.logs import masked
+    from image_sync.log import masked
 
     told = {"what": masked(error.what), "hint": masked(error.hint) or None, "exit_code": error.exit_code}
     print(json.dumps({"error": told}, indent=2))
@@ -81,7 +81,7 @@ def _tell_in_json(error: ImageSyncError) -> None:
 
 def tell(error: ImageSyncError) -> None:
     """Print what happened and what to do next, without secrets."""
-    from image_sync.logs import masked, show_text
+    from image_sync.log import masked, show_text
 
     first, *more = (show_text(line) for line in masked(error.what).split("\n"))
     print("\n".join([f"image-sync: {first}", *more]), file=sys.stderr)

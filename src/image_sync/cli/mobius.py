@@ -25,7 +25,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, Refused, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import Lock
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.records import Records, Tag

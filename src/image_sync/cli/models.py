@@ -18,7 +18,7 @@ from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_
 from image_sync.domain import BY_HAND, ModelOutcome, Training, TrainingContent, TrainingState
 from image_sync.errors import NotFound, Refused, UsageError
 from image_sync.ledger import Ledger
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Model, Platform
 from image_sync.trainer import newest_of
 

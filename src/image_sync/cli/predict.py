@@ -18,7 +18,7 @@ from image_sync.cli.models import chosen
 from image_sync.cli.present import wide_console
 from image_sync.cli.session import dataset_of, ledger_of, platform_of, settings_of
 from image_sync.errors import EXIT_SOME_FAILED, ImageSyncError, Refused, UsageError
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Model, Platform, Prediction
 
 _SHOWN = 3

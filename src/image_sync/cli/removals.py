@@ -19,7 +19,7 @@ from image_sync.daemon.assemble import watch_rules
 from image_sync.errors import UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.scan import missing

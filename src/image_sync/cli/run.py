@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from image_sync import logs
+from image_sync import log
 from image_sync.cli import options
 from image_sync.cli.session import settings_of
 
@@ -28,7 +28,7 @@ def run(
 
         check(config, as_json=False, policy=False)
     _private()
-    logs.configure(log_level, log_format=log_format)
+    log.configure(log_level, log_format=log_format)
     settings = settings_of(config, secrets_needed=True)
     from image_sync.daemon.daemon import Daemon
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from image_sync import logs
+from image_sync import log
 from image_sync.cli import options
 from image_sync.errors import AlreadyRunning, ConfigError, ImageSyncError, LedgerError, UsageError
-from image_sync.logs import show_path
+from image_sync.log import show_path
 
 _INSTALL = "Run: pip install 'image-sync[server]'"
 try:
@@ -97,7 +97,7 @@ def serve(
     log_format: options.LogFormat = "auto",
 ) -> None:
     """Run an MVI-compatible server that really trains, on this machine's processor. Ctrl-C ends it."""
-    logs.configure(log_level, log_format=log_format)
+    log.configure(log_level, log_format=log_format)
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"The embedded server is not installed: {', '.join(missing)} missing", hint=_INSTALL)
@@ -252,7 +252,7 @@ def _secret(context: typer.Context, name: str, value: str, file: Path | None) ->
             f"better use {option}-file, {option} -, or the environment.",
             err=True,
         )
-    logs.hide(value)
+    log.hide(value)
     return value
 
 

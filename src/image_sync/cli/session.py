@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from image_sync import logs
+from image_sync import log
 from image_sync.config import Settings, load, restored, secrets, state_of
 from image_sync.domain import DatasetRef
 from image_sync.errors import ConfigError, NotFound
@@ -34,7 +34,7 @@ def settings_of(config: Path, *, secrets_needed: bool = False) -> Settings:
         ConfigError: it cannot be used; the text lists every mistake.
     """
     settings = load(config, secrets=secrets_needed)
-    logs.hide(*secrets(settings))
+    log.hide(*secrets(settings))
     return settings
 
 

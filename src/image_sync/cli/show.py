@@ -22,7 +22,7 @@ from image_sync.daemon.assemble import watch_rules
 from image_sync.domain import ModelOutcome, TrainingState
 from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.watcher.filters import Filter, foreign_format
 

@@ -22,7 +22,7 @@ from image_sync.errors import EXIT_SOME_FAILED
 from image_sync.ledger import RETRYING, Ledger
 from image_sync.ledger.ledger import Trouble
 from image_sync.ledger.lock import holder_of
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.tracker import imbalance, rare_labels, rare_labels_told, training_verdict, upload_verdict
 

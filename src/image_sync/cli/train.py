@@ -22,7 +22,7 @@ from image_sync.domain import NextStep, Training, TrainingState
 from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.lock import Lock
-from image_sync.logs import show_text
+from image_sync.log import show_text
 from image_sync.platforms import registry
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Trainer, keeping

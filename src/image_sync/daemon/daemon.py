@@ -26,7 +26,7 @@ from image_sync.errors import (
     Transient,
 )
 from image_sync.ledger.lock import Lock
-from image_sync.logs import get_logger, hide
+from image_sync.log import get_logger, hide
 from image_sync.tracker import training_verdict, upload_verdict
 
 _LOOK = 1.0  # seconds between two looks at the configuration file and the workers

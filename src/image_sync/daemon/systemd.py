@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 _KEYS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _PATIENCE = 1.0  # seconds that a full socket may hold up the main loop

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from image_sync.errors import ImageSyncError, LedgerError
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 _PASSING = 5.0  # seconds until a ledger on a full disk is tried again
 

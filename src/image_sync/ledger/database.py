@@ -28,7 +28,7 @@ from image_sync.errors import AlreadyRunning, LedgerError
 from image_sync.ledger import counts
 from image_sync.ledger.folder import make_folder, unusable
 from image_sync.ledger.schema import HEAD, annotation, metadata, note, picture, place
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 FILE = "ledger.sqlite"
 _BUSY_MS = 30_000

@@ -28,7 +28,7 @@ from image_sync.ledger.schema import (
     target,
     told,
 )
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 log = get_logger(__name__)
 _CHUNK = 500

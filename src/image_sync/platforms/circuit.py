@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from image_sync.errors import Ambiguous, PlatformError, Transient
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 _log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ import tenacity
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import PlatformError, Transient, Unauthorised
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import (
     Model,
     Outcome,

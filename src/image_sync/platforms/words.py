@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from image_sync.logs import masked
+from image_sync.log import masked
 
 _LONGEST = 300
 

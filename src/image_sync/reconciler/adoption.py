@@ -11,7 +11,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import Changed, NotFound
 from image_sync.ledger import Ledger, Remote
 from image_sync.ledger.remote_index import same
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.question import shipment

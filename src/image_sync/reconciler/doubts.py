@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from image_sync.domain import Batch
 from image_sync.errors import Transient
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.question import groups, joined, shipment
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.adoption import Adoption
 from image_sync.reconciler.copies import Copies

@@ -9,7 +9,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
 from image_sync.ledger import Departed, Ledger
 from image_sync.ledger.changes import Relabel
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.question import shipment

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from image_sync.domain import Training
 from image_sync.errors import NotFound
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, Platform, Progress
 from image_sync.trainer.passing import passes
 from image_sync.trainer.recipe import Recipe

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from image_sync.domain import ModelOutcome, NextStep, Training
 from image_sync.errors import ImageSyncError, NotFound, Refused, Transient, Unsupported
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Model, Platform
 from image_sync.setback import Setback
 from image_sync.trainer.judging import Decision, judge

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from image_sync.domain import DatasetRef, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
 from image_sync.setback import Setback
 from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict

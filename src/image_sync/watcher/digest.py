@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 
 log = get_logger(__name__)
 

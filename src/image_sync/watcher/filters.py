@@ -12,7 +12,7 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-from image_sync.logs import show_path
+from image_sync.log import show_path
 from image_sync.watcher.rules import Rules
 
 DEEPEST = 32

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from image_sync.domain import RootState, WatchMode
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue
 from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import count_folders

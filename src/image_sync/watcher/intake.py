@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from image_sync.domain import Sighting, Stamp
 from image_sync.errors import Changed, Unreadable
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.watcher.digest import Digest
 from image_sync.watcher.filters import Category
 from image_sync.watcher.folders import VANISHED, stamp_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from image_sync.domain import WatchMode
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.watcher.guard import Guard
 from image_sync.watcher.hints import Hint, Hints, Note
 from image_sync.watcher.roots import NEVER, Root

@@ -38,7 +38,7 @@ from watchdog.events import (
 from watchdog.observers import Observer as WatchdogObserver
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.watcher.companions import Companions
 from image_sync.watcher.hints import Hint, Hints, Note
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from image_sync.domain import RootReport, RootState, WatchMode
-from image_sync.logs import show_path
+from image_sync.log import show_path
 from image_sync.watcher.filters import Filter, not_taken
 from image_sync.watcher.folders import VANISHED
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from os.path import abspath
 
 from image_sync.domain import RootState, WatchMode
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue
 from image_sync.watcher.guard import Guard
 from image_sync.watcher.hints import Hint, Hints

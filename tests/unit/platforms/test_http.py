@@ -21,7 +21,7 @@ import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from image_sync import logs
+from image_sync import log
 from image_sync.errors import (
     Ambiguous,
     Changed,
@@ -571,7 +571,7 @@ def test_header_values_are_checked_without_showing_them() -> None:
 
 def test_secrets_are_masked_in_errors(client: Client, server: FakeHttp, caplog: pytest.LogCaptureFixture) -> None:
     """A server that echoes the token cannot get it into an error, a cause or a log line."""
-    logs.hide(TOKEN)
+    log.hide(TOKEN)
     caplog.set_level(logging.DEBUG)
     server.answers(
         answer(400, {"result": "fail", "fault": f"bad token {TOKEN}"}),
@@ -596,9 +596,9 @@ def test_words_of_a_server_are_shown_tamely() -> None:
 @pytest.mark.parametrize("shown", [sanitize, words_of_aws])
 def test_a_secret_with_blanks_in_a_row_is_masked_before_they_are_folded(shown: Callable[[str], str]) -> None:
     """Whichever vendor's server repeats it."""
-    logs.hide("open  sesame")
+    log.hide("open  sesame")
 
-    assert shown("who says open  sesame\n may enter") == f"who says {logs.MASK} may enter"
+    assert shown("who says open  sesame\n may enter") == f"who says {log.MASK} may enter"
 
 
 def test_threads_have_their_own_connections(client: Client, server: FakeHttp) -> None:

@@ -17,7 +17,7 @@ from image_sync.cli.demo.score import Score
 from image_sync.cli.present import Measure
 from image_sync.config import Settings
 from image_sync.domain import Counts, Tally, Training
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 
 class Scene:

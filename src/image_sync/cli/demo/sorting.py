@@ -8,7 +8,7 @@ from pathlib import Path
 from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.story import UPLOAD, Ask, Wave
 from image_sync.errors import UsageError
-from image_sync.logs import show_path, show_text
+from image_sync.log import show_path, show_text
 
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 _FEWEST = 8  # a category: enough for both halves of a training, and one picture to keep back

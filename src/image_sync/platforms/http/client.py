@@ -23,7 +23,7 @@ import urllib3
 
 from image_sync import __version__
 from image_sync.errors import ConfigError, ImageSyncError, Refused, Transient
-from image_sync.logs import get_logger, hide
+from image_sync.log import get_logger, hide
 from image_sync.platforms.http.connection import Session, this_call
 from image_sync.platforms.http.form import Form, Part
 from image_sync.platforms.http.outcomes import DOUBT, Answer, Denied, in_doubt, lost_connection, no_connection, refusal

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.http import Client, Part, Timeouts, in_doubt, sanitize
 from image_sync.platforms.mobius import wire
 from image_sync.platforms.mobius.wire import Reply

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 from image_sync.errors import Ambiguous, PlatformError, Transient
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag

@@ -7,7 +7,7 @@ import time
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, Progress
 from image_sync.platforms.http import sanitize
 from image_sync.platforms.mobius import wire

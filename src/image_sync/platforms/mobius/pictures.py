@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Item, Outcome, Shipment
 from image_sync.platforms.http import Part, sanitize
 from image_sync.platforms.mobius import wire

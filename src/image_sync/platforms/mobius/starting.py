@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Transient
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, TrainingPlan
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.assigning import RESETTING, Assigning

@@ -9,7 +9,7 @@ from copy import copy
 from typing import Protocol
 
 from image_sync.errors import NotFound, PlatformError, Refused, Unauthorised
-from image_sync.logs import get_logger, hide
+from image_sync.log import get_logger, hide
 from image_sync.platforms.http import Client, header_value
 from image_sync.platforms.mvi import wire
 

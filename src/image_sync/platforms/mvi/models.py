@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from image_sync.domain import Box, DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused, Transient
-from image_sync.logs import show_path
+from image_sync.log import show_path
 from image_sync.platforms.base import Model, Prediction
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Part, sanitize

@@ -9,7 +9,7 @@ from typing import Any
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.sagemaker.classes import Classes
 from image_sync.platforms.sagemaker.documents import Documents
 from image_sync.platforms.sagemaker.keys import Layout, id_of

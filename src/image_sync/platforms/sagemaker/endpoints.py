@@ -10,7 +10,7 @@ from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
 from image_sync.errors import NotFound, PlatformError, Refused, Transient
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.containers import image_of
 from image_sync.platforms.sagemaker.datasets import Place

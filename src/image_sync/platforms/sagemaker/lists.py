@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from image_sync.domain import Annotation
 from image_sync.errors import Refused
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import RemotePicture, TrainingPlan
 from image_sync.platforms.sagemaker import markings
 from image_sync.platforms.sagemaker.api import Api

@@ -11,7 +11,7 @@ from typing import Any
 
 from image_sync.domain import Box, DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, Permanent, Refused, Transient
-from image_sync.logs import get_logger, show_path
+from image_sync.log import get_logger, show_path
 from image_sync.platforms.base import Model, Prediction
 from image_sync.platforms.sagemaker import rgb
 from image_sync.platforms.sagemaker.api import Api

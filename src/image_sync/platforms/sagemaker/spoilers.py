@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from image_sync.errors import NotFound, PlatformError
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Place
 from image_sync.platforms.sagemaker.documents import Documents

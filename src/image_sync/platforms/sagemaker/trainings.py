@@ -12,7 +12,7 @@ from image_sync.config.sagemaker import SageMaker
 from image_sync.config.strategy import is_detection
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
-from image_sync.logs import get_logger
+from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
