@@ -25,10 +25,10 @@ from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Trans
 from image_sync.platforms.base import Item, Model, Phase, Progress, RemotePicture, Shipment, TrainingPlan
 from image_sync.platforms.sagemaker import models as models_module
 from image_sync.platforms.sagemaker import pictures as pictures_module
+from image_sync.platforms.sagemaker.access import steps
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
-from image_sync.platforms.sagemaker.proof import steps
 from support.pictures import encoded
 from support.sagemaker import BUCKET, Aws, somebody
 

@@ -115,7 +115,7 @@ def test_sagemaker_without_its_extra_is_told(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file is written all the same, and what has to be installed is said."""
-    monkeypatch.setattr("image_sync.platforms.sagemaker.calls.installed", lambda: False)
+    monkeypatch.setattr("image_sync.platforms.sagemaker.api.installed", lambda: False)
     init(region="us-east-1", role=ROLE, bucket="acme-vision", folder=[Path("i")], dataset="d")
 
     assert (here / "configuration.json").exists()

@@ -19,14 +19,10 @@ from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient, Unauthorised
 from image_sync.platforms.base import RemotePicture, TrainingPlan
 from image_sync.platforms.sagemaker.api import Api
-from image_sync.platforms.sagemaker.datasets import Datasets, Place
-from image_sync.platforms.sagemaker.documents import Documents
-from image_sync.platforms.sagemaker.job import request
+from image_sync.platforms.sagemaker.datasets import Datasets, Documents, Place
 from image_sync.platforms.sagemaker.lists import Chosen, Lists
 from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken
-from image_sync.platforms.sagemaker.snapshot import Snapshot
-from image_sync.platforms.sagemaker.spoilers import Spoilers
-from image_sync.platforms.sagemaker.trainings import Trainings
+from image_sync.platforms.sagemaker.request import Snapshot, request
 from support.configuration import settings
 from support.sagemaker import BUCKET, REGION, ROLE, somebody
 
@@ -111,7 +107,7 @@ class Shelf:
         return [work(thing) for thing in things]
 
 
-class LedgerContext:
+class Paper:
     """Documents that grow in memory."""
 
     def __init__(self) -> None:
@@ -133,7 +129,7 @@ class LedgerContext:
 def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen]:
     """What a training of these pictures would be started with."""
     setup = made.sagemaker
-    datasets = Datasets(LedgerContext(), setup.bucket, setup.prefix, setup.split)  # type: ignore[arg-type]
+    datasets = Datasets(Paper(), setup.bucket, setup.prefix, setup.split)  # type: ignore[arg-type]
     place = datasets.place(datasets.ensure(made.dataset.name))
     plan = TrainingPlan(
         "m-1",
@@ -143,11 +139,9 @@ def chosen(made: Settings, pictures: list[RemotePicture]) -> tuple[Place, Chosen
         strategy=made.model.strategy,
         contents=lambda: pictures,
     )
-    trainings = Trainings(Api(setup), setup, datasets, None, None, None)  # type: ignore[arg-type]
     shelf: Any = Shelf(pictures)
-    spoilers = Spoilers(Api(setup), LedgerContext(), shelf)  # type: ignore[arg-type]
-    lists = Lists(Api(setup), shelf, spoilers, pinned=setup.sides == "folders")
-    return place, lists.choose(place, plan, trainings._blank(place, plan))
+    lists = Lists(Api(setup), Paper(), shelf, pinned=setup.sides == "folders")  # type: ignore[arg-type]
+    return place, lists.choose(place, plan)
 
 
 def body_of(made: Settings, place: Place, snapshot: Snapshot) -> dict[str, Any]:

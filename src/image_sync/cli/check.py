@@ -354,8 +354,8 @@ def _server(settings: Settings, platform: Platform, ledger: Ledger) -> Iterator[
 
 
 def _aws(settings: Settings) -> Iterator[Finding]:
+    from image_sync.platforms.sagemaker.access import steps
     from image_sync.platforms.sagemaker.api import Api
-    from image_sync.platforms.sagemaker.proof import steps
 
     api = Api(settings.sagemaker, timeout=settings.upload.timeout)
     try:
@@ -368,7 +368,7 @@ def _aws(settings: Settings) -> Iterator[Finding]:
 def _policies(settings: Settings) -> dict[str, Any]:
     if settings.platform != "sagemaker":
         raise UsageError("--policy is for the platform sagemaker", hint=f"This one is {settings.platform}.")
-    from image_sync.platforms.sagemaker.policy import policies
+    from image_sync.platforms.sagemaker.access import policies
 
     return policies(settings.sagemaker)
 

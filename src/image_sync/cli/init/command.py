@@ -178,8 +178,8 @@ def _refuse_gaps(answers: Answers, username: str | None, password_file: Path | N
 def _say_what_next(platform: str, shown: str) -> None:
     print(f"{shown} is written. Next: image-sync check -c {shown}")
     if platform == "sagemaker":
-        from image_sync.platforms.sagemaker import calls  # late: the others do without it
+        from image_sync.platforms.sagemaker import api  # late: the others do without it
 
         print(f"The rights that AWS has to give are printed by: image-sync check --policy -c {shown}")
-        if not calls.installed():
-            print(f"warning: {calls.MISSING}. {calls.INSTALL}", file=sys.stderr)
+        if not api.installed():
+            print(f"warning: {api.MISSING}. {api.INSTALL}", file=sys.stderr)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from image_sync.config.sagemaker import SageMaker
 from image_sync.errors import NotFound, PlatformError, Refused, Transient
 from image_sync.log import get_logger
-from image_sync.platforms.sagemaker.api import Api
-from image_sync.platforms.sagemaker.containers import image_of
+from image_sync.platforms.sagemaker.api import Api, Endpoint, TrainingJob
 from image_sync.platforms.sagemaker.datasets import Place
-from image_sync.platforms.sagemaker.job import tags, vpc
-from image_sync.platforms.sagemaker.keys import digest_of
+from image_sync.platforms.sagemaker.keys import digest_of, endpoint_of
 from image_sync.platforms.sagemaker.outcomes import Taken, sanitize
-from image_sync.platforms.sagemaker.snapshot import Snapshot
-from image_sync.platforms.sagemaker.wire import Endpoint, TrainingJob
+from image_sync.platforms.sagemaker.request import Snapshot, image_of, tags, vpc
 
 _log = get_logger(__name__)
 
@@ -57,12 +54,12 @@ class Endpoints:
 
     def name(self, place: Place) -> str:
         """The endpoint's name."""
-        return self._setup.endpoint or place.endpoint
+        return self._setup.endpoint or endpoint_of(place.ref.id, place.mark)
 
     def serving(self, place: Place) -> str:
         """The id of the model that answers now; empty when none does."""
         found = self._find(self.name(place))
-        return _model_of(found) if found is not None and found.EndpointStatus in _SERVING else ""
+        return _model_in(found.config) if found is not None and found.status in _SERVING else ""
 
     def deploy(self, place: Place, root: str, job: TrainingJob, snapshot: Snapshot) -> None:
         """Let this model answer, and wait until it does. Another one answers until then.
@@ -70,32 +67,34 @@ class Endpoints:
         Raises:
             Refused: AWS could not bring it into service. Transient: not yet, or the wait was ended.
         """
-        name, config = self.name(place), self._config_name(root)
-        self._make_model(root, job, snapshot)
-        self._make_config(config, root, snapshot)
+        name, config = self.name(place), self._make_entries(root, job, snapshot)
         give_up = time.monotonic() + self._timeout
         asked = seen = False
         waiting = self._waiting()
         while True:
             found = self._find(name)
-            status = "" if found is None else found.EndpointStatus
-            if found is not None and (status, found.EndpointConfigName) == ("InService", config):
+            status = "" if found is None else found.status
+            if found is not None and (status, found.config) == ("InService", config):
                 break
             # An old state may still be told just after the change was asked for: only after another one it is the end.
             if found is not None and asked and (status in _BROKEN or (seen and status == "InService")):
-                why = sanitize(found.FailureReason) or f"the endpoint is {status}"
+                why = sanitize(found.failure) or f"the endpoint is {status}"
                 raise Refused(f"The model {snapshot.name} could not be brought into service: {why}")
             if found is None:
-                self._made(partial(self._api.create_endpoint, name, config, self._tags(snapshot)))
+                labels = tags(self._setup, snapshot.dataset, snapshot.name)
+                what = f"Making the endpoint {name}"
+                self._make("create_endpoint", what, EndpointName=name, EndpointConfigName=config, Tags=labels)
                 asked = True
                 _log.info("endpoint.made", endpoint=name, model=snapshot.name)
             elif status in _BROKEN:
-                self._gone(name)
+                self._remove(name)
                 continue
             elif status == "InService" and not asked:
-                self._made(partial(self._api.update_endpoint, name, config))
+                # The old model answers until the new one can.
+                what = f"Updating the endpoint {name}"
+                self._make("update_endpoint", what, EndpointName=name, EndpointConfigName=config)
                 asked = True
-                _log.info("endpoint.updating", endpoint=name, model=snapshot.name, until_then=_model_of(found))
+                _log.info("endpoint.updating", endpoint=name, model=snapshot.name, until_then=_model_in(found.config))
             seen = seen or status not in {"", "InService"}
             still = f"The endpoint {name} is not in service with the model {snapshot.name} yet"
             self._wait(give_up, still, next(waiting))
@@ -105,56 +104,64 @@ class Endpoints:
         """Take the model from service, and remove the endpoint with everything that was made for it."""
         name = self.name(place)
         found = self._find(name)
-        if found is not None and _model_of(found) == root:
+        if found is not None and _model_in(found.config) == root:
             give_up, waiting = time.monotonic() + self._timeout, self._waiting()
-            while found is not None and found.EndpointStatus in {"Creating", "Updating", "SystemUpdating"}:
+            while found is not None and found.status in {"Creating", "Updating", "SystemUpdating"}:
                 self._wait(give_up, f"The endpoint {name} is being changed and cannot be deleted yet", next(waiting))
                 found = self._find(name)
-            self._gone(name)
+            self._remove(name)
             _log.info("endpoint.removed", endpoint=name, model=root)
         self.sweep(root)
 
     def sweep(self, root: str) -> None:
         """Remove SageMaker's model and endpoint configurations of a model that does not answer."""
-        for config in self._api.endpoint_configs(root):
+        for config in self._configs(root):
             if _model_in(config) == root:
-                self._quietly_gone(partial(self._api.delete_endpoint_config, config))
-        self._quietly_gone(partial(self._api.delete_model, root))
+                self._remove_config(config)
+        self._remove_model(root)
 
-    def _make_model(self, root: str, job: TrainingJob, snapshot: Snapshot) -> None:
-        image = self._setup.image_uri or image_of(self._setup.region, detection=snapshot.detection)
-        body = {
+    def _make_entries(self, root: str, job: TrainingJob, snapshot: Snapshot) -> str:
+        """SageMaker's model and endpoint configuration of a training; the configuration's name."""
+        setup = self._setup
+        labels = tags(setup, snapshot.dataset, snapshot.name)
+        image = setup.image_uri or image_of(setup.region, detection=snapshot.detection)
+        model = {
             "ModelName": root,
-            "PrimaryContainer": {"Image": image, "ModelDataUrl": job.ModelArtifacts.S3ModelArtifacts},
-            "ExecutionRoleArn": self._setup.role,
-            "Tags": self._tags(snapshot),
-            **vpc(self._setup),
+            "PrimaryContainer": {"Image": image, "ModelDataUrl": job.artifact},
+            "ExecutionRoleArn": setup.role,
+            "Tags": labels,
+            **vpc(setup),
         }
-        self._made(partial(self._api.create_model, body))
-
-    def _make_config(self, config: str, root: str, snapshot: Snapshot) -> None:
+        self._make("create_model", f"Making the model {root}", **model)
+        settings = (setup.endpoint_instance_type, str(setup.endpoint_instance_count), setup.volume_kms_key or "")
+        name = f"{root}-{digest_of(*settings, digits=_SETTINGS)}"
         variant = {
             "VariantName": _VARIANT,
             "ModelName": root,
-            "InstanceType": self._setup.endpoint_instance_type,
-            "InitialInstanceCount": self._setup.endpoint_instance_count,
+            "InstanceType": setup.endpoint_instance_type,
+            "InitialInstanceCount": setup.endpoint_instance_count,
         }
-        body: dict[str, Any] = {
-            "EndpointConfigName": config,
-            "ProductionVariants": [variant],
-            "Tags": self._tags(snapshot),
-        }
-        if self._setup.volume_kms_key:
-            body["KmsKeyId"] = self._setup.volume_kms_key
-        self._made(partial(self._api.create_endpoint_config, body))
+        config: dict[str, Any] = {"EndpointConfigName": name, "ProductionVariants": [variant], "Tags": labels}
+        if setup.volume_kms_key:
+            config["KmsKeyId"] = setup.volume_kms_key
+        self._make("create_endpoint_config", f"Making the endpoint configuration {name}", **config)
+        return name
 
-    def _config_name(self, root: str) -> str:
-        setup = self._setup
-        settings = (setup.endpoint_instance_type, str(setup.endpoint_instance_count), setup.volume_kms_key or "")
-        return f"{root}-{digest_of(*settings, digits=_SETTINGS)}"
+    def _make(self, operation: str, what: str, **body: Any) -> None:
+        """Make it, unless it is there: its name says what it is.
 
-    def _tags(self, snapshot: Snapshot) -> list[dict[str, str]]:
-        return tags(self._setup, snapshot.dataset, snapshot.name)
+        What it refers to was made a moment ago, and may not be seen everywhere yet.
+        """
+        for left in reversed(range(_LOOKS)):
+            try:
+                self._api.call("sagemaker", operation, what, **body)
+            except Taken:
+                return
+            except NotFound:
+                if not left or self._stop.wait(self.poll):
+                    raise
+            else:
+                return
 
     def _find(self, name: str) -> Endpoint | None:
         try:
@@ -162,12 +169,38 @@ class Endpoints:
         except NotFound:
             return None
 
-    def _gone(self, name: str) -> None:
+    def _configs(self, contains: str) -> list[str]:
+        what, field = "Listing the endpoint configurations", "EndpointConfigs"
+        entries = self._api.entries("sagemaker", "list_endpoint_configs", what, field, NameContains=contains)
+        return [str(entry["EndpointConfigName"]) for entry in entries]
+
+    def _remove(self, name: str) -> None:
         """Delete the endpoint and wait until it is."""
         give_up, waiting = time.monotonic() + self._timeout, self._waiting()
-        self._quietly_gone(partial(self._api.delete_endpoint, name))
+        with suppress(NotFound):
+            self._api.call("sagemaker", "delete_endpoint", f"Deleting the endpoint {name}", EndpointName=name)
         while self._find(name) is not None:
             self._wait(give_up, f"The endpoint {name} is not deleted yet", next(waiting))
+
+    def _remove_config(self, name: str) -> None:
+        what = f"Deleting the endpoint configuration {name}"
+        with suppress(NotFound):
+            self._api.call("sagemaker", "delete_endpoint_config", what, EndpointConfigName=name)
+
+    def _remove_model(self, name: str) -> None:
+        with suppress(NotFound):
+            self._api.call("sagemaker", "delete_model", f"Deleting the model {name}", ModelName=name)
+
+    def _tidy(self, place: Place, config: str) -> None:
+        """Remove what earlier models of the dataset left; nothing depends on it, so that no failure matters."""
+        try:
+            for other in self._configs(f"-{place.mark}-"):
+                if other != config:
+                    self._remove_config(other)
+                    if _model_in(other) != _model_in(config):
+                        self._remove_model(_model_in(other))
+        except PlatformError as error:
+            _log.warning("endpoint.not_tidied", endpoint=self.name(place), error=error.what)
 
     def _waiting(self) -> Iterator[float]:
         """Seconds until the next look, again and again."""
@@ -182,44 +215,6 @@ class Endpoints:
         if self._stop.wait(pause):
             raise Transient(f"{still}; it goes on at AWS")
 
-    def _tidy(self, place: Place, config: str) -> None:
-        """Remove what earlier models of the dataset left; nothing depends on it, so that no failure matters."""
-        try:
-            for other in self._api.endpoint_configs(f"-{place.mark}-"):
-                if other != config:
-                    self._quietly_gone(partial(self._api.delete_endpoint_config, other))
-                    if _model_in(other) != _model_in(config):
-                        self._quietly_gone(partial(self._api.delete_model, _model_in(other)))
-        except PlatformError as error:
-            _log.warning("endpoint.not_tidied", endpoint=self.name(place), error=error.what)
-
-    def _made(self, make: Callable[[], None]) -> None:
-        """Make it, unless it is there: its name says what it is.
-
-        What it refers to was made a moment ago, and may not be seen everywhere yet.
-        """
-        for left in reversed(range(_LOOKS)):
-            try:
-                make()
-            except Taken:
-                return
-            except NotFound:
-                if not left or self._stop.wait(self.poll):
-                    raise
-            else:
-                return
-
-    @staticmethod
-    def _quietly_gone(remove: Callable[[], None]) -> None:
-        try:
-            remove()
-        except NotFound:
-            return
-
 
 def _model_in(config: str) -> str:
     return config[: -_SETTINGS - 1]
-
-
-def _model_of(endpoint: Endpoint) -> str:
-    return _model_in(endpoint.EndpointConfigName)

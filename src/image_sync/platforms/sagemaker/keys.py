@@ -1,4 +1,4 @@
-"""Where everything lies in the bucket, and how names become parts of keys and back.
+"""Where everything lies in the bucket, and how names become parts of keys and back; the names of jobs and endpoints.
 
 ::
 
@@ -30,7 +30,10 @@ _DIGEST = 16
 _DATASET = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _REMOTE = re.compile(r"(train|validation)/([a-z0-9-]{1,64})/([^/\x00-\x20\x7f]+)")
 _PLAIN = re.compile(r".+\.(jpg|png)")
-_NAME = re.compile(r"(.*?)(%-[0-9a-f]{16})?(%rgb|%)?\.(?:jpg|png)")
+_STORED = re.compile(r"(.*?)(%-[0-9a-f]{16})?(%rgb|%)?\.(?:jpg|png)")
+_AWS_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_ATTEMPT = re.compile(r"-r([0-9]{1,2})$")
+_LONGEST_NAME = 63
 
 
 def slug_of(name: str, longest: int = _SLUG) -> str:
@@ -93,13 +96,13 @@ def is_converted(remote_id: str) -> bool:
 
 def key_of(name: str) -> str:
     """The key that became this name."""
-    found = _NAME.fullmatch(name)
+    found = _STORED.fullmatch(name)
     return unquote(found[1] if found and (found[2] or found[3]) else name)
 
 
 def is_of(name: str, key: str, sha256: str) -> bool:
     """Whether the name stands for this key and content."""
-    found = _NAME.fullmatch(name)
+    found = _STORED.fullmatch(name)
     digest = found[2] if found else None
     return key_of(name) == key and (digest is None or digest == f"%-{sha256[:_DIGEST]}")
 
@@ -166,3 +169,37 @@ def parts_of(remote_id: str) -> tuple[str, str, str]:
     """Side, category and name of a remote id."""
     side, category, name = remote_id.split("/", 2)
     return side, category, name
+
+
+# Names of jobs, models and endpoints are made from what is known before the call, so that a lost answer is no matter.
+# SageMaker takes letters, digits and single hyphens between them, at most 63.
+
+
+def is_name(text: str) -> bool:
+    """Whether SageMaker would take it as the name of a job, model or endpoint."""
+    return len(text) <= _LONGEST_NAME and _AWS_NAME.fullmatch(text) is not None
+
+
+def mark_of(uri: str, dataset: str) -> str:
+    """What the names of all jobs of a dataset hold: other datasets and buckets in the account have other marks."""
+    return digest_of(uri, dataset, digits=6)
+
+
+def job_of(model: str, mark: str) -> str:
+    """The training job for a model of this name. At most 56 characters, so that attempts and settings can be added."""
+    return f"{slug_of(model) or 'model'}-{mark}-{digest_of(mark, model)}"
+
+
+def attempt_of(job: str, number: int) -> str:
+    """The job for the n-th attempt at a training, from 0."""
+    return f"{job}-r{number + 1}" if number else job
+
+
+def root_of(job: str) -> str:
+    """The job of the first attempt, by which the training and its model are known."""
+    return _ATTEMPT.sub("", job)
+
+
+def endpoint_of(dataset: str, mark: str) -> str:
+    """The endpoint of a dataset."""
+    return f"{dataset[: _LONGEST_NAME - 7].rstrip('-')}-{mark}"

@@ -13,18 +13,15 @@ from image_sync.domain import Box, DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, Permanent, Refused, Transient
 from image_sync.log import get_logger, show_path
 from image_sync.platforms.base import Model, Prediction
-from image_sync.platforms.sagemaker import rgb
-from image_sync.platforms.sagemaker.api import Api
+from image_sync.platforms.sagemaker import color
+from image_sync.platforms.sagemaker.api import Api, TrainingJob
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.endpoints import Endpoints
-from image_sync.platforms.sagemaker.jobs import Jobs
-from image_sync.platforms.sagemaker.names import attempt_of, is_name, root_of
+from image_sync.platforms.sagemaker.keys import is_name, root_of
 from image_sync.platforms.sagemaker.outcomes import sanitize
 from image_sync.platforms.sagemaker.pictures import Pictures
-from image_sync.platforms.sagemaker.plan import network_of
-from image_sync.platforms.sagemaker.snapshot import FILE, Snapshot
-from image_sync.platforms.sagemaker.trainings import accuracy_of
-from image_sync.platforms.sagemaker.wire import TrainingJob
+from image_sync.platforms.sagemaker.request import FILE, Snapshot, network_of
+from image_sync.platforms.sagemaker.trainings import Jobs, accuracy_of
 
 _log = get_logger(__name__)
 
@@ -51,7 +48,7 @@ class Models:
         """Those of one dataset, newest first."""
         place = self._datasets.place(dataset)
         kept = set(self._api.folders(place.layout.jobs))
-        names = list(self._api.training_jobs(contains=f"-{place.mark}-", status="Completed"))
+        names = list(self._api.training_jobs(f"-{place.mark}-", StatusEquals="Completed"))
         roots = list(dict.fromkeys(root for name in names if (root := root_of(name)) in kept))
         serving = self._endpoints.serving(place) if roots else ""
         found = self._pictures.at_once(lambda root: self._model(root, serving), roots)
@@ -76,7 +73,7 @@ class Models:
         place, _, snapshot = self._known(model)
         if self._endpoints.serving(place) != model.id:
             raise NotFound(f"The model {model.name} is not deployed")
-        content, content_type = rgb.fitting(picture, _LARGEST_PICTURE)
+        content, content_type = color.fitting(picture, _LARGEST_PICTURE)
         if not snapshot.detection:
             content_type = "application/x-image"
         answer = self._api.invoke(self._endpoints.name(place), content, content_type)
@@ -84,24 +81,35 @@ class Models:
         if not isinstance(figures, list):
             raise Transient(f"The model {model.name} answers with something else than a prediction")
         if snapshot.detection:
-            return _objects(figures, snapshot.classes, rgb.size_of(picture))
+            return _objects(figures, snapshot.classes, color.size_of(picture))
         return _classes(figures, snapshot.classes, model.name)
 
     def export(self, model: Model, to: Path) -> Path:
         """Its archive, and beside it a JSON file with what the archive does not say: class names, shape, network."""
         _, job, snapshot = self._known(model)
-        source = job.ModelArtifacts.S3ModelArtifacts
-        sidecar = json.dumps(_sidecar(model.id, job, snapshot), ensure_ascii=False, indent=1).encode()
+        content = {
+            "format": 1,
+            "model": snapshot.name,
+            "id": model.id,
+            "algorithm": "object-detection" if snapshot.detection else "image-classification",
+            "classes": list(snapshot.classes),
+            **network_of(snapshot),
+            "training_job": job.name,
+            "artifact": job.artifact,
+            "accuracy": accuracy_of(job),
+            "hyperparameters": dict(job.hyperparameters),
+        }
+        sidecar = json.dumps(content, ensure_ascii=False, indent=1).encode()
         name = f"{sanitize(model.id)}{_ARCHIVE}"
         if to.parts[:1] == _S3:  # s3://bucket/key, of which a path keeps one slash
             target = "s3://" + "/".join(to.parts[1:])
             target = target if target.endswith((".gz", ".tgz")) else f"{target}/{name}"
-            self._api.copy(source, target)
+            self._api.copy(job.artifact, target)
             self._api.put_at(f"{target}.json", sidecar)
             return to if target.endswith(to.name) else to / name
         target_file = to / name if to.is_dir() else to
         _write(target_file.with_name(f"{target_file.name}.json"), lambda file: file.write(sidecar))
-        _write(target_file, lambda file: self._api.fetch(source, file.write))
+        _write(target_file, lambda file: self._api.fetch(job.artifact, file.write))
         return target_file
 
     def delete(self, model: Model) -> None:
@@ -112,7 +120,7 @@ class Models:
         if self._endpoints.serving(place) == model.id:
             raise Refused(f"The model {model.name} is deployed", hint="Undeploy it first")
         self._endpoints.sweep(model.id)
-        jobs = self._attempts(model.id)
+        jobs = self._jobs.attempts(model.id)
         folders = [f"{place.layout.jobs}{model.id}/"]
         folders += [f"{place.layout.root}/{kind}/{job}/" for job in jobs for kind in ("output", "checkpoints")]
         keys = [found.key for folder in folders for found in self._api.objects(folder)]
@@ -122,17 +130,16 @@ class Models:
         self._jobs.forget(*jobs)
         for job in reversed(jobs):
             try:
-                self._api.delete_training_job(job)
+                self._delete_job(job)
             except (NotFound, Permanent) as error:
                 # An old boto3, or no right to it: the entry of the job stays at SageMaker, and costs nothing.
                 _log.info("training.kept", job=job, reason=error.what)
 
-    def _attempts(self, root: str) -> list[str]:
-        found, number = [], 0
-        while self._jobs.job(name := attempt_of(root, number)) is not None:
-            found.append(name)
-            number += 1
-        return found
+    def _delete_job(self, name: str) -> None:
+        if not hasattr(self._api.client("sagemaker"), "delete_training_job"):
+            raise Permanent("This boto3 cannot delete training jobs", hint="pip install --upgrade boto3")
+        what = f"Deleting the training job {name}"
+        self._api.call("sagemaker", "delete_training_job", what, TrainingJobName=name)
 
     def _model(self, root: str, serving: str | None) -> Model | None:
         """The model; ``serving`` is the id of the one in service, None: ask."""
@@ -140,14 +147,14 @@ class Models:
             first, (job, _) = self._jobs.job(root), self._jobs.last(root)
         except NotFound:
             return None
-        if job.TrainingJobStatus != "Completed":
+        if job.status != "Completed":
             return None
         snapshot = self._jobs.snapshot(job)
         if snapshot is None:
             return None
         if serving is None:
             serving = self._endpoints.serving(self._datasets.place(snapshot.dataset))
-        created = first.CreationTime if first is not None else None
+        created = first.created_at if first is not None else None
         return Model(
             id=root,
             name=snapshot.name,
@@ -156,30 +163,15 @@ class Models:
             categories=snapshot.classes,
             created_at=None if created is None else created.timestamp(),
             deployed=serving == root,
-            billed_seconds=job.BillableTimeInSeconds,
+            billed_seconds=job.billed,
         )
 
     def _known(self, model: Model) -> tuple[Place, TrainingJob, Snapshot]:
         job = self._jobs.last(model.id).job if is_name(model.id) else None
         snapshot = None if job is None else self._jobs.snapshot(job)
-        if job is None or snapshot is None or job.TrainingJobStatus != "Completed":
+        if job is None or snapshot is None or job.status != "Completed":
             raise NotFound(f"There is no model {sanitize(model.name)}")
         return self._datasets.place(snapshot.dataset), job, snapshot
-
-
-def _sidecar(root: str, job: TrainingJob, snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "model": snapshot.name,
-        "id": root,
-        "algorithm": "object-detection" if snapshot.detection else "image-classification",
-        "classes": list(snapshot.classes),
-        **network_of(snapshot),
-        "training_job": job.TrainingJobName,
-        "artifact": job.ModelArtifacts.S3ModelArtifacts,
-        "accuracy": accuracy_of(job),
-        "hyperparameters": dict(job.HyperParameters),
-    }
 
 
 def _classes(figures: list[Any], classes: tuple[str, ...], name: str) -> list[Prediction]:

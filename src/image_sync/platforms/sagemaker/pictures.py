@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 from image_sync.domain import Annotation, Box, DatasetRef
 from image_sync.errors import NotFound, PictureError, Refused
 from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
-from image_sync.platforms.sagemaker import rgb, wire
-from image_sync.platforms.sagemaker.api import Api
+from image_sync.platforms.sagemaker import color
+from image_sync.platforms.sagemaker.api import Api, Object
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.keys import (
     SIDES,
@@ -63,11 +63,24 @@ class Pictures:
         """End the threads; what they are sending is finished by them or lost, which does no harm."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The one of this name: names are unique."""
+        return self._datasets.find(name)
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """A record in the bucket, made if there is none."""
+        return self._datasets.ensure(name)
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """A line in the dataset's list of classes, added if there is none."""
+        self._datasets.place(dataset).classes.ensure([name])
+        return id_of(name)
+
     def upload(self, shipment: Shipment) -> list[Outcome]:
         """Every picture as an object of its own, several at a time; one that is there already is as good as sent."""
         place = self._datasets.place(shipment.dataset)
         place.classes.ensure([shipment.category])
-        return self._at_once(lambda item: self._store(place, shipment, item), shipment.items)
+        return self.at_once(lambda item: self._store(place, shipment, item), shipment.items)
 
     def find(self, shipment: Shipment) -> dict[str, str]:
         """Key -> remote id of what lies under the shipment's category; without batch and category: under any."""
@@ -76,32 +89,34 @@ class Pictures:
             newest_first = sorted(self._everywhere(place, shipment.items), key=lambda one: -one[1].modified)
             return {key_of(parts_of(remote_id)[2]): remote_id for remote_id, _ in newest_first}
         category = id_of(shipment.category)
-        found = self._at_once(lambda item: self._of(place, item, category), shipment.items)
+        found = self.at_once(lambda item: self._stored(place, item, category), shipment.items)
         return {item.key: objects[0][0] for item, objects in zip(shipment.items, found, strict=True) if objects}
 
     def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
         """Key -> all that lies there under it, in any category, oldest first."""
         place = self._datasets.place(shipment.dataset)
         copies: dict[str, list[RemotePicture]] = {}
-        found = self._everywhere(place, shipment.items)
-        for picture in sorted(self._at_once(lambda one: self._told(place, *one), found), key=_age):
-            if picture is not None:
-                copies.setdefault(picture.key, []).append(picture)
+        found = self.at_once(lambda one: self._looked_at(place, *one), self._everywhere(place, shipment.items))
+        there = [picture for picture in found if picture is not None]
+        for picture in sorted(there, key=lambda picture: picture.uploaded_at or 0.0):
+            copies.setdefault(picture.key, []).append(picture)
         return copies
 
     def count(self, dataset: DatasetRef) -> int:
         """How many there are: a listing tells of 1000 at once."""
         place = self._datasets.place(dataset)
-        self._counts[place.ref.id] = found = sum(1 for side in SIDES for _ in self._side(place, side))
+        self._counts[place.ref.id] = found = sum(1 for _ in self._objects(place))
         return found
 
     def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
         """Every picture, in the order of their keys. Batches are not told: that would take a question for each."""
         place = self._datasets.place(dataset)
-        moved = self._moved(place)
-        for side in SIDES:
-            for remote_id, stored in self._side(place, side):
-                yield _picture(place, remote_id, stored, moved.get(remote_id))
+        moved: dict[str, tuple[float, str]] = {}
+        for mark in self._api.objects(place.layout.moves):
+            remote_id, _, category = mark.key.removeprefix(place.layout.moves).rpartition("/")
+            moved[remote_id] = max(moved.get(remote_id, (0.0, "")), (mark.modified, category))
+        for remote_id, stored in self._objects(place):
+            yield _picture(place, remote_id, stored, moved.get(remote_id, (0.0, ""))[1])
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """A mark beside the picture says its category from now on. The object stays: a job may be reading it."""
@@ -116,7 +131,7 @@ class Pictures:
         """What is marked in a stored picture, in place of what was."""
         place = self._datasets.place(dataset)
         self._api.head(place.layout.picture(remote_id))
-        self._mark(place, remote_id, annotation)
+        self._put_annotation(place, remote_id, annotation)
 
     def annotation(self, place: Place, remote_id: str) -> Annotation | None:
         """What is marked in a stored picture, as far as it was ever told."""
@@ -139,41 +154,51 @@ class Pictures:
             return
         self._api.delete(place.layout.annotation(remote_id), *self._marks(place, remote_id))
 
-    def at_once(self, work: Callable[[T], R], things: Iterable[T]) -> list[R]:
-        """The results of several calls, made at the same time; the first error is raised when all have ended."""
-        return self._at_once(work, list(things))
-
-    def decoded(self, place: Place, remote_id: str) -> str:
+    def decoding_error(self, place: Place, remote_id: str) -> str:
         """Why a stored picture cannot be decoded; empty when it can, or has gone meanwhile."""
         try:
             content, _ = self._api.get(place.layout.picture(remote_id))
-            rgb.looked_at(io.BytesIO(content))
+            color.inspect(io.BytesIO(content))
         except NotFound:
             return ""
         except Refused as error:
             return error.what
         return ""
 
-    # how
+    def at_once(self, work: Callable[[T], R], things: Iterable[T]) -> list[R]:
+        """The results of several calls, made at the same time; the first error is raised when all have ended."""
+        futures: list[Future[R]] = [self._pool.submit(work, thing) for thing in things]
+        errors = []
+        for future in futures:
+            error = future.exception()
+            self._api.alive()  # the calls are made in threads of their own
+            if error is not None:
+                errors.append(error)
+        # A picture that changed comes through as it is; anything else would hide it until the next attempt.
+        for error in sorted(errors, key=lambda error: not isinstance(error, PictureError)):
+            raise error
+        return [future.result() for future in futures]
 
     def _store(self, place: Place, shipment: Shipment, item: Item) -> Outcome:
-        side = self._side_of(place, item)
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as original, tempfile.SpooledTemporaryFile(_IN_MEMORY) as plain:
-            _write(item, original)
+        with SpooledTemporaryFile(_IN_MEMORY) as original, SpooledTemporaryFile(_IN_MEMORY) as plain:
+            pieces = item.read()
+            for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
+                original.write(piece)
+            original.seek(0)
             try:
-                suffix, as_it_is = rgb.looked_at(original)
+                suffix, as_it_is = color.inspect(original)
                 if not as_it_is:
-                    rgb.converted(original, plain)
+                    color.convert(original, plain)
             except Refused as error:
                 return Outcome(item.key, refused=error.what, unfit=True)
             name = stored_name(item.key, suffix, item.sha256, converted=not as_it_is)
-            remote_id = f"{side}/{id_of(shipment.category)}/{name}"
+            remote_id = f"{self._side_of(place, item)}/{id_of(shipment.category)}/{name}"
             try:
                 self._put(place.layout.picture(remote_id), original if as_it_is else plain, shipment, item, suffix)
             except Taken:  # an earlier request stored it: the key holds the content's hash
                 self._api.delete(*self._marks(place, remote_id))
         if item.annotation is not None:
-            self._mark(place, remote_id, item.annotation)
+            self._put_annotation(place, remote_id, item.annotation)
         return Outcome(item.key, remote_id, annotated=item.annotation is not None)
 
     def _put(self, key: str, body: IO[bytes], shipment: Shipment, item: Item, suffix: str) -> None:
@@ -193,15 +218,15 @@ class Pictures:
         else:
             self._api.put(key, body, unless_there=True, **more)
 
-    def _mark(self, place: Place, remote_id: str, annotation: Annotation) -> None:
+    def _put_annotation(self, place: Place, remote_id: str, annotation: Annotation) -> None:
         place.labels.ensure(box.label for box in annotation.boxes)
         content = json.dumps(asdict(annotation), ensure_ascii=False).encode()
         self._api.put(place.layout.annotation(remote_id), content, ContentType="application/json")
 
-    def _of(self, place: Place, item: Item, category: str) -> list[tuple[str, wire.Object]]:
+    def _stored(self, place: Place, item: Item, category: str) -> list[tuple[str, Object]]:
         """What lies there of it under this category; the folder that chose its side may not be known any more."""
         likely = self._side_of(place, item)
-        found: list[tuple[str, wire.Object]] = []
+        found: list[tuple[str, Object]] = []
         for side in sorted(SIDES, key=lambda side: side != likely):
             begins = f"{place.layout.side(side)}{category}/{quote(item.key, safe='')}"
             for stored in self._api.some(begins, _TWINS):
@@ -219,69 +244,42 @@ class Pictures:
                     return folder.lower()
         return side_of(item.sha256, place.split)
 
-    def _everywhere(self, place: Place, items: Sequence[Item]) -> list[tuple[str, wire.Object]]:
+    def _everywhere(self, place: Place, items: Sequence[Item]) -> list[tuple[str, Object]]:
         """What lies there of them in any category."""
         categories = place.classes.all()
         wanted = {item.key: item for item in items}
         pages = self._counts.get(place.ref.id, 0) // _PAGE
         if len(wanted) * len(categories) <= max(_FEW, _THREADS * pages):
             pairs = [(item, category) for item in wanted.values() for category in categories]
-            return [one for few in self._at_once(lambda pair: self._of(place, *pair), pairs) for one in few]
-        everything = [one for side in SIDES for one in self._side(place, side)]
-        keyed = [(key_of(parts_of(remote_id)[2]), remote_id, stored) for remote_id, stored in everything]
+            return [one for few in self.at_once(lambda pair: self._stored(place, *pair), pairs) for one in few]
+        keyed = [(key_of(parts_of(remote_id)[2]), remote_id, stored) for remote_id, stored in self._objects(place)]
         return [
             (remote_id, stored)
             for key, remote_id, stored in keyed
             if key in wanted and is_of(parts_of(remote_id)[2], key, wanted[key].sha256)
         ]
 
-    def _side(self, place: Place, side: str) -> Iterator[tuple[str, wire.Object]]:
-        for stored in self._api.objects(place.layout.side(side)):
-            if remote_id := place.layout.remote_id(stored.key):
-                yield remote_id, stored
+    def _objects(self, place: Place) -> Iterator[tuple[str, Object]]:
+        """Remote id and object of every stored picture."""
+        for side in SIDES:
+            for stored in self._api.objects(place.layout.side(side)):
+                if remote_id := place.layout.remote_id(stored.key):
+                    yield remote_id, stored
 
-    def _told(self, place: Place, remote_id: str, stored: wire.Object) -> RemotePicture | None:
+    def _looked_at(self, place: Place, remote_id: str, stored: Object) -> RemotePicture | None:
         """The same with its batch and its present category; None when it has gone meanwhile."""
         try:
             stored = self._api.head(stored.key)
         except NotFound:
             return None
         marks = sorted(self._api.objects(place.layout.moved(remote_id)), key=lambda mark: mark.modified)
-        return _picture(place, remote_id, stored, marks[-1].key.rpartition("/")[2] if marks else None)
+        return _picture(place, remote_id, stored, marks[-1].key.rpartition("/")[2] if marks else "")
 
     def _marks(self, place: Place, remote_id: str) -> list[str]:
         return [mark.key for mark in self._api.objects(place.layout.moved(remote_id))]
 
-    def _moved(self, place: Place) -> dict[str, str]:
-        """Remote id -> the category that its newest mark names."""
-        newest: dict[str, tuple[float, str]] = {}
-        for mark in self._api.objects(place.layout.moves):
-            remote_id, _, category = mark.key.removeprefix(place.layout.moves).rpartition("/")
-            newest[remote_id] = max(newest.get(remote_id, (0.0, "")), (mark.modified, category))
-        return {remote_id: category for remote_id, (_, category) in newest.items()}
 
-    def _at_once(self, work: Callable[[T], R], things: Sequence[T]) -> list[R]:
-        futures: list[Future[R]] = [self._pool.submit(work, thing) for thing in things]
-        errors = []
-        for future in futures:
-            error = future.exception()
-            self._api.alive()  # the calls are made in threads of their own
-            if error is not None:
-                errors.append(error)
-        # A picture that changed comes through as it is; anything else would hide it until the next attempt.
-        for error in sorted(errors, key=lambda error: not isinstance(error, PictureError)):
-            raise error
-        return [future.result() for future in futures]
-
-
-def _write(item: Item, file: IO[bytes]) -> None:
-    pieces = item.read()
-    for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
-        file.write(piece)
-    file.seek(0)
-
-
-def _picture(place: Place, remote_id: str, stored: wire.Object, moved_to: str | None) -> RemotePicture:
+def _picture(place: Place, remote_id: str, stored: Object, moved_to: str) -> RemotePicture:
     _, category, name = parts_of(remote_id)
     category = moved_to or category
     return RemotePicture(
@@ -292,7 +290,3 @@ def _picture(place: Place, remote_id: str, stored: wire.Object, moved_to: str | 
         batch_id=sanitize(stored.metadata.get("batch", "")),
         uploaded_at=stored.modified,
     )
-
-
-def _age(picture: RemotePicture | None) -> float:
-    return 0.0 if picture is None else picture.uploaded_at or 0.0

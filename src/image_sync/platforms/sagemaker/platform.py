@@ -20,16 +20,12 @@ from image_sync.platforms.base import (
     Traits,
 )
 from image_sync.platforms.sagemaker.api import Api
-from image_sync.platforms.sagemaker.datasets import Datasets
-from image_sync.platforms.sagemaker.documents import Documents
+from image_sync.platforms.sagemaker.datasets import Datasets, Documents
 from image_sync.platforms.sagemaker.endpoints import Endpoints
-from image_sync.platforms.sagemaker.jobs import Jobs
-from image_sync.platforms.sagemaker.keys import id_of
 from image_sync.platforms.sagemaker.lists import MIN_CATEGORIES, Lists
 from image_sync.platforms.sagemaker.models import Models
 from image_sync.platforms.sagemaker.pictures import Pictures
-from image_sync.platforms.sagemaker.spoilers import Spoilers
-from image_sync.platforms.sagemaker.trainings import Trainings
+from image_sync.platforms.sagemaker.trainings import Jobs, Trainings
 
 _EACH = 2
 """One picture to train on and one to validate with, at the least."""
@@ -68,9 +64,8 @@ class SageMakerPlatform:
         jobs = Jobs(self.api, self._datasets, documents)
         self.endpoints = Endpoints(self.api, setup, stop)
         self._models = Models(self.api, self._datasets, jobs, self._pictures, self.endpoints)
-        spoilers = Spoilers(self.api, documents, self._pictures)
-        lists = Lists(self.api, self._pictures, spoilers, pinned=pinned)
-        self._trainings = Trainings(self.api, setup, self._datasets, jobs, lists, spoilers)
+        lists = Lists(self.api, documents, self._pictures, pinned=pinned)
+        self._trainings = Trainings(self.api, setup, self._datasets, jobs, lists)
         self._traits = Traits(
             name="sagemaker",
             batch_files=batch_files,
@@ -110,8 +105,7 @@ class SageMakerPlatform:
 
     def ensure_category(self, dataset: DatasetRef, name: str) -> str:
         """A line in the dataset's list of classes, added if there is none."""
-        self._datasets.place(dataset).classes.ensure([name])
-        return id_of(name)
+        return self._pictures.ensure_category(dataset, name)
 
     def upload(self, shipment: Shipment) -> list[Outcome]:
         """An object for each picture."""

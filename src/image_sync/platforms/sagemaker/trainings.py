@@ -1,33 +1,33 @@
-"""Trainings: started once by name, followed through their attempts, judged by how AWS says that they ended."""
+"""Trainings: started once by name, followed through their attempts, judged by how AWS says that they ended.
+
+A training whose machine AWS did not have goes on as another job of a related name: the next attempt.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
-from image_sync.config import hyperparameters
 from image_sync.config.sagemaker import SageMaker
-from image_sync.config.strategy import is_detection
 from image_sync.domain import DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused
 from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
-from image_sync.platforms.sagemaker.api import Api
-from image_sync.platforms.sagemaker.datasets import Datasets, Place
-from image_sync.platforms.sagemaker.job import request
-from image_sync.platforms.sagemaker.jobs import Attempt, Blame, Jobs, Origin, blame_of, retried
+from image_sync.platforms.sagemaker.api import LOG_GROUP, Api, TrainingJob
+from image_sync.platforms.sagemaker.datasets import Datasets, Documents, Place
+from image_sync.platforms.sagemaker.keys import attempt_of, is_name, job_of, root_of
 from image_sync.platforms.sagemaker.lists import Lists
-from image_sync.platforms.sagemaker.names import attempt_of, job_of, root_of
 from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken, sanitize
-from image_sync.platforms.sagemaker.plan import network_of
-from image_sync.platforms.sagemaker.snapshot import Snapshot
-from image_sync.platforms.sagemaker.spoilers import LOG_GROUP, Spoilers
-from image_sync.platforms.sagemaker.wire import TrainingJob
+from image_sync.platforms.sagemaker.request import FILE, Snapshot, network_of, request
 
 _log = get_logger(__name__)
 
+_LISTS = ("train_lst", "train_annotation")
+_ENDED = {"Completed", "Failed", "Stopped"}
 _WAITING = {
     "Starting",
     "Pending",
@@ -37,22 +37,10 @@ _WAITING = {
     "PreparingTrainingStack",
     "DownloadingTrainingImage",
 }
-_PHASES = {
-    "InProgress": Phase.RUNNING,
-    "Stopping": Phase.RUNNING,
-    "Completed": Phase.TRAINED,
-    "Failed": Phase.FAILED,
-    "Stopped": Phase.FAILED,
-}
+_PHASES = {"Completed": Phase.TRAINED, "Failed": Phase.FAILED, "Stopped": Phase.FAILED}
 _STOPPED = {
     "MaxRuntimeExceeded": "it was stopped after sagemaker.max_runtime; allow more, or use a quicker machine",
     "MaxWaitTimeExceeded": "no spare machine was free within sagemaker.max_wait; allow more, or train without spot",
-}
-_MEANING = {
-    Blame.OURS: "the pictures or the parameters are to blame: a repeat would fail again",
-    Blame.ALGORITHM: "it failed inside the algorithm; the job's log at CloudWatch has more",
-    Blame.CAPACITY: "AWS had no such machine free; name more in sagemaker.instance_types",
-    Blame.AWS: "AWS says that it is to blame",
 }
 _ACCURACY = {False: ("validation:accuracy", "validation:accuracy:epoch"), True: ("validation:mAP",)}
 _PROGRESS = "train:progress"
@@ -61,6 +49,118 @@ _SHOWN = 5
 _ROUNDS = 3
 _PAUSE = 900.0
 """Seconds until a machine that AWS did not have is asked for again, times the round."""
+
+
+class Blame(StrEnum):
+    """Who or what ended a training, and what that means."""
+
+    OURS = "the pictures or the parameters are to blame: a repeat would fail again"
+    ALGORITHM = "it failed inside the algorithm; the job's log at CloudWatch has more"
+    CAPACITY = "AWS had no such machine free; name more in sagemaker.instance_types"
+    AWS = "AWS says that it is to blame"
+
+
+def blame_of(reason: str) -> Blame:
+    """Whose fault it is, by how AWS begins its reasons."""
+    if "CapacityError" in reason:
+        return Blame.CAPACITY
+    if reason.startswith("InternalServerError"):
+        return Blame.AWS
+    return Blame.ALGORITHM if reason.startswith("AlgorithmError") else Blame.OURS
+
+
+class Attempt(NamedTuple):
+    """One job of a training."""
+
+    job: TrainingJob
+    number: int
+    """0 for the first."""
+
+
+class Origin(NamedTuple):
+    """Where what a job was started with lies."""
+
+    place: Place
+    folder: str
+    """Key, ending in a slash."""
+
+
+class Jobs:
+    """Looks up jobs, their attempts and their snapshots."""
+
+    def __init__(self, api: Api, datasets: Datasets, documents: Documents) -> None:
+        self._api = api
+        self._datasets = datasets
+        self._documents = documents
+        self._lock = threading.Lock()
+        self._ended: dict[str, TrainingJob] = {}
+        """What has ended does not change: it is asked for once."""
+
+    def job(self, name: str) -> TrainingJob | None:
+        """The job of this name, or None."""
+        if not is_name(name):
+            return None
+        with self._lock:
+            known = self._ended.get(name)
+        if known is not None:
+            return known
+        try:
+            job = self._api.training_job(name)
+        except NotFound:
+            return None
+        if job.status == "Deleting":
+            return None
+        if job.status in _ENDED:
+            with self._lock:
+                self._ended[name] = job
+        return job
+
+    def attempts(self, root: str) -> list[str]:
+        """The names of all jobs that there were for a training."""
+        found: list[str] = []
+        while self.job(name := attempt_of(root, len(found))) is not None:
+            found.append(name)
+        return found
+
+    def last(self, root: str) -> Attempt:
+        """The newest attempt at a training. Raises NotFound without any, or when the job is none of ours."""
+        job = self.job(root)
+        if job is None or self.origin(job) is None:
+            raise NotFound(f"There is no training job {root!r} of ours")
+        number = 0
+        while _repeated(job) and (following := self.job(attempt_of(root, number + 1))) is not None:
+            job, number = following, number + 1
+        return Attempt(job, number)
+
+    def origin(self, job: TrainingJob) -> Origin | None:
+        """Where its lists lie, if they are ours: by this a job is known to be what its name says."""
+        uri = next((uri for name in _LISTS if (uri := job.channel(name))), "")
+        key = uri.removeprefix(f"s3://{self._api.bucket}/")
+        head, found, tail = key.partition("/jobs/")
+        parts = tail.split("/")
+        if key == uri or not found or len(parts) < 3:  # noqa: PLR2004 - job, fingerprint, list
+            return None
+        try:
+            place = self._datasets.place(head.rpartition("/")[2])
+        except NotFound:
+            return None
+        return Origin(place, f"{place.layout.jobs}{parts[0]}/{parts[1]}/") if place.layout.root == head else None
+
+    def snapshot(self, job: TrainingJob) -> Snapshot | None:
+        """What it was started with; None when its model was deleted since."""
+        origin = self.origin(job)
+        if origin is None:
+            return None
+        try:
+            return Snapshot.of(self._documents.read(f"{origin.folder}{FILE}"))
+        except NotFound:
+            return None
+
+    def forget(self, *names: str) -> None:
+        """They are being deleted."""
+        with self._lock:
+            for name in names:
+                self._ended.pop(name, None)
 
 
 class Trainings:
@@ -77,7 +177,6 @@ class Trainings:
         datasets: Datasets,
         jobs: Jobs,
         lists: Lists,
-        spoilers: Spoilers,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
@@ -85,7 +184,6 @@ class Trainings:
         self._datasets = datasets
         self._jobs = jobs
         self._lists = lists
-        self._spoilers = spoilers
         self._clock = clock
 
     def start(self, plan: TrainingPlan) -> str:
@@ -94,10 +192,21 @@ class Trainings:
         root = job_of(plan.name, place.mark)
         if self._adopted(place, root):
             return root
-        chosen = self._lists.choose(place, plan, self._blank(place, plan))
-        chosen = replace(chosen, snapshot=self._warmed(chosen.snapshot))
+        chosen = self._lists.choose(place, plan)
+        chosen = replace(chosen, snapshot=self._continued(chosen.snapshot))
         body = request(self._setup, place, chosen.snapshot, "", root, self._setup.instance_types[0])
-        self._tell_batch(chosen.snapshot, body["HyperParameters"]["mini_batch_size"])  # refused before: nothing is left
+        # The request was refused by now if it is refused at all: nothing is left behind.
+        asked, used = chosen.snapshot.values.get("mini_batch_size"), body["HyperParameters"]["mini_batch_size"]
+        if asked is not None and used != asked:
+            _log.warning(
+                "training.batch_reduced",
+                model=plan.name,
+                mini_batch_size=int(used),
+                configured=int(asked),
+                trained_on=chosen.snapshot.samples,
+                validating=chosen.snapshot.validating,
+                reason="a batch holds no more pictures than either side has, and as many for each GPU",
+            )
         folder = self._lists.freeze(place, root, chosen)
         self._create(place, chosen.snapshot, folder, root, self._setup.instance_types)
         return root
@@ -112,22 +221,21 @@ class Trainings:
         """How far it is. One that AWS had no machine for is begun again with the next one here."""
         attempt = self._jobs.last(task_id)
         job = attempt.job
-        if retried(job):
+        if _repeated(job):
             return self._again(task_id, attempt)
         origin, snapshot = self._jobs.origin(job), self._jobs.snapshot(job)
-        phase = _PHASES.get(job.TrainingJobStatus, Phase.RUNNING)
-        if phase is Phase.RUNNING and job.SecondaryStatus in _WAITING:
-            phase = Phase.WAITING
-        epochs = _whole(job.HyperParameters.get("epochs", ""))
+        phase = _PHASES.get(job.status, Phase.WAITING if job.secondary in _WAITING else Phase.RUNNING)
+        text = job.hyperparameters.get("epochs", "")
+        epochs = int(text) if text.isascii() and text.isdigit() else None
         return Progress(
             phase,
-            iteration=_iteration(job, phase, epochs),
+            iteration=None if epochs is None else _iteration(job, phase, epochs),
             iterations=epochs,
             loss=job.metric("train:cross_entropy", "train:loss"),
             accuracy=accuracy_of(job),
             anew="" if snapshot is None else snapshot.cold,
-            billed=job.BillableTimeInSeconds,
-            log=log_of(job.TrainingJobName),
+            billed=job.billed,
+            log=f"CloudWatch, {LOG_GROUP}, {job.name}/",
             **(self._why_it_failed(job, origin) if phase is Phase.FAILED else {}),
         )
 
@@ -135,68 +243,33 @@ class Trainings:
         """Stop its newest job; a mark in the bucket keeps every machine from making another attempt."""
         job = self._jobs.last(task_id).job
         origin = self._jobs.origin(job)
-        if job.TrainingJobStatus == "Stopped":
+        if job.status == "Stopped":
             return
-        if origin is None or (job.TrainingJobStatus in {"Completed", "Failed"} and not retried(job)):
-            raise Refused(f"The training job {sanitize(task_id)} has ended already: {job.TrainingJobStatus}")
+        if origin is None or (job.status in {"Completed", "Failed"} and not _repeated(job)):
+            raise Refused(f"The training job {sanitize(task_id)} has ended already: {job.status}")
         self._api.put(origin.place.layout.stopped(task_id), b"")
         job = self._jobs.last(task_id).job  # an attempt that was made before the mark was seen
-        if job.TrainingJobStatus == "InProgress":
-            self._api.stop_training_job(job.TrainingJobName)
+        if job.status == "InProgress":
+            what = f"Stopping the training job {job.name}"
+            self._api.call("sagemaker", "stop_training_job", what, TrainingJobName=job.name)
 
     def log(self, task_id: str) -> Iterator[str]:
-        """What its newest job wrote."""
+        """What CloudWatch has of its newest job."""
         job = self._jobs.last(task_id).job
         try:
-            yield from self._api.log_lines(LOG_GROUP, f"{job.TrainingJobName}/")
+            yield from self._api.log_lines(job.name)
         except NotFound:
             return  # the first training of an account makes the group
 
     def _why_it_failed(self, job: TrainingJob, origin: Origin | None) -> dict[str, Any]:
         """The reason, and whether a repeat can mend it: only when a picture was to blame, which is left out then."""
         reason = _reason(job)
-        found = {} if origin is None or job.TrainingJobStatus != "Failed" else self._spoilers.find(origin.place, job)
+        found = {} if origin is None or job.status != "Failed" else self._lists.leave_out(origin.place, job)
         if found:
             names = ", ".join(sorted(found)[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" * (len(found) > _SHOWN))
             reason = f"{reason}; left out from now on: {names}"
-        billed = "" if job.BillableTimeInSeconds is None else f"; {job.BillableTimeInSeconds:g} s billed"
+        billed = "" if job.billed is None else f"; {job.billed:g} s billed"
         return {"reason": f"{reason}{billed}", "repeat": bool(found)}
-
-    def _blank(self, place: Place, plan: TrainingPlan) -> Snapshot:
-        detection = plan.detection or is_detection(plan.nn_arch)
-        nn_arch = plan.nn_arch or None
-        if hyperparameters.network(nn_arch) is None:
-            known = ", ".join(hyperparameters.networks())
-            raise Refused(f"SageMaker has no network {sanitize(plan.nn_arch)}", hint=f"model.nn_arch is one of {known}")
-        reading = hyperparameters.read(plan.strategy, detection=detection, nn_arch=nn_arch)
-        if reading.mistakes:
-            told = "; ".join(f"{key} {text}" for key, text in reading.mistakes)
-            raise Refused(f"model.strategy cannot be used: {told}")
-        return Snapshot(
-            name=plan.name,
-            dataset=place.ref.id,
-            detection=detection,
-            classes=(),
-            samples=0,
-            validating=0,
-            values=reading.values,
-            max_iter=reading.max_iter,
-            base=plan.base,
-        )
-
-    @staticmethod
-    def _tell_batch(snapshot: Snapshot, used: str) -> None:
-        asked = snapshot.values.get("mini_batch_size")
-        if asked is not None and used != asked:
-            _log.warning(
-                "training.batch_reduced",
-                model=snapshot.name,
-                mini_batch_size=int(used),
-                configured=int(asked),
-                trained_on=snapshot.samples,
-                validating=snapshot.validating,
-                reason="a batch holds no more pictures than either side has, and as many for each GPU",
-            )
 
     def _create(self, place: Place, snapshot: Snapshot, folder: str, job: str, machines: tuple[str, ...]) -> None:
         """Make the job on the first machine that the account may use."""
@@ -238,7 +311,7 @@ class Trainings:
             raise Refused(f"There is a training job {root} that is not of this dataset")
         return True
 
-    def _warmed(self, snapshot: Snapshot) -> Snapshot:
+    def _continued(self, snapshot: Snapshot) -> Snapshot:
         """The same with the model to continue from, or with the reason why it begins with AWS's pretrained network."""
         if not snapshot.base:
             return snapshot
@@ -248,10 +321,10 @@ class Trainings:
             job = None
         before = None if job is None else self._jobs.snapshot(job)
         cold = "it is not there, or has no model"
-        if job is not None and before is not None and job.TrainingJobStatus == "Completed":
+        if job is not None and before is not None and job.status == "Completed":
             cold = _difference(before, snapshot)
             if not cold:
-                return replace(snapshot, base_uri=job.ModelArtifacts.S3ModelArtifacts)
+                return replace(snapshot, base_uri=job.artifact)
         _log.warning("training.not_continued", model=snapshot.name, base=snapshot.base, reason=cold)
         return replace(snapshot, base="", cold=f"{snapshot.base}: {cold}")
 
@@ -264,9 +337,9 @@ class Trainings:
             return Progress(Phase.FAILED, reason="somebody stopped it", repeat=False)
         if number >= _ROUNDS * len(machines):
             return Progress(Phase.FAILED, reason=_reason(job), repeat=False)
-        here = machines.index(job.ResourceConfig.InstanceType) if job.ResourceConfig.InstanceType in machines else -1
-        turn = here + (blame_of(job.FailureReason) is Blame.CAPACITY)
-        ended = job.TrainingEndTime or job.LastModifiedTime or job.CreationTime
+        here = machines.index(job.machine) if job.machine in machines else -1
+        turn = here + (blame_of(job.failure) is Blame.CAPACITY)
+        ended = job.ended_at or job.modified_at or job.created_at
         pause = _PAUSE * (number // len(machines))
         if ended is None or self._clock() - ended.timestamp() >= pause:
             snapshot = self._jobs.snapshot(job)
@@ -277,19 +350,19 @@ class Trainings:
                 self._create(origin.place, snapshot, origin.folder, attempt_of(root, number), order)
             except Ambiguous:
                 return Progress(Phase.WAITING)  # the next look finds it, or makes it: its name is the same
-            _log.warning("training.again", job=attempt_of(root, number), machine=order[0], reason=job.FailureReason)
+            _log.warning("training.again", job=attempt_of(root, number), machine=order[0], reason=job.failure)
         return Progress(Phase.WAITING)
-
-
-def log_of(job: str) -> str:
-    """Where a person finds the log of a job."""
-    return f"CloudWatch, {LOG_GROUP}, {job}/"
 
 
 def accuracy_of(job: TrainingJob) -> float | None:
     """Its held-out accuracy; for a detection its mean average precision."""
-    value = job.metric(*_ACCURACY["base_network" in job.HyperParameters])
+    value = job.metric(*_ACCURACY["base_network" in job.hyperparameters])
     return None if value is None else min(1.0, max(0.0, value))
+
+
+def _repeated(job: TrainingJob) -> bool:
+    """Whether another attempt makes sense: AWS was to blame, not we."""
+    return job.status == "Failed" and blame_of(job.failure) in {Blame.CAPACITY, Blame.AWS}
 
 
 def _difference(before: Snapshot, now: Snapshot) -> str:
@@ -305,21 +378,14 @@ def _difference(before: Snapshot, now: Snapshot) -> str:
     return "; ".join(changed)
 
 
-def _iteration(job: TrainingJob, phase: Phase, epochs: int | None) -> int | None:
-    if epochs is None:
-        return None
-    percent = job.metric(_PROGRESS)
-    if phase is Phase.TRAINED and job.HyperParameters.get("early_stopping") != "True":
+def _iteration(job: TrainingJob, phase: Phase, epochs: int) -> int | None:
+    if phase is Phase.TRAINED and job.hyperparameters.get("early_stopping") != "True":
         return epochs
+    percent = job.metric(_PROGRESS)
     return None if percent is None else int(epochs * min(percent, _PERCENT) / _PERCENT)
 
 
 def _reason(job: TrainingJob) -> str:
-    if job.TrainingJobStatus == "Stopped":
-        return _STOPPED.get(job.SecondaryStatus, "somebody stopped it")
-    reason = sanitize(job.FailureReason) or "AWS gave no reason"
-    return f"{reason} ({_MEANING[blame_of(job.FailureReason)]})"
-
-
-def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+    if job.status == "Stopped":
+        return _STOPPED.get(job.secondary, "somebody stopped it")
+    return f"{sanitize(job.failure) or 'AWS gave no reason'} ({blame_of(job.failure)})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 from PIL import Image
@@ -15,9 +17,10 @@ _JPEG, _PNG = "JPEG", "PNG"
 _SUFFIXES = {_JPEG: "jpg", _PNG: "png"}
 _WHITE = (255, 255, 255)
 _DEEP = {"I;16", "I;16B", "I;16L", "I"}
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def looked_at(file: IO[bytes]) -> tuple[str, bool]:
+def inspect(file: IO[bytes]) -> tuple[str, bool]:
     """The ending that its content calls for, and whether it has three channels already.
 
     The file stands at its beginning afterwards.
@@ -26,17 +29,15 @@ def looked_at(file: IO[bytes]) -> tuple[str, bool]:
         Refused: it is no picture, or cannot be decoded: a single one would end a training that is paid for.
     """
     image = _opened(file)
-    suffix, plain = _SUFFIXES[str(image.format)], image.mode == "RGB" and "transparency" not in image.info
+    plain = image.mode == "RGB" and "transparency" not in image.info
     if plain:
-        try:
+        with _decoding():
             image.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Refused(f"The picture cannot be decoded: {error}", hint="Save it anew as an RGB picture") from error
     file.seek(0)
-    return suffix, plain
+    return _SUFFIXES[str(image.format)], plain
 
 
-def converted(file: IO[bytes], target: IO[bytes]) -> None:
+def convert(file: IO[bytes], target: IO[bytes]) -> None:
     """Write the picture with three channels, in the same format; what shines through becomes white.
 
     Raises:
@@ -44,10 +45,8 @@ def converted(file: IO[bytes], target: IO[bytes]) -> None:
     """
     image = _opened(file)
     kind = str(image.format)
-    try:
+    with _decoding():
         plain = _flat(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(f"The picture cannot be decoded: {error}", hint="Save it anew as an RGB picture") from error
     exif = image.info.get("exif", b"")  # it may say which way is up
     plain.save(target, kind, **({"quality": _QUALITY, "exif": exif} if kind == _JPEG else {}))
     target.seek(0)
@@ -60,10 +59,10 @@ def fitting(picture: bytes, limit: int) -> tuple[bytes, str]:
         Refused: it is no picture, or cannot be decoded.
     """
     file = io.BytesIO(picture)
-    suffix, plain = looked_at(file)
+    suffix, plain = inspect(file)
     if plain and len(picture) <= limit:
         return picture, "image/png" if suffix == "png" else "image/jpeg"
-    try:
+    with _decoding():
         original = _opened(file)
         image, exif = _flat(original), original.info.get("exif", b"")  # it may say which way is up
         for side in _SIDES:  # the endpoint makes it smaller in any case
@@ -72,8 +71,6 @@ def fitting(picture: bytes, limit: int) -> tuple[bytes, str]:
             image.save(target, _JPEG, quality=_QUALITY, exif=exif)
             if target.tell() <= limit:
                 break
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(f"The picture cannot be decoded: {error}") from error
     return target.getvalue(), "image/jpeg"
 
 
@@ -85,8 +82,16 @@ def size_of(picture: bytes) -> tuple[int, int]:
 def _opened(file: IO[bytes]) -> Image.Image:
     try:
         return Image.open(file, formats=(_JPEG, _PNG))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise Refused("The picture is not a JPEG or PNG that can be read") from error
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        raise Refused(f"The picture cannot be decoded: {error}", hint="Save it anew as an RGB picture") from error
 
 
 def _flat(image: Image.Image) -> Image.Image:
