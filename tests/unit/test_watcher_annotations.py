@@ -284,18 +284,18 @@ def test_only_files_of_the_chosen_format_count(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "told"),
-    [("content.Disk._whole", "x.xml cannot be read: Input/output"), ("listing.Listings.of", "cannot be looked into")],
+    [("folders.open", "x.xml cannot be read: Input/output"), ("folders.Folders.opened", "cannot be looked into")],
 )
 def test_what_cannot_be_read_is_reported_for_the_root(
     root: Path, watch: Watching, monkeypatch: pytest.MonkeyPatch, what: str, told: str
 ) -> None:
     """No verdict on the picture, and the reason names what it is; it is tried again."""
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"image_sync.annotations.{what}", broken)
+        patched.setattr(f"image_sync.annotations.{what}", broken, raising=False)
         put(root, {"good/x.jpg": PICTURE, "good/x.xml": voc()})
         watch.until(lambda: told in watch.report(root).reason)
         assert seen(watch, root / "good/x.jpg") is None

@@ -27,7 +27,7 @@ def from_text(text: str) -> Annotation:
     """The annotation that :func:`to_text` wrote, with its order and its rounding.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is something else.
     """
     try:
         document = json.loads(text)

@@ -10,10 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from image_sync.annotations.document import document_of
-from image_sync.annotations.draft import Draft, called
-from image_sync.annotations.fault import AnnotationError, Fault
-from image_sync.annotations.figure import figure, whole
+from image_sync.annotations.checks import AnnotationError, Draft, Fault, JsonFile, called, number_of, whole_of
 from image_sync.domain import Annotation
 
 _KEYS = ("left", "top", "width", "height")
@@ -28,12 +25,12 @@ _OTHERS = {
 
 def read(data: bytes, draft: Draft) -> Annotation:
     """What the file says. Raises :class:`AnnotationError`."""
-    document = document_of(data, draft.path)
+    document = JsonFile(data, draft.path).whole()
     if not isinstance(document, dict) or not isinstance(document.get("annotations"), list) or "images" in document:
-        raise AnnotationError(draft.path, [_foreign(document)])
+        raise AnnotationError(draft.path, _foreign(document))
     size = document.get("image_size")
     first = size[0] if isinstance(size, list) and size and isinstance(size[0], dict) else {}
-    draft.size(figure(first.get("width")), figure(first.get("height")))
+    draft.size(number_of(first.get("width")), number_of(first.get("height")))
     names = _names(document.get("categories"), draft)
     for number, record in enumerate(document["annotations"], 1):
         _object(record, f"object {number}", names, draft)
@@ -79,22 +76,22 @@ def _names(categories: object, draft: Draft) -> dict[int, str]:
     names: dict[int, str] = {}
     for number, record in enumerate(categories if isinstance(categories, list) else [], 1):
         entry: dict[str, Any] = record if isinstance(record, dict) else {}
-        class_id, name = whole(entry.get("class_id")), entry.get("name")
+        class_id, name = whole_of(entry.get("class_id")), entry.get("name")
         if class_id is None or not isinstance(name, str):
-            draft.refuse(f"category {number} has no class_id or no name", "Write both.")
+            draft.refuse(f"category {number} has no class_id or no name", "Write both into the file.")
         elif names.setdefault(class_id, name) != name:
-            draft.refuse(f"class_id {class_id} has two names in 'categories'", "Leave one.")
+            draft.refuse(f"class_id {class_id} has two names in 'categories'", "Delete one of them.")
     return names
 
 
 def _object(record: object, where: str, names: Mapping[int, str], draft: Draft) -> None:
     entry: dict[str, Any] = record if isinstance(record, dict) else {}
-    class_id = whole(entry.get("class_id"))
+    class_id = whole_of(entry.get("class_id"))
     if class_id is None or class_id not in names:
         which = "no class_id" if class_id is None else f"the class_id {class_id}, which 'categories' does not name"
         draft.refuse(f"{where} has {which}", "Add the class to 'categories' in this file.")
         return
-    known = [value for key in _KEYS if (value := figure(entry.get(key))) is not None]
+    known = [value for key in _KEYS if (value := number_of(entry.get(key))) is not None]
     if len(known) < len(_KEYS):
         draft.refuse(
             f"{called(where, names[class_id])}: left, top, width or height is not a number", "Write a number for each."

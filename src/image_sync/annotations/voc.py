@@ -1,7 +1,7 @@
 """Pascal VOC: one XML file for each picture.
 
 Everything is looked up by its tag, never by its place. Outlines are read and written as MVI has them in its exported
-data sets (``segment_polygons``), since Pascal VOC itself has none.
+data sets (``segment_polygons``), since Pascal VOC itself has none. No library knows those.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostr
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from image_sync.annotations.draft import Draft, Metric, around
-from image_sync.annotations.fault import AnnotationError, Fault
-from image_sync.annotations.figure import shown, written_figure
+from image_sync.annotations.checks import AnnotationError, Draft, Fault, Point, around, number_in, shown
 from image_sync.domain import Annotation, Box
 
 _MOST_TAGS = 500_000
@@ -37,10 +35,11 @@ def read(data: bytes, draft: Draft, *, one_based: bool = False) -> Annotation:
     root = _parsed(data, draft.path)
     if root.tag != "annotation":
         hint = "Is it something else that has the picture's name? Then move it away."
-        raise AnnotationError(draft.path, [Fault("its outermost element is not <annotation>: no Pascal VOC", hint)])
+        text = "its outermost element is not <annotation>, so it is not a Pascal VOC file"
+        raise AnnotationError(draft.path, Fault(text, hint))
     size = root.find("size")
     if size is not None:
-        draft.size(written_figure(size.findtext("width")), written_figure(size.findtext("height")))
+        draft.size(number_in(size.findtext("width")), number_in(size.findtext("height")))
     for number, element in enumerate(root.findall("object"), 1):
         _object(element, f"object {number}", draft, one_based=one_based)
     return draft.finish()
@@ -62,18 +61,18 @@ def write(annotation: Annotation, name: str, *, one_based: bool = False) -> byte
 def _parsed(data: bytes, path: bytes) -> Element:
     # "<" is what every tag begins with in every encoding: a bound on the memory that the tree takes.
     if data.count(b"<") > _MOST_TAGS:
-        raise AnnotationError(path, [Fault(f"it has more than {_MOST_TAGS:,} tags", "Is this the right file?")])
+        raise AnnotationError(path, Fault(f"it has more than {_MOST_TAGS:,} tags", "Is this the right file?"))
     try:
         return fromstring(data, forbid_dtd=True)
     except DefusedXmlException:
         hint = "Remove the lines that begin with <!DOCTYPE or <!ENTITY."
-        raise AnnotationError(path, [Fault("it declares a document type, which may be an attack", hint)]) from None
+        raise AnnotationError(path, Fault("it declares a document type, which may be an attack", hint)) from None
     except ParseError as error:
         line = error.position[0]
-        raise AnnotationError(path, [Fault(f"it is not a complete XML document (line {line})", _SAVE_AGAIN)]) from None
+        raise AnnotationError(path, Fault(f"it is not a complete XML document (line {line})", _SAVE_AGAIN)) from None
     except (ValueError, LookupError):  # an encoding that is not known or not supported
         hint = "Save it again as UTF-8."
-        raise AnnotationError(path, [Fault("it is written in an encoding that cannot be read", hint)]) from None
+        raise AnnotationError(path, Fault("it is written in an encoding that cannot be read", hint)) from None
 
 
 def _object(element: Element, where: str, draft: Draft, *, one_based: bool) -> None:
@@ -88,13 +87,12 @@ def _object(element: Element, where: str, draft: Draft, *, one_based: bool) -> N
         draft.refuse(f"{where} {many}", "Draw one box for each object; turned boxes and points cannot be used.")
         return
     if boxes:
-        found = [written_figure(boxes[0].findtext(side)) for side in _SIDES]
-        known = [value for value in found if value is not None]
+        sides = {side: number_in(boxes[0].findtext(side)) for side in _SIDES}
+        known = [value for value in sides.values() if value is not None]
         if len(known) < len(_SIDES):
-            missing = ", ".join(side for side, value in zip(_SIDES, found, strict=True) if value is None)
-            draft.refuse(
-                f"{where}: {missing} of its <bndbox> is not a number", "Write a number, or draw the box again."
-            )
+            missing = ", ".join(side for side, value in sides.items() if value is None)
+            text = f"{where}: {missing} of its <bndbox> is not a number"
+            draft.refuse(text, "Write a number, or draw the box again.")
             return
         xmin, ymin, xmax, ymax = known
         corners = (min(xmin, xmax) - shift, min(ymin, ymax) - shift, max(xmin, xmax), max(ymin, ymax))
@@ -104,14 +102,14 @@ def _object(element: Element, where: str, draft: Draft, *, one_based: bool) -> N
     draft.object(where, label, corners, polygon, difficult=difficult)
 
 
-def _polygon(element: Element, where: str, draft: Draft, shift: float) -> list[Metric] | None:
+def _polygon(element: Element, where: str, draft: Draft, shift: float) -> list[Point] | None:
     """The object's outline; empty when it has none or several (then only the box is certain), None when refused."""
     polygons = element.findall("segment_polygons/polygon")
     if len(polygons) != 1:
         return []
-    points: list[Metric] = []
+    points: list[Point] = []
     for point in polygons[0].findall("point"):
-        values = [written_figure(value.text) for value in point.findall("value")]
+        values = [number_in(value.text) for value in point.findall("value")]
         known = [value - shift for value in values if value is not None]
         if len(values) != 2 or len(known) != 2:  # noqa: PLR2004 - x and y
             draft.refuse(f"{where}: a corner of its outline is not two numbers", "Draw the outline again.")

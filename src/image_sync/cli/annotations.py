@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from image_sync.annotations import Finder, Format, chosen
-from image_sync.annotations.label import label_of
-from image_sync.annotations.output import Style, losses, outputs, writable, write
-from image_sync.annotations.survey import Folder, Survey, Wishes, survey
+from image_sync.annotations.checks import label_of
+from image_sync.annotations.convert import Folder, LabelRules, Report, Style, losses, outputs, read_all, writable, write
 from image_sync.cli import options
 from image_sync.cli.annotations_report import Written, report
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
@@ -68,7 +67,7 @@ def check(
 ) -> None:
     """Read all annotations of a folder and tell what is in them and what is wrong. Changes nothing."""
     root = _folder(folder)
-    found = _survey(root, read, _wishes(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
+    found = _read(root, read, _rules(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
     report(found, as_json=as_json)
     raise typer.Exit(EXIT_SOME_FAILED if found.faults else EXIT_DONE)
 
@@ -102,7 +101,7 @@ def convert(
             f"{show_path(target)} lies in {show_path(root)}",
             hint="Choose a folder outside it: otherwise every picture's annotation would be found twice.",
         )
-    found = _survey(root, read, _wishes(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
+    found = _read(root, read, _rules(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
     form = Format(to)
     pictures = writable(found, form)
     style = Style(form, voc_one_based, validation, root if copy else b"")
@@ -122,7 +121,7 @@ def _inside(path: bytes, folder: bytes) -> bool:
     return (path + b"/").startswith(folder.rstrip(b"/") + b"/")
 
 
-def _wishes(label_map: list[str] | None, *, skip_difficult: bool) -> Wishes:
+def _rules(label_map: list[str] | None, *, skip_difficult: bool) -> LabelRules:
     labels: dict[str, str] = {}
     for text in label_map or ():
         old, equals, new = text.partition("=")
@@ -138,10 +137,10 @@ def _wishes(label_map: list[str] | None, *, skip_difficult: bool) -> Wishes:
                 f"--label-map {show_text(text)} is not understood: it {fault}",
                 hint="Write for example: --label-map scrach=scratch --label-map unsure=",
             )
-    return Wishes(labels, skip_difficult)
+    return LabelRules(labels, skip_difficult)
 
 
-def _survey(root: bytes, read: str, wishes: Wishes, *, voc_one_based: bool) -> Survey:
+def _read(root: bytes, read: str, rules: LabelRules, *, voc_one_based: bool) -> Report:
     filters = Filter(Rules())
     finder = Finder(
         root,
@@ -150,11 +149,11 @@ def _survey(root: bytes, read: str, wishes: Wishes, *, voc_one_based: bool) -> S
         formats=chosen(read),
         voc_one_based=voc_one_based,
     )
-    found = survey(root, _walk(root, filters), finder, _measure, wishes)
+    found = read_all(root, _walk(root, filters), finder, _measure, rules)
     shown = show_path(root)
     if not found.pictures and not found.faults:
         raise UsageError(f"there is no picture in {shown}", hint="JPEG and PNG files count; is the path right?")
-    if not found.marked and not found.faults:
+    if not found.annotated and not found.faults:
         raise UsageError(
             f"none of the {found.pictures} pictures in {shown} has an annotation",
             hint="They lie beside the pictures or in folders 'annotations' or 'labels'; if such a folder is beside "

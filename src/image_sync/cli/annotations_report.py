@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.annotations import Fault, Format
-from image_sync.annotations.survey import Survey
+from image_sync.annotations.convert import Report
 from image_sync.cli.present import wide_console
 from image_sync.log import show_path, show_text
 
@@ -36,7 +36,7 @@ class Written:
     lost: tuple[str, ...]
 
 
-def report(found: Survey, written: Written | None = None, *, as_json: bool) -> None:
+def report(found: Report, written: Written | None = None, *, as_json: bool) -> None:
     """Print labels, counts and faults."""
     if as_json:
         more = {} if written is None else {"written": written.files, "lost": written.lost}
@@ -50,7 +50,7 @@ def report(found: Survey, written: Written | None = None, *, as_json: bool) -> N
     boxes, labelled = found.boxes, found.labelled
     for label, number in boxes.items():
         table.add_row(Text(show_text(label)), str(number), str(labelled[label]))
-    table.add_row("all", str(boxes.total()), str(len(found.marked)), style="bold")
+    table.add_row("all", str(boxes.total()), str(len(found.annotated)), style="bold")
     console.print(table)
     for line in _lines(found):
         console.print(Text(line), soft_wrap=True)
@@ -62,12 +62,12 @@ def report(found: Survey, written: Written | None = None, *, as_json: bool) -> N
         console.print(Text(f"{text} in {written.form.words}"), soft_wrap=True)
 
 
-def _lines(found: Survey) -> Iterator[str]:
+def _lines(found: Report) -> Iterator[str]:
     formats = ", ".join(f"{number} in {form.words}" for form, number in found.formats.items())
-    negative = sum(not marked.annotation.boxes for marked in found.marked)
+    negative = sum(not one.annotation.boxes for one in found.annotated)
     without = f" ({_some(found.without)})" if found.without else ""
     yield (
-        f"pictures: {found.pictures}, of which annotated {len(found.marked)} ({formats or 'none'}), "
+        f"pictures: {found.pictures}, of which annotated {len(found.annotated)} ({formats or 'none'}), "
         f"faulty {found.faulty}, without annotation {len(found.without)}{without}"
     )
     if negative:
@@ -86,7 +86,7 @@ def _some(paths: list[bytes]) -> str:
     return shown + (", ..." if len(paths) > 3 else "")  # noqa: PLR2004 - as above
 
 
-def _tell_faults(console: Console, found: Survey) -> None:
+def _tell_faults(console: Console, found: Report) -> None:
     """Each file, and below it what is wrong and what to do: sentences are too long for a table."""
     shown = 0
     for path, faults in found.faults.items():
@@ -101,11 +101,11 @@ def _tell_faults(console: Console, found: Survey) -> None:
         console.print(f"... and {left} more; --json lists them all", soft_wrap=True)
 
 
-def _data(found: Survey) -> dict[str, Any]:
+def _data(found: Report) -> dict[str, Any]:
     labelled = found.labelled
     return {
         "pictures": found.pictures,
-        "annotated": len(found.marked),
+        "annotated": len(found.annotated),
         "faulty": found.faulty,
         "without": [show_path(path) for path in found.without],
         "labels": {label: {"boxes": number, "pictures": labelled[label]} for label, number in found.boxes.items()},

@@ -48,7 +48,7 @@ class Companions:
 
     def name_classes(self, name: bytes) -> bool:
         """Whether a file of this name may hold the names of classes, for its folder and all in it."""
-        from image_sync.annotations.classes import is_class_file
+        from image_sync.annotations.folders import is_class_file
 
         return is_class_file(name)
 
@@ -106,7 +106,7 @@ class Companions:
         return found
 
     def _remember(self, root: bytes, folder: bytes) -> None:
-        from image_sync.annotations.places import places
+        from image_sync.annotations.folders import places
 
         known = self._concerned.setdefault(root, {})
         if folder in known.get(folder, ()):

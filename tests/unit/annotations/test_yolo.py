@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.annotations import AnnotationError
-from image_sync.annotations.classes import names_in
+from image_sync.annotations.yolo import names_in
 from support.annotations import PICTURE, put, read
 
 YOLO = "1 .5 .5 .2 .2\n"
