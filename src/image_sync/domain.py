@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _NOISE = 0.01
 """Pixels: the decimals of relative coordinates leave so much behind, and no pixel is added for it."""
+_ANNOTATION_VERSION = 1
+_DECIMALS = 3
+"""A thousandth of a pixel: finer than anybody draws, coarser than what rounding in a format moves."""
 
 
 class Stamp(NamedTuple):
@@ -127,6 +131,55 @@ class Annotation:
     height: int
     boxes: tuple[Box, ...] = ()
 
+    def to_text(self) -> str:
+        """One line of ASCII JSON, to be kept and compared.
+
+        Boxes are sorted and coordinates rounded, so that what differs only in the order of its objects, or by the
+        rounding of a file format, has the same text.
+        """
+        boxes = sorted(map(_box_data, self.boxes), key=_box_order)
+        document = {"v": _ANNOTATION_VERSION, "width": self.width, "height": self.height, "boxes": boxes}
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Annotation:
+        """The annotation that :meth:`to_text` wrote, with its order and its rounding.
+
+        Raises:
+            ValueError: it is no such text.
+        """
+        try:
+            document = json.loads(text)
+            if document["v"] != _ANNOTATION_VERSION:
+                raise ValueError(f"annotations of version {document['v']!r} are not known")
+            return cls(document["width"], document["height"], tuple(map(_box_of, document["boxes"])))
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError("this is not an annotation as it is kept") from error
+
+
+def _box_data(box: Box) -> dict[str, Any]:
+    edges = (box.left, box.top, box.right, box.bottom)
+    data: dict[str, Any] = {"label": box.label, "box": [_rounded(edge) for edge in edges]}
+    if box.polygon:
+        data["polygon"] = [[_rounded(x), _rounded(y)] for x, y in box.polygon]
+    if box.difficult:
+        data["difficult"] = True
+    return data
+
+
+def _box_order(data: dict[str, Any]) -> tuple[object, ...]:
+    return data["label"], data["box"], data.get("polygon", []), data.get("difficult", False)
+
+
+def _box_of(data: dict[str, Any]) -> Box:
+    left, top, right, bottom = map(float, data["box"])
+    polygon = tuple((float(x), float(y)) for x, y in data.get("polygon", ()))
+    return Box(data["label"], left, top, right, bottom, polygon, data.get("difficult", False))
+
+
+def _rounded(value: float) -> float:
+    return round(value, _DECIMALS) + 0.0  # minus zero becomes zero
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -180,15 +233,14 @@ class DatasetRef:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """One picture of a batch, as the ledger hands it out.
 
     Attributes:
         key: its name at the platform, unique in the dataset.
-        path: absolute path of the file to send, bytes.
+        path: absolute path of the file to send, bytes; empty when its file is gone.
         size: bytes; sha256: 64 hex digits of what must be sent.
-        annotation: what is marked in it, as its sighting said; empty when nothing is known of that.
+        annotation: what is marked in it (:meth:`Annotation.from_text`); empty when nothing is known of that.
         stamp: of the file when it was hashed; None when its file is gone.
     """
 
@@ -201,17 +253,17 @@ class Picture:
     stamp: Stamp | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Pictures of one dataset and one category that are sent in one request."""
+class Batch(NamedTuple):
+    """Pictures of one dataset and one category that are sent in one request; their keys differ."""
 
     id: str
-    """32 hex digits, stored at the platform as file metadata where it can."""
+    """32 hex digits, stored at the platform as file metadata where it can; empty for a question about several."""
     dataset: DatasetRef
     category: str
+    """Empty for pictures that have none, and for a question about several categories."""
     pictures: tuple[Picture, ...]
     claimed_at: float = 0.0
-    """Unix time, seconds."""
+    """Unix time, seconds: nothing of it can have arrived at the platform earlier."""
 
 
 class TrainingState(StrEnum):

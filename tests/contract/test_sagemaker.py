@@ -20,9 +20,9 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from image_sync.config.sagemaker import SageMaker
-from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Transient, Unauthorised, Unsupported
-from image_sync.platforms.base import Item, Model, Phase, Progress, RemotePicture, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, Phase, Progress, RemotePicture, TrainingPlan
 from image_sync.platforms.sagemaker import models as models_module
 from image_sync.platforms.sagemaker import pictures as pictures_module
 from image_sync.platforms.sagemaker.access import steps
@@ -31,6 +31,7 @@ from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
 from support.pictures import encoded
 from support.sagemaker import BUCKET, Aws, somebody
+from support.sending import held, read_held
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 180, 30)}
 
@@ -64,7 +65,7 @@ def platform(aws: Aws) -> Iterator[SageMakerPlatform]:
 @pytest.fixture
 def dataset(platform: SageMakerPlatform, request: pytest.FixtureRequest) -> DatasetRef:
     """A dataset of this test's own."""
-    return platform.ensure_dataset(f"{request.node.name} {time.time_ns()}")
+    return platform.pictures.ensure_dataset(f"{request.node.name} {time.time_ns()}")
 
 
 def drawn(colour: tuple[int, int, int], seed: int, mode: str = "RGB", kind: str = "JPEG", size: int = 24) -> bytes:
@@ -76,15 +77,17 @@ def drawn(colour: tuple[int, int, int], seed: int, mode: str = "RGB", kind: str 
     return encoded(image.convert(mode), kind)
 
 
-def item(content: bytes, suffix: str = "jpg", annotation: Annotation | None = None, key: str = "") -> Item:
+def item(
+    content: bytes, suffix: str = "jpg", annotation: Annotation | None = None, key: str = "", path: bytes = b""
+) -> Picture:
     sha256 = hashlib.sha256(content).hexdigest()
-    return Item(key or f"p.{sha256[:16]}.{suffix}", len(content), sha256, lambda: content, annotation)
+    return held(key or f"p.{sha256[:16]}.{suffix}", len(content), sha256, lambda: content, annotation, path)
 
 
-def ship(platform: SageMakerPlatform, dataset: DatasetRef, category: str, items: list[Item]) -> list[str]:
+def ship(platform: SageMakerPlatform, dataset: DatasetRef, category: str, items: list[Picture]) -> list[str]:
     """Upload them; their remote ids."""
-    shipment = Shipment(f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
-    return [outcome.remote_id for outcome in platform.upload(shipment)]
+    shipment = Batch(f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
+    return [outcome.remote_id for outcome in platform.pictures.upload(shipment, read_held)]
 
 
 def filled(platform: SageMakerPlatform, dataset: DatasetRef, *categories: str, count: int = 12) -> None:
@@ -99,16 +102,16 @@ def plan(dataset: DatasetRef, name: str = "m-1", **changes: Any) -> TrainingPlan
 def ended(platform: SageMakerPlatform, task: str) -> Progress:
     """Its progress once it has ended."""
     for _ in range(50):
-        progress = platform.progress(task)
+        progress = platform.trainings.progress(task)
         if progress.phase in {Phase.TRAINED, Phase.FAILED}:
             return progress
     raise AssertionError(progress)
 
 
 def trained(platform: SageMakerPlatform, dataset: DatasetRef, name: str = "m-1", **changes: Any) -> Model:
-    task = platform.start_training(plan(dataset, name, **changes))
-    assert ended(platform, task).phase is Phase.TRAINED, platform.progress(task)
-    model = platform.model_of(task)
+    task = platform.trainings.start(plan(dataset, name, **changes))
+    assert ended(platform, task).phase is Phase.TRAINED, platform.trainings.progress(task)
+    model = platform.models.of_task(task)
     assert model is not None
     return model
 
@@ -147,7 +150,7 @@ def test_pictures_get_three_channels(
     (remote_id,) = ship(platform, dataset, "green", [one])
 
     stored = Image.open(io.BytesIO(aws.content(f"image-sync/{dataset.id}/{remote_id}")))
-    (row,) = platform.listing(dataset)
+    (row,) = platform.pictures.listing(dataset)
     assert (stored.mode, stored.format) == ("RGB", kind)
     assert remote_id.endswith(f"%rgb.{suffix}")
     assert (row.key, row.size, row.category) == (one.key, None, "green")
@@ -168,11 +171,11 @@ def test_a_deep_grey_picture_keeps_its_light(aws: Aws, platform: SageMakerPlatfo
 def test_what_is_no_picture_is_refused_alone(platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """The others of its batch are stored."""
     items = (item(b"\xff\xd8 no picture"), item(drawn(COLOURS["red"], 2)))
-    bad, good = platform.upload(Shipment("ab" * 16, dataset, "red", items, time.time()))
+    bad, good = platform.pictures.upload(Batch("ab" * 16, dataset, "red", items, time.time()), read_held)
 
     assert "is not a JPEG or PNG" in bad.refused
     assert good.remote_id
-    assert platform.count(dataset) == 1
+    assert platform.pictures.count(dataset) == 1
 
 
 def test_plain_names_of_different_pictures_do_not_hide_each_other(
@@ -183,8 +186,8 @@ def test_plain_names_of_different_pictures_do_not_hide_each_other(
     first, second = ship(platform, dataset, "red", [a]) + ship(platform, dataset, "red", [b])
 
     assert first != second
-    assert [row.key for row in platform.listing(dataset)] == ["1.jpeg", "1.jpeg"]
-    assert platform.find(Shipment("b", dataset, "red", (b,), 0.0)) == {"1.jpeg": second}
+    assert [row.key for row in platform.pictures.listing(dataset)] == ["1.jpeg", "1.jpeg"]
+    assert platform.pictures.find(Batch("b", dataset, "red", (b,), 0.0)) == {"1.jpeg": second}
 
 
 def test_a_large_picture_goes_in_parts(
@@ -206,7 +209,7 @@ def test_a_large_picture_goes_in_parts(
 
     assert again == [remote_id]
     assert aws.backend.get_object(BUCKET, f"image-sync/{dataset.id}/{remote_id}").checksum_algorithm == "CRC32"
-    assert aws.content(f"image-sync/{dataset.id}/{remote_id}") == large.read()
+    assert aws.content(f"image-sync/{dataset.id}/{remote_id}") == read_held(large)
     assert aws.backend.list_multipart_uploads(BUCKET) == {}
 
 
@@ -217,14 +220,14 @@ def test_a_moved_picture_stays_where_a_job_may_be_reading_it(
     one = item(drawn(COLOURS["red"], 1))
     (remote_id,) = ship(platform, dataset, "red", [one])
     for category in ("blue", "green"):
-        platform.relabel(dataset, remote_id, category)
-    assert [(row.remote_id, row.category) for row in platform.listing(dataset)] == [(remote_id, "green")]
+        platform.pictures.relabel(dataset, remote_id, category)
+    assert [(row.remote_id, row.category) for row in platform.pictures.listing(dataset)] == [(remote_id, "green")]
     assert len(aws.listed(f"image-sync/{dataset.id}/moved/")) == 1
 
     assert ship(platform, dataset, "red", [one]) == [remote_id]  # a ledger that was lost sends it anew
-    assert [row.category for row in platform.listing(dataset)] == ["red"]
-    platform.relabel(dataset, remote_id, "blue")
-    platform.remove(dataset, remote_id)
+    assert [row.category for row in platform.pictures.listing(dataset)] == ["red"]
+    platform.pictures.relabel(dataset, remote_id, "blue")
+    platform.pictures.remove(dataset, remote_id)
     assert [key for key in aws.listed(f"image-sync/{dataset.id}/") if remote_id in key] == []
 
 
@@ -248,7 +251,7 @@ def test_two_machines_add_categories_at_once(aws: Aws, dataset: DatasetRef) -> N
 
     def work(mine: SageMakerPlatform, some: list[str]) -> None:
         for name in some:
-            mine.ensure_category(dataset, name)
+            mine.pictures._datasets.place(dataset).classes.ensure([name])
 
     threads = [threading.Thread(target=work, args=(one, names[at::4])) for at, one in enumerate(platforms)]
     for thread in threads:
@@ -272,12 +275,12 @@ def test_lists_are_frozen_and_know_only_what_the_ledger_knows(
     filled(platform, dataset)
     known = [
         RemotePicture(row.remote_id, row.key, "blue" if row.category == "red" else "red")
-        for row in platform.listing(dataset)
+        for row in platform.pictures.listing(dataset)
     ]
     ship(platform, dataset, "red", [item(drawn(COLOURS["red"], 99))])
     gone = RemotePicture("train/red-00000000/gone.jpg", "gone.jpg", "red")
 
-    task = platform.start_training(plan(dataset, contents=lambda: [*known, gone]))
+    task = platform.trainings.start(plan(dataset, contents=lambda: [*known, gone]))
 
     (body,) = aws.control.made()
     lists = {key.rpartition("/")[2]: aws.content(key) for key in aws.listed(f"image-sync/{dataset.id}/jobs/{task}/")}
@@ -297,11 +300,11 @@ def test_lists_are_frozen_and_know_only_what_the_ledger_knows(
 def test_a_start_that_is_repeated_starts_nothing(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """The name decides: asked again by another process, the same job is the answer, and one job was made."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     other = aws.platform()
     ship(other, dataset, "red", [item(drawn(COLOURS["red"], 77))])
 
-    assert other.start_training(plan(dataset)) == task
+    assert other.trainings.start(plan(dataset)) == task
     assert len(aws.control.made()) == 1
     other.close()
 
@@ -311,15 +314,15 @@ def test_a_job_that_came_after_the_question_is_adopted(
 ) -> None:
     """Not there when asked, there when made: ResourceInUse leads to the job, not to a second one."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     other = aws.platform()
-    ask = other._trainings._jobs.job
+    ask = other.trainings._jobs.job
     answers = [None]
     monkeypatch.setattr(
-        other._trainings._jobs, "job", lambda name: answers.pop() if answers and name == task else ask(name)
+        other.trainings._jobs, "job", lambda name: answers.pop() if answers and name == task else ask(name)
     )
 
-    assert other.start_training(plan(dataset)) == task
+    assert other.trainings.start(plan(dataset)) == task
     assert list(aws.control.jobs).count(task) == 1
     other.close()
 
@@ -332,15 +335,15 @@ def test_a_lost_answer_is_doubted_only_when_nothing_can_be_found_out(
     filled(platform, dataset)
     aws.happen(kind, "CreateTrainingJob")
     if kind == "lose":
-        task = platform.start_training(plan(dataset))
-        assert platform.find_trainings(dataset, "m-1") == [task]
+        task = platform.trainings.start(plan(dataset))
+        assert platform.trainings.find(dataset, "m-1") == [task]
     else:
         with pytest.raises(Ambiguous):
-            platform.start_training(plan(dataset))
-        assert platform.find_trainings(dataset, "m-1") == []
+            platform.trainings.start(plan(dataset))
+        assert platform.trainings.find(dataset, "m-1") == []
         aws.happen("lose", "CreateTrainingJob")
         aws.happen("drop", "DescribeTrainingJob", times=0)
-        platform.start_training(plan(dataset))
+        platform.trainings.start(plan(dataset))
     assert len(aws.control.jobs) >= 1
 
 
@@ -360,11 +363,11 @@ def test_a_lost_answer_and_nobody_to_ask_is_in_doubt(
     aws.happen("lose", "CreateTrainingJob")
     try:
         with pytest.raises(Ambiguous):
-            platform.start_training(plan(dataset))
+            platform.trainings.start(plan(dataset))
     finally:
         control._create_training_job = create  # type: ignore[method-assign]
-    (task,) = platform.find_trainings(dataset, "m-1")
-    assert platform.start_training(plan(dataset)) == task
+    (task,) = platform.trainings.find(dataset, "m-1")
+    assert platform.trainings.start(plan(dataset)) == task
 
 
 def test_boto3_repeats_nothing(aws: Aws, platform: SageMakerPlatform) -> None:
@@ -380,46 +383,46 @@ def test_boto3_repeats_nothing(aws: Aws, platform: SageMakerPlatform) -> None:
 def test_a_foreign_job_of_our_name_is_not_touched(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """A job that reads other data is refused as ours, and unknown to progress."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     aws.control.held.add(task)
     for channel in aws.control.jobs[task].body["InputDataConfig"]:
         channel["DataSource"]["S3DataSource"]["S3Uri"] = "s3://another/place/"
 
     with pytest.raises(Refused, match="not of this dataset"):
-        platform.start_training(plan(dataset))
+        platform.trainings.start(plan(dataset))
     with pytest.raises(NotFound):
-        platform.progress(task)
-    assert platform.model_of(task) is None
+        platform.trainings.progress(task)
+    assert platform.models.of_task(task) is None
 
 
 def test_states_of_a_job(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """It waits for its machine, trains, and tells epochs and accuracy when it is done."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
 
-    phases = [platform.progress(task).phase for _ in range(4)]
-    last = platform.progress(task)
+    phases = [platform.trainings.progress(task).phase for _ in range(4)]
+    last = platform.trainings.progress(task)
 
     assert phases == [Phase.RUNNING, Phase.RUNNING, Phase.RUNNING, Phase.TRAINED]
     assert (last.iteration, last.iterations, last.accuracy) == (4, 4, 1.0)
     aws.control.jobs[task].status, aws.control.jobs[task].secondary = "InProgress", "Pending"
     aws.control.held.add(task)
     fresh = aws.platform()
-    assert fresh.progress(task).phase is Phase.WAITING
+    assert fresh.trainings.progress(task).phase is Phase.WAITING
     aws.control.jobs[task].status = aws.control.jobs[task].secondary = "SomethingNew"
-    assert fresh.progress(task).phase is Phase.RUNNING
+    assert fresh.trainings.progress(task).phase is Phase.RUNNING
     fresh.close()
 
 
 def test_a_stopped_job_is_not_trained(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """Stopped by hand or by the limit: failed, with the reason and the remedy; there is no model."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     aws.control.call("StopTrainingJob", {"TrainingJobName": task})
 
     assert ended(platform, task).reason == "somebody stopped it; 556 s billed"
-    assert platform.model_of(task) is None
-    late = platform.start_training(plan(dataset, "m-2"))
+    assert platform.models.of_task(task) is None
+    late = platform.trainings.start(plan(dataset, "m-2"))
     aws.control.jobs[late].status, aws.control.jobs[late].secondary = "Stopped", "MaxRuntimeExceeded"
     assert "sagemaker.max_runtime" in ended(platform, late).reason
 
@@ -437,14 +440,14 @@ def test_failures_say_whose_they_are(
     """AWS's reason comes with what it means."""
     filled(platform, dataset)
     aws.control.failing = [reason]
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
 
     progress = ended(platform, task)
 
     assert progress.phase is Phase.FAILED
     assert reason in progress.reason
     assert told in progress.reason
-    assert platform.models(dataset) == []
+    assert platform.models.of_dataset(dataset) == []
 
 
 def test_a_machine_that_aws_has_not_is_followed_by_the_next(aws: Aws, dataset: DatasetRef) -> None:
@@ -453,20 +456,20 @@ def test_a_machine_that_aws_has_not_is_followed_by_the_next(aws: Aws, dataset: D
     filled(platform, dataset)
     aws.control.failing = ["CapacityError: Unable to provision requested ML compute capacity"]
 
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     progress = ended(platform, task)
 
     machines = [body["ResourceConfig"]["InstanceType"] for body in aws.control.made()]
     assert progress.phase is Phase.TRAINED
     assert machines == ["ml.g4dn.xlarge", "ml.g5.xlarge"]
     assert [body["TrainingJobName"] for body in aws.control.made()] == [task, f"{task}-r2"]
-    assert platform.find_trainings(dataset, "m-1") == [task]
-    (model,) = platform.models(dataset)
+    assert platform.trainings.find(dataset, "m-1") == [task]
+    (model,) = platform.models.of_dataset(dataset)
     assert (model.id, model.name) == (task, "m-1")
-    platform.deploy(model)
-    assert platform.predict(model, drawn(COLOURS["red"], 5))[0].category == "red"
-    platform.undeploy(model)
-    platform.delete_model(model)
+    platform.models.deploy(model)
+    assert platform.models.predict(model, drawn(COLOURS["red"], 5))[0].category == "red"
+    platform.models.undeploy(model)
+    platform.models.delete(model)
     assert task not in "".join(aws.control.jobs)
     platform.close()
 
@@ -478,14 +481,14 @@ def test_a_machine_is_asked_for_again_only_after_a_pause(
     filled(platform, dataset)
     aws.control.failing = ["CapacityError: no capacity"] * 3
     ahead = 0.0
-    platform._trainings._clock = lambda: time.time() + ahead
-    task = platform.start_training(plan(dataset))
+    platform.trainings._clock = lambda: time.time() + ahead
+    task = platform.trainings.start(plan(dataset))
     for _ in range(12):
-        assert platform.progress(task).phase in {Phase.WAITING, Phase.RUNNING}
+        assert platform.trainings.progress(task).phase in {Phase.WAITING, Phase.RUNNING}
     assert len(aws.control.made()) == 1
     ahead = 901.0
     for _ in range(12):
-        platform.progress(task)
+        platform.trainings.progress(task)
     assert len(aws.control.made()) == 2
     ahead = 1802.0
 
@@ -500,15 +503,15 @@ def test_a_quota_sends_the_start_to_the_next_machine(aws: Aws, dataset: DatasetR
     platform = aws.platform(instance_types=["ml.p3.2xlarge", "ml.g5.xlarge"])
     filled(platform, dataset)
     aws.control.quotas = {"ml.p3.2xlarge": 0}
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     assert aws.control.jobs[task].body["ResourceConfig"]["InstanceType"] == "ml.g5.xlarge"
     aws.control.quotas["ml.g5.xlarge"] = 0
 
     with pytest.raises(NoRoom) as caught:
-        platform.start_training(plan(dataset, "m-2"))
+        platform.trainings.start(plan(dataset, "m-2"))
 
     assert caught.value.retry_after == 900
-    assert platform.find_trainings(dataset, "m-2") == []
+    assert platform.trainings.find(dataset, "m-2") == []
     platform.close()
 
 
@@ -537,12 +540,12 @@ def test_a_model_is_continued_from_where_that_is_possible(
     for cold in (other_network, new_class, no_base):
         assert cold["HyperParameters"]["use_pretrained_model"] == "1"
         assert len(cold["InputDataConfig"]) == 4
-    assert "new green" in platform.progress(platform.find_trainings(dataset, "m-4")[0]).anew
-    assert platform.progress(platform.find_trainings(dataset, "m-2")[0]).anew == ""
+    assert "new green" in platform.trainings.progress(platform.trainings.find(dataset, "m-4")[0]).anew
+    assert platform.trainings.progress(platform.trainings.find(dataset, "m-2")[0]).anew == ""
     assert [(one["base"], one["reason"]) for one in logs if one["event"] == "training.not_continued"] == [
         (first.id, "its classes are others (new green)")
     ]
-    task = platform.find_trainings(dataset, "m-4")[0]
+    task = platform.trainings.find(dataset, "m-4")[0]
     (snapshot,) = [key for key in aws.listed(f"image-sync/{dataset.id}/jobs/{task}/") if key.endswith("snapshot.json")]
     assert "new green" in json.loads(aws.content(snapshot))["cold"]
 
@@ -551,27 +554,27 @@ def test_too_little_to_train_says_what_is_missing(aws: Aws, platform: SageMakerP
     """One category, a side that is empty where the folders choose it, a class of which nothing is trained on, a
     figure that cannot be."""
     with pytest.raises(Refused, match="0 categories"):
-        platform.start_training(plan(dataset))
+        platform.trainings.start(plan(dataset))
     filled(platform, dataset, "red")
     with pytest.raises(Refused, match="1 categories"):
-        platform.start_training(plan(dataset))
+        platform.trainings.start(plan(dataset))
     filled(platform, dataset, "blue")
-    rows = list(platform.listing(dataset))
+    rows = list(platform.pictures.listing(dataset))
     training = [row for row in rows if row.remote_id.startswith("train/")]
     pinned = aws.platform(sides="folders")
     with pytest.raises(Refused, match="validation side"):
-        pinned.start_training(plan(dataset, contents=lambda: training))
+        pinned.trainings.start(plan(dataset, contents=lambda: training))
     held = [row for row in rows if row.category == "red" or row not in training]
     with pytest.raises(Refused, match="of blue falls to the training side"):
-        pinned.start_training(plan(dataset, contents=lambda: held))
+        pinned.trainings.start(plan(dataset, contents=lambda: held))
     pinned.close()
     with pytest.raises(Refused, match="top_k is 5"):
-        platform.start_training(plan(dataset, strategy={"top_k": 5}))
+        platform.trainings.start(plan(dataset, strategy={"top_k": 5}))
     with pytest.raises(Refused, match="learning_rate"):
-        platform.start_training(plan(dataset, strategy={"learning_rate": 7}))
+        platform.trainings.start(plan(dataset, strategy={"learning_rate": 7}))
     with pytest.raises(Refused, match="no network"):
-        platform.start_training(plan(dataset, nn_arch="googlenet"))
-    assert platform.find_trainings(dataset, "m-1") == []
+        platform.trainings.start(plan(dataset, nn_arch="googlenet"))
+    assert platform.trainings.find(dataset, "m-1") == []
 
 
 def lists_of(aws: Aws, dataset: DatasetRef, task: str) -> dict[str, list[tuple[str, str]]]:
@@ -591,8 +594,8 @@ def test_small_categories_are_on_both_sides(aws: Aws, platform: SageMakerPlatfor
     for category, colour in colours.items():
         ship(platform, dataset, category, [item(drawn(colour, seed)) for seed in range(10)])
 
-    task = platform.start_training(plan(dataset))
-    again = platform.start_training(plan(dataset, "m-2"))
+    task = platform.trainings.start(plan(dataset))
+    again = platform.trainings.start(plan(dataset, "m-2"))
 
     lists = lists_of(aws, dataset, task)
     for side, each in (("train", 8), ("validation", 2)):
@@ -606,9 +609,9 @@ def test_small_categories_are_on_both_sides(aws: Aws, platform: SageMakerPlatfor
 def test_pictures_keep_their_side_when_others_come(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """Of large categories nobody changes over: they are split by their hashes alone."""
     filled(platform, dataset, count=60)
-    before = lists_of(aws, dataset, platform.start_training(plan(dataset)))
+    before = lists_of(aws, dataset, platform.trainings.start(plan(dataset)))
     filled(platform, dataset, count=80)
-    after = lists_of(aws, dataset, platform.start_training(plan(dataset, "m-2")))
+    after = lists_of(aws, dataset, platform.trainings.start(plan(dataset, "m-2")))
 
     held = {name for _, name in before["validation"]}
     assert len(held & {name for _, name in after["train"]}) <= 2
@@ -622,12 +625,12 @@ def test_folders_may_choose_the_side(aws: Aws, dataset: DatasetRef) -> None:
     for category in ("red", "blue"):
         for side, seeds in (("train", range(6)), ("Validation", range(6, 12))):
             path = f"/data/train/{side}/{category}/one.jpg".encode()
-            pictures = [replace(item(drawn(COLOURS[category], seed)), path=path) for seed in seeds]
+            pictures = [item(drawn(COLOURS[category], seed), path=path) for seed in seeds]
             ship(platform, dataset, category, pictures)
-            shipment = Shipment("", dataset, category, tuple(replace(one, path=b"") for one in pictures))
-            assert len(platform.find(shipment)) == 6
+            shipment = Batch("", dataset, category, tuple(one._replace(path=b"") for one in pictures))
+            assert len(platform.pictures.find(shipment)) == 6
 
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
 
     lists = lists_of(aws, dataset, task)
     assert {side: len(rows) for side, rows in lists.items()} == {"train": 12, "validation": 12}
@@ -639,8 +642,8 @@ def test_a_batch_that_is_cut_is_told(platform: SageMakerPlatform, dataset: Datas
     """What is configured and cannot be used is said with the reason; what was left out is not."""
     filled(platform, dataset)
     with capture_logs() as logs:
-        platform.start_training(plan(dataset, strategy={"epochs": 1, "mini_batch_size": 16}))
-        platform.start_training(plan(dataset, "m-2"))
+        platform.trainings.start(plan(dataset, strategy={"epochs": 1, "mini_batch_size": 16}))
+        platform.trainings.start(plan(dataset, "m-2"))
 
     (told,) = [one for one in logs if one["event"] == "training.batch_reduced"]
     assert (told["configured"], told["mini_batch_size"]) == (16, told["validating"])
@@ -650,23 +653,23 @@ def test_a_training_is_stopped_for_good(aws: Aws, dataset: DatasetRef) -> None:
     """The job is stopped, and no machine makes another attempt, also when AWS had none for it yet."""
     platform = aws.platform(instance_types=["ml.g4dn.xlarge", "ml.g5.xlarge"])
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
 
-    platform.stop_training(task)
-    platform.stop_training(task)
+    platform.trainings.stop(task)
+    platform.trainings.stop(task)
     progress = ended(platform, task)
     assert (progress.phase, progress.repeat, progress.billed) == (Phase.FAILED, False, 556)
-    platform.stop_training(task)
+    platform.trainings.stop(task)
     done = trained(platform, dataset, "m-0")
     with pytest.raises(Refused, match="has ended"):
-        platform.stop_training(done.id)
+        platform.trainings.stop(done.id)
     with pytest.raises(NotFound):
-        platform.stop_training("nobodys-job")
+        platform.trainings.stop("nobodys-job")
     aws.control.failing = ["CapacityError: no capacity"]
-    waiting = platform.start_training(plan(dataset, "m-2"))
+    waiting = platform.trainings.start(plan(dataset, "m-2"))
     while aws.control.jobs[waiting].status != "Failed":
         aws.control.call("DescribeTrainingJob", {"TrainingJobName": waiting})
-    platform.stop_training(waiting)
+    platform.trainings.stop(waiting)
     assert "stopped" in ended(platform, waiting).reason
     assert f"{waiting}-r2" not in aws.control.jobs
     platform.close()
@@ -675,12 +678,12 @@ def test_a_training_is_stopped_for_good(aws: Aws, dataset: DatasetRef) -> None:
 def test_a_log_is_read_page_by_page(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """All lines of the newest job, in order; before anything is logged there are none."""
     filled(platform, dataset)
-    task = platform.start_training(plan(dataset))
-    assert list(platform.training_log(task)) == []
+    task = platform.trainings.start(plan(dataset))
+    assert list(platform.trainings.log(task)) == []
     aws.control.logs[task] = [f"Epoch[{number}]" for number in range(5)]
 
-    assert list(platform.training_log(task)) == aws.control.logs[task]
-    assert task in platform.progress(task).log
+    assert list(platform.trainings.log(task)) == aws.control.logs[task]
+    assert task in platform.trainings.progress(task).log
 
 
 @pytest.mark.parametrize("told", ["reason", "log", "nowhere"])
@@ -689,13 +692,13 @@ def test_a_picture_that_breaks_a_job_is_left_out(
 ) -> None:
     """By its name in the reason or the log, else because it cannot be decoded; the repeat does without it."""
     filled(platform, dataset)
-    rows = list(platform.listing(dataset))
+    rows = list(platform.pictures.listing(dataset))
     bad = next(row for row in rows if row.remote_id.startswith("train/"))
     name = bad.remote_id.rpartition("/")[2]
     aws.control.failing = [
         f"ClientError: cannot decode /x/{name}" if told == "reason" else "ClientError: OpenCV failed"
     ]
-    task = platform.start_training(plan(dataset))
+    task = platform.trainings.start(plan(dataset))
     aws.control.logs[task] = [
         f"packing {rows[-1].remote_id}",
         f"imread failed for '{name}', aborting" if told == "log" else "Traceback",
@@ -711,7 +714,7 @@ def test_a_picture_that_breaks_a_job_is_left_out(
     assert progress.repeat is True
     assert bad.key in progress.reason
     assert [one["pictures"] for one in logs if one["event"] == "training.left_out"] == [[bad.key]]
-    second = platform.start_training(plan(dataset, "m-2"))
+    second = platform.trainings.start(plan(dataset, "m-2"))
     assert ended(platform, second).phase is Phase.TRAINED
     lists = lists_of(aws, dataset, second)
     assert name not in {path for rows_ in lists.values() for _, path in rows_}
@@ -724,9 +727,9 @@ def test_a_picture_that_cannot_be_decoded_is_refused_before_it_costs_anything(
     """Its header is sound, and its channels are three."""
     whole = drawn(COLOURS["red"], 1, size=200)
     cut = whole[: len(whole) // 2]
-    shipment = Shipment("b", dataset, "red", (item(whole), item(cut)), time.time())
+    shipment = Batch("b", dataset, "red", (item(whole), item(cut)), time.time())
 
-    one, other = platform.upload(shipment)
+    one, other = platform.pictures.upload(shipment, read_held)
 
     assert (one.refused, bool(one.remote_id)) == ("", True)
     assert "cannot be decoded" in other.refused
@@ -757,29 +760,29 @@ def test_a_new_model_replaces_the_old_one_in_place(aws: Aws, platform: SageMaker
     """One endpoint for the dataset: the old model answers until the new one does, then its entries are gone."""
     filled(platform, dataset)
     first, second = trained(platform, dataset), trained(platform, dataset, "m-2")
-    platform.deploy(first)
+    platform.models.deploy(first)
     served: list[str] = []
 
     class Looking(threading.Event):
         """Between two looks at the endpoint that is being changed, the old model is asked."""
 
         def wait(self, timeout: float | None = None) -> bool:
-            served.append(platform.predict(first, drawn(COLOURS["red"], 3))[0].category)
+            served.append(platform.models.predict(first, drawn(COLOURS["red"], 3))[0].category)
             return super().wait(timeout)
 
     platform.endpoints._stop = Looking()
     control = aws.control
-    platform.deploy(second)
+    platform.models.deploy(second)
     platform.endpoints._stop = threading.Event()
 
     assert set(served) == {"red"}
-    assert [(one.name, one.deployed) for one in platform.models(dataset)] == [("m-2", True), ("m-1", False)]
+    assert [(one.name, one.deployed) for one in platform.models.of_dataset(dataset)] == [("m-2", True), ("m-1", False)]
     with pytest.raises(NotFound):
-        platform.predict(first, drawn(COLOURS["red"], 3))
+        platform.models.predict(first, drawn(COLOURS["red"], 3))
     mine = [name for name in (*control.models, *control.configs) if name.startswith((first.id, second.id))]
     assert len(mine) == 2
     assert all(name.startswith(second.id) for name in mine)
-    platform.undeploy(second)
+    platform.models.undeploy(second)
     assert control.endpoints == {}
 
 
@@ -791,21 +794,21 @@ def test_a_deployment_that_fails_leaves_the_old_model_in_service(
     first, second = trained(platform, dataset), trained(platform, dataset, "m-2")
     aws.control.failing_endpoints = ["The primary container did not pass the ping health check"]
     with pytest.raises(Refused, match="ping health check"):
-        platform.deploy(first)
-    platform.deploy(first)
+        platform.models.deploy(first)
+    platform.models.deploy(first)
     aws.control.failing_endpoints = ["no capacity"]
 
     with pytest.raises(Refused, match="no capacity"):
-        platform.deploy(second)
+        platform.models.deploy(second)
 
-    assert platform.predict(first, drawn(COLOURS["blue"], 3))[0].category == "blue"
+    assert platform.models.predict(first, drawn(COLOURS["blue"], 3))[0].category == "blue"
     with pytest.raises(Refused, match="Undeploy it first"):
-        platform.delete_model(first)
-    platform.delete_model(second)
-    platform.undeploy(first)
-    platform.undeploy(first)
-    platform.delete_model(first)
-    assert platform.models(dataset) == []
+        platform.models.delete(first)
+    platform.models.delete(second)
+    platform.models.undeploy(first)
+    platform.models.undeploy(first)
+    platform.models.delete(first)
+    assert platform.models.of_dataset(dataset) == []
 
 
 @pytest.mark.parametrize("operation", ["CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint"])
@@ -816,16 +819,16 @@ def test_a_deployment_whose_answers_get_lost_is_simply_repeated(
     filled(platform, dataset)
     model = trained(platform, dataset)
     if operation == "UpdateEndpoint":
-        platform.deploy(model)
+        platform.models.deploy(model)
         model = trained(platform, dataset, "m-2")
     aws.happen("lose", f"^{operation}$")
 
     with pytest.raises(Transient):
-        platform.deploy(model)
-    platform.deploy(model)
+        platform.models.deploy(model)
+    platform.models.deploy(model)
 
-    assert platform.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"
-    platform.undeploy(model)
+    assert platform.models.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"
+    platform.models.undeploy(model)
 
 
 def test_a_configuration_that_is_not_seen_yet_is_waited_for(
@@ -836,13 +839,13 @@ def test_a_configuration_that_is_not_seen_yet_is_waited_for(
     model = trained(platform, dataset)
     aws.control.unseen = 99
     with pytest.raises(NotFound):
-        platform.deploy(model)
+        platform.models.deploy(model)
     aws.control.unseen = 2
 
-    platform.deploy(model)
+    platform.models.deploy(model)
 
-    assert platform.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"
-    platform.undeploy(model)
+    assert platform.models.predict(model, drawn(COLOURS["red"], 3))[0].category == "red"
+    platform.models.undeploy(model)
 
 
 def test_waiting_for_an_endpoint_ends_when_the_program_does(aws: Aws, dataset: DatasetRef) -> None:
@@ -854,11 +857,11 @@ def test_waiting_for_an_endpoint_ends_when_the_program_does(aws: Aws, dataset: D
     stop.set()
 
     with pytest.raises(Transient, match="goes on at AWS"):
-        platform.deploy(model)
+        platform.models.deploy(model)
 
     stop.clear()
-    platform.deploy(model)
-    platform.undeploy(model)
+    platform.models.deploy(model)
+    platform.models.undeploy(model)
     platform.close()
 
 
@@ -869,9 +872,9 @@ def test_an_export_says_what_the_archive_does_not(
     filled(platform, dataset)
     model = trained(platform, dataset)
 
-    written = platform.export(model, tmp_path)
-    platform.export(model, Path(f"s3://{BUCKET}/elsewhere/plates.tar.gz"))
-    platform.export(model, Path(f"s3://{BUCKET}/folder"))
+    written = platform.models.export(model, tmp_path)
+    platform.models.export(model, Path(f"s3://{BUCKET}/elsewhere/plates.tar.gz"))
+    platform.models.export(model, Path(f"s3://{BUCKET}/folder"))
 
     with tarfile.open(written) as archive:
         assert archive.getnames() == ["model_algo_1-symbol.json"]
@@ -882,7 +885,7 @@ def test_an_export_says_what_the_archive_does_not(
         assert aws.content(target) == written.read_bytes()
         assert json.loads(aws.content(f"{target}.json")) == sidecar
     with pytest.raises(Unsupported):
-        platform.import_model(written)
+        platform.models.import_model(written)
 
 
 def test_predictions_of_odd_pictures(
@@ -891,7 +894,7 @@ def test_predictions_of_odd_pictures(
     """Grey and huge ones are made fit for the endpoint; what is no picture is refused before it is sent."""
     filled(platform, dataset)
     model = trained(platform, dataset)
-    platform.deploy(model)
+    platform.models.deploy(model)
     noise = encoded(Image.effect_noise((400, 400), 90).convert("RGB"), "PNG")
     sent: list[bytes] = []
     ask = platform.api.invoke
@@ -904,13 +907,13 @@ def test_predictions_of_odd_pictures(
     monkeypatch.setattr(models_module, "_LARGEST_PICTURE", 100_000)
     assert len(noise) > 100_000
 
-    assert platform.predict(model, drawn(COLOURS["red"], 1, "L", "PNG"))
-    assert platform.predict(model, drawn(COLOURS["blue"], 1, "RGBA", "PNG"))[0].category == "blue"
-    assert platform.predict(model, noise)
+    assert platform.models.predict(model, drawn(COLOURS["red"], 1, "L", "PNG"))
+    assert platform.models.predict(model, drawn(COLOURS["blue"], 1, "RGBA", "PNG"))[0].category == "blue"
+    assert platform.models.predict(model, noise)
     assert len(sent[-1]) < 100_000
     with pytest.raises(Refused):
-        platform.predict(model, b"no picture")
-    platform.undeploy(model)
+        platform.models.predict(model, b"no picture")
+    platform.models.undeploy(model)
 
 
 def test_who_may_not_is_told_which_rights_are_missing(
@@ -969,18 +972,18 @@ def test_objects_are_detected(aws: Aws, platform: SageMakerPlatform, dataset: Da
     ]
     assert len(files) == int(values["num_training_samples"])
     assert (model.categories, model.accuracy) == (("hole", "screw"), 0.75)
-    platform.deploy(model)
-    found = platform.predict(model, drawn(COLOURS["red"], 5, size=48))
+    platform.models.deploy(model)
+    found = platform.models.predict(model, drawn(COLOURS["red"], 5, size=48))
     assert [(one.category, round(one.confidence, 2)) for one in found] == [("hole", 0.9), ("screw", 0.8)]
     assert found[0].box is not None
     assert (found[0].box.left, found[0].box.bottom) == pytest.approx((4, 26))
-    platform.undeploy(model)
+    platform.models.undeploy(model)
 
 
 def test_pictures_without_marks_are_left_out(aws: Aws, platform: SageMakerPlatform, dataset: DatasetRef) -> None:
     """They lie beside the others, so a manifest names those that are meant; the plan's marks go before stored ones."""
     ids = marked(platform, dataset, plain=6)
-    platform.annotate(dataset, ids[0], Annotation(24, 24))
+    platform.pictures.annotate(dataset, ids[0], Annotation(24, 24))
 
     trained(platform, dataset, nn_arch="ssd")
 
@@ -1033,9 +1036,9 @@ def test_nothing_marked_is_told(platform: SageMakerPlatform, dataset: DatasetRef
     """A detection without annotations is refused with what to do; marks beside the picture are found by listing."""
     (remote_id,) = ship(platform, dataset, "plates", [item(drawn(COLOURS["red"], 1))])
     with pytest.raises(Refused, match="has anything marked"):
-        platform.start_training(plan(dataset, nn_arch="ssd"))
-    platform.annotate(dataset, remote_id, Annotation(24, 24, (Box("out", 30.0, 30.0, 40.0, 40.0),)))
+        platform.trainings.start(plan(dataset, nn_arch="ssd"))
+    platform.pictures.annotate(dataset, remote_id, Annotation(24, 24, (Box("out", 30.0, 30.0, 40.0, 40.0),)))
     with pytest.raises(Refused, match="has anything marked"):
-        platform.start_training(plan(dataset, nn_arch="ssd"))
+        platform.trainings.start(plan(dataset, nn_arch="ssd"))
     with pytest.raises(NotFound):
-        platform.annotate(dataset, "train/x-00000000/none.jpg", Annotation(1, 1))
+        platform.pictures.annotate(dataset, "train/x-00000000/none.jpg", Annotation(1, 1))

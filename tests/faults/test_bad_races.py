@@ -249,10 +249,10 @@ def test_a_newer_version_that_was_found_meanwhile_is_not_forgotten(tmp_path, mon
     world.put("good/1.jpg", "good/2.jpg")
     upload = world.platform.upload
 
-    def late(shipment):
+    def late(batch, read):
         monkeypatch.setattr(world.platform, "upload", upload)
         world.put("good/1.jpg", content="another version")
-        return upload(shipment)
+        return upload(batch, read)
 
     monkeypatch.setattr(world.platform, "upload", late)
     world.work()

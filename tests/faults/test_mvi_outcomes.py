@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import (
     Ambiguous,
     ImageSyncError,
@@ -30,13 +30,14 @@ from image_sync.errors import (
     Unauthorised,
     Unfit,
 )
-from image_sync.platforms.base import Item, Model, Outcome, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, Outcome, TrainingPlan
 from image_sync.platforms.circuit import Circuit, Unanswered
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi import api
 from image_sync.platforms.mvi.platform import MviPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
+from support.sending import held, read_held
 
 ATTEMPTS = 3
 KEY = "AbC1-d2E3-fG4h-5IjK"
@@ -107,11 +108,11 @@ class World:
                 return answer(404, {"result": "fail", "fault": "there is no such thing"})
 
 
-def shipment(count: int = 2) -> Shipment:
+def shipment(count: int = 2) -> Batch:
     """A shipment of so many large pictures."""
     content = b"x" * BIG
-    items = tuple(Item(f"p{n}.{'0' * 16}.jpg", BIG, "0" * 64, lambda: content) for n in range(count))
-    return Shipment("b" * 32, DATASET, "good", items, claimed_at=time.time())
+    items = tuple(held(f"p{n}.{'0' * 16}.jpg", BIG, "0" * 64, lambda: content) for n in range(count))
+    return Batch("b" * 32, DATASET, "good", items, claimed_at=time.time())
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,25 @@ class Call:
     make: Callable[[Retrying], object]
 
 
-UPLOAD = Call("POST", "/api/datasets/ds-1/files", lambda platform: platform.upload(shipment()))
-START = Call("POST", "/api/dltasks", lambda platform: platform.start_training(TrainingPlan("m", DATASET)))
-MAKE_DATASET = Call("POST", "/api/datasets", lambda platform: platform.ensure_dataset("parts"))
-MAKE_CATEGORY = Call("POST", "/api/datasets/ds-1/categories", lambda platform: platform.ensure_category(DATASET, "new"))
-DEPLOY = Call("POST", "/api/webapis", lambda platform: platform.deploy(Model("m-1", "model", "ds-1")))
+def ensure_category(platform: Retrying, dataset: DatasetRef, name: str) -> object:
+    """What an upload does first, with the patience that it has there."""
+    pictures: Any = platform._platform.pictures
+    return platform._call("category", lambda: pictures.ensure_category(dataset, name))
+
+
+UPLOAD = Call("POST", "/api/datasets/ds-1/files", lambda platform: platform.pictures.upload(shipment(), read_held))
+START = Call("POST", "/api/dltasks", lambda platform: platform.trainings.start(TrainingPlan("m", DATASET)))
+MAKE_DATASET = Call("POST", "/api/datasets", lambda platform: platform.pictures.ensure_dataset("parts"))
+MAKE_CATEGORY = Call(
+    "POST", "/api/datasets/ds-1/categories", lambda platform: ensure_category(platform, DATASET, "new")
+)
+DEPLOY = Call("POST", "/api/webapis", lambda platform: platform.models.deploy(Model("m-1", "model", "ds-1")))
 READS = {
-    "datasets": Call("GET", "/api/datasets", lambda platform: platform.find_dataset("parts")),
-    "files": Call("GET", "/api/datasets/ds-1/files", lambda platform: list(platform.listing(DATASET))),
-    "status": Call("GET", "/api/dltasks/t-1/status", lambda platform: platform.progress("t-1")),
-    "models": Call("GET", "/api/trained-models/", lambda platform: platform.models(DATASET)),
-    "dataset": Call("GET", "/api/datasets/ds-1", lambda platform: platform.count(DATASET)),
+    "datasets": Call("GET", "/api/datasets", lambda platform: platform.pictures.find_dataset("parts")),
+    "files": Call("GET", "/api/datasets/ds-1/files", lambda platform: list(platform.pictures.listing(DATASET))),
+    "status": Call("GET", "/api/dltasks/t-1/status", lambda platform: platform.trainings.progress("t-1")),
+    "models": Call("GET", "/api/trained-models/", lambda platform: platform.models.of_dataset(DATASET)),
+    "dataset": Call("GET", "/api/datasets/ds-1", lambda platform: platform.pictures.count(DATASET)),
 }
 MAKERS = {"dataset": MAKE_DATASET, "category": MAKE_CATEGORY, "deploy": DEPLOY}
 
@@ -177,8 +186,8 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     world = World(categories=["good"])
     with FakeHttp(script=world, early=world.strikes) as server:
         mvi = MviPlatform(server.url, stop=threading.Event(), api_key=KEY, timeouts=Timeouts(1, 0.25, 0.4))
-        mvi._making.patience, mvi._making.poll, mvi._models._poll = 0.05, 0.01, 0.01
-        mvi.ensure_category(DATASET, "good")
+        mvi._making.patience, mvi._making.poll, mvi.models._poll = 0.05, 0.01, 0.01
+        mvi.pictures.ensure_category(DATASET, "good")
         server.requests.clear()
         circuit = Circuit("it", limit=99)
         yield Rig(world, server, mvi, Retrying(mvi, threading.Event(), circuit=circuit, first=0.001, attempts=ATTEMPTS))
@@ -454,11 +463,11 @@ def test_huge_answers_are_not_swallowed(rig: Rig, call: Call, reply: Reply) -> N
 @pytest.mark.parametrize("status", [200, 201, 400, 422])
 def test_mixed_results_are_told_apart(rig: Rig, status: int) -> None:
     """A list of results says of each picture what became of it, under any of the statuses that it comes with."""
-    a, b = (item.key for item in shipment().items)
+    a, b = (item.key for item in shipment().pictures)
     entries = [{"result": "success", "id": "f-1", "name": a}, {"result": "fail", "name": b, "fault": "broken"}]
     rig.breaks(UPLOAD, said(status, {"result": "fail", "resultList": entries}))
 
-    assert rig.platform.upload(shipment()) == [Outcome(a, "f-1"), Outcome(b, refused="broken")]
+    assert rig.platform.pictures.upload(shipment(), read_held) == [Outcome(a, "f-1"), Outcome(b, refused="broken")]
     assert rig.sent(UPLOAD) == 1
 
 
@@ -500,7 +509,7 @@ def test_revoked_token_costs_one_login(rig: Rig) -> None:
     platform = Retrying(mvi, threading.Event(), first=0.001, attempts=ATTEMPTS)
 
     with pytest.raises(Ambiguous):
-        platform.upload(shipment())
+        platform.pictures.upload(shipment(), read_held)
     mvi.close()
 
     assert len(logins) == 2
@@ -515,7 +524,7 @@ def test_stages_many_times(rig: Rig) -> None:
     def work() -> None:
         for _ in range(5):
             try:
-                rig.platform.upload(shipment(1))
+                rig.platform.pictures.upload(shipment(1), read_held)
             except Exception as error:  # noqa: BLE001 - looked at below
                 errors.append(error)
 

@@ -122,10 +122,10 @@ def in_bucket(aws: Aws) -> list[tuple[str, str]]:
     """(SHA-256 of the file that was sent, category) of every stored picture, sorted."""
     platform = aws.platform()
     try:
-        dataset = platform.find_dataset("plates")
+        dataset = platform.pictures.find_dataset("plates")
         assert dataset is not None
         root = f"image-sync/{dataset.id}"
-        rows = list(platform.listing(dataset))
+        rows = list(platform.pictures.listing(dataset))
         return sorted((platform.api.head(f"{root}/{one.remote_id}").metadata["sha256"], one.category) for one in rows)
     finally:
         platform.close()

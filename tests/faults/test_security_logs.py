@@ -181,7 +181,7 @@ def test_nothing_prints_settings_or_what_is_made_of_them(tmp_path: Path):
         assert len(secrets(settings)) == 2
         platform = registry.make(settings, threading.Event(), attempts=1)
         crew = assemble(settings, failed=lambda _error: None)
-        shown = [settings, settings.credentials, platform, crew, platform.describe()]
+        shown = [settings, settings.credentials, platform, crew, platform.traits]
         for thing in (platform, crew.uploader, crew.trainer, crew.watcher):
             shown += [inner for inner in vars(thing).values() if not isinstance(inner, dict)]
         try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_sync.annotations import AnnotationError, Format, coco, from_text, sagemaker, to_text, voc, yolo
+from image_sync.annotations import AnnotationError, Format, coco, sagemaker, voc, yolo
 from image_sync.annotations.checks import Draft, label_of
 from image_sync.annotations.yolo import names_in
 from image_sync.domain import Annotation, Box
@@ -145,19 +145,19 @@ def test_whole_pixels_stay(annotation: Annotation) -> None:
     whole = through_sagemaker(annotation)
 
     for way in WAYS.values():
-        assert to_text(way(whole)) == to_text(whole)
+        assert way(whole).to_text() == whole.to_text()
 
 
 @given(marked_pictures())
 def test_the_canonical_text_comes_back(annotation: Annotation) -> None:
     """Text to annotation to text changes nothing, whatever the order of the objects."""
-    text = to_text(annotation)
+    text = annotation.to_text()
     turned = Annotation(annotation.width, annotation.height, annotation.boxes[::-1])
 
     assert text.isascii()
     assert "\n" not in text
-    assert to_text(from_text(text)) == text == to_text(turned)
-    assert len(from_text(text).boxes) == len(annotation.boxes)
+    assert Annotation.from_text(text).to_text() == text == turned.to_text()
+    assert len(Annotation.from_text(text).boxes) == len(annotation.boxes)
 
 
 def read_voc(data: bytes) -> Annotation:

@@ -19,7 +19,7 @@ from image_sync.errors import Refused
 from property.test_whole_system import DEEP, OFFLINE, SEARCH, WholeSystem, afterwards
 from support.model import World
 
-CALLS = ("deploy", "undeploy", "delete_model", "models", "model_of")
+CALLS = ("deploy", "undeploy", "delete_model", "models_of", "model_of")
 SHALLOW = settings(SEARCH, max_examples=2000 if DEEP else 25)
 
 
@@ -37,7 +37,7 @@ class LivingWorld(World):
         assert len(served) <= 1, "two models are deployed"
         refused = {row["task_id"] for row in rows if row["fate"] == ModelOutcome.REFUSED}
         assert not rows or rows[-1]["task_id"] in {*served, *refused}, "the newest model is not deployed"
-        there = {model.id for model in self.remote.models(self.remote.ensure_dataset("parts"))}
+        there = {model.id for model in self.remote.models.of_dataset(self.remote.ensure_dataset("parts"))}
         kept = {rows[-1]["task_id"], *served} if rows else set()
         assert kept <= there, "a model that is to be kept is gone"
         gone = {row["task_id"] for row in rows if row["fate"] == ModelOutcome.DELETED}

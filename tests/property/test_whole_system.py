@@ -41,7 +41,7 @@ LOST = Ambiguous("the answer got lost")
 OFFLINE = Transient("no connection")
 CALLS = (
     *("sign_in", "find_dataset", "ensure_dataset", "count", "listing", "find", "copies", "upload", "relabel", "remove"),
-    *("start_training", "find_trainings", "progress", "models", "model_of"),
+    *("start_training", "find_trainings", "progress", "models_of", "model_of"),
 )
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from image_sync.annotations import from_text, to_text
 from image_sync.domain import Annotation, Box
 from support.annotations import voc, voc_object
 from support.model import World
@@ -60,7 +59,7 @@ class MarkedWorld(World):
         ):
             there = self.remote.annotation(row["remote_id"])
             if row["text"] is not None:
-                assert there == from_text(row["text"]), "the ledger believes in other boxes than there are"
+                assert there == Annotation.from_text(row["text"]), "the ledger believes in other boxes than there are"
                 labels.update({box.label for box in there.boxes})
             if row["name"] is None or (row["refused"] and not complete):
                 continue
@@ -68,5 +67,5 @@ class MarkedWorld(World):
             if file.exists():
                 assert there is not None, f"{file} was never sent"
                 number = int(file.read_text().rpartition("<!--")[2][:-3])
-                assert to_text(there) == to_text(drawing(number)), f"{file} says something else"
+                assert there.to_text() == drawing(number).to_text(), f"{file} says something else"
         assert self.tally.labelled == dict(labels)

@@ -19,11 +19,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
-from image_sync.domain import DatasetRef, PictureState, Tally, TrainingState
+from image_sync.domain import Batch, DatasetRef, Picture, PictureState, Tally, TrainingState
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.base import Item, Outcome, Platform, RemotePicture, Shipment, TrainingPlan
+from image_sync.platforms.base import Outcome, Platform, Reader, RemotePicture, TrainingPlan
 from image_sync.platforms.memory import MemoryPlatform
+from image_sync.platforms.memory.platform import parts
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Recipe, Trainer
@@ -98,7 +99,7 @@ class Remote(MemoryPlatform):
 
     def __init__(self, clock: Callable[[], float], on_disk: Callable[[], set[str]]) -> None:
         super().__init__(clock=clock, steps=2)
-        self._traits = replace(self._traits, min_categories=1, min_pictures=1)
+        self.traits = replace(self.traits, min_categories=1, min_pictures=1)
         self._on_disk = on_disk
         self._tricks: list[tuple[str, float]] = []
         self._late: list[_Late] = []
@@ -145,33 +146,35 @@ class Remote(MemoryPlatform):
                 late.carry_out()
             self._faults = faults
 
-    def upload(self, shipment: Shipment) -> list[Outcome]:
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
         """Every picture must be what lies on the disk at this moment."""
-        shipment = replace(shipment, items=tuple(map(self._buffered, shipment.items)))
-        self.asked |= {item.sha256 for item in shipment.items}
-        if self.cursed & {item.sha256 for item in shipment.items}:
+        contents = {picture.sha256: self._content(picture, read) for picture in batch.pictures}
+        self.asked |= contents.keys()
+        if self.cursed & contents.keys():
             raise Refused("one of these is no picture")
         kind, seconds = self._tricks.pop(0) if self._tricks else ("", 0.0)
         if kind == "late":
             arrive = super().upload
-            self._late.append(_Late(self._clock() + seconds, lambda: arrive(shipment)))
+            self._late.append(
+                _Late(self._clock() + seconds, lambda: arrive(batch, lambda picture: contents[picture.sha256]))
+            )
             if seconds > UPLOAD_GRACE:
-                self.strays |= {item.sha256 for item in shipment.items}
+                self.strays |= contents.keys()
             raise Ambiguous("the request timed out")
         if kind == "twice":
-            super().upload(shipment)
-        return super().upload(shipment)
+            super().upload(batch, lambda picture: contents[picture.sha256])
+        return super().upload(batch, lambda picture: contents[picture.sha256])
 
-    def find(self, shipment: Shipment) -> dict[str, str]:
+    def find(self, batch: Batch) -> dict[str, str]:
         """By key; of several copies the oldest; nothing that is too new to be listed."""
-        found = super().find(shipment)
-        hidden = self._hidden(shipment.dataset)
+        found = super().find(batch)
+        hidden = self._hidden(batch.dataset)
         return {key: remote_id for key, remote_id in found.items() if remote_id not in hidden}
 
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:
         """By key, oldest first; nothing that is too new to be listed."""
-        hidden = self._hidden(shipment.dataset)
-        found = super().copies(shipment)
+        hidden = self._hidden(batch.dataset)
+        found = super().copies(batch)
         seen = {key: [one for one in several if one.remote_id not in hidden] for key, several in found.items()}
         return {key: several for key, several in seen.items() if several}
 
@@ -211,13 +214,13 @@ class Remote(MemoryPlatform):
             remote_id: one.sha256 for dataset in self._datasets.values() for remote_id, one in dataset.pictures.items()
         }
 
-    def _buffered(self, item: Item) -> Item:
-        read = item.read()
-        sent = read if isinstance(read, bytes) else b"".join(read)
+    def _content(self, item: Picture, read: Reader) -> bytes:
+        pieces = read(item)
+        sent = pieces if isinstance(pieces, bytes) else b"".join(pieces)
         digest = hashlib.sha256(sent).hexdigest()
         assert digest == item.sha256
         assert digest in self._on_disk(), "bytes were sent that lie in no file"
-        return replace(item, read=lambda: sent)
+        return sent
 
     def _hidden(self, dataset: DatasetRef) -> set[str]:
         if not self.lag or dataset.id not in self._datasets:
@@ -234,11 +237,11 @@ class _Doorway:
         self._remote = remote
         self._fuse = fuse
         self._meanwhile = meanwhile
+        self.traits = remote.traits
+        self.pictures, self.trainings, self.models = parts(self)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._remote, name)
-        if name == "describe":
-            return method
 
         def call(*arguments: Any) -> Any:
             self._fuse.burn(f"before {name}")

@@ -42,16 +42,22 @@ class _Countdown:
 
 
 class _Doorway:
-    def __init__(self, platform: Platform, countdown: _Countdown) -> None:
+    """Around a platform, and around each of its parts."""
+
+    def __init__(self, platform: object, countdown: _Countdown) -> None:
         self._platform = platform
         self._countdown = countdown
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._platform, name)
+        found = getattr(self._platform, name)
+        if name in {"pictures", "trainings", "models"}:
+            return _Doorway(found, self._countdown)
+        if not callable(found):
+            return found
 
         def call(*arguments: Any) -> Any:
             self._countdown.step()
-            answer = method(*arguments)
+            answer = found(*arguments)
             self._countdown.step()
             return answer
 

@@ -7,14 +7,15 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from image_sync.domain import DatasetRef, Sighting, Stamp, Training, TrainingState
+from image_sync.domain import Batch, DatasetRef, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.base import Item, Model, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, TrainingPlan
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.memory.stored import StoredTraining
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
 from support import temporary
+from support.sending import held, read_held
 
 ENOUGH = ("good",) * 5 + ("scratch",) * 5
 
@@ -98,8 +99,8 @@ class World:
         self.ledger.files.record(b"/p", sightings)
         self.ledger.batches.clear()
         while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):
-            items = tuple(Item(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
-            outcomes = self.platform.upload(Shipment(batch.id, self.dataset, batch.category, items))
+            items = tuple(held(one.key, 3, one.sha256, one.key.encode) for one in batch.pictures)
+            outcomes = self.platform.upload(Batch(batch.id, self.dataset, batch.category, items), read_held)
             ids = {outcome.key: outcome.remote_id for outcome in outcomes}
             self.ledger.batches.confirm(batch.id, {one.picture_id: ids[one.key] for one in batch.pictures}, {})
 

@@ -7,7 +7,6 @@ import os
 import threading
 from pathlib import Path
 
-from image_sync.annotations import to_text
 from image_sync.domain import Annotation, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
@@ -58,7 +57,7 @@ class World:
 
     def put(self, *places: str, content: str = "", marks: Annotation | None = None) -> None:
         """Write a file for each ``category/name`` and record it, and what is marked, as the watcher would."""
-        text = "" if marks is None else to_text(marks)
+        text = "" if marks is None else marks.to_text()
         labels = () if marks is None else tuple(dict.fromkeys(box.label for box in marks.boxes))
         for place in places:
             path = self.root / place

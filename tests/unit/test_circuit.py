@@ -13,14 +13,15 @@ from contextlib import contextmanager
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.domain import Batch
 from image_sync.errors import Ambiguous, Changed, ImageSyncError, NotFound, Refused, Transient
-from image_sync.platforms.base import Item, Shipment
 from image_sync.platforms.circuit import Circuit, Resting, Unanswered
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from support.fake_http import FakeHttp, Reply, closed_port, ok
+from support.sending import held, read_held
 
 SILENCE = Unanswered("Listing: nothing listens at mvi:443", hint="Check credentials.endpoint")
 
@@ -241,7 +242,7 @@ def test_open_circuit_ends_the_repeats_of_a_call() -> None:
     with pytest.raises(Resting, match="The platform memory has not answered 5 times in a row"):
         patient.sign_in()
     with pytest.raises(Resting):
-        patient.find_dataset("d")
+        patient.pictures.find_dataset("d")
 
     assert memory.calls["sign_in"] == 5
     assert memory.calls["find_dataset"] == 0
@@ -306,7 +307,12 @@ def hammer(platform: Retrying, seconds: float) -> list[ImageSyncError]:
     give_up = time.monotonic() + seconds
 
     def work(number: int) -> None:
-        calls = [platform.sign_in, lambda: platform.find_dataset("d"), lambda: platform.progress("t"), platform.sign_in]
+        calls = [
+            platform.sign_in,
+            lambda: platform.pictures.find_dataset("d"),
+            lambda: platform.trainings.progress("t"),
+            platform.sign_in,
+        ]
         while time.monotonic() < give_up:
             try:
                 calls[number]()
@@ -360,10 +366,10 @@ def test_uploads_that_cannot_be_sent_count_too() -> None:
     circuit = Circuit("MVI")
     with wrapped(f"http://127.0.0.1:{closed_port()}", circuit) as platform:
         dataset = MemoryPlatform().ensure_dataset("d")
-        sent = Shipment("b" * 32, dataset, "c", (Item("a.jpg", 1, "0" * 64, lambda: b"x"),))
+        sent = Batch("b" * 32, dataset, "c", (held("a.jpg", 1, "0" * 64, lambda: b"x"),))
         for _ in range(2):
             with pytest.raises(Transient):
-                platform.upload(sent)
+                platform.pictures.upload(sent, read_held)
 
         with pytest.raises(Resting, match="has not answered 5 times in a row"):
-            platform.upload(sent)
+            platform.pictures.upload(sent, read_held)

@@ -17,7 +17,7 @@ from support.configuration import mistakes, settings, warnings
 def test_defaults_do_nothing_by_themselves(tmp_path: Path) -> None:
     """Nothing is deployed, deleted or held back unless a person wants it; a hanging training is told after a week."""
     loaded = settings(tmp_path)
-    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().describe())
+    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
 
     assert (recipe.deploy, recipe.keep, recipe.min_accuracy, recipe.deadline) == ("never", None, None, 7 * 86_400)
     assert (thresholds.quiet_hours, thresholds.min_pictures, thresholds.max_ratio) == ((), 5, 10)
@@ -31,7 +31,7 @@ def test_every_setting_reaches_its_stage(tmp_path: Path) -> None:
         "quiet_hours": "22:00-06:00,12:00-12:30", "nn_arch": None,
     }  # fmt: skip
     loaded = settings(tmp_path, model=model, threshold={"per_category": 12, "max_ratio": 4.5})
-    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().describe())
+    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
 
     assert (recipe.deploy, recipe.min_gain, recipe.min_accuracy, recipe.keep) == ("better", 0.02, 0.8, 3)
     assert (recipe.deadline, recipe.detection) == (3600, False)
@@ -42,7 +42,7 @@ def test_every_setting_reaches_its_stage(tmp_path: Path) -> None:
 def test_less_than_the_platform_asks_for_is_no_less(tmp_path: Path) -> None:
     """`threshold.per_category` can only raise the platform's minimum."""
     loaded = settings(tmp_path, threshold={"per_category": 2, "max_ratio": None})
-    thresholds = thresholds_of(loaded, MemoryPlatform().describe())
+    thresholds = thresholds_of(loaded, MemoryPlatform().traits)
 
     assert (thresholds.min_pictures, thresholds.max_ratio) == (5, None)
 
@@ -50,7 +50,7 @@ def test_less_than_the_platform_asks_for_is_no_less(tmp_path: Path) -> None:
 def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
     """A detection architecture decides what is trained; categories and their balance do not matter then."""
     loaded = settings(tmp_path, model={"nn_arch": "frcnn"})
-    thresholds = thresholds_of(loaded, MemoryPlatform().describe())
+    thresholds = thresholds_of(loaded, MemoryPlatform().traits)
 
     assert recipe_of(loaded).detection
     assert (thresholds.min_categories, thresholds.min_pictures, thresholds.max_ratio) == (1, 1, None)
@@ -76,7 +76,7 @@ def test_what_is_trained_decides_whether_annotations_are_needed(
 ) -> None:
     """Unless the file says it: a detection needs them, a classification does not; labels then count for the former."""
     loaded = settings(tmp_path, **changes)
-    traits = MemoryPlatform().describe()
+    traits = MemoryPlatform().traits
 
     assert loaded.annotations.mode == mode
     assert thresholds_of(loaded, traits).min_labelled == labelled
@@ -106,7 +106,7 @@ def test_labels_can_be_left_out_by_name(tmp_path: Path) -> None:
     """The watcher learns them in one spelling; a text in place of a list is a mistake at its line."""
     loaded = settings(tmp_path, annotations={"mode": "optional", "ignore_labels": ["Ünclear", "ünclear", "x"]})
 
-    assert watch_rules(loaded, MemoryPlatform().describe()).ignored_labels == {"ünclear", "x"}
+    assert watch_rules(loaded, MemoryPlatform().traits).ignored_labels == {"ünclear", "x"}
     (mistake,) = mistakes(tmp_path, annotations={"ignore_labels": "x"})
     assert "annotations.ignore_labels" in mistake
     assert 'write, for example, ["unclear"]' in mistake

@@ -23,10 +23,10 @@ class _Idempotent(World):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         platform = self.platform
-        platform._traits = replace(
-            platform.describe(), idempotent_uploads=True, idempotent_starts=True, lists_pictures=False
+        platform.traits = replace(
+            platform.traits, idempotent_uploads=True, idempotent_starts=True, lists_pictures=False
         )
-        platform.find = lambda shipment: {}  # type: ignore[method-assign]
+        platform.find = lambda batch: {}  # type: ignore[method-assign]
         self.stage(upload=1)
 
 

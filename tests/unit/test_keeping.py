@@ -33,7 +33,7 @@ def fates(world: World) -> list[ModelOutcome]:
 
 def deployed(world: World) -> list[str]:
     """Names of the deployed models."""
-    return [model.name for model in world.platform.models(world.dataset) if model.deployed]
+    return [model.name for model in world.platform.models.of_dataset(world.dataset) if model.deployed]
 
 
 def model(accuracy: float | None, name: str = "old") -> Model:
@@ -77,12 +77,12 @@ def test_by_default_nothing_is_deployed_and_nothing_is_asked(world: World) -> No
 
     assert (run.fate, run.fate_reason, run.owed) == (ModelOutcome.DECLINED, 'model.deploy is "never"', NextStep.NOTHING)
     assert world.platform.diary == []
-    assert not {"deploy", "models"} & {name for name, count in world.platform.calls.items() if count}
+    assert not {"deploy", "models_of"} & {name for name, count in world.platform.calls.items() if count}
 
 
 def test_where_models_always_answer_that_is_what_is_told(world: World) -> None:
     """Whatever `model.deploy` says: the newest one answers, and the one that it replaced no longer does."""
-    world.platform._traits = replace(world.platform.describe(), keeps_models=False)
+    world.platform.traits = replace(world.platform.traits, keeps_models=False)
     world.stage()
     world.train(0.9)
     world.train(0.8)
@@ -121,7 +121,7 @@ def test_what_a_person_deployed_stays(world: World) -> None:
     assert sorted(deployed(world)) == sorted([other.name, found.name, last.name])
 
 
-@pytest.mark.parametrize("call", ["deploy", "undeploy", "delete_model", "models", "model_of"])
+@pytest.mark.parametrize("call", ["deploy", "undeploy", "delete_model", "models_of", "model_of"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_platform_that_fails_in_between_is_asked_again(world: World, call: str, when: str) -> None:
     """Whichever call fails, done or not: in the end all is as if it had not."""
@@ -134,14 +134,25 @@ def test_a_platform_that_fails_in_between_is_asked_again(world: World, call: str
 
     assert deployed(world) == [third.name]
     assert fates(world) == [ModelOutcome.DELETED, ModelOutcome.DELETED, ModelOutcome.DEPLOYED]
-    assert [found.name for found in world.platform.models(world.dataset)] == [third.name]
+    assert [found.name for found in world.platform.models.of_dataset(world.dataset)] == [third.name]
     assert world.ledger.troubles() == []
     assert {first.owed, second.owed} == {NextStep.NOTHING}
 
 
 @pytest.mark.parametrize(
     "call",
-    ["deploy", "undeploy", "delete_model", "models", "model_of", "decided", "is_deployed", "alone", "tidied", "fated"],
+    [
+        "deploy",
+        "undeploy",
+        "delete_model",
+        "models_of",
+        "model_of",
+        "decided",
+        "is_deployed",
+        "alone",
+        "tidied",
+        "fated",
+    ],
 )
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_crash_in_between_is_made_good_after_the_restart(world: World, call: str, when: str) -> None:
@@ -168,7 +179,7 @@ def test_a_crash_in_between_is_made_good_after_the_restart(world: World, call: s
     new, old = world.ledger.trainings.history()
     assert (new.fate, new.owed, old.fate) == (ModelOutcome.DEPLOYED, NextStep.NOTHING, ModelOutcome.DELETED)
     assert deployed(world) == [new.name]
-    assert [found.name for found in world.platform.models(world.dataset)] == [new.name]
+    assert [found.name for found in world.platform.models.of_dataset(world.dataset)] == [new.name]
     assert world.platform.calls["start_training"] == 2
 
 
@@ -265,7 +276,7 @@ def test_keeping_the_newest_the_deployed_and_the_best(world: World) -> None:
     with capture_logs() as lines:
         rest = [world.train(0.6) for _ in range(4)]
 
-    there = [model.name for model in world.platform.models(world.dataset)]
+    there = [model.name for model in world.platform.models.of_dataset(world.dataset)]
     assert there == [rest[3].name, rest[2].name, served.name, best.name]
     assert [line["model"] for line in lines if line["event"] == "model.deleted"] == [rest[0].name, rest[1].name]
     assert fates(world)[2:4] == [ModelOutcome.DELETED, ModelOutcome.DELETED]
@@ -281,7 +292,7 @@ def test_only_models_of_this_ledger_are_deleted(world: World) -> None:
     first = world.train(0.5)
     second = world.train(0.6)
 
-    ids = {model.id for model in world.platform.models(world.dataset)}
+    ids = {model.id for model in world.platform.models.of_dataset(world.dataset)}
     assert ids == {strange, other, second.task_id}
     assert first.task_id not in ids
 
@@ -295,7 +306,7 @@ def test_what_is_continued_from_is_not_deleted(world: World) -> None:
     last = world.train(0.7)
 
     assert last.base_name == base.name
-    assert base.task_id in {model.id for model in world.platform.models(world.dataset)}
+    assert base.task_id in {model.id for model in world.platform.models.of_dataset(world.dataset)}
 
 
 def test_a_model_that_cannot_be_deleted_is_left(world: World) -> None:

@@ -12,7 +12,7 @@ from image_sync.config import json_schema, settings_table
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from image_sync.watcher.filters import Filter
 from support.configuration import mistakes, settings, warnings
 
@@ -110,7 +110,7 @@ def test_settings_reach_the_platform(tmp_path: Path) -> None:
     """Limits, minimums and the folder for negatives follow the configuration."""
     made = settings(tmp_path, **HERE, mobius={"negatives": "none", "parallel": 2}, upload={"batch_files": 3})
     platform = registry.make(made, threading.Event())
-    traits = platform.describe()
+    traits = platform.traits
 
     assert isinstance(platform, Retrying)
     assert isinstance(platform._platform, MobiusPlatform)
@@ -139,8 +139,8 @@ def test_folders_of_negatives(tmp_path: Path, mode: str, folder: str, category: 
     """A folder `negative` in a category's folder is a category of its own, that no folder's name can be."""
     made = settings(tmp_path, **HERE, category_from=mode, categories={"crk": "crack"})
     platform = registry.make(made, threading.Event())
-    there = Filter(watch_rules(made, platform.describe()))
-    elsewhere = Filter(watch_rules(settings(tmp_path, category_from=mode), platform.describe()))
+    there = Filter(watch_rules(made, platform.traits))
+    elsewhere = Filter(watch_rules(settings(tmp_path, category_from=mode), platform.traits))
 
     assert there.category(b"/p", f"/p/{folder}".encode()).name == category
     assert "/" not in (elsewhere.category(b"/p", f"/p/{folder}".encode()).name or "")

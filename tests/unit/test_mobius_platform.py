@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import Annotation, DatasetRef
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unsupported
-from image_sync.platforms.base import Item, Phase, RemotePicture, Shipment, TrainingPlan
+from image_sync.platforms.base import Phase, RemotePicture, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.platform import MobiusPlatform
@@ -25,6 +25,7 @@ from support.fake_http import FakeHttp, Request, ok
 from support.fake_http import Reply as Answer
 from support.mobius import assigned, calls, serving_mobius, tasks
 from support.mvi_server import picture
+from support.sending import held, read_held
 
 GRACE = 100.0
 
@@ -41,7 +42,7 @@ class Site:
         self.contents: dict[str, str] = {}
         """Picture's id -> category, as the ledger would know it."""
         self.start()
-        self.dataset: DatasetRef = self.platform.ensure_dataset("parts")
+        self.dataset: DatasetRef = self.platform.pictures.ensure_dataset("parts")
 
     def start(self) -> None:
         """A process with an empty memory."""
@@ -53,19 +54,19 @@ class Site:
             timeouts=Timeouts(2, 5, 10),
             **self.options,
         )
-        self.platform._starting._clock = lambda: self.now
+        self.platform.trainings._starting._clock = lambda: self.now
 
     def put(self, category: str, kind: str = "", *, first: int = 0, count: int = 4) -> list[str]:
         """Upload pictures; their ids."""
         items = [item(picture(kind or category, number)) for number in range(first, first + count)]
-        outcomes = self.platform.upload(shipment(self.dataset, category, items))
+        outcomes = self.platform.pictures.upload(shipment(self.dataset, category, items), read_held)
         ids = [outcome.remote_id for outcome in outcomes]
         self.contents.update(dict.fromkeys(ids, category))
         return ids
 
     def move(self, image: str, category: str) -> None:
         """What the reconciler does after a move."""
-        self.platform.relabel(self.dataset, image, category)
+        self.platform.pictures.relabel(self.dataset, image, category)
         self.contents[image] = category
 
     def plan(self, name: str = "m-1", base: str = "") -> TrainingPlan:
@@ -75,7 +76,7 @@ class Site:
         return TrainingPlan(name, self.dataset, base=base, contents=contents)
 
     def begin(self, name: str = "m-1", base: str = "") -> str:
-        return self.platform.start_training(self.plan(name, base))
+        return self.platform.trainings.start(self.plan(name, base))
 
     def train(self, name: str = "m-1", base: str = "") -> str:
         """Start a training and follow it to its good end."""
@@ -85,7 +86,7 @@ class Site:
 
     def end(self, task: str) -> Phase:
         until = time.monotonic() + 30
-        while (progress := self.platform.progress(task)).phase in {Phase.WAITING, Phase.RUNNING}:
+        while (progress := self.platform.trainings.progress(task)).phase in {Phase.WAITING, Phase.RUNNING}:
             assert time.monotonic() < until
             threading.Event().wait(0.02)
         return progress.phase
@@ -104,13 +105,13 @@ class Site:
         return [line for line in lines if not line.startswith(("/status", "POST"))]
 
 
-def item(content: bytes) -> Item:
+def item(content: bytes) -> Picture:
     sha256 = hashlib.sha256(content).hexdigest()
-    return Item(f"part.{sha256[:16]}.jpg", len(content), sha256, lambda: content)
+    return held(f"part.{sha256[:16]}.jpg", len(content), sha256, lambda: content)
 
 
-def shipment(dataset: DatasetRef, category: str, items: list[Item], batch: str = "") -> Shipment:
-    return Shipment(batch or f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
+def shipment(dataset: DatasetRef, category: str, items: list[Picture], batch: str = "") -> Batch:
+    return Batch(batch or f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,9 @@ def test_a_picture_is_added_once_and_not_yet_assigned(site: Site, server: Mobius
     content = picture("dark", 1)
     image = hashlib.sha256(content).hexdigest()[:32]
 
-    outcomes = [site.platform.upload(shipment(site.dataset, "dark", [item(content)])) for _ in range(2)]
+    outcomes = [
+        site.platform.pictures.upload(shipment(site.dataset, "dark", [item(content)]), read_held) for _ in range(2)
+    ]
 
     assert [one.remote_id for (one,) in outcomes] == [image, image]
     assert assigned(server) == {}
@@ -186,25 +189,25 @@ def test_a_picture_that_cannot_be_read_is_refused_alone(site: Site, server: Mobi
     """The others of the shipment are stored; the refused one is no reason for a reset later."""
     items = [item(picture("dark", 1)), item(b"no picture"), item(picture("dark", 2))]
 
-    outcomes = site.platform.upload(shipment(site.dataset, "dark", items))
+    outcomes = site.platform.pictures.upload(shipment(site.dataset, "dark", items), read_held)
 
     assert [bool(one.refused) for one in outcomes] == [False, True, False]
     assert "image_reading_error" in outcomes[1].refused
-    (attempts,) = site.platform._records.attempts().values()
+    (attempts,) = site.platform.models._records.attempts().values()
     assert [len(one.ids) for one in attempts.values()] == [2]
 
 
 def test_a_shipment_goes_on_where_it_was_broken_off(site: Site, server: MobiusServer) -> None:
     """Nothing was lost and nothing is sent again, as long as the process lives."""
     sent = shipment(site.dataset, "dark", [item(picture("dark", number)) for number in range(4)])
-    server.faults.add(Fault("500-before", path=sent.items[2].sha256[:32], left=2))
+    server.faults.add(Fault("500-before", path=sent.pictures[2].sha256[:32], left=2))
     for _ in range(2):
         with pytest.raises(Transient):
-            site.platform.upload(sent)
+            site.platform.pictures.upload(sent, read_held)
 
-    assert len(site.platform.upload(sent)) == 4
+    assert len(site.platform.pictures.upload(sent, read_held)) == 4
     assert len(calls(server, "POST")) == 3 + 3
-    assert all(server.store.has(one.sha256[:32]) for one in sent.items)
+    assert all(server.store.has(one.sha256[:32]) for one in sent.pictures)
 
 
 def test_a_file_that_changed_comes_through(site: Site, server: MobiusServer) -> None:
@@ -214,10 +217,10 @@ def test_a_file_that_changed_comes_through(site: Site, server: MobiusServer) -> 
         raise Changed("it changed")
 
     good = item(picture("dark", 1))
-    bad = Item("bad.jpg", 9, "ab" * 32, changed)
+    bad = held("bad.jpg", 9, "ab" * 32, changed)
 
     with pytest.raises(Changed):
-        site.platform.upload(shipment(site.dataset, "dark", [good, bad]))
+        site.platform.pictures.upload(shipment(site.dataset, "dark", [good, bad]), read_held)
 
     assert not server.store.has("ab" * 16)
 
@@ -236,7 +239,7 @@ def test_negatives_are_added_but_assigned_later(site: Site, server: MobiusServer
     """What is in folders of negatives belongs to no tag by itself."""
     site.put("_negative_", "light")
     image = site.put("dark/negative", "light", first=50, count=1)[0]
-    site.platform.relabel(site.dataset, image, "_negative_")
+    site.platform.pictures.relabel(site.dataset, image, "_negative_")
 
     assert assigned(server) == assigned(server, "negative") == {}
     assert len(calls(server, "POST")) == 5
@@ -247,7 +250,7 @@ def test_a_server_that_gives_other_ids_is_refused() -> None:
     with FakeHttp(script=lambda _request: ok({"status": "success", "image_id": "4711"})) as fake:
         platform = MobiusPlatform(fake.url, stop=threading.Event(), notes=MemoryNotes())
         with pytest.raises(Refused, match="4711"):
-            platform.upload(shipment(DatasetRef("d", "d"), "dark", [item(picture("dark", 1))]))
+            platform.pictures.upload(shipment(DatasetRef("d", "d"), "dark", [item(picture("dark", 1))]), read_held)
         platform.close()
 
 
@@ -265,19 +268,21 @@ def test_a_server_that_answers_with_ids_alone_is_understood() -> None:
 
     with FakeHttp(script=script) as fake:
         platform = MobiusPlatform(fake.url, stop=threading.Event(), notes=MemoryNotes())
-        dataset = platform.ensure_dataset("d")
+        dataset = platform.pictures.ensure_dataset("d")
         contents = []
         for category, colour in (("dark", "dark"), ("light", "light")):
-            (one,) = platform.upload(shipment(dataset, category, [item(picture(colour, 1))]))
+            (one,) = platform.pictures.upload(shipment(dataset, category, [item(picture(colour, 1))]), read_held)
             contents.append(RemotePicture(one.remote_id, "x.jpg", category))
-        task = platform.start_training(TrainingPlan("m", dataset, contents=lambda: contents))
-        assert platform.progress(task).phase is Phase.TRAINED
+        task = platform.trainings.start(TrainingPlan("m", dataset, contents=lambda: contents))
+        assert platform.trainings.progress(task).phase is Phase.TRAINED
         platform.close()
 
 
 def test_a_category_that_can_have_no_tag_holds_up_nothing(filled: Site, server: MobiusServer) -> None:
     """Its pictures are refused with a remedy; one that was moved there leaves its tag, and the others are trained."""
-    (outcome,) = filled.platform.upload(shipment(filled.dataset, "a,b", [item(picture("dark", 70))]))
+    (outcome,) = filled.platform.pictures.upload(
+        shipment(filled.dataset, "a,b", [item(picture("dark", 70))]), read_held
+    )
     assert "Rename the folder" in outcome.refused
     base = filled.train()
     moved = min(assigned(server)["dark"])
@@ -290,7 +295,7 @@ def test_a_category_that_can_have_no_tag_holds_up_nothing(filled: Site, server: 
 
 def test_removing_calls_nothing(filled: Site) -> None:
     """No documented call removes a picture."""
-    filled.platform.remove(filled.dataset, next(iter(filled.contents)))
+    filled.platform.pictures.remove(filled.dataset, next(iter(filled.contents)))
 
     assert filled.said() == []
 
@@ -299,11 +304,11 @@ def test_unknown_pictures_are_not_found(site: Site) -> None:
     """Whatever the id looks like, it never becomes part of another call."""
     for image in ("../../evil", ""):
         with pytest.raises(NotFound):
-            site.platform.relabel(site.dataset, image, "dark")
+            site.platform.pictures.relabel(site.dataset, image, "dark")
     with pytest.raises(Unsupported):
-        site.platform.annotate(site.dataset, "ab" * 16, Annotation(1, 1))
+        site.platform.pictures.annotate(site.dataset, "ab" * 16, Annotation(1, 1))
     with pytest.raises(Unsupported, match="no objects"):
-        site.platform.start_training(TrainingPlan("m", site.dataset, detection=True))
+        site.platform.trainings.start(TrainingPlan("m", site.dataset, detection=True))
 
 
 # -- trainings
@@ -334,8 +339,8 @@ def test_the_same_training_again_starts_nothing(filled: Site) -> None:
     assert filled.begin() == task
     filled.start()
     assert filled.begin() == task
-    assert filled.platform.find_trainings(filled.dataset, "m-1") == [task]
-    assert filled.platform.find_trainings(DatasetRef("x", "x"), "m-1") == []
+    assert filled.platform.trainings.find(filled.dataset, "m-1") == [task]
+    assert filled.platform.trainings.find(DatasetRef("x", "x"), "m-1") == []
     assert filled.said() == []
 
 
@@ -371,7 +376,7 @@ def test_a_picture_in_doubt_that_was_moved_leaves_the_old_tag(filled: Site, serv
     """Assigned, never confirmed, then sent under another category: the first tag is rid of it at its next training."""
     base = filled.train()
     (stray,) = filled.put("dark", first=30, count=1)
-    filled.platform.upload(shipment(filled.dataset, "light", [item(picture("dark", 30))]))
+    filled.platform.pictures.upload(shipment(filled.dataset, "light", [item(picture("dark", 30))]), read_held)
     filled.contents[stray] = "light"
     filled.put("dark", first=31, count=1)
 
@@ -411,7 +416,7 @@ def test_a_tag_whose_pictures_are_all_gone_is_reset_and_answers_no_more(filled: 
 
     assert server.store.trained() == ["black", "light"]
     assert set(assigned(server)) == {"black", "light"}
-    assert filled.platform.models(filled.dataset)[0].categories == ("black", "light")
+    assert filled.platform.models.of_dataset(filled.dataset)[0].categories == ("black", "light")
 
 
 def test_nothing_changed_means_no_task(filled: Site, server: MobiusServer) -> None:
@@ -421,7 +426,7 @@ def test_nothing_changed_means_no_task(filled: Site, server: MobiusServer) -> No
     task = filled.train("m-2", base)
 
     assert tasks(server) == {"dark": 1, "light": 1}
-    (model,) = filled.platform.models(filled.dataset)
+    (model,) = filled.platform.models.of_dataset(filled.dataset)
     assert (model.id, model.categories) == (task, ("dark", "light"))
 
 
@@ -432,7 +437,7 @@ def test_a_single_category_cannot_be_told_from_others(site: Site) -> None:
     with pytest.raises(Refused, match="another category"):
         site.begin()
 
-    assert site.platform.find_trainings(site.dataset, "m-1") == []
+    assert site.platform.trainings.find(site.dataset, "m-1") == []
 
 
 def test_without_negatives_a_single_tag_can_be_trained(server: MobiusServer) -> None:
@@ -443,7 +448,7 @@ def test_without_negatives_a_single_tag_can_be_trained(server: MobiusServer) -> 
         site.train()
         site.platform.close()
 
-    assert site.platform.describe().min_categories == 1
+    assert site.platform.traits.min_categories == 1
     assert set(assigned(server)) == {"dark"}
     assert assigned(server, "negative") == {}
 
@@ -459,12 +464,14 @@ def test_a_task_that_fails_is_told_with_its_tag_and_trained_next_time(filled: Si
     server.tasks.doomed.clear()
     second.status, second.message = "success", ""
 
-    assert filled.platform.progress(task).phase is Phase.RUNNING  # a failure is believed when it is told twice
-    progress = filled.platform.progress(task)
+    assert (
+        filled.platform.trainings.progress(task).phase is Phase.RUNNING
+    )  # a failure is believed when it is told twice
+    progress = filled.platform.trainings.progress(task)
 
     assert progress.phase is Phase.FAILED
     assert progress.reason == f"tag {first.tag}: the Mobius SDK says training_error"
-    assert filled.platform.model_of(task) is not None
+    assert filled.platform.models.of_task(task) is not None
     filled.train("m-2")
     assert tasks(server) == {first.tag: 2, second.tag: 1}
 
@@ -474,7 +481,7 @@ def test_a_stumble_of_the_status_call_fails_nothing(filled: Site, server: Mobius
     server.tasks.gate.clear()
     task = filled.begin()
     server.faults.add(Fault("unknown-error", path="/status/", left=1))
-    phases = [filled.platform.progress(task).phase for _ in range(3)]
+    phases = [filled.platform.trainings.progress(task).phase for _ in range(3)]
     server.tasks.gate.set()
 
     assert set(phases) <= {Phase.RUNNING, Phase.WAITING}
@@ -487,9 +494,9 @@ def test_progress_counts_tags(filled: Site, server: MobiusServer) -> None:
     task = filled.begin()
     first, second = server.tasks.all.values()
     first.status = second.status = "in_queue"
-    waiting = filled.platform.progress(task)
+    waiting = filled.platform.trainings.progress(task)
     first.status = "success"
-    half = filled.platform.progress(task)
+    half = filled.platform.trainings.progress(task)
     server.tasks.gate.set()
 
     assert (waiting.phase, waiting.iteration, waiting.iterations) == (Phase.WAITING, 0, 2)
@@ -508,30 +515,30 @@ def test_a_model_that_is_not_the_present_one_cannot_be_continued(filled: Site) -
 def test_earlier_models_are_out_of_service(filled: Site) -> None:
     """Taking down what a new training replaced is nothing to do; the present one cannot be taken down."""
     first = filled.train()
-    (earlier,) = filled.platform.models(filled.dataset)
+    (earlier,) = filled.platform.models.of_dataset(filled.dataset)
     filled.train("m-2", first)
-    filled.platform.undeploy(earlier)
+    filled.platform.models.undeploy(earlier)
 
     with pytest.raises(Unsupported, match="m-2"):
-        filled.platform.undeploy(filled.platform.models(filled.dataset)[0])
+        filled.platform.models.undeploy(filled.platform.models.of_dataset(filled.dataset)[0])
 
 
 def test_deleting_the_model_resets_the_tags(filled: Site, server: MobiusServer) -> None:
     """Not while it is being trained; afterwards nothing answers, and the next training begins from the beginning."""
     task = filled.train()
-    (model,) = filled.platform.models(filled.dataset)
+    (model,) = filled.platform.models.of_dataset(filled.dataset)
     filled.put("dark", first=20, count=1)
     server.tasks.gate.clear()
     going = filled.begin("m-2", task)
     with pytest.raises(Refused, match="being trained"):
-        filled.platform.delete_model(model)
+        filled.platform.models.delete(model)
     server.tasks.gate.set()
     filled.end(going)
 
-    filled.platform.delete_model(model)
+    filled.platform.models.delete(model)
 
     assert server.store.trained() == []
-    assert filled.platform.models(filled.dataset) == []
+    assert filled.platform.models.of_dataset(filled.dataset) == []
     filled.train("m-3")
     assert server.store.trained() == ["dark", "light"]
 
@@ -544,12 +551,12 @@ def test_a_lost_answer_is_proved_by_the_scores(filled: Site, server: MobiusServe
     server.faults.add(Fault("lost-answer", path="custom/train/dark", left=1))
     with pytest.raises(Ambiguous):
         filled.begin()
-    assert filled.platform.find_trainings(filled.dataset, "m-1") == []
+    assert filled.platform.trainings.find(filled.dataset, "m-1") == []
     filled.quiet()
 
     assert filled.end(filled.begin()) is Phase.TRAINED
     assert tasks(server) == {"dark": 1, "light": 1}
-    assert [tag.trained is not None for tag in filled.platform._records.tags(filled.dataset.id)] == [True, True]
+    assert [tag.trained is not None for tag in filled.platform.models._records.tags(filled.dataset.id)] == [True, True]
 
 
 def test_a_lost_answer_on_top_of_a_model_is_proved_too(filled: Site, server: MobiusServer) -> None:
@@ -630,7 +637,7 @@ def test_a_reset_without_an_answer_is_made_again_before_anything_is_trained_on_t
     base = filled.train()
     server.faults.add(Fault("lost-answer", path="custom/delete/dark", left=1))
     with pytest.raises(Ambiguous):
-        filled.platform.delete_model(filled.platform.models(filled.dataset)[0])
+        filled.platform.models.delete(filled.platform.models.of_dataset(filled.dataset)[0])
     filled.put("dark", first=20, count=1)
     with pytest.raises(Ambiguous):
         filled.begin("m-2", base)
@@ -660,7 +667,7 @@ def test_a_start_that_is_turned_away_is_no_doubt(filled: Site, server: MobiusSer
 def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusServer) -> None:
     """In this life where it was; in the next one from the reset on."""
     image = sorted(one for one, category in filled.contents.items() if category == "dark")[2]
-    filled.platform._assigning._parallel = 1
+    filled.platform.models._assigning._parallel = 1
     server.faults.add(Fault("500-before", path=f"assign/{image}/positive/dark", left=1))
     with pytest.raises(Transient):
         filled.begin()
@@ -680,10 +687,10 @@ def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusSe
 
 def test_a_long_preparation_comes_up_for_air(filled: Site, server: MobiusServer) -> None:
     """When its time is over a call ends, and the next one goes on where it was: nothing is assigned twice."""
-    filled.platform._starting._slice = 0.0
-    filled.platform._assigning._parallel = 1
+    filled.platform.trainings._starting._slice = 0.0
+    filled.platform.models._assigning._parallel = 1
     rounds = 0
-    while not filled.platform.find_trainings(filled.dataset, "m-1"):
+    while not filled.platform.trainings.find(filled.dataset, "m-1"):
         rounds += 1
         try:
             filled.begin()
@@ -714,7 +721,7 @@ def test_another_training_takes_over_what_was_given_up(filled: Site, server: Mob
     filled.train("m-2")
 
     assert tasks(server) == {"dark": 1, "light": 1}
-    assert filled.platform._records.trainings(filled.dataset.id)[0].name == "m-2"
+    assert filled.platform.models._records.trainings(filled.dataset.id)[0].name == "m-2"
 
 
 def test_another_training_does_not_repeat_a_task_that_goes_on(filled: Site, server: MobiusServer) -> None:
@@ -736,7 +743,7 @@ def test_a_picture_that_the_server_lost_fails_its_tag_only(filled: Site, server:
     task = filled.begin()
     filled.end(task)
 
-    progress = filled.platform.progress(task)
+    progress = filled.platform.trainings.progress(task)
     assert "tag dark" in progress.reason
     assert "image_id_not_found" in progress.reason
     assert tasks(server) == {"light": 1}
@@ -776,9 +783,9 @@ def test_abreast_does_all_or_tells_the_first_error(width: int) -> None:
 def test_import_and_export_say_where_to_go(filled: Site, tmp_path: Path) -> None:
     """A state is no model: what it would replace, and the command for it, stand in the error."""
     with pytest.raises(Unsupported, match="everything") as caught:
-        filled.platform.import_model(tmp_path / "s.tar")
+        filled.platform.models.import_model(tmp_path / "s.tar")
     assert "image-sync mobius set-state s.tar" in caught.value.hint
     filled.train()
-    (model,) = filled.platform.models(filled.dataset)
+    (model,) = filled.platform.models.of_dataset(filled.dataset)
     with pytest.raises(Unsupported, match="cannot be exported"):
-        filled.platform.export(model, tmp_path)
+        filled.platform.models.export(model, tmp_path)

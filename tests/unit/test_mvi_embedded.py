@@ -8,22 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Refused, Transient, Unauthorised, Unfit
-from image_sync.platforms.base import Item, Model, Phase, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, Phase, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.fault_presets import preset
 from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, until
+from support.sending import held, read_held
 
 KEY = "AbC1-d2E3-fG4h-5IjK"
 
@@ -55,12 +57,12 @@ def mvi(server: MviServer) -> Iterator[MviPlatform]:
 @pytest.fixture
 def dataset(mvi: MviPlatform, request: pytest.FixtureRequest) -> DatasetRef:
     """A dataset of this test's own, with a category."""
-    made = mvi.ensure_dataset(request.node.name)
-    mvi.ensure_category(made, "grey")
+    made = mvi.pictures.ensure_dataset(request.node.name)
+    mvi.pictures.ensure_category(made, "grey")
     return made
 
 
-def shipment(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) -> Shipment:
+def shipment(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) -> Batch:
     """So many grey pictures; one of them may be none."""
     items = []
     for number in range(count):
@@ -68,21 +70,21 @@ def shipment(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) 
         Image.new("RGB", (16, 16), (number * 9, number * 9, number * 9)).save(file, "PNG")
         content = b"this is no picture" if number == broken else file.getvalue()
         sha256 = hashlib.sha256(content).hexdigest()
-        items.append(Item(f"g{number}.{sha256[:16]}.png", len(content), sha256, lambda content=content: content))  # type: ignore[misc]
-    return Shipment(f"{time.time_ns():032x}", dataset, "grey", tuple(items), time.time())
+        items.append(held(f"g{number}.{sha256[:16]}.png", len(content), sha256, lambda content=content: content))  # type: ignore[misc]
+    return Batch(f"{time.time_ns():032x}", dataset, "grey", tuple(items), time.time())
 
 
 @pytest.fixture(scope="module")
 def model(server: MviServer) -> Model:
     """A trained model."""
     platform = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
-    made = platform.ensure_dataset("for a model")
+    made = platform.pictures.ensure_dataset("for a model")
     for category in ("grey", "other"):
         sent = shipment(made, 6)
-        platform.upload(Shipment(sent.batch_id, made, category, sent.items, sent.claimed_at))
-    task = platform.start_training(TrainingPlan("a model", made, strategy={"max_iter": 60}))
+        platform.pictures.upload(Batch(sent.id, made, category, sent.pictures, sent.claimed_at), read_held)
+    task = platform.trainings.start(TrainingPlan("a model", made, strategy={"max_iter": 60}))
     give_up = time.monotonic() + 60
-    while (found := platform.model_of(task)) is None:
+    while (found := platform.models.of_task(task)) is None:
         assert time.monotonic() < give_up
         threading.Event().wait(0.05)
     platform.close()
@@ -92,7 +94,7 @@ def model(server: MviServer) -> Model:
 @pytest.fixture
 def patient(mvi: MviPlatform) -> Retrying:
     """The platform with the wrapper that repeats; a hurried one."""
-    mvi._models._poll = mvi._making.poll = 0.05
+    mvi.models._poll = mvi._making.poll = 0.05
     mvi._api._client._timeouts = Timeouts(1, 0.7, 0.7)
     return Retrying(mvi, threading.Event(), first=0.01)
 
@@ -125,11 +127,11 @@ def test_upload_faults(
     server.faults.add(fault)
 
     with pytest.raises(kind) as caught:
-        mvi.upload(sent)
+        mvi.pictures.upload(sent, read_held)
 
     assert type(caught.value) is kind
     give_up = time.monotonic() + 5
-    while len(mvi.find(sent)) != stored:
+    while len(mvi.pictures.find(sent)) != stored:
         assert time.monotonic() < give_up
         threading.Event().wait(0.05)
 
@@ -138,12 +140,12 @@ def test_empty_answer_is_looked_up(server: MviServer, mvi: MviPlatform, dataset:
     """An upload that is carried out and answered with nothing is confirmed from the listing."""
     server.faults.add(upload_fault(Action.EMPTY))
 
-    assert all(outcome.remote_id for outcome in mvi.upload(shipment(dataset)))
+    assert all(outcome.remote_id for outcome in mvi.pictures.upload(shipment(dataset), read_held))
 
 
 def test_broken_picture_is_refused_alone(mvi: MviPlatform, dataset: DatasetRef) -> None:
     """A file that is no picture is refused with the server's reason; the others of its request are stored."""
-    outcomes = mvi.upload(shipment(dataset, broken=1))
+    outcomes = mvi.pictures.upload(shipment(dataset, broken=1), read_held)
 
     assert [bool(outcome.refused) for outcome in outcomes] == [False, True, False]
     assert [bool(outcome.remote_id) for outcome in outcomes] == [True, False, True]
@@ -152,10 +154,10 @@ def test_broken_picture_is_refused_alone(mvi: MviPlatform, dataset: DatasetRef) 
 def test_too_large_a_request_is_refused(mvi: MviPlatform, dataset: DatasetRef) -> None:
     """A request above the server's limit is refused with a hint at the setting, not taken for a broken line."""
     content = b"x" * 3_000_000
-    item = Item("big.jpg", len(content), hashlib.sha256(content).hexdigest(), lambda: content)
+    item = held("big.jpg", len(content), hashlib.sha256(content).hexdigest(), lambda: content)
 
     with pytest.raises(Refused) as caught:
-        mvi.upload(Shipment("b" * 32, dataset, "grey", (item,)))
+        mvi.pictures.upload(Batch("b" * 32, dataset, "grey", (item,)), read_held)
 
     assert "upload.batch_bytes" in caught.value.hint
 
@@ -166,7 +168,7 @@ def test_expired_token_in_the_middle(server: MviServer, mvi: MviPlatform, datase
     before = len(server.requests.matching("POST", "/tokens"))
     server.faults.add(upload_fault(Action.EXPIRE_TOKENS))
 
-    assert len(mvi.upload(shipment(dataset))) == 3
+    assert len(mvi.pictures.upload(shipment(dataset), read_held)) == 3
     assert len(server.requests.matching("POST", "/tokens")) == before + 1
 
 
@@ -184,10 +186,10 @@ def test_api_key(server: MviServer, key: str, welcome: bool) -> None:
 
 def test_detection_without_labels_is_refused_at_once(mvi: MviPlatform, dataset: DatasetRef) -> None:
     """A detection architecture asks for labels, which our pictures have not."""
-    mvi.upload(shipment(dataset))
+    mvi.pictures.upload(shipment(dataset), read_held)
 
     with pytest.raises(Permanent):
-        mvi.start_training(TrainingPlan("m", dataset, nn_arch="frcnn"))
+        mvi.trainings.start(TrainingPlan("m", dataset, nn_arch="frcnn"))
 
 
 def test_status_call_that_fails_at_the_end_of_a_training(
@@ -196,19 +198,19 @@ def test_status_call_that_fails_at_the_end_of_a_training(
     """The known quirk: status answers 500 around the end of a training; the training still counts as trained."""
     for category in ("grey", "other"):
         sent = shipment(dataset, 6)
-        mvi.upload(Shipment(sent.batch_id, dataset, category, sent.items, sent.claimed_at))
-    task = mvi.start_training(TrainingPlan("quirky", dataset, strategy={"max_iter": 100}))
+        mvi.pictures.upload(Batch(sent.id, dataset, category, sent.pictures, sent.claimed_at), read_held)
+    task = mvi.trainings.start(TrainingPlan("quirky", dataset, strategy={"max_iter": 100}))
     server.faults.add(Fault(Action.STATUS, path="/status$", status=500, count=None))
 
-    phases = [mvi.progress(task).phase]
+    phases = [mvi.trainings.progress(task).phase]
     give_up = time.monotonic() + 60
     while phases[-1] is not Phase.TRAINED:
         assert time.monotonic() < give_up
         assert phases[-1] is not Phase.FAILED
         threading.Event().wait(0.05)
-        phases.append(mvi.progress(task).phase)
+        phases.append(mvi.trainings.progress(task).phase)
 
-    assert mvi.progress(task).accuracy is not None
+    assert mvi.trainings.progress(task).accuracy is not None
 
 
 CARRIED_OUT = [
@@ -231,6 +233,12 @@ NOT_CARRIED_OUT = [
 ]
 
 
+def ensure_category(platform: Retrying, dataset: DatasetRef, name: str) -> object:
+    """What an upload does first, with the patience that it has there."""
+    pictures: Any = platform._platform.pictures
+    return platform._call("category", lambda: pictures.ensure_category(dataset, name))
+
+
 @dataclass(frozen=True)
 class Making:
     """Something that must be there once: how it is asked for, the request that makes it, and how to count it."""
@@ -248,19 +256,19 @@ def making(request: pytest.FixtureRequest, dataset: DatasetRef, model: Model) ->
     if request.param == "dataset":
         return Making(
             "/datasets",
-            lambda platform: platform.ensure_dataset(name),
+            lambda platform: platform.pictures.ensure_dataset(name),
             lambda caller: sum(one["name"] == name for one in caller.get("/datasets")),
         )
     if request.param == "category":
         path = f"/datasets/{dataset.id}/categories"
         return Making(
             path,
-            lambda platform: platform.ensure_category(dataset, name),
+            lambda platform: ensure_category(platform, dataset, name),
             lambda caller: sum(one["name"] == name for one in caller.get(path)),
         )
     return Making(
         "/webapis",
-        lambda platform: platform.deploy(model),
+        lambda platform: platform.models.deploy(model),
         lambda caller: sum(one["_id"] == model.id for one in caller.get("/webapis")),
         lambda caller: caller.call("DELETE", f"/webapis/{model.id}"),
     )
@@ -295,7 +303,7 @@ def test_two_that_make_the_same_at_once(server: MviServer, making: Making) -> No
     caller = Caller(server.url, KEY)
     making.clear(caller)
     mvi = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
-    mvi._models._poll = 0.05
+    mvi.models._poll = 0.05
     patient = Retrying(mvi, threading.Event(), first=0.01)
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(making.make(patient))) for _ in range(8)]
@@ -318,17 +326,17 @@ def test_a_category_that_was_deleted_at_the_server_is_made_again_in_the_same_cal
     caller = Caller(server.url, KEY)
 
     def delete() -> None:
-        stale = mvi.ensure_category(dataset, "grey")
+        stale = mvi.pictures.ensure_category(dataset, "grey")
         assert caller.call("DELETE", f"/datasets/{dataset.id}/categories/{stale}").status_code == 200
 
     delete()
-    outcomes = mvi.upload(shipment(dataset))
+    outcomes = mvi.pictures.upload(shipment(dataset), read_held)
     delete()
     for outcome in outcomes:
-        mvi.relabel(dataset, outcome.remote_id, "grey")
+        mvi.pictures.relabel(dataset, outcome.remote_id, "grey")
 
     assert not any(outcome.refused for outcome in outcomes)
-    assert {picture.category for picture in mvi.listing(dataset)} == {"grey"}
+    assert {picture.category for picture in mvi.pictures.listing(dataset)} == {"grey"}
 
 
 def test_a_refusal_tells_whether_the_picture_is_to_blame(
@@ -336,12 +344,12 @@ def test_a_refusal_tells_whether_the_picture_is_to_blame(
 ) -> None:
     """What is no picture is unfit for good; what the server could not store may be stored later."""
     for sent in (shipment(dataset, 1, broken=0), shipment(dataset, 3, broken=1)):
-        refused = [outcome for outcome in mvi.upload(sent) if outcome.refused]
+        refused = [outcome for outcome in mvi.pictures.upload(sent, read_held) if outcome.refused]
         assert [outcome.unfit for outcome in refused] == [True]
     server.faults.add(*preset("not-stored"))
     with pytest.raises(Refused, match="could not be stored") as caught:
-        mvi.upload(shipment(dataset, 1))
+        mvi.pictures.upload(shipment(dataset, 1), read_held)
     assert not isinstance(caught.value, Unfit)
-    refused = [outcome for outcome in mvi.upload(shipment(dataset, 4)) if outcome.refused]
+    refused = [outcome for outcome in mvi.pictures.upload(shipment(dataset, 4), read_held) if outcome.refused]
     assert refused
     assert not any(outcome.unfit for outcome in refused)

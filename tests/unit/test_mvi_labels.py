@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.domain import Annotation, Batch, Box, DatasetRef
 from image_sync.errors import ImageSyncError, Refused, Transient
-from image_sync.platforms.base import Item, Model, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
+from support.sending import held, read_held
 
 DATASET = DatasetRef("ds-1", "parts")
 MODEL = Model("m-1", "pump", "ds-1")
@@ -64,7 +65,7 @@ def test_tags_are_made_once_and_known_ones_are_used(mvi: MviPlatform, server: Fa
     marked = Annotation(100, 80, (Box("dent", 1, 2, 3, 4), Box("hole", 5.5, 6.5, 7.5, 99)))
 
     for _ in range(2):
-        mvi.annotate(DATASET, "f-1", marked)
+        mvi.pictures.annotate(DATASET, "f-1", marked)
 
     assert sent(server, "POST", "/datasets/ds-1/tags") == [{"name": "hole"}]
     assert sent(server, "POST", "/datasets/ds-1/files/f-1/labels") == 2 * [
@@ -87,7 +88,7 @@ def test_a_tag_that_somebody_made_meanwhile(mvi: MviPlatform, server: FakeHttp, 
         ok(next(lists)) if (request.method, request.path) == ("GET", "/api/datasets/ds-1/tags") else script(request)
     )
 
-    mvi.annotate(DATASET, "f-1", Annotation(9, 9, (Box("hole", 1, 1, 2, 2),)))
+    mvi.pictures.annotate(DATASET, "f-1", Annotation(9, 9, (Box("hole", 1, 1, 2, 2),)))
 
     ((label,),) = [body["labels"] for body in sent(server, "POST", "/datasets/ds-1/files/f-1/labels")]
     assert label["name"] == "Hole"
@@ -98,12 +99,12 @@ def test_labels_travel_with_a_single_picture(mvi: MviPlatform, server: FakeHttp,
     table["GET /datasets/ds-1/categories"] = ok([{"_id": "c-1", "name": "good"}])
     table["POST /datasets/ds-1/files"] = ok({"resultList": [{"result": "success", "id": "f-1", "file_name": "a.jpg"}]})
     outline = ((1.0, 1.0), (8.6, 1.2), (4.0, 20.0))
-    item = Item(
+    item = held(
         "a.jpg", 1, hashlib.sha256(b"x").hexdigest(), lambda: b"x",
         Annotation(10, 10, (Box("Dent", 1, 1, 8.6, 10, polygon=outline),)),
     )  # fmt: skip
 
-    (outcome,) = mvi.upload(Shipment("b" * 32, DATASET, "good", (item,)))
+    (outcome,) = mvi.pictures.upload(Batch("b" * 32, DATASET, "good", (item,)), read_held)
 
     assert outcome.annotated
     (form,) = [one.parts() for one in server.requests if (one.method, one.path) == ("POST", "/api/datasets/ds-1/files")]
@@ -134,7 +135,7 @@ def test_boxes_of_a_prediction(mvi: MviPlatform, table: Table) -> None:
     ]
     table["POST /dlapis/m-1"] = ok({"result": "success", "classified": rows})
 
-    dent, hole, odd = mvi.predict(MODEL, b"jpeg")
+    dent, hole, odd = mvi.models.predict(MODEL, b"jpeg")
 
     assert (dent.category, dent.confidence) == ("dent", 0.9)
     assert dent.box == Box("dent", 5, 6, 7, 8, polygon=((5, 6), (7, 8)))
@@ -157,7 +158,7 @@ def test_the_plan_decides_what_kind_of_training_it_is(
     """A plan that detects makes a detection task, with IBM's default where no architecture is named."""
     table["POST /dltasks"] = ok({"result": "success", "task_id": "m-7"})
 
-    mvi.start_training(TrainingPlan("pump-1", DATASET, nn_arch=nn_arch, detection=detection))
+    mvi.trainings.start(TrainingPlan("pump-1", DATASET, nn_arch=nn_arch, detection=detection))
 
     (task,) = sent(server, "POST", "/dltasks")
     assert (task["action"], task.get("nn_arch")) == (action, sent_arch)
@@ -167,8 +168,8 @@ def test_a_deployment_that_takes_long_is_left_to_the_caller(mvi: MviPlatform, se
     """It was asked for once; whoever is patient comes back later, instead of hanging in repeats."""
     table["POST /webapis"] = ok({"result": "success", "webapi_id": "m-1"})
     table["GET /trained-models/m-1"] = ok({"_id": "m-1", "usage": "cic"})
-    mvi._models._poll = 0.01
-    mvi._models._deploy_timeout = 0.05
+    mvi.models._poll = 0.01
+    mvi.models._deploy_timeout = 0.05
 
     def script(request: Request) -> Reply:
         posted = any(one.method == "POST" for one in server.requests)
@@ -181,18 +182,18 @@ def test_a_deployment_that_takes_long_is_left_to_the_caller(mvi: MviPlatform, se
 
     for _ in range(2):
         with pytest.raises(Transient, match="not ready"):
-            patient.deploy(MODEL)
+            patient.models.deploy(MODEL)
 
     assert [one.path for one in server.requests if one.method == "POST"] == ["/api/webapis"]
 
 
 def test_undeploying_what_is_not_deployed(mvi: MviPlatform, server: FakeHttp, table: Table) -> None:
     """Nothing is deployed: no error. A refusal comes through."""
-    mvi.undeploy(MODEL)
+    mvi.models.undeploy(MODEL)
     table["DELETE /webapis/m-1"] = answer(400, {"result": "fail", "fault": "busy"})
 
     with pytest.raises(Refused, match="busy"):
-        mvi.undeploy(MODEL)
+        mvi.models.undeploy(MODEL)
 
     assert [one.method for one in server.requests] == ["DELETE", "DELETE"]
 
@@ -203,9 +204,9 @@ def test_an_import_that_cannot_be_shown_yet(mvi: MviPlatform, server: FakeHttp, 
         made.writestr("model.bin", b"x" * 100)
     table["POST /trained-models/import"] = ok({"result": "success", "trained_model_id": "m-9"})
 
-    assert mvi.import_model(tmp_path / "pump.zip") == Model("m-9", "pump", "")
+    assert mvi.models.import_model(tmp_path / "pump.zip") == Model("m-9", "pump", "")
     with pytest.raises(ImageSyncError, match="cannot be read"):
-        mvi.import_model(tmp_path / "missing.zip")
+        mvi.models.import_model(tmp_path / "missing.zip")
     (post,) = [one for one in server.requests if one.method == "POST"]
     (part,) = post.parts()
     assert (part.name, part.filename) == ("files", "pump.zip")

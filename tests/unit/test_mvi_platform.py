@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Batch, DatasetRef, Picture
 from image_sync.errors import Ambiguous, ConfigError, ImageSyncError, NotFound, Permanent, Refused, Transient, Unfit
-from image_sync.platforms.base import Item, Model, Outcome, Phase, Prediction, Shipment, TrainingPlan
+from image_sync.platforms.base import Model, Outcome, Phase, Prediction, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform, base_uri
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
+from support.sending import held, read_held
 
 DATASET = DatasetRef("ds-1", "parts")
 MODEL = Model("m-1", "pump", "ds-1")
@@ -85,26 +86,26 @@ def server(release: Release) -> Iterator[FakeHttp]:
 def mvi(server: FakeHttp) -> Iterator[MviPlatform]:
     """The platform."""
     platform = MviPlatform(server.url, stop=threading.Event(), timeouts=Timeouts(2, 2, 5))
-    platform._models._poll = platform._making.poll = 0.01
+    platform.models._poll = platform._making.poll = 0.01
     platform._making.patience = 0.1
     yield platform
     platform.close()
 
 
-def items(count: int, *, hashed: bool = True) -> tuple[Item, ...]:
+def items(count: int, *, hashed: bool = True) -> tuple[Picture, ...]:
     """So many items."""
     made = []
     for number in range(count):
         content = f"content {number}".encode()
         sha256 = hashlib.sha256(content).hexdigest()
         key = f"p{number}.{sha256[:16]}.jpg" if hashed else f"p{number}.jpg"
-        made.append(Item(key, len(content), sha256, lambda content=content: content))  # type: ignore[misc]
+        made.append(held(key, len(content), sha256, lambda content=content: content))  # type: ignore[misc]
     return tuple(made)
 
 
-def shipment(count: int = 3, *, hashed: bool = True) -> Shipment:
+def shipment(count: int = 3, *, hashed: bool = True) -> Batch:
     """A shipment of so many."""
-    return Shipment("b" * 32, DATASET, "good", items(count, hashed=hashed), claimed_at=1_700_000_000.0)
+    return Batch("b" * 32, DATASET, "good", items(count, hashed=hashed), claimed_at=1_700_000_000.0)
 
 
 def row(number: int, name: str, **more: Any) -> dict[str, Any]:
@@ -143,18 +144,18 @@ def test_upload_on_the_wire(mvi: MviPlatform, server: FakeHttp, release: Release
     sent = shipment()
     release.table[UPLOAD] = ok({"resultList": [{"result": "success", "id": f"f-{n}"} for n in range(3)]})
 
-    outcomes = mvi.upload(sent)
+    outcomes = mvi.pictures.upload(sent, read_held)
 
     parts = server.requests[-1].parts()
-    assert outcomes == [Outcome(item.key, f"f-{n}") for n, item in enumerate(sent.items)]
+    assert outcomes == [Outcome(item.key, f"f-{n}") for n, item in enumerate(sent.pictures)]
     assert [(part.name, part.filename) for part in parts] == [
         ("category_id", None),
         ("category_name", None),
         ("user-metadata", None),
-        *[("files", item.key) for item in sent.items],
+        *[("files", item.key) for item in sent.pictures],
     ]
     assert [part.content for part in parts[:2]] == [b"c-1", b"good"]
-    assert json.loads(parts[2].content) == {"batch": sent.batch_id, "source": "image-sync"}
+    assert json.loads(parts[2].content) == {"batch": sent.id, "source": "image-sync"}
     assert [part.content for part in parts[3:]] == [b"content 0", b"content 1", b"content 2"]
     assert {part.content_type for part in parts[3:]} == {"image/jpeg"}
 
@@ -162,7 +163,7 @@ def test_upload_on_the_wire(mvi: MviPlatform, server: FakeHttp, release: Release
 @pytest.mark.parametrize("status", [200, 400, 422])
 def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) -> None:
     """A list of results in any order is matched by name; refused pictures carry the server's reason."""
-    a, b, c = (item.key for item in shipment().items)
+    a, b, c = (item.key for item in shipment().pictures)
     entries = [
         {"result": "fail", "file_name": c, "fault": "broken\x1b[31m image"},
         {"result": "success", "original_file_name": b, "id": "f-b", "file_name": "f-b.jpg"},
@@ -170,7 +171,7 @@ def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) 
     ]
     release.table[UPLOAD] = answer(status, {"result": "fail", "resultList": entries})
 
-    assert mvi.upload(shipment()) == [
+    assert mvi.pictures.upload(shipment(), read_held) == [
         Outcome(a, ""),
         Outcome(b, "f-b"),
         Outcome(c, refused="broken?[31m image"),
@@ -179,26 +180,26 @@ def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) 
 
 def test_name_that_the_server_changed(mvi: MviPlatform, release: Release) -> None:
     """The entry that is left over belongs to the one picture that is: it is neither in doubt nor sent again."""
-    a, b, c = (item.key for item in shipment().items)
+    a, b, c = (item.key for item in shipment().pictures)
     entries = [{"result": "success", "id": f"f-{n}", "original_file_name": name} for n, name in enumerate((c, "?", a))]
     release.table[UPLOAD] = ok({"resultList": entries})
-    assert mvi.upload(shipment()) == [Outcome(a, "f-2"), Outcome(b, "f-1"), Outcome(c, "f-0")]
+    assert mvi.pictures.upload(shipment(), read_held) == [Outcome(a, "f-2"), Outcome(b, "f-1"), Outcome(c, "f-0")]
     release.table[UPLOAD] = ok({"resultList": entries[1:2]})
 
-    assert mvi.upload(shipment(1)) == [Outcome(a, "f-1")]
+    assert mvi.pictures.upload(shipment(1), read_held) == [Outcome(a, "f-1")]
 
 
 def test_name_that_is_told_twice(mvi: MviPlatform, release: Release) -> None:
     """An entry that repeats a name says nothing about the picture that no entry names: the dataset is asked."""
-    a, b, c = (item.key for item in shipment().items)
+    a, b, c = (item.key for item in shipment().pictures)
     entries = [{"result": "success", "id": f"f-{n}", "name": name} for n, name in enumerate((a, b, a))]
     release.table[UPLOAD] = ok({"resultList": entries})
     release.files = [row(7, c)]
-    assert mvi.upload(shipment())[2] == Outcome(c, "f-7")
+    assert mvi.pictures.upload(shipment(), read_held)[2] == Outcome(c, "f-7")
     release.files = []
 
     with pytest.raises(Ambiguous, match="lists 1 of them"):
-        mvi.upload(shipment())
+        mvi.pictures.upload(shipment(), read_held)
 
 
 def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release: Release) -> None:
@@ -206,7 +207,7 @@ def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release
     entries = [{"result": "success", "id": f"f-{n}", "file_name": f"f-{n}.jpg"} for n in range(3)]
     release.table[UPLOAD] = ok({"resultList": entries})
 
-    assert [outcome.remote_id for outcome in mvi.upload(shipment())] == ["f-0", "f-1", "f-2"]
+    assert [outcome.remote_id for outcome in mvi.pictures.upload(shipment(), read_held)] == ["f-0", "f-1", "f-2"]
 
 
 @pytest.mark.parametrize(
@@ -222,18 +223,18 @@ def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release
 def test_answers_that_name_nothing_are_looked_up(mvi: MviPlatform, release: Release, body: Any) -> None:
     """A bare success, lists of another length or with strange names, and an empty body: the dataset is asked."""
     release.table[UPLOAD] = Reply(200, b"") if body is None else ok(body)
-    release.files = [row(n, item.key) for n, item in enumerate(shipment().items)]
+    release.files = [row(n, item.key) for n, item in enumerate(shipment().pictures)]
 
-    assert [outcome.remote_id for outcome in mvi.upload(shipment())] == ["f-0", "f-1", "f-2"]
+    assert [outcome.remote_id for outcome in mvi.pictures.upload(shipment(), read_held)] == ["f-0", "f-1", "f-2"]
 
 
 def test_success_that_cannot_be_seen_is_in_doubt(mvi: MviPlatform, release: Release) -> None:
     """A bare success whose pictures are not listed yet is not believed, and not taken for a failure either."""
     release.table[UPLOAD] = ok()
-    release.files = [row(0, shipment().items[0].key)]
+    release.files = [row(0, shipment().pictures[0].key)]
 
     with pytest.raises(Ambiguous, match="lists 2 of them"):
-        mvi.upload(shipment())
+        mvi.pictures.upload(shipment(), read_held)
 
 
 def test_success_that_cannot_be_looked_up_is_in_doubt(mvi: MviPlatform, release: Release) -> None:
@@ -242,14 +243,14 @@ def test_success_that_cannot_be_looked_up_is_in_doubt(mvi: MviPlatform, release:
     release.table["GET /datasets/ds-1/files"] = answer(500, FAIL)
 
     with pytest.raises(Ambiguous):
-        mvi.upload(shipment())
+        mvi.pictures.upload(shipment(), read_held)
 
 
 def test_single_picture_of_an_old_release(mvi: MviPlatform, release: Release) -> None:
     """Release 1.1 answers with the id of the one file."""
     release.table[UPLOAD] = ok({"result": "success", "id": "f-9", "dataset_id": "ds-1"})
 
-    assert mvi.upload(shipment(1)) == [Outcome(shipment(1).items[0].key, "f-9")]
+    assert mvi.pictures.upload(shipment(1), read_held) == [Outcome(shipment(1).pictures[0].key, "f-9")]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_upload_errors(mvi: MviPlatform, release: Release, reply: Reply, kind: t
     release.table[UPLOAD] = reply
 
     with pytest.raises(kind) as caught:
-        mvi.upload(shipment())
+        mvi.pictures.upload(shipment(), read_held)
 
     assert type(caught.value) is kind
 
@@ -283,9 +284,9 @@ def test_refused_request_for_several_pictures_without_details(mvi: MviPlatform, 
     release.table[UPLOAD] = answer(422, FAIL)
 
     with pytest.raises(Ambiguous):
-        mvi.upload(shipment())
+        mvi.pictures.upload(shipment(), read_held)
     with pytest.raises(Refused):
-        mvi.upload(shipment(1))
+        mvi.pictures.upload(shipment(1), read_held)
 
 
 def test_deleted_category_is_made_again(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
@@ -293,7 +294,7 @@ def test_deleted_category_is_made_again(mvi: MviPlatform, server: FakeHttp, rele
     release.table[UPLOAD] = answer(400, FAIL)
     for _ in range(2):
         with pytest.raises(Refused):
-            mvi.upload(shipment())
+            mvi.pictures.upload(shipment(), read_held)
 
     assert server.paths().count("GET /api/datasets/ds-1/categories") == 3
 
@@ -306,29 +307,29 @@ def test_find_in_all_releases(
 ) -> None:
     """What arrived is found whether or not the server understands queries and keeps metadata; the rest is not."""
     sent = shipment(count)
-    extra = {"user_metadata": {"batch": sent.batch_id}} if metadata else {}
+    extra = {"user_metadata": {"batch": sent.id}} if metadata else {}
     release.knows_query = knows_query
     release.files = [row(n, f"stranger{n}.jpg") for n in range(100, 140)]
-    release.files[5:5] = [row(n, item.key, **extra) for n, item in enumerate(sent.items[:-1])]
+    release.files[5:5] = [row(n, item.key, **extra) for n, item in enumerate(sent.pictures[:-1])]
 
-    assert mvi.find(sent) == {item.key: f"f-{n}" for n, item in enumerate(sent.items[:-1])}
+    assert mvi.pictures.find(sent) == {item.key: f"f-{n}" for n, item in enumerate(sent.pictures[:-1])}
 
 
 def test_find_when_queries_are_refused(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
     """A release that answers a query with an error is asked for the list instead."""
     plain = release._listing
     release._listing = lambda query: answer(400, FAIL) if "query" in query else plain(query)  # type: ignore[method-assign]
-    release.files = [row(0, shipment().items[0].key)]
+    release.files = [row(0, shipment().pictures[0].key)]
 
-    assert mvi.find(shipment()) == {shipment().items[0].key: "f-0"}
+    assert mvi.pictures.find(shipment()) == {shipment().pictures[0].key: "f-0"}
 
 
 def test_find_is_one_request_when_all_is_there(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
     """Where metadata works, a batch that arrived whole costs a single request."""
     sent = shipment(50)
-    release.files = [row(n, item.key, user_metadata={"batch": sent.batch_id}) for n, item in enumerate(sent.items)]
+    release.files = [row(n, item.key, user_metadata={"batch": sent.id}) for n, item in enumerate(sent.pictures)]
 
-    assert len(mvi.find(sent)) == 50
+    assert len(mvi.pictures.find(sent)) == 50
     assert len(server.requests) == 1
 
 
@@ -344,21 +345,21 @@ def test_plain_names_must_fit_in_size_category_and_time(mvi: MviPlatform, releas
         row(4, "p4.jpg"),
     ]
 
-    assert mvi.find(sent) == {"p0.jpg": "f-0", "p4.jpg": "f-4"}
+    assert mvi.pictures.find(sent) == {"p0.jpg": "f-0", "p4.jpg": "f-4"}
 
 
 def test_oldest_of_several_copies_is_found(mvi: MviPlatform, release: Release) -> None:
     """Of two copies under one key the older one counts."""
     sent = shipment(1)
-    key = sent.items[0].key
-    metadata = {"batch": sent.batch_id}
+    key = sent.pictures[0].key
+    metadata = {"batch": sent.id}
     release.knows_limit = False
     release.files = [
         row(2, key, uploaded_at=2000, user_metadata=metadata),
         row(1, key, uploaded_at=1000, user_metadata=metadata),
     ]
 
-    assert mvi.find(sent) == {key: "f-1"}
+    assert mvi.pictures.find(sent) == {key: "f-1"}
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_listing_is_complete_with_all_manners(
         setattr(release, name, value)
     release.files = [row(n, f"p{n}.jpg") for n in range(count)]
 
-    assert [found.remote_id for found in mvi.listing(DATASET)] == [f"f-{n}" for n in range(count)]
+    assert [found.remote_id for found in mvi.pictures.listing(DATASET)] == [f"f-{n}" for n in range(count)]
 
 
 def test_listing_understands_odd_rows(mvi: MviPlatform, release: Release) -> None:
@@ -392,7 +393,7 @@ def test_listing_understands_odd_rows(mvi: MviPlatform, release: Release) -> Non
         {"_id": "f-4", "original_file_name": "c.jpg", "category_id": "c-1", "user_metadata": {"batch": 7}},
     ]
 
-    rows = list(mvi.listing(DATASET))
+    rows = list(mvi.pictures.listing(DATASET))
 
     assert [(one.key, one.category, one.size, one.uploaded_at, one.batch_id) for one in rows] == [
         ("a.jpg", "", 12, None, ""),
@@ -410,7 +411,7 @@ def test_ids_that_could_break_a_url_are_not_believed(
     release.table["GET /datasets"] = ok([{"_id": identity, "name": "parts"}])
 
     with pytest.raises(Transient) as caught:
-        mvi.find_dataset("parts")
+        mvi.pictures.find_dataset("parts")
 
     assert caught.value.what.startswith("Listing the datasets: ")
     assert len(str(caught.value)) < 400
@@ -427,8 +428,8 @@ def test_long_lists_take_little_memory(mvi: MviPlatform, release: Release) -> No
     assert all(len(reply.body) > 20 * 2**20 for reply in release.table.values())
     tracemalloc.start()
 
-    found = mvi.find_dataset("mine")
-    pictures = sum(1 for _ in mvi.listing(DatasetRef("ds-a", "mine")))
+    found = mvi.pictures.find_dataset("mine")
+    pictures = sum(1 for _ in mvi.pictures.listing(DatasetRef("ds-a", "mine")))
 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -447,7 +448,7 @@ def test_newest_dataset_of_a_name_wins(mvi: MviPlatform, release: Release) -> No
         ]
     )
 
-    assert mvi.find_dataset("pi\u00e8ces") == DatasetRef("new", "pi\u00e8ces")
+    assert mvi.pictures.find_dataset("pi\u00e8ces") == DatasetRef("new", "pi\u00e8ces")
 
 
 @pytest.mark.parametrize("status", [400, 409, 500])
@@ -465,8 +466,8 @@ def test_category_that_another_client_made(mvi: MviPlatform, server: FakeHttp, r
 
     server.script = script
 
-    assert mvi.ensure_category(DATASET, "été") == "c-7"
-    assert mvi.ensure_category(DATASET, "été") == "c-7"
+    assert mvi.pictures.ensure_category(DATASET, "été") == "c-7"
+    assert mvi.pictures.ensure_category(DATASET, "été") == "c-7"
     assert len(known) == 1
 
 
@@ -475,10 +476,10 @@ def test_category_that_cannot_be_made(mvi: MviPlatform, release: Release) -> Non
     path = "/datasets/ds-1/categories"
     release.table[f"POST {path}"] = answer(400, FAIL)
     with pytest.raises(Refused):
-        mvi.ensure_category(DATASET, "bad")
+        mvi.pictures.ensure_category(DATASET, "bad")
     release.table[f"POST {path}"] = answer(500, FAIL)
     with pytest.raises(Transient):
-        mvi.ensure_category(DATASET, "bad")
+        mvi.pictures.ensure_category(DATASET, "bad")
 
 
 @pytest.mark.parametrize(
@@ -515,7 +516,7 @@ def test_training_on_the_wire(
     """A plan becomes the request that IBM documents, with only those keys that it needs."""
     release.table["POST /dltasks"] = ok({"result": "success", "task_id": "t-1"})
 
-    assert mvi.start_training(plan) == "t-1"
+    assert mvi.trainings.start(plan) == "t-1"
     assert server.requests[0].json() == expected
 
 
@@ -535,7 +536,7 @@ def test_training_that_does_not_start(
     release.table["POST /dltasks"] = reply
 
     with pytest.raises(kind):
-        mvi.start_training(TrainingPlan("m", DATASET))
+        mvi.trainings.start(TrainingPlan("m", DATASET))
 
 
 def test_progress_reads_strings(mvi: MviPlatform, release: Release) -> None:
@@ -551,7 +552,7 @@ def test_progress_reads_strings(mvi: MviPlatform, release: Release) -> None:
         }
     )
 
-    progress = mvi.progress("t-1")
+    progress = mvi.trainings.progress("t-1")
 
     assert (progress.phase, progress.iteration, progress.iterations) == (Phase.RUNNING, 60, 1500)
     assert (progress.loss, progress.accuracy, progress.remaining) == (0.4312, 0.8125, 200.0)
@@ -574,7 +575,7 @@ def test_words_of_the_life_cycle(mvi: MviPlatform, release: Release, word: str, 
     release.table["GET /dltasks/t-1/status"] = ok({"status": word})
     release.table["GET /trained-models/t-1"] = ok({"_id": "t-1", "name": "pump", "accuracy": "0.9125"})
 
-    progress = mvi.progress("t-1")
+    progress = mvi.trainings.progress("t-1")
 
     assert progress.phase is phase
     assert bool(progress.reason) is (phase is Phase.FAILED)
@@ -586,11 +587,11 @@ def test_failing_status_call_is_cross_checked(mvi: MviPlatform, release: Release
     """A status call that fails just as the training ends is no failure: the task, then the model, are believed."""
     release.table["GET /dltasks/t-1/status"] = quirk
     release.table["GET /dltasks/t-1"] = ok({"_id": "t-1", "name": "pump", "status": "training"})
-    assert mvi.progress("t-1").phase is Phase.RUNNING
+    assert mvi.trainings.progress("t-1").phase is Phase.RUNNING
     release.table["GET /trained-models/t-1"] = ok({"_id": "t-1", "name": "pump", "accuracy": "0.75"})
     release.table["GET /dltasks/t-1"] = answer(500, FAIL)
 
-    progress = mvi.progress("t-1")
+    progress = mvi.trainings.progress("t-1")
 
     assert (progress.phase, progress.accuracy) == (Phase.TRAINED, 0.75)
 
@@ -599,10 +600,10 @@ def test_status_that_fails_for_good(mvi: MviPlatform, release: Release) -> None:
     """When neither task nor model can be read, the first error counts."""
     release.table["GET /dltasks/"] = release.table["GET /trained-models/"] = ok([])
     with pytest.raises(NotFound):
-        mvi.progress("t-1")
+        mvi.trainings.progress("t-1")
     release.table["GET /dltasks/t-1/status"] = answer(503, FAIL)
     with pytest.raises(Transient):
-        mvi.progress("t-1")
+        mvi.trainings.progress("t-1")
 
 
 def test_model_is_found_by_name_when_its_id_differs(mvi: MviPlatform, release: Release) -> None:
@@ -624,11 +625,11 @@ def test_model_is_found_by_name_when_its_id_differs(mvi: MviPlatform, release: R
         ]
     )
 
-    found = mvi.model_of("t-1")
+    found = mvi.models.of_task("t-1")
 
     assert found == Model("m-8", "pump-1", "ds-1", 0.5, ("good",), 4.0, deployed=True)
-    assert [model.id for model in mvi.models(DATASET)] == ["m-9", "m-8"]
-    assert mvi.find_trainings(DATASET, "other") == ["m-9"]
+    assert [model.id for model in mvi.models.of_dataset(DATASET)] == ["m-9", "m-8"]
+    assert mvi.trainings.find(DATASET, "other") == ["m-9"]
 
 
 def test_all_trainings_of_a_name(mvi: MviPlatform, release: Release) -> None:
@@ -648,9 +649,9 @@ def test_all_trainings_of_a_name(mvi: MviPlatform, release: Release) -> None:
         ]
     )
 
-    assert mvi.find_trainings(DATASET, "m") == ["t-1", "t-2", "t-3"]
-    assert mvi.find_trainings(DatasetRef("ds-2", "x"), "m") == ["t-9"]
-    assert mvi.find_trainings(DATASET, "none") == []
+    assert mvi.trainings.find(DATASET, "m") == ["t-1", "t-2", "t-3"]
+    assert mvi.trainings.find(DatasetRef("ds-2", "x"), "m") == ["t-9"]
+    assert mvi.trainings.find(DATASET, "none") == []
 
 
 @pytest.mark.parametrize(
@@ -669,7 +670,7 @@ def test_copies_of_a_few(
     for name, value in knows.items():
         setattr(release, name, value)
     sent = shipment(3)
-    a, b, _ = (item.key for item in sent.items)
+    a, b, _ = (item.key for item in sent.pictures)
     release.files = [
         row(9, "stranger.jpg"),
         row(4, a, uploaded_at=5000, category_id="c-2", category_name="bad"),
@@ -679,7 +680,7 @@ def test_copies_of_a_few(
         *[row(number, f"{number}.jpg") for number in range(20, 23)],
     ]
 
-    copies = mvi.copies(sent)
+    copies = mvi.pictures.copies(sent)
 
     assert {key: [one.remote_id for one in found] for key, found in copies.items()} == {
         a: ["f-1", "f-4"],
@@ -696,11 +697,11 @@ def test_copies_of_many(mvi: MviPlatform, server: FakeHttp, release: Release, to
     release.table["GET /datasets/ds-1"] = ok({"_id": "ds-1", "name": "parts", "total_file_count": total})
     release.table["GET /datasets"] = ok([{"_id": "ds-1", "name": "parts"}])
     sent = shipment(20)
-    release.files = [row(number, item.key) for number, item in enumerate(sent.items)]
+    release.files = [row(number, item.key) for number, item in enumerate(sent.pictures)]
 
-    copies = mvi.copies(sent)
+    copies = mvi.pictures.copies(sent)
 
-    assert set(copies) == {item.key for item in sent.items}
+    assert set(copies) == {item.key for item in sent.pictures}
     assert any("query" in request.query for request in server.requests) is by_name
 
 
@@ -724,7 +725,7 @@ def test_files_deleted_meanwhile_hide_no_other(
 
     server.script = script
 
-    listed = [one.remote_id for one in mvi.listing(DATASET)]
+    listed = [one.remote_id for one in mvi.pictures.listing(DATASET)]
 
     assert len(listed) == len(set(listed))
     assert {file["_id"] for file in release.files} <= set(listed)
@@ -736,7 +737,7 @@ def test_server_that_skips_to_nowhere(mvi: MviPlatform, server: FakeHttp, releas
     script = server.script
     server.script = lambda request: ok([]) if request.query.get("skip", "0") != "0" else script(request)
 
-    assert len(list(mvi.listing(DATASET))) == 5
+    assert len(list(mvi.pictures.listing(DATASET))) == 5
     assert len(server.requests) < 30
 
 
@@ -744,14 +745,14 @@ def test_copies_without_any_is_read_from_the_list(mvi: MviPlatform, server: Fake
     """Nothing but empty answers could mean that the question was not understood: the list decides."""
     release.files = [row(number, f"{number}.jpg") for number in range(3)]
 
-    assert mvi.copies(shipment(2)) == {}
+    assert mvi.pictures.copies(shipment(2)) == {}
     assert "query" not in server.requests[-1].query
 
 
 def test_copies_of_plain_names(mvi: MviPlatform, release: Release) -> None:
     """Without a hash in its name, a file of another size, category or time is somebody else's, and no copy."""
     sent = shipment(1, hashed=False)
-    (item,) = sent.items
+    (item,) = sent.pictures
     release.files = [
         row(1, item.key, size=item.size, uploaded_at=1_700_000_001_000),
         row(2, item.key, size=item.size + 1, uploaded_at=1_700_000_001_000),
@@ -759,7 +760,7 @@ def test_copies_of_plain_names(mvi: MviPlatform, release: Release) -> None:
         row(4, item.key, size=item.size, uploaded_at=1_600_000_000_000),
     ]
 
-    assert [one.remote_id for one in mvi.copies(sent)[item.key]] == ["f-1"]
+    assert [one.remote_id for one in mvi.pictures.copies(sent)[item.key]] == ["f-1"]
 
 
 @pytest.mark.parametrize(
@@ -772,7 +773,7 @@ def test_count_where_a_release_tells_it(
     release.table["GET /datasets/ds-1"] = ok({"_id": "ds-1", "name": "parts", "total_file_count": shown})
     release.table["GET /datasets"] = ok([{"_id": "ds-0"}, {"_id": "ds-1", "total_file_count": listed}])
 
-    assert mvi.count(DATASET) == expected
+    assert mvi.pictures.count(DATASET) == expected
 
 
 @pytest.mark.parametrize(
@@ -797,7 +798,7 @@ def test_predictions_in_all_shapes(
     """Lists, percent and fractions of all releases become fractions, best first; pseudo classes are passed on."""
     release.table["POST /dlapis/m-1"] = ok({"classified": classified, "result": "success"})
 
-    found = mvi.predict(MODEL, b"\x89PNG\r\n\x1a\nxxxx")
+    found = mvi.models.predict(MODEL, b"\x89PNG\r\n\x1a\nxxxx")
 
     assert [(one.category, round(one.confidence, 6)) for one in found] == expected
     assert all(isinstance(one, Prediction) for one in found)
@@ -810,7 +811,7 @@ def test_prediction_of_a_wrong_shape(mvi: MviPlatform, release: Release, classif
     release.table["POST /dlapis/m-1"] = ok({"classified": classified})
 
     with pytest.raises(Transient, match="Asking the model m-1: the answer has an unexpected shape"):
-        mvi.predict(MODEL, b"x")
+        mvi.models.predict(MODEL, b"x")
 
 
 def test_deployment_is_waited_for(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
@@ -823,7 +824,7 @@ def test_deployment_is_waited_for(mvi: MviPlatform, server: FakeHttp, release: R
         (states.pop(0) if len(states) > 1 else states[0]) if request.path == "/api/webapis/m-1" else script(request)
     )
 
-    mvi.deploy(MODEL)
+    mvi.models.deploy(MODEL)
 
     posted = next(request for request in server.requests if request.method == "POST")
     assert posted.json() == {"trained_model_id": "m-1", "name": "pump", "usage": "cod"}
@@ -834,10 +835,10 @@ def test_failed_deployment_is_refused(mvi: MviPlatform, release: Release) -> Non
     release.table["GET /trained-models/m-1"] = ok({"_id": "m-1", "usage": "cic"})
     release.table["POST /webapis"] = ok({"result": "fail", "fault": "WEBAPI_LIMIT_PER_USER", "limit": 3})
     with pytest.raises(Refused, match="WEBAPI_LIMIT_PER_USER"):
-        mvi.deploy(MODEL)
+        mvi.models.deploy(MODEL)
     release.table["GET /webapis/m-1"] = ok({"_id": "m-1", "status": "failed"})
     with pytest.raises(Refused, match="has failed"):
-        mvi.deploy(MODEL)
+        mvi.models.deploy(MODEL)
 
 
 def test_stop_ends_the_wait_for_a_deployment(mvi: MviPlatform, release: Release) -> None:
@@ -845,15 +846,15 @@ def test_stop_ends_the_wait_for_a_deployment(mvi: MviPlatform, release: Release)
     release.table["GET /webapis/m-1"] = ok({"_id": "m-1", "status": "starting"})
     release.table["GET /trained-models/m-1"] = ok({"_id": "m-1"})
     release.table["POST /webapis"] = ok({})
-    mvi._models._deploy_timeout = 0.05
+    mvi.models._deploy_timeout = 0.05
     with pytest.raises(Transient, match="not ready"):
-        mvi.deploy(MODEL)
-    mvi._models._deploy_timeout = mvi._models._poll = 60
-    threading.Timer(0.05, mvi._models._stop.set).start()
+        mvi.models.deploy(MODEL)
+    mvi.models._deploy_timeout = mvi.models._poll = 60
+    threading.Timer(0.05, mvi.models._stop.set).start()
     began = time.monotonic()
 
     with pytest.raises(Transient, match="Stopped waiting"):
-        mvi.deploy(MODEL)
+        mvi.models.deploy(MODEL)
 
     assert time.monotonic() - began < 10
 
@@ -878,14 +879,14 @@ def test_export_is_whole_or_not_there(mvi: MviPlatform, release: Release, tmp_pa
     ):
         release.table[path] = torn
         with pytest.raises(Transient):
-            mvi.export(model, tmp_path)
+            mvi.models.export(model, tmp_path)
         assert list(tmp_path.iterdir()) == []
     release.table[path] = Reply(200, whole, (("Content-Disposition", "attachment; filename=../../evil.zip"),))
 
-    written = mvi.export(model, tmp_path)
+    written = mvi.models.export(model, tmp_path)
 
     assert written == tmp_path / "_pump_1_.zip"
     assert written.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [written]
     with pytest.raises(ImageSyncError, match="cannot be written"):
-        mvi.export(model, tmp_path / "missing" / "x.zip")
+        mvi.models.export(model, tmp_path / "missing" / "x.zip")

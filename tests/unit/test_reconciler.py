@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import Ambiguous, Refused, Transient, Unfit
 from image_sync.ledger.batches import HOPELESS
-from image_sync.platforms.base import Item, RemotePicture, Shipment
+from image_sync.platforms.base import RemotePicture
+from support.sending import held, read_held
 from support.world import World
 
 
@@ -29,8 +30,8 @@ def dataset(world: World) -> DatasetRef:
 
 def sent_by_somebody(world: World, batch_id: str, *keys: str, category: str = "good") -> None:
     """Put pictures there as if a request with this batch id had been carried out."""
-    items = tuple(Item(key, 10, "", lambda: b"good/1.jpg") for key in keys)
-    world.platform.upload(Shipment(batch_id, dataset(world), category, items))
+    items = tuple(held(key, 10, "", lambda: b"good/1.jpg") for key in keys)
+    world.platform.upload(Batch(batch_id, dataset(world), category, items), read_held)
 
 
 def rows(world: World) -> list[RemotePicture]:
@@ -291,10 +292,10 @@ def test_a_picture_that_breaks_every_request_travels_alone_and_is_parked(world: 
     world.put(*names)
     upload = world.platform.upload
 
-    def poisoned(shipment):
-        if any(item.key.startswith("3.") for item in shipment.items):
+    def poisoned(batch, read):
+        if any(item.key.startswith("3.") for item in batch.pictures):
             raise Ambiguous("the server broke down")
-        return upload(shipment)
+        return upload(batch, read)
 
     world.platform.upload = poisoned  # type: ignore[method-assign]
     for _ in range(4 * HOPELESS):

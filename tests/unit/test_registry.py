@@ -12,7 +12,7 @@ import pytest
 from image_sync.platforms import registry
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 from support.configuration import settings
 from support.fake_http import FakeHttp, ok
 
@@ -28,7 +28,7 @@ def test_mvi_gets_what_the_settings_say(tmp_path: Path) -> None:
 
     assert isinstance(platform, Retrying)
     assert isinstance(platform._platform, MviPlatform)
-    assert (platform.describe().batch_files, platform.describe().batch_bytes) == (7, 12345)
+    assert (platform.traits.batch_files, platform.traits.batch_bytes) == (7, 12345)
     assert server.paths() == ["GET /visual-inspection/api/datasets"]
     assert server.requests[0].headers["x-auth-token"] == "AbC1-d2E3-fG4h-5IjK"
 
@@ -58,7 +58,7 @@ def test_memory(tmp_path: Path) -> None:
 
     assert isinstance(platform, Retrying)
     assert isinstance(platform._platform, MemoryPlatform)
-    assert platform.describe().batch_files == 3
+    assert platform.traits.batch_files == 3
 
 
 @pytest.mark.parametrize("module", ["registry", "base"])

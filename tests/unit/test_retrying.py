@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import Ambiguous, ImageSyncError, PlatformError, Refused, Transient, Unauthorised
-from image_sync.platforms.base import Item, Platform, RemotePicture, Shipment
+from image_sync.platforms.base import Models, Pictures, Platform, RemotePicture, TrainingPlan, Trainings
 from image_sync.platforms.memory import MemoryPlatform
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
+from support.sending import held, read_held
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,17 @@ def quick(platform: Platform, stop: threading.Event | None = None, **more: float
     return Retrying(platform, stop or threading.Event(), first=0.001, **more)  # type: ignore[arg-type]
 
 
-def shipment(dataset: DatasetRef, count: int = 3) -> Shipment:
+def shipment(dataset: DatasetRef, count: int = 3) -> Batch:
     """A shipment of so many pictures."""
-    items = tuple(Item(f"{n}.jpg", 1, "0" * 64, lambda n=n: bytes([n])) for n in range(count))  # type: ignore[misc]
-    return Shipment("b" * 32, dataset, "cat", items)
+    items = tuple(held(f"{n}.jpg", 1, "0" * 64, lambda n=n: bytes([n])) for n in range(count))  # type: ignore[misc]
+    return Batch("b" * 32, dataset, "cat", items)
+
+
+CALLS: dict[str, Callable[[Platform, DatasetRef], object]] = {
+    "upload": lambda platform, dataset: platform.pictures.upload(shipment(dataset), read_held),
+    "find": lambda platform, dataset: platform.pictures.find(shipment(dataset)),
+    "start_training": lambda platform, dataset: platform.trainings.start(TrainingPlan("m", dataset)),
+}
 
 
 def test_transient_errors_are_retried_and_logged() -> None:
@@ -63,7 +71,7 @@ def test_whoever_asks_hears_of_repeats_while_they_last(times: int) -> None:
 
 
 @pytest.mark.parametrize("error", [Ambiguous("lost"), Refused("no"), ValueError("bug")])
-@pytest.mark.parametrize("method", ["upload", "start_training", "find"])
+@pytest.mark.parametrize("method", CALLS)
 def test_nothing_else_is_retried(method: str, error: Exception) -> None:
     """Doubt, refusals and mistakes are passed on at once: repeating them would do harm or no good."""
     memory = MemoryPlatform()
@@ -72,12 +80,12 @@ def test_nothing_else_is_retried(method: str, error: Exception) -> None:
     wrapped = quick(memory)
 
     with pytest.raises(type(error)):
-        getattr(wrapped, method)(shipment(dataset))
+        CALLS[method](wrapped, dataset)
 
     assert memory.calls[method] == 1
 
 
-@pytest.mark.parametrize("method", ["upload", "start_training", "find"])
+@pytest.mark.parametrize("method", CALLS)
 def test_who_is_turned_away_knocks_again(method: str) -> None:
     """Nothing was done, and a moment later the same key may be good: the call is made again, a few times."""
     memory = MemoryPlatform()
@@ -85,7 +93,7 @@ def test_who_is_turned_away_knocks_again(method: str) -> None:
     memory.fail_next(method, Unauthorised("who"), times=9)
 
     with pytest.raises(Unauthorised):
-        getattr(quick(memory), method)(shipment(dataset))
+        CALLS[method](quick(memory), dataset)
 
     assert memory.calls[method] == 4
 
@@ -110,7 +118,7 @@ def test_upload_that_was_not_sent_is_sent_once() -> None:
     dataset = memory.ensure_dataset("d")
     memory.fail_next("upload", Transient("refused"))
 
-    outcomes = quick(memory).upload(shipment(dataset))
+    outcomes = quick(memory).pictures.upload(shipment(dataset), read_held)
 
     assert [outcome.key for outcome in outcomes] == ["0.jpg", "1.jpg", "2.jpg"]
     assert len(list(memory.listing(dataset))) == 3
@@ -187,10 +195,10 @@ def test_listing_goes_on_after_a_break() -> None:
     memory = _TornListing()
     dataset = memory.ensure_dataset("d")
     for _ in range(6):
-        memory.upload(shipment(dataset, 250))
+        memory.upload(shipment(dataset, 250), read_held)
     memory.breaks = (0, 1200, 7)
 
-    rows = list(quick(memory).listing(dataset))
+    rows = list(quick(memory).pictures.listing(dataset))
 
     assert len({row.remote_id for row in rows}) == len(rows) == 1500
     assert memory.calls["listing"] == 4
@@ -200,10 +208,10 @@ def test_listing_leaves_the_consumers_errors_alone() -> None:
     """An error of whoever reads the listing is not taken for the platform's."""
     memory = MemoryPlatform()
     dataset = memory.ensure_dataset("d")
-    memory.upload(shipment(dataset))
+    memory.upload(shipment(dataset), read_held)
 
     def consume() -> None:
-        for _row in quick(memory).listing(dataset):
+        for _row in quick(memory).pictures.listing(dataset):
             raise Transient("of the consumer")
 
     with pytest.raises(ImageSyncError, match="of the consumer"):
@@ -213,10 +221,14 @@ def test_listing_leaves_the_consumers_errors_alone() -> None:
 
 
 def test_every_method_of_a_platform_is_wrapped() -> None:
-    """Nothing of the protocol is missing from the wrapper."""
-    methods = {name for name in vars(Platform) if not name.startswith("_")}
+    """Nothing of the protocols is missing from the wrapper, and nothing of it is the adapter's own."""
+    memory = MemoryPlatform()
+    wrapped = quick(memory)
 
-    assert methods <= set(vars(Retrying))
+    for part, protocol in (("pictures", Pictures), ("trainings", Trainings), ("models", Models)):
+        names = {name for name in vars(protocol) if not name.startswith("_")}
+        assert names == set(vars(getattr(wrapped, part)))
+        assert not any(getattr(getattr(wrapped, part), name) is getattr(getattr(memory, part), name) for name in names)
 
 
 def test_each_attempt_says_that_the_caller_lives() -> None:

@@ -85,10 +85,10 @@ def test_one_bad_picture_does_not_block_the_others(world: World) -> None:
     world.put(*names)
     upload = world.platform.upload
 
-    def picky(shipment):
-        if any(item.key.startswith("5.") for item in shipment.items):
+    def picky(batch, read):
+        if any(item.key.startswith("5.") for item in batch.pictures):
             raise Unfit("one of these is no picture")
-        return upload(shipment)
+        return upload(batch, read)
 
     world.platform.upload = picky  # type: ignore[method-assign]
     world.work()
@@ -127,11 +127,11 @@ def test_a_refusal_that_names_no_fault_of_the_picture_is_tried_again_for_a_day(w
     world.put("good/1.jpg", "scratch/2.jpg")
     upload, tries = world.platform.upload, []
 
-    def full(shipment):
-        if shipment.category == "good":
+    def full(batch, read):
+        if batch.category == "good":
             tries.append(world.unix)
             raise Refused("could not store")
-        return upload(shipment)
+        return upload(batch, read)
 
     world.platform.upload = full  # type: ignore[method-assign]
     world.uploader.step(world.now)
@@ -194,8 +194,8 @@ def test_a_batch_that_is_just_being_sent_is_never_taken_for_stranded(world: Worl
 def test_pictures_stored_without_ids_are_asked_for(world: World) -> None:
     """A platform that only says "done" is asked under which ids; nothing is sent again."""
     upload = world.platform.upload
-    world.platform.upload = lambda shipment: [  # type: ignore[method-assign]
-        Outcome(outcome.key) for outcome in upload(shipment)
+    world.platform.upload = lambda batch, read: [  # type: ignore[method-assign]
+        Outcome(outcome.key) for outcome in upload(batch, read)
     ]
     world.put("good/1.jpg", "good/2.jpg")
     world.work()
@@ -296,9 +296,9 @@ def test_a_pause_begins_when_something_failed_not_when_the_step_began(world: Wor
     world.put("good/1.jpg", "good/2.jpg")
     upload = world.platform.upload
 
-    def slow(shipment):
+    def slow(batch, read):
         world.pass_time(600)
-        return upload(shipment)
+        return upload(batch, read)
 
     world.platform.upload = slow  # type: ignore[method-assign]
     world.uploader.step(world.now)

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from image_sync.annotations import from_text, to_text
 from image_sync.domain import Annotation, Box, Sighting
 from image_sync.watcher import picture
 from image_sync.watcher.filters import Category, Filter
@@ -50,7 +49,7 @@ def seen(watch: Watching, path: Path) -> Sighting | None:
 def marked(watch: Watching, path: Path) -> Annotation | None:
     """What is marked in a picture, as last reported; None while nothing is."""
     sighting = seen(watch, path)
-    return from_text(sighting.annotation) if sighting and sighting.annotation else None
+    return Annotation.from_text(sighting.annotation) if sighting and sighting.annotation else None
 
 
 def waits(watch: Watching, path: Path) -> bool:
@@ -64,7 +63,7 @@ def test_a_picture_is_reported_with_what_is_marked_in_it(root: Path, watch: Watc
     watch.until(lambda: marked(watch, root / "good/x.jpg"))
 
     sighting = watch.catalogue.at(root / "good/x.jpg")
-    assert sighting.annotation == to_text(annotation(SCRATCH, HOLE))
+    assert sighting.annotation == annotation(SCRATCH, HOLE).to_text()
     assert (sighting.labels, sighting.category, sighting.fault) == (("scratch", "hole"), "good", "")
     assert len(sighting.stamp.annotation) == 24
     assert len(sighting.sha256) == 64

@@ -166,8 +166,8 @@ def check(
     findings += [Finding("configuration", warning, warning=True) for warning in settings.warnings]
     with ledger_of(settings) as ledger, platform_of(settings, called=False) as platform:
         findings += _state(settings)
-        filters = Filter(watch_rules(settings, platform.describe()))
-        news = _News(ledger, watch_rules(settings, platform.describe()), skip_duplicates=settings.skip_duplicates)
+        filters = Filter(watch_rules(settings, platform.traits))
+        news = _News(ledger, watch_rules(settings, platform.traits), skip_duplicates=settings.skip_duplicates)
         for folder in settings.folders:
             findings += _folder(settings, os.fsencode(folder), filters, news)
         findings += news.findings()
@@ -187,7 +187,7 @@ def check(
         if not settings.unread and not any(finding.code for finding in proofs):
             findings += _server(settings, platform, ledger)
         known = Counter({name: counts.ready for name, counts in ledger.census().categories.items()})
-        thresholds = thresholds_of(settings, platform.describe())
+        thresholds = thresholds_of(settings, platform.traits)
         exact = news.exact and not any(finding.subject == _STORED for finding in findings)
         would = _would(ledger.tally(), known, new, thresholds, exact=exact and settings.annotations.mode == "none")
         if any(finding.code for finding in findings):
@@ -337,8 +337,8 @@ def _server(settings: Settings, platform: Platform, ledger: Ledger) -> Iterator[
     try:
         platform.sign_in()
         yield Finding("server", f"{settings.address} answers and accepts us")
-        dataset = platform.find_dataset(settings.dataset.name)
-        stored = platform.count(dataset) if dataset is not None and not ledger.tally().confirmed else None
+        dataset = platform.pictures.find_dataset(settings.dataset.name)
+        stored = platform.pictures.count(dataset) if dataset is not None and not ledger.tally().confirmed else None
     except ImageSyncError as error:
         yield Finding("server", error.what, error.hint, error.exit_code)
         return

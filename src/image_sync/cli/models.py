@@ -106,7 +106,7 @@ def plot(
 def deploy(model: ModelName, config: options.Config = options.CONFIG) -> None:
     """Deploy a model and wait until it answers. No other model is taken down."""
     with _meant(config, model) as (platform, ledger, one):
-        platform.deploy(one)
+        platform.models.deploy(one)
         _note(ledger, one, ModelOutcome.DEPLOYED)
     typer.echo(f"Model {show_text(one.name)} is deployed.")
 
@@ -115,7 +115,7 @@ def deploy(model: ModelName, config: options.Config = options.CONFIG) -> None:
 def undeploy(model: ModelName, config: options.Config = options.CONFIG) -> None:
     """Take a model from service; it can be deployed again."""
     with _meant(config, model) as (platform, ledger, one):
-        platform.undeploy(one)
+        platform.models.undeploy(one)
         _note(ledger, one, ModelOutcome.RETIRED, was=ModelOutcome.DEPLOYED)
     typer.echo(f"Model {show_text(one.name)} is no longer deployed.")
 
@@ -129,10 +129,10 @@ def delete(
     """Delete models at the platform for good. A deployed one is refused."""
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
-        found = platform.models(dataset_of(ledger, platform))
+        found = platform.models.of_dataset(dataset_of(ledger, platform))
         doomed = [chosen(platform, found, model, settings.model.name) for model in dict.fromkeys(models)]
         for model in doomed:
-            if model.deployed and platform.describe().keeps_models:
+            if model.deployed and platform.traits.keeps_models:
                 raise Refused(
                     f"the model {model.name} is deployed, so nothing was deleted",
                     hint=f"Take it from service first: image-sync models undeploy {model.name}",
@@ -143,7 +143,7 @@ def delete(
         if not yes and not typer.confirm(f"Delete {names} at the platform for good?"):
             raise UsageError("nothing was deleted")
         for model in doomed:
-            platform.delete_model(model)
+            platform.models.delete(model)
             _note(ledger, model, ModelOutcome.DELETED)
             typer.echo(f"Model {show_text(model.name)} is deleted.")
 
@@ -161,7 +161,7 @@ def export(
     if output.is_file() and not force:
         raise UsageError(f"{show_path(str(output))} exists already", hint="Add --force to replace it.")
     with _meant(config, model) as (platform, _, one):
-        written = platform.export(one, output)
+        written = platform.models.export(one, output)
     # A place in S3 (s3://bucket/key, of which a path keeps one slash) has no size here.
     where, size = str(written), f" ({written.stat().st_size} bytes)" if written.exists() else ""
     typer.echo(f"Model {show_text(one.name)} is written to {show_path(where.replace('s3:/', 's3://', 1))}{size}.")
@@ -173,7 +173,7 @@ def stop(training: TrainingName = "latest", config: options.Config = options.CON
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         name, task = _task_of(ledger, platform, training, running=True)
-        platform.stop_training(task)
+        platform.trainings.stop(task)
     typer.echo(
         f"Training {show_text(name)} is being stopped; `image-sync status` tells when it has ended.\n"
         "The next training contains its pictures, too; to start one now: image-sync train"
@@ -187,7 +187,7 @@ def log(training: TrainingName = "latest", config: options.Config = options.CONF
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         name, task = _task_of(ledger, platform, training)
         empty = True
-        for line in platform.training_log(task):
+        for line in platform.trainings.log(task):
             typer.echo(show_text(line))
             empty = False
     if empty:
@@ -203,10 +203,10 @@ def import_(
     """Bring an exported model to the server. It gets a new id and belongs to no dataset."""
     settings = settings_of(config)
     with platform_of(settings) as platform:
-        model = platform.import_model(file)
+        model = platform.models.import_model(file)
         typer.echo(f"Model {show_text(model.name)} is imported, its id is {model.id}.")
         if deploy:
-            platform.deploy(model)
+            platform.models.deploy(model)
             typer.echo("It is deployed.")
     typer.echo(f"Try it: image-sync predict{'' if deploy else ' --deploy'} --model {model.id} IMAGE")
 
@@ -229,7 +229,7 @@ def chosen(platform: Platform, found: list[Model], wanted: str, name: str) -> Mo
     imported = None
     if wanted != "latest":
         with suppress(NotFound):
-            imported = platform.model_of(wanted)
+            imported = platform.models.of_task(wanted)
     if imported is not None:
         return imported
     known = ", ".join(model.name for model in found[:_NAMED]) or "none"
@@ -240,7 +240,7 @@ def chosen(platform: Platform, found: list[Model], wanted: str, name: str) -> Mo
 def _meant(config: Path, wanted: str) -> Iterator[tuple[Platform, Ledger, Model]]:
     settings = settings_of(config)
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
-        found = platform.models(dataset_of(ledger, platform))
+        found = platform.models.of_dataset(dataset_of(ledger, platform))
         yield platform, ledger, chosen(platform, found, wanted, settings.model.name)
 
 
@@ -265,7 +265,7 @@ def _task_of(ledger: Ledger, platform: Platform, wanted: str, *, running: bool =
         raise UsageError("no training is running", hint="See: image-sync models, image-sync status")
     if run.task_id:
         return run.name, run.task_id
-    found = platform.find_trainings(run.dataset, run.name)
+    found = platform.trainings.find(run.dataset, run.name)
     if not found:
         raise UsageError(
             f"the training {run.name} is not at the platform",
@@ -295,11 +295,11 @@ def _list(config: Path, *, as_json: bool, deploy_first: str | None) -> None:
     with platform_of(settings) as platform, ledger_of(settings) as ledger:
         dataset = dataset_of(ledger, platform)
         runs = {run.task_id: run for run in reversed(ledger.trainings.history(_HISTORY)) if run.task_id}
-        found = platform.models(dataset)
+        found = platform.models.of_dataset(dataset)
         if deploy_first is not None:
-            platform.deploy(chosen(platform, found, deploy_first, settings.model.name))
-            found = platform.models(dataset)
-        active, keeps = ledger.trainings.active(), platform.describe().keeps_models
+            platform.models.deploy(chosen(platform, found, deploy_first, settings.model.name))
+            found = platform.models.of_dataset(dataset)
+        active, keeps = ledger.trainings.active(), platform.traits.keeps_models
         contents = {model.id: ledger.trainings.contained(runs[model.id].id) for model in found if model.id in runs}
     measure = Measure.of(settings)
     if as_json:

@@ -71,9 +71,9 @@ def predict(
     with platform_of(settings) as platform:
         with ledger_of(settings) as ledger:
             dataset = dataset_of(ledger, platform)
-        used = _model(platform, platform.models(dataset), model, settings.model.name, deploy=deploy)
+        used = _model(platform, platform.models.of_dataset(dataset), model, settings.model.name, deploy=deploy)
         if deploy:
-            platform.deploy(used)
+            platform.models.deploy(used)
         answers, bad = _asked(platform, used, files)
     if not answers:
         raise next(iter(bad.values()))
@@ -122,7 +122,7 @@ def _asked(platform: Platform, model: Model, files: list[Path]) -> tuple[list[_A
     for file in files:
         try:
             content = _read(file)
-            answers.append(_Answer(file, content, platform.predict(model, content)))
+            answers.append(_Answer(file, content, platform.models.predict(model, content)))
         except UsageError as error:
             bad[file] = error
         except Refused as error:

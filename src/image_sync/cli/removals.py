@@ -106,7 +106,7 @@ def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Remova
 
 def filters_of(settings: Settings) -> Filter:
     """What these settings look at."""
-    return Filter(watch_rules(settings, registry.make(settings, threading.Event()).describe()))
+    return Filter(watch_rules(settings, registry.make(settings, threading.Event()).traits))
 
 
 def _data(settings: Settings, ledger: Ledger) -> dict[str, object]:

@@ -121,7 +121,7 @@ def dataset_of(ledger: Ledger, platform: Platform) -> DatasetRef:
     target = ledger.target
     if target.dataset_id:
         return target.dataset
-    found = platform.find_dataset(target.dataset_name)
+    found = platform.pictures.find_dataset(target.dataset_name)
     if found is None:
         raise NotFound(
             f"there is no dataset {target.dataset_name!r} at the platform yet",

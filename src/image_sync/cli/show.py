@@ -82,7 +82,7 @@ def _why_unknown(path: bytes, settings: Settings) -> str:
     root = next((one for one in roots if (folder + b"/").startswith(one.rstrip(b"/") + b"/")), None)
     if root is None:
         return "It lies in none of the watched folders: " + ", ".join(map(str, settings.folders)) + "."
-    filters = Filter(watch_rules(settings, registry.make(settings, threading.Event()).describe()))
+    filters = Filter(watch_rules(settings, registry.make(settings, threading.Event()).traits))
     return _passed_over(root, folder, name, filters) or (
         "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
     )

@@ -74,7 +74,7 @@ def status(
 def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     """Everything ``status --json`` prints. Times are Unix seconds."""
     tally, census, now = ledger.tally(), ledger.census(), time.time()
-    thresholds = thresholds_of(settings, registry.make(settings, threading.Event()).describe())
+    thresholds = thresholds_of(settings, registry.make(settings, threading.Event()).traits)
     upload = upload_verdict(tally, thresholds, quiet_for=now - (tally.newest_ready_at or 0.0))
     upload = _with_waiting(upload, census.total.waiting)
     training = training_verdict(tally, thresholds, now=now)

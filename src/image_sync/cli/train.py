@@ -54,7 +54,7 @@ def _by_daemon(settings: Settings, *, follow: bool) -> None:
     """Ask the daemon that runs."""
     stop = threading.Event()
     with ledger_of(settings) as ledger:
-        known = _ask(ledger, thresholds_of(settings, registry.make(settings, stop).describe()))
+        known = _ask(ledger, thresholds_of(settings, registry.make(settings, stop).traits))
         _see(ledger, known, Measure.of(settings), follow=follow, turn=lambda: stop.wait(_TICK))
 
 
@@ -62,7 +62,7 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
     """Do what the daemon would do."""
     stop = threading.Event()
     with ledger_of(settings, lock) as ledger, platform_of(settings) as platform:
-        thresholds = thresholds_of(settings, platform.describe())
+        thresholds = thresholds_of(settings, platform.traits)
         known = _ask(ledger, thresholds)
         trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
 

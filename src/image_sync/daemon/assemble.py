@@ -69,7 +69,7 @@ def assemble(
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.files.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
-    thresholds = thresholds_of(settings, platform.describe())
+    thresholds = thresholds_of(settings, platform.traits)
     uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
     reconciler = Reconciler(
         ledger,
@@ -90,7 +90,7 @@ def assemble(
     watcher = Watcher(
         roots,
         ledger.files,
-        watch_rules(settings, platform.describe(), once=once),
+        watch_rules(settings, platform.traits, once=once),
         stop,
         wake,
         alive=alive,
@@ -142,7 +142,7 @@ def prove(settings: Settings, stop: threading.Event) -> None:
 
 
 def _suits(settings: Settings, platform: Platform) -> None:
-    if settings.annotations.mode != "none" and platform.describe().min_labelled is None:
+    if settings.annotations.mode != "none" and platform.traits.min_labelled is None:
         raise ConfigError(
             f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
         )

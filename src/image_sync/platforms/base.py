@@ -3,10 +3,11 @@
 Written with three targets in mind: IBM MVI (datasets, categories, dltasks), AWS SageMaker (a bucket prefix, class
 indices, training jobs) and a Mobius SDK (an image database, tags, one binary model per tag).
 
-All methods may raise :class:`~image_sync.errors.Transient` (nothing was done), the ``Permanent`` family, and, those
-marked *not repeatable*, :class:`~image_sync.errors.Ambiguous` (it may have been done: ask with the matching
-``find_...`` before calling again). Adapters never retry by themselves; :mod:`image_sync.platforms.retrying` does.
-All methods may be called from several threads at once.
+A platform offers three parts: its pictures, its trainings and its models. All methods may raise
+:class:`~image_sync.errors.Transient` (nothing was done), the ``Permanent`` family, and, those marked *not
+repeatable*, :class:`~image_sync.errors.Ambiguous` (it may have been done: ask with the matching ``find`` before
+calling again). Adapters never retry by themselves; :mod:`image_sync.platforms.retry` does. All methods may be called
+from several threads at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+
+Reader = Callable[[Picture], bytes | Iterator[bytes]]
+"""Reads a picture's file, whole or in pieces, and proves before the last one that it is what was checked; raises
+Changed or Unreadable. Called once per attempt, when the bytes are about to be sent, so that one piece of one picture at
+a time is in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,44 +58,8 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One picture to upload.
-
-    Attributes:
-        key: its name at the platform.
-        size: bytes that ``read`` will return.
-        sha256: 64 hex digits of those bytes.
-        read: reads the file, whole or in pieces, and proves before the last one that its SHA-256 is ``sha256``;
-            raises :class:`~image_sync.errors.Changed` or :class:`~image_sync.errors.Unreadable`. Called once per
-            attempt, when the bytes are about to be sent, so that a piece of one picture at a time is in memory.
-        annotation: what is marked in it; None: nothing is known of that.
-    """
-
-    key: str
-    size: int
-    sha256: str
-    read: Callable[[], bytes | Iterator[bytes]]
-    annotation: Annotation | None = None
-    path: bytes = b""
-    """Where its file lies; empty where nobody reads it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    """Pictures of one dataset and category for one upload request; keys are unique in it."""
-
-    batch_id: str
-    dataset: DatasetRef
-    category: str
-    """Empty for pictures that have none (:meth:`Platform.find` alone reads it as: any)."""
-    items: tuple[Item, ...]
-    claimed_at: float = 0.0
-    """Unix time at which it was claimed: nothing of it can have arrived earlier."""
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture of a shipment: stored (``remote_id`` may be empty) or refused with a reason."""
+    """What became of one picture of a batch: stored (``remote_id`` may be empty) or refused with a reason."""
 
     key: str
     remote_id: str = ""
@@ -97,7 +67,7 @@ class Outcome:
     unfit: bool = False
     """Whether it was refused for what the picture is, so that it will never be taken; else the refusal may pass."""
     annotated: bool = False
-    """Whether the annotation was stored with it; else :meth:`Platform.annotate` has to be called."""
+    """Whether the annotation was stored with it; else :meth:`Pictures.annotate` has to be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +80,7 @@ class RemotePicture:
     """Empty when it has none."""
     size: int | None = None
     batch_id: str = ""
-    """Of the shipment that it came with; empty where the platform keeps none, or tells it only when asked for a
+    """Of the batch that it came with; empty where the platform keeps none, or tells it only when asked for a
     single picture: listings may leave it out."""
     uploaded_at: float | None = None
     """Unix time."""
@@ -201,16 +171,8 @@ class Prediction:
     """Where a detected object is; None from a classification."""
 
 
-class Platform(Protocol):
-    """A place that stores labelled pictures and trains models from them."""
-
-    def describe(self) -> Traits:
-        """Facts that hold without asking anybody; never touches the network."""
-        ...
-
-    def sign_in(self) -> None:
-        """Prove that the server answers and accepts us. Raises Unauthorised, Transient or Refused."""
-        ...
+class Pictures(Protocol):
+    """The datasets, and the pictures in them."""
 
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The dataset of this name, the newest of several, or None."""
@@ -220,24 +182,20 @@ class Platform(Protocol):
         """The dataset of this name, made if there is none. May be called twice; a lost answer is looked up."""
         ...
 
-    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
-        """The id of the category of this name, made if there is none. May be called twice."""
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
+        """Store the pictures under their category, made if there is none: one outcome per picture. *Not repeatable*
+        unless the traits say ``idempotent_uploads``. ``Changed`` and ``Unreadable`` of ``read`` come through as they
+        are, in which case nothing was confirmed."""
         ...
 
-    def upload(self, shipment: Shipment) -> list[Outcome]:
-        """Store the pictures under their category: one outcome per picture. *Not repeatable* unless the traits
-        say ``idempotent_uploads``. ``Changed`` and ``Unreadable`` of an item come through as they are, in which
-        case nothing was confirmed."""
+    def find(self, batch: Batch) -> dict[str, str]:
+        """Key -> remote id of those pictures of the batch that lie at the platform now. A batch without id and
+        category asks about pictures of several ones."""
         ...
 
-    def find(self, shipment: Shipment) -> dict[str, str]:
-        """Key -> remote id of those pictures of the shipment that lie at the platform now. ``read`` is not called.
-        A shipment without batch id and category asks about pictures of several ones."""
-        ...
-
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
-        """Key -> every stored picture of that key, oldest first; more than one means that something was sent twice.
-        Keys that are not there are left out. ``read`` is not called."""
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:
+        """Key -> every stored picture of that key, in any category, oldest first; more than one means that something
+        was sent twice. Keys that are not there are left out."""
         ...
 
     def count(self, dataset: DatasetRef) -> int | None:
@@ -261,11 +219,15 @@ class Platform(Protocol):
         """Every picture of the dataset, read page by page."""
         ...
 
-    def start_training(self, plan: TrainingPlan) -> str:
+
+class Trainings(Protocol):
+    """What turns pictures into models."""
+
+    def start(self, plan: TrainingPlan) -> str:
         """Start a training and return its task id. *Not repeatable*."""
         ...
 
-    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+    def find(self, dataset: DatasetRef, name: str) -> list[str]:
         """The task ids of all trainings (running or ended) of this name in this dataset, oldest first."""
         ...
 
@@ -273,21 +235,25 @@ class Platform(Protocol):
         """How far the training is. Raises NotFound when the platform no longer knows it."""
         ...
 
-    def stop_training(self, task_id: str) -> None:
+    def stop(self, task_id: str) -> None:
         """Stop a training that waits or runs; :meth:`progress` tells when it has stopped. May be called twice. Raises
         NotFound without it, Refused when it has ended, Unsupported where trainings cannot be stopped."""
         ...
 
-    def training_log(self, task_id: str) -> Iterator[str]:
+    def log(self, task_id: str) -> Iterator[str]:
         """The lines that the platform logged of a training, oldest first; none yet is no error. Raises NotFound
         without it, Unsupported where there is no log to be read."""
         ...
 
-    def models(self, dataset: DatasetRef) -> list[Model]:
+
+class Models(Protocol):
+    """What trainings made."""
+
+    def of_dataset(self, dataset: DatasetRef) -> list[Model]:
         """Trained models of the dataset, newest first."""
         ...
 
-    def model_of(self, task_id: str) -> Model | None:
+    def of_task(self, task_id: str) -> Model | None:
         """The model that this training made, or None if there is none (yet)."""
         ...
 
@@ -314,8 +280,36 @@ class Platform(Protocol):
         file holds no model, Unsupported where models cannot be brought in."""
         ...
 
-    def delete_model(self, model: Model) -> None:
+    def delete(self, model: Model) -> None:
         """Delete a model that is not deployed. Raises Refused when it is."""
+        ...
+
+
+class Platform(Protocol):
+    """A place that stores labelled pictures and trains models from them."""
+
+    @property
+    def traits(self) -> Traits:
+        """Facts that hold without asking anybody."""
+        ...
+
+    @property
+    def pictures(self) -> Pictures:
+        """Its pictures."""
+        ...
+
+    @property
+    def trainings(self) -> Trainings:
+        """Its trainings."""
+        ...
+
+    @property
+    def models(self) -> Models:
+        """Its models."""
+        ...
+
+    def sign_in(self) -> None:
+        """Prove that the server answers and accepts us. Raises Unauthorised, Transient or Refused."""
         ...
 
     def close(self) -> None:

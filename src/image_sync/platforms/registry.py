@@ -13,7 +13,7 @@ from image_sync.errors import ConfigError, PlatformError
 from image_sync.platforms.base import Platform
 from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.notes import MemoryNotes, Notes
-from image_sync.platforms.retrying import Retrying
+from image_sync.platforms.retry import Retrying
 
 if TYPE_CHECKING:
     from image_sync.platforms.http import Timeouts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import islice
 
 from image_sync.domain import DatasetRef
@@ -14,7 +13,6 @@ from image_sync.ledger.remote_index import same
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.copies import Copies
-from image_sync.reconciler.question import shipment
 
 _CHORES = 10_000  # pictures in one question about second copies
 _FIRST_PAGE = 200
@@ -66,17 +64,17 @@ class Adoption:
         """Compare ledger and platform: if more lies there than we know of, or less, read the whole listing before
         anything is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
         dataset = self._dataset()
-        if dataset is not None and self._platform.describe().lists_pictures:
+        if dataset is not None and self._platform.traits.lists_pictures:
             least = self._ledger.remote_index.least()
             try:
-                count = self._platform.count(dataset)
+                count = self._platform.pictures.count(dataset)
             except NotFound as error:
                 self._lost(dataset, error)
                 return
             agreed = count is not None and least <= count <= self._ledger.remote_index.expected()
             agreed = agreed and not self._ledger.remote_index.restored
             if agreed and first and count:
-                newest = islice(self._platform.listing(dataset), _FIRST_PAGE)
+                newest = islice(self._platform.pictures.listing(dataset), _FIRST_PAGE)
                 agreed = self._ledger.remote_index.recognises(map(_remote, newest))
             if not agreed or not (first or self._sampled(dataset, count or 0)):
                 self._adopt(dataset, count)
@@ -91,7 +89,7 @@ class Adoption:
         self._sampled_to = chosen[-1] if chosen else 0
         standing = self._ledger.changes.status(chosen)
         batch = self._ledger.changes.of_pictures(chosen)
-        copies = self._platform.copies(shipment(replace(batch, dataset=dataset)))
+        copies = self._platform.pictures.copies(batch._replace(dataset=dataset))
         for item in batch.pictures:
             here = standing[item.picture_id]
             mine = [one for one in copies.get(item.key, []) if one.remote_id == here.remote_id]
@@ -101,7 +99,7 @@ class Adoption:
 
     def _lost(self, dataset: DatasetRef, error: NotFound) -> None:
         """The dataset is no longer there: perhaps another of its name is. Nothing is sent until that is clear."""
-        found = self._platform.find_dataset(dataset.name)
+        found = self._platform.pictures.find_dataset(dataset.name)
         if found is not None and found.id == dataset.id:
             raise error  # it is listed: this answer says nothing
         self._ledger.remote_index.checked = False
@@ -137,8 +135,8 @@ class Adoption:
             log.warning("picture.sent_again", pictures=again)
 
     def _adopt(self, dataset: DatasetRef, count: int | None) -> None:
-        trained = max((model.created_at or 0.0 for model in self._platform.models(dataset)), default=None)
-        rows = map(_remote, self._platform.listing(dataset))
+        trained = max((model.created_at or 0.0 for model in self._platform.models.of_dataset(dataset)), default=None)
+        rows = map(_remote, self._platform.pictures.listing(dataset))
         seen = self._ledger.remote_index.adopt(self._interruptible(rows), trained_until=trained)
         log.info(
             "platform.listed",
@@ -203,8 +201,8 @@ class Adoption:
 
     def _take_or_remove(self, dataset: DatasetRef, picture_id: int, stray: Remote) -> None:
         """A picture of ours under an old name of its file: needless if the content is there, welcome if it is not."""
-        if self._platform.copies(shipment(self._ledger.changes.of_pictures([picture_id]))):
-            self._platform.remove(dataset, stray.remote_id)
+        if self._platform.pictures.copies(self._ledger.changes.of_pictures([picture_id])):
+            self._platform.pictures.remove(dataset, stray.remote_id)
             log.warning("picture.double_removed", key=stray.key, remote_id=stray.remote_id)
         else:
             self._ledger.changes.arrived(picture_id, stray.remote_id, stray.category)

@@ -10,7 +10,7 @@ from image_sync.ledger import Ledger, PictureStatus
 from image_sync.ledger.names import digest_of
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
-from image_sync.reconciler.question import groups, joined, shipment
+from image_sync.reconciler.question import groups, joined
 
 _SWEEPS = 100
 _PAGE = 1000
@@ -58,7 +58,7 @@ class Copies:
         """One copy of each picture stays; late arrivals are confirmed."""
         if not batch.pictures:
             return
-        copies = self._platform.copies(shipment(batch))
+        copies = self._platform.pictures.copies(batch)
         standing = self._ledger.changes.status([item.picture_id for item in batch.pictures])
         for item in batch.pictures:
             stored, here = copies.get(item.key, []), standing.get(item.picture_id)
@@ -71,7 +71,7 @@ class Copies:
                 self._ledger.changes.arrived(item.picture_id, kept.remote_id, kept.category)
             for copy in self.proved(stored, here) if len(stored) > 1 else ():
                 if copy.remote_id != kept.remote_id:
-                    self._platform.remove(batch.dataset, copy.remote_id)
+                    self._platform.pictures.remove(batch.dataset, copy.remote_id)
                     log.warning("picture.double_removed", key=item.key, remote_id=copy.remote_id)
 
     def proved(self, stored: Iterable[RemotePicture], here: PictureStatus) -> list[RemotePicture]:

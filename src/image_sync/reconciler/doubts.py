@@ -15,7 +15,7 @@ from image_sync.errors import Transient
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
-from image_sync.reconciler.question import groups, joined, shipment
+from image_sync.reconciler.question import groups, joined
 
 _IDLE = 5.0
 _LOOK_AGAIN = 15.0
@@ -53,7 +53,7 @@ class Doubts:
         self._clock = clock
         self._between = max(0.05, min(_LOOK_AGAIN, grace / 4))
         self._looks: dict[str, Look] = {}
-        self._harmless = platform.describe().idempotent_uploads  # sent twice is stored once: no need to wait
+        self._harmless = platform.traits.idempotent_uploads  # sent twice is stored once: no need to wait
 
     def settle(self, now: float) -> float:
         """Ask the platform what became of batches whose answer was lost. Returns seconds until the next question.
@@ -87,10 +87,10 @@ class Doubts:
 
     def _ask(self, batches: Sequence[Batch], now: float) -> None:
         """One question about one batch or about several."""
-        found = self._platform.find(shipment(joined(batches)))
+        found = self._platform.pictures.find(joined(batches))
         settled = [batch for batch in batches if self._is_settled(batch, found, now)]
         arrived = [item for batch in settled for item in batch.pictures if item.key in found]
-        copies = self._platform.copies(shipment(replace(joined(settled), pictures=tuple(arrived)))) if arrived else {}
+        copies = self._platform.pictures.copies(joined(settled)._replace(pictures=tuple(arrived))) if arrived else {}
         for batch in settled:
             ours = {item.picture_id: found[item.key] for item in batch.pictures if item.key in found}
             del self._looks[batch.id]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from image_sync.domain import Batch
-from image_sync.errors import Changed
 from image_sync.ledger.names import digest_of
-from image_sync.platforms.base import Item, Shipment
 
 _TOGETHER = 10_000  # pictures in one question
 
@@ -40,13 +38,3 @@ def joined(batches: Sequence[Batch]) -> Batch:
     pictures = {item.picture_id: item for batch in batches for item in batch.pictures}
     since = min((batch.claimed_at for batch in batches), default=0.0)
     return Batch("", batches[0].dataset, "", tuple(pictures.values()), since)
-
-
-def shipment(batch: Batch) -> Shipment:
-    """The batch as a question."""
-    items = tuple(Item(item.key, item.size, item.sha256, _unread) for item in batch.pictures)
-    return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
-
-
-def _unread() -> bytes:
-    raise Changed("a question needs no bytes")

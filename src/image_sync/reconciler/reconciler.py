@@ -113,7 +113,7 @@ class Reconciler:
         """The dataset, if there is one yet."""
         target = self._ledger.target
         if not target.dataset_id:
-            found = self._platform.find_dataset(target.dataset_name)
+            found = self._platform.pictures.find_dataset(target.dataset_name)
             if found is None:
                 return None
             self._ledger.dataset(found)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
 from image_sync.ledger import Departed, Ledger
 from image_sync.ledger.changes import Relabel
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform
 from image_sync.reconciler.copies import Copies
-from image_sync.reconciler.question import shipment
 
 REMOVALS = "removals"
 """The name under which ``status`` tells that removals wait for a person."""
@@ -106,7 +105,7 @@ class Wishes:
     def _told(self, dataset: DatasetRef, change: Relabel) -> bool:
         """Whether the platform took this change of category."""
         try:
-            self._platform.relabel(dataset, change.remote_id, change.category)
+            self._platform.pictures.relabel(dataset, change.remote_id, change.category)
         except NotFound:
             log.warning("picture.missing_at_platform", remote_id=change.remote_id)
             self._ledger.remote_index.doubt()
@@ -127,14 +126,12 @@ class Wishes:
         dataset = self._dataset() if debts else None
         if dataset is None:
             return False
-        from image_sync.annotations import from_text  # late: most daemons never need it
-
         done: dict[int, str] = {}
         for debt in debts:
             if self._stop.is_set():
                 break
             try:
-                self._platform.annotate(dataset, debt.remote_id, from_text(debt.text))
+                self._platform.pictures.annotate(dataset, debt.remote_id, Annotation.from_text(debt.text))
             except NotFound:
                 log.warning("picture.missing_at_platform", remote_id=debt.remote_id)
             except Refused as error:
@@ -179,7 +176,7 @@ class Wishes:
         for remote_id in owed if dataset is not None else ():
             if self._stop.is_set() or dataset is None:
                 return
-            self._platform.remove(dataset, remote_id)
+            self._platform.pictures.remove(dataset, remote_id)
             self._ledger.changes.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
 
@@ -188,7 +185,7 @@ class Wishes:
         orphans = self._ledger.changes.orphans(before=before, limit=_CHORES, but=self._too_many())
         if not orphans.pictures or self._dataset() is None:
             return
-        copies = self._platform.copies(shipment(orphans))
+        copies = self._platform.pictures.copies(orphans)
         standing = self._ledger.changes.status([item.picture_id for item in orphans.pictures])
         for item in orphans.pictures:
             here = standing[item.picture_id]

@@ -37,9 +37,9 @@ class Follower:
     def look(self, run: Training, now: float) -> None:
         """One look. ``now`` is monotonic time in seconds."""
         try:
-            seen = self._platform.progress(run.task_id)
+            seen = self._platform.trainings.progress(run.task_id)
         except NotFound as error:
-            if run.task_id in self._platform.find_trainings(run.dataset, run.name):
+            if run.task_id in self._platform.trainings.find(run.dataset, run.name):
                 log.warning("training.unreadable", model=run.name, task=run.task_id, error=error.what)
                 return
             self._ledger.trainings.failed(run.id, f"the platform no longer knows this training ({error.what})")
@@ -74,7 +74,7 @@ class Follower:
             )
 
     def _trained(self, run: Training, seen: Progress) -> None:
-        model = self._platform.model_of(run.task_id)
+        model = self._platform.models.of_task(run.task_id)
         accuracy = seen.accuracy if model is None or model.accuracy is None else model.accuracy
         self._ledger.trainings.trained(run.id, accuracy)
         self._alarm_if_double(run)
@@ -104,7 +104,7 @@ class Follower:
 
     def _alarm_if_double(self, run: Training) -> None:
         """A start that was repeated after the grace time may have been carried out twice all the same."""
-        found = self._platform.find_trainings(run.dataset, run.name) if run.doubts else []
+        found = self._platform.trainings.find(run.dataset, run.name) if run.doubts else []
         if len(found) > 1:
             hint = "the platform carried out two starts: delete the model that you do not need, and raise model.grace"
             log.error("training.double", model=run.name, tasks=found, hint=hint)

@@ -45,7 +45,7 @@ class Keeper:
         self._recipe = recipe
         self._stop = stop
         self._clock = clock
-        self._always = not platform.describe().keeps_models
+        self._always = not platform.traits.keeps_models
         self.setback = Setback(STAGE, ledger, monotonic)
 
     @property
@@ -86,7 +86,7 @@ class Keeper:
             return Decision(True, "it answers as soon as it is trained")
         others: list[Model] = []
         if self._recipe.deploy == "better":
-            named = of_name(stem_of(run.name), self._platform.models(run.dataset))
+            named = of_name(stem_of(run.name), self._platform.models.of_dataset(run.dataset))
             others = [model for model in named if model.deployed and model.name != run.name]
         return judge(self._recipe, run.accuracy, others)
 
@@ -100,7 +100,7 @@ class Keeper:
         try:
             model = self._model(run)
             log.info("model.deploying", model=run.name)
-            self._platform.deploy(model)
+            self._platform.models.deploy(model)
         except NotFound as error:
             lifecycle.not_deployed(run.id, ModelOutcome.GONE, f"the platform no longer has the model ({error.what})")
             log.error("model.gone", model=run.name, error=error.what)
@@ -118,7 +118,7 @@ class Keeper:
         Raises:
             Transient: it is not there yet. NotFound: it does not come any more.
         """
-        model = self._platform.model_of(run.task_id)
+        model = self._platform.models.of_task(run.task_id)
         if model is not None:
             return model
         if self._clock() - (run.ended_at or 0.0) < self._recipe.grace:
@@ -129,7 +129,7 @@ class Keeper:
         """Take down the older ones of this name; the new one is ready by now."""
         for other in self._ledger.lifecycle.deployed():
             if other.id < run.id and stem_of(other.name) == stem_of(run.name):
-                self._platform.undeploy(Model(other.task_id, other.name, other.dataset.id))
+                self._platform.models.undeploy(Model(other.task_id, other.name, other.dataset.id))
                 self._ledger.lifecycle.fated(other.id, ModelOutcome.RETIRED, f"replaced by {run.name}")
                 log.info("model.undeployed", model=other.name, replaced_by=run.name)
         self._ledger.lifecycle.alone(run.id)
@@ -142,7 +142,7 @@ class Keeper:
 
     def _surplus(self, run: Training, keep: int) -> list[Model]:
         """The models of this name that are not to be kept: neither new, nor deployed, nor the best, nor needed."""
-        models = of_name(stem_of(run.name), self._platform.models(run.dataset))
+        models = of_name(stem_of(run.name), self._platform.models.of_dataset(run.dataset))
         active = self._ledger.trainings.active()
         needed = {model.id for model in models[:keep]} | {self._recipe.pretrained, active.base if active else None}
         known = [model for model in models if model.accuracy is not None]
@@ -158,7 +158,7 @@ class Keeper:
         reason = f"model.keep is {keep}, and it is neither deployed nor the best"
         self._ledger.lifecycle.fated(mine.id, ModelOutcome.DELETED, reason)
         try:
-            self._platform.delete_model(model)
+            self._platform.models.delete(model)
         except Refused as error:
             self._ledger.lifecycle.fated(mine.id, mine.fate, mine.fate_reason)
             log.warning("model.not_deleted", model=model.name, error=error.what)

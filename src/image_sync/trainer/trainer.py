@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from image_sync.domain import DatasetRef, Training, TrainingState, Verdict
+from image_sync.domain import Annotation, DatasetRef, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
@@ -136,7 +136,7 @@ class Trainer:
             if rare:
                 log.warning("training.rare_labels", model=run.name, reason=rare)
         try:
-            task_id = self._platform.start_training(plan)
+            task_id = self._platform.trainings.start(plan)
         except Ambiguous as error:
             self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
             log.warning("training.doubtful", model=run.name, error=error.what)
@@ -173,7 +173,7 @@ class Trainer:
         if wanted != "latest":
             known = self._ledger.trainings.named(wanted)
             return wanted, "" if known is None else known.name
-        newest = newest_of(self._recipe.name, self._platform.models(dataset))
+        newest = newest_of(self._recipe.name, self._platform.models.of_dataset(dataset))
         if newest is None:
             log.info("training.no_base", model=self._recipe.name, reason="no trained model of this name yet")
             return "", ""
@@ -183,13 +183,11 @@ class Trainer:
         return left_out(self._ledger.trainings.trainable(), self._thresholds)
 
     def _contents(self) -> Iterator[RemotePicture]:
-        from image_sync.annotations import from_text  # late: most daemons never need it
-
         without = self._left_out()
         for remote_id, key, category, text in self._ledger.trainings.contents():
             if category in without:
                 continue
-            yield RemotePicture(remote_id, key, category, annotation=from_text(text) if text else None)
+            yield RemotePicture(remote_id, key, category, annotation=Annotation.from_text(text) if text else None)
 
     def _follow(self, run: Training, now: float) -> float:
         if now < self._next_look:
@@ -209,14 +207,14 @@ class Trainer:
 
         Absence is believed at the second look at the earliest, and after the grace time on the monotonic clock.
         """
-        found = self._platform.find_trainings(run.dataset, run.name)
+        found = self._platform.trainings.find(run.dataset, run.name)
         if run.state is TrainingState.STARTING:  # the ledger failed while it was being started
             self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
         if found:
             self._ledger.trainings.started(run.id, found[0])
             self._next_look, self._absent = 0.0, None
             log.info("training.adopted", model=run.name, task=found[0])
-        elif self._platform.describe().idempotent_starts:
+        elif self._platform.traits.idempotent_starts:
             log.info("training.start_continued", model=run.name)
             self._ledger.trainings.again(run.id)
             self._launch(run)

@@ -1,59 +1,38 @@
-"""What is sent: the bytes of pictures, proved to be those that were checked, and what is marked in them."""
+"""What is sent: the bytes of pictures, proved to be those that were checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
-from image_sync.domain import Annotation, Batch, Picture, Stamp
+from image_sync.domain import Picture, Stamp
 from image_sync.errors import Changed, PictureError, Unreadable
-from image_sync.platforms.base import Item, Shipment
+from image_sync.platforms.base import Reader
 
 _PIECE = 1 << 18
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def shipment_of(
-    batch: Batch, pictures: Iterable[Picture], spoiled: list[Picture], *, trusting: bool = False
-) -> Shipment:
-    """These pictures of a batch, ready to be sent. Those that turn out to have changed are added to ``spoiled``.
+def reader(spoiled: list[Picture], *, trusting: bool = False) -> Reader:
+    """Reads pictures as they are sent. Those that turn out to have changed are added to ``spoiled``.
 
     Args:
         trusting: a file that has the stamp it had when it was hashed need not be hashed again.
     """
-    items = tuple(
-        Item(
-            item.key,
-            item.size,
-            item.sha256,
-            partial(_read, item, spoiled, item.stamp if trusting else None),
-            annotation_of(item) if item.annotation else None,
-            item.path,
-        )
-        for item in pictures
-    )
-    return Shipment(batch.id, batch.dataset, batch.category, items, batch.claimed_at)
 
+    def read(picture: Picture) -> bytes | Iterator[bytes]:
+        pieces = read_verified(picture.path, picture.size, picture.sha256, picture.stamp if trusting else None)
+        if picture.size > _PIECE:
+            return _noted(pieces, picture, spoiled)
+        try:
+            return b"".join(pieces)
+        except PictureError:
+            spoiled.append(picture)
+            raise
 
-def annotation_of(item: Picture) -> Annotation:
-    """What is marked in a picture that has an annotation."""
-    from image_sync.annotations import from_text  # late: most daemons never need it
-
-    return from_text(item.annotation)
-
-
-def _read(item: Picture, spoiled: list[Picture], stamp: Stamp | None) -> bytes | Iterator[bytes]:
-    pieces = read_verified(item.path, item.size, item.sha256, stamp)
-    if item.size > _PIECE:
-        return _noted(pieces, item, spoiled)
-    try:
-        return b"".join(pieces)
-    except PictureError:
-        spoiled.append(item)
-        raise
+    return read
 
 
 def _noted(pieces: Iterator[bytes], item: Picture, spoiled: list[Picture]) -> Iterator[bytes]:

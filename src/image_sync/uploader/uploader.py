@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from image_sync.domain import Batch, DatasetRef, Picture, Verdict
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture, Verdict
 from image_sync.errors import (
     Ambiguous,
     ImageSyncError,
@@ -27,10 +27,10 @@ from image_sync.errors import (
 from image_sync.ledger import Ledger
 from image_sync.ledger.names import digest_of
 from image_sync.log import get_logger
-from image_sync.platforms.base import Outcome, Platform, RemotePicture, Shipment
+from image_sync.platforms.base import Outcome, Platform, RemotePicture
 from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
-from image_sync.uploader.cargo import annotation_of, shipment_of
+from image_sync.uploader.cargo import reader
 from image_sync.uploader.size import Size
 
 STAGE = "upload"
@@ -87,7 +87,7 @@ class Uploader:
         self._clock = clock
         self._quiet = Quiet()
         self._lock = threading.Lock()
-        traits = platform.describe()
+        traits = platform.traits
         self._size = Size(min(rules.batch_files, traits.batch_files), min(rules.batch_bytes, traits.batch_bytes))
         self._open = False
         self._stranded = False
@@ -206,7 +206,7 @@ class Uploader:
         with self._lock:
             target = self._ledger.target
             if not target.dataset_id:
-                made = self._platform.ensure_dataset(target.dataset_name)
+                made = self._platform.pictures.ensure_dataset(target.dataset_name)
                 self._ledger.dataset(made)
                 log.info("dataset.found", dataset=made.name, id=made.id)
                 target = self._ledger.target
@@ -220,12 +220,12 @@ class Uploader:
             self._ledger.batches.release(batch.id)
             self._forget(spoiled)
             return True
-        shipment = shipment_of(batch, present, spoiled, trusting=self._rules.trusting)
+        read = reader(spoiled, trusting=self._rules.trusting)
         try:
-            there = self._there(shipment)
-            items = tuple(item for item in shipment.items if item.key not in there)
+            there = self._there(batch, present)
+            items = tuple(item for item in present if item.key not in there)
             began = time.monotonic()
-            outcomes = self._platform.upload(replace(shipment, items=items)) if items else []
+            outcomes = self._platform.pictures.upload(batch._replace(pictures=items), read) if items else []
             took = time.monotonic() - began
         except (PictureError, Ambiguous) as error:
             # The server may have stored part of what it got: ask before sending any of it again.
@@ -260,12 +260,13 @@ class Uploader:
         self.setback.over()
         return following or True
 
-    def _there(self, shipment: Shipment) -> dict[str, RemotePicture]:
+    def _there(self, batch: Batch, present: Iterable[Picture]) -> dict[str, RemotePicture]:
         """What others have sent of it already, the oldest of each: asked only where they are known to do that."""
         if not self._ledger.remote_index.shared:
             return {}
-        keyed = tuple(item for item in shipment.items if digest_of(item.key))  # a plain name says too little
-        return {key: stored[0] for key, stored in self._platform.copies(replace(shipment, items=keyed)).items()}
+        keyed = tuple(item for item in present if digest_of(item.key))  # a plain name says too little
+        copies = self._platform.pictures.copies(batch._replace(pictures=keyed))
+        return {key: stored[0] for key, stored in copies.items()}
 
     def _annotate(self, dataset: DatasetRef, pictures: Iterable[Picture], ids: dict[str, str]) -> None:
         """Mark what could not be sent with the pictures. Whatever fails is owed; the reconciler pays it."""
@@ -274,7 +275,7 @@ class Uploader:
             if self._stop.is_set():
                 break
             try:
-                self._platform.annotate(dataset, ids[item.key], annotation_of(item))
+                self._platform.pictures.annotate(dataset, ids[item.key], Annotation.from_text(item.annotation))
             except (NotFound, Refused) as error:
                 log.warning("annotation.owed", key=item.key, error=error.what)
             except PlatformError as error:

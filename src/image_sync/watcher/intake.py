@@ -120,7 +120,7 @@ class Intake:
         """The sighting of a sound picture with what is marked in it; None when it must be looked at another time."""
         if source is None:
             return replace(seen, waits=True)
-        from image_sync.annotations import AnnotationError, to_text
+        from image_sync.annotations import AnnotationError
 
         place = (root.path, seen.folder, seen.name)
         try:
@@ -139,7 +139,7 @@ class Intake:
             kept = tuple(box for box in annotation.boxes if box.label.casefold() not in ignored)
             annotation = replace(annotation, boxes=kept)
         labels = dict.fromkeys(box.label for box in annotation.boxes)
-        return replace(seen, annotation=to_text(annotation), labels=tuple(labels))
+        return replace(seen, annotation=annotation.to_text(), labels=tuple(labels))
 
     def _examine(self, root: Root, folder: bytes, folder_fd: int, name: bytes, stamp: Stamp) -> Verdict | None:
         """The verdict on a file that rests; None when it must be looked at another time."""

@@ -66,13 +66,13 @@ def demo(
         with ledger_of(settings) as ledger, platform_of(settings) as platform, scene:
             camera.play(waves, folder / "pictures", ledger, daemon, settings, scene)
             run, result = _follow(story, ledger, daemon, settings, scene)
-            model = platform.model_of(run.task_id)
+            model = platform.models.of_task(run.task_id)
             if model is None:
                 raise ImageSyncError(f"the server has no model of training {run.name}")
-            verdict = story.judge(lambda picture: platform.predict(model, picture), scene)
+            verdict = story.judge(lambda picture: platform.models.predict(model, picture), scene)
             _plot(story, ledger, run, Measure.of(settings), scene)
             uploaded = ledger.tally().confirmed
-            stored = sum(1 for _ in platform.listing(run.dataset))
+            stored = sum(1 for _ in platform.pictures.listing(run.dataset))
     scene.say("")
     scene.say(
         f"Done in {time.monotonic() - started:.0f} s: {uploaded} pictures confirmed, {stored} at the server; "

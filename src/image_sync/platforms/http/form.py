@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from urllib3.fields import format_multipart_header_param
 
+from image_sync.domain import Picture
 from image_sync.errors import Changed, Unreadable
-from image_sync.platforms.base import Item
+from image_sync.platforms.base import Reader
 from image_sync.platforms.words import sanitize
 
 _BLOCK = 1 << 18
@@ -34,10 +36,10 @@ class Part(NamedTuple):
     size: int = 0
 
     @classmethod
-    def of_picture(cls, name: str, item: Item) -> Part:
+    def of_picture(cls, name: str, picture: Picture, read: Reader) -> Part:
         """A picture under its key, read when its turn comes."""
-        content_type = _CONTENT_TYPES.get(item.key.rpartition(".")[2].lower(), "application/octet-stream")
-        return cls(name, item.read, filename=item.key, content_type=content_type, size=item.size)
+        kind = _CONTENT_TYPES.get(picture.key.rpartition(".")[2].lower(), "application/octet-stream")
+        return cls(name, partial(read, picture), filename=picture.key, content_type=kind, size=picture.size)
 
 
 class Form:

@@ -11,22 +11,49 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from image_sync.domain import Annotation, DatasetRef
+from image_sync.domain import Annotation, Batch, DatasetRef
 from image_sync.errors import NotFound, Refused
 from image_sync.platforms.base import (
     Model,
+    Models,
     Outcome,
     Phase,
+    Pictures,
     Prediction,
     Progress,
+    Reader,
     RemotePicture,
-    Shipment,
     TrainingPlan,
+    Trainings,
     Traits,
 )
 from image_sync.platforms.memory.mischief import Mischief
 from image_sync.platforms.memory.stored import Dataset, Stored, StoredTraining, check_categories, check_labels, whole
+
+_NAMES: dict[type, dict[str, str]] = {
+    Pictures: {},
+    Trainings: {"start": "start_training", "find": "find_trainings", "stop": "stop_training", "log": "training_log"},
+    Models: {"of_dataset": "models_of", "of_task": "model_of", "delete": "delete_model"},
+}
+
+
+def parts(flat: object) -> tuple[Pictures, Trainings, Models]:
+    """The three parts of a platform whose methods stand in one class; they are looked up when they are called."""
+    pictures, trainings, models = (_part(flat, protocol, names) for protocol, names in _NAMES.items())
+    return pictures, trainings, models
+
+
+def _part(flat: object, protocol: type, names: dict[str, str]) -> Any:
+    def late(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            return getattr(flat, names.get(name, name))(*args)
+
+        return call
+
+    return SimpleNamespace(**{name: late(name) for name in vars(protocol) if not name.startswith("_")})
 
 
 class MemoryPlatform(Mischief):
@@ -57,7 +84,8 @@ class MemoryPlatform(Mischief):
         self._datasets: dict[str, Dataset] = {}
         self._trainings: dict[str, StoredTraining] = {}
         self._deployed: set[str] = set()
-        self._traits = Traits(
+        self.pictures, self.trainings, self.models = parts(self)
+        self.traits = Traits(
             name="memory",
             batch_files=batch_files,
             batch_bytes=batch_bytes,
@@ -67,10 +95,6 @@ class MemoryPlatform(Mischief):
             idempotent_uploads=False,
             min_labelled=5,
         )
-
-    def describe(self) -> Traits:
-        """Much like MVI."""
-        return self._traits
 
     def sign_in(self) -> None:
         """Always welcome."""
@@ -91,43 +115,36 @@ class MemoryPlatform(Mischief):
                 self._datasets[found.id] = Dataset(found)
             return found
 
-    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
-        """Made if there is none."""
-        with self._at("ensure_category"):
-            return self._category(self._dataset(dataset), name)
-
-    def upload(self, shipment: Shipment) -> list[Outcome]:
-        """Stores what the items hold; a key that is there already is stored again, as at MVI."""
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
+        """Stores what is read; a key that is there already is stored again, as at MVI."""
         with self._at("upload") as fault:
-            dataset = self._dataset(shipment.dataset)
-            contents = [(item, whole(item.read())) for item in shipment.items]
-            if shipment.category:
-                self._category(dataset, shipment.category)
+            dataset = self._dataset(batch.dataset)
+            contents = [(sent, whole(read(sent))) for sent in batch.pictures]
+            if batch.category:
+                self._category(dataset, batch.category)
             outcomes = []
-            for item, content in contents[: fault.applied if fault else None]:
+            for sent, content in contents[: fault.applied if fault else None]:
                 remote_id = self._id("picture")
-                picture = RemotePicture(
-                    remote_id, item.key, shipment.category, len(content), shipment.batch_id, self._clock()
-                )
-                alone = len(contents) == 1 and item.annotation is not None
-                marked = item.annotation if alone else None
+                picture = RemotePicture(remote_id, sent.key, batch.category, len(content), batch.id, self._clock())
+                alone = len(contents) == 1 and sent.annotation != ""
+                marked = Annotation.from_text(sent.annotation) if alone else None
                 dataset.pictures[remote_id] = Stored(picture, hashlib.sha256(content).hexdigest(), marked)
-                outcomes.append(Outcome(item.key, remote_id, annotated=alone))
+                outcomes.append(Outcome(sent.key, remote_id, annotated=alone))
             return outcomes
 
-    def find(self, shipment: Shipment) -> dict[str, str]:
+    def find(self, batch: Batch) -> dict[str, str]:
         """By key; of several copies the oldest."""
         with self._at("find"):
-            keys = {item.key for item in shipment.items}
-            stored = reversed(self._dataset(shipment.dataset).pictures.values())
+            keys = {picture.key for picture in batch.pictures}
+            stored = reversed(self._dataset(batch.dataset).pictures.values())
             return {one.picture.key: one.picture.remote_id for one in stored if one.picture.key in keys}
 
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:
         """By key, whatever category and batch they are of; oldest first."""
         with self._at("copies"):
             found: dict[str, list[RemotePicture]] = {}
-            keys = {item.key for item in shipment.items}
-            for stored in self._dataset(shipment.dataset).pictures.values():
+            keys = {picture.key for picture in batch.pictures}
+            for stored in self._dataset(batch.dataset).pictures.values():
                 if stored.picture.key in keys:
                     found.setdefault(stored.picture.key, []).append(stored.picture)
             return found
@@ -180,12 +197,12 @@ class MemoryPlatform(Mischief):
             learned = dict(base.learned) if base else {}
             boxes: dict[str, Annotation] | None = None
             if plan.detection:
-                check_labels(plan.dataset, pictures, self._traits)
+                check_labels(plan.dataset, pictures, self.traits)
                 boxes = dict(base.boxes or {}) if base else {}
                 boxes |= {one.sha256: one.annotation for one in pictures if one.annotation is not None}
                 names = {box.label for annotation in boxes.values() for box in annotation.boxes}
             else:
-                check_categories(plan.dataset, pictures, self._traits)
+                check_categories(plan.dataset, pictures, self.traits)
                 learned |= {one.sha256: one.picture.category for one in pictures if one.picture.category}
                 names = set(learned.values())
             task_id = self._id("training")
@@ -227,9 +244,9 @@ class MemoryPlatform(Mischief):
         with self._at("training_log"):
             yield f"step {self._training(task_id).looks} of {self._steps}"
 
-    def models(self, dataset: DatasetRef) -> list[Model]:
+    def models_of(self, dataset: DatasetRef) -> list[Model]:
         """Those whose training is done."""
-        with self._at("models"):
+        with self._at("models_of"):
             done = [one for one in reversed(self._trainings.values()) if one.looks == self._steps]
             return [self._seen(one) for one in done if one.model.dataset_id == dataset.id]
 

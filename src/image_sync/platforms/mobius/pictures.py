@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 
-from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound, Refused, Transient
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture
+from image_sync.errors import NotFound, Refused, Transient, Unsupported
 from image_sync.log import get_logger
-from image_sync.platforms.base import Item, Outcome, Shipment
+from image_sync.platforms.base import Outcome, Reader, RemotePicture
 from image_sync.platforms.http import Part, sanitize
 from image_sync.platforms.mobius import wire
 from image_sync.platforms.mobius.api import Api
@@ -18,14 +19,14 @@ from image_sync.platforms.mobius.tags import Naming, image_id, role_of, tag_of
 _log = get_logger(__name__)
 
 _REMEMBERED = 64
-"""Shipments of which it is known in this process how far they got."""
+"""Batches of which it is known in this process how far they got."""
 
 
 class Pictures:
     """The picture part of the platform.
 
     Args:
-        stop: set when the program is to end: no further picture of a shipment is begun then.
+        stop: set when the program is to end: no further picture of a batch is begun then.
     """
 
     def __init__(self, api: Api, records: Records, naming: Naming, stop: threading.Event) -> None:
@@ -37,40 +38,48 @@ class Pictures:
         self._done: OrderedDict[str, dict[str, Outcome]] = OrderedDict()
         self._in_flight: set[str] = set()
 
-    def upload(self, shipment: Shipment) -> list[Outcome]:
-        """Add each picture. What is done already of this shipment is not done again.
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The dataset, if it was asked for before: the server knows none."""
+        return self._records.dataset(name)
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """The dataset; a name of ours only."""
+        return self._records.make_dataset(name)
+
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
+        """Add each picture. What is done already of this batch is not done again.
 
         Everything here may be repeated: the id is the content's. So an answer that got lost is reported as Transient,
-        and the shipment comes again. Pictures are assigned when their tag is trained: a tag that is reset before its
+        and the batch comes again. Pictures are assigned when their tag is trained: a tag that is reset before its
         training would need all of them a second time.
         """
-        role = role_of(shipment.category)
+        role = role_of(batch.category)
         try:
-            tag = tag_of(shipment.dataset, role.owner or shipment.category, self._naming)
+            tag = tag_of(batch.dataset, role.owner or batch.category, self._naming)
         except Refused as error:
-            return [Outcome(item.key, refused=str(error), unfit=True) for item in shipment.items]
-        done = self._progress_of(shipment.batch_id)
-        ids = [image_id(item.sha256) for item in shipment.items]
+            return [Outcome(item.key, refused=str(error), unfit=True) for item in batch.pictures]
+        done = self._progress_of(batch.id)
+        ids = [image_id(item.sha256) for item in batch.pictures]
         # Written down first: what a tag has got since its last training is assigned at the next one.
-        note = self._records.attempt(tag, shipment.batch_id, ids) if role.positive else ""
+        note = self._records.attempt(tag, batch.id, ids) if role.positive else ""
         with self._lock:
             self._in_flight.add(note)
         try:
-            for item in shipment.items:
+            for item in batch.pictures:
                 if item.key in done:
                     continue
                 if self._stop.is_set():
                     raise Transient("The program ends; the rest of the pictures is sent at the next start")
-                done[item.key] = self._send(item)
+                done[item.key] = self._send(item, read)
         finally:
             with self._lock:
                 self._in_flight.discard(note)
-        refused = {image_id(item.sha256) for item in shipment.items if done[item.key].refused}
+        refused = {image_id(item.sha256) for item in batch.pictures if done[item.key].refused}
         if role.positive and refused:  # these are not there
-            self._records.attempt(tag, shipment.batch_id, [one for one in ids if one not in refused])
+            self._records.attempt(tag, batch.id, [one for one in ids if one not in refused])
         with self._lock:
-            self._done.pop(shipment.batch_id, None)
-        return [done[item.key] for item in shipment.items]
+            self._done.pop(batch.id, None)
+        return [done[item.key] for item in batch.pictures]
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Note it for the other tag. The one it had is reset at its next training: nothing takes it out."""
@@ -85,7 +94,27 @@ class Pictures:
         if role.positive:
             self._records.attempt(tag, remote_id, [remote_id])
 
-    def remove(self, remote_id: str) -> None:
+    def find(self, batch: Batch) -> dict[str, str]:  # noqa: ARG002 - the protocol
+        """Nothing: the server does not tell what it has. Sending again is harmless."""
+        return {}
+
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:  # noqa: ARG002 - the protocol
+        """None: an id is there once."""
+        return {}
+
+    def count(self, dataset: DatasetRef) -> int | None:  # noqa: ARG002 - the protocol
+        """Unknown."""
+        return None
+
+    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:  # noqa: ARG002 - the protocol
+        """Nothing: the server does not tell what it has."""
+        return iter(())
+
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:  # noqa: ARG002
+        """Not here."""
+        raise Unsupported("A Mobius SDK detects no objects", hint="Use one folder per category")
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:  # noqa: ARG002 - the protocol
         """Nothing to call: no documented call removes a picture. Its tag is reset at its next training."""
         _log.info("mobius.picture_left", image=remote_id, hint="its tag is assigned anew at its next training")
 
@@ -95,9 +124,9 @@ class Pictures:
         with self._lock:
             return set(self._in_flight)
 
-    def _send(self, item: Item) -> Outcome:
+    def _send(self, item: Picture, read: Reader) -> Outcome:
         image = image_id(item.sha256)
-        reply = self._api.add(image, Part.of_picture("data", item))
+        reply = self._api.add(image, Part.of_picture("data", item, read))
         if reply.failed and reply.message in wire.BAD_PICTURE:
             return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}", unfit=True)
         named = reply.id_of("image_id", "id")

@@ -6,18 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from image_sync.domain import Annotation, DatasetRef
+from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient, Unsupported
-from image_sync.platforms.base import (
-    Model,
-    Outcome,
-    Prediction,
-    Progress,
-    RemotePicture,
-    Shipment,
-    TrainingPlan,
-    Traits,
-)
+from image_sync.platforms.base import Model, Prediction, Progress, TrainingPlan, Traits
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
@@ -28,11 +19,11 @@ from image_sync.platforms.mobius.records import Records, Training
 from image_sync.platforms.mobius.scores import scores
 from image_sync.platforms.mobius.starting import Starting
 from image_sync.platforms.mobius.survey import Rule
-from image_sync.platforms.mobius.tags import Naming, role_of, short, tag_of
+from image_sync.platforms.mobius.tags import Naming, short
 from image_sync.platforms.notes import Notes
 
 _BATCH = 10
-"""Pictures in one shipment: each is a request of its own, and several threads share the work by shipments."""
+"""Pictures in one batch: each is a request of its own, and several threads share the work by batches."""
 _NOBODY = "0" * 32
 
 
@@ -46,7 +37,7 @@ class MobiusPlatform:
         grace: seconds in which a request without an answer may still be carried out, and a tag's training ends.
         verify: whether to check the server's certificate, or a file with those to trust.
         proxy: URL of a proxy.
-        batch_files, batch_bytes: most pictures and bytes for one shipment, as configured.
+        batch_files, batch_bytes: most pictures and bytes for one batch, as configured.
         timeouts: of requests; adding a picture gets the time on top that its bytes need on a slow line.
         stop: ends what takes long.
         alive: called for each request, and each block of it.
@@ -72,16 +63,16 @@ class MobiusPlatform:
     ) -> None:
         client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts, alive=alive)
         self.api = Api(client, timeouts, parallel)
-        self._naming = tags
-        self._records = Records(notes)
-        self._pictures = Pictures(self.api, self._records, tags, stop)
-        self._assigning = Assigning(self.api, self._records, parallel, stop)
-        self._following = Following(self.api, self._records)
+        records = Records(notes)
+        self.pictures = Pictures(self.api, records, tags, stop)
+        assigning = Assigning(self.api, records, parallel, stop)
+        following = Following(self.api, records)
         rule = Rule(negatives, max_negatives)
-        self._starting = Starting(
-            self.api, self._records, self._pictures, self._assigning, self._following, tags, rule, grace=grace
+        self.trainings = Trainings(
+            Starting(self.api, records, self.pictures, assigning, following, tags, rule, grace=grace), following
         )
-        self._traits = Traits(
+        self.models = Models(self.api, records, assigning, following)
+        self.traits = Traits(
             name="mobius",
             batch_files=min(batch_files, _BATCH),
             batch_bytes=batch_bytes,
@@ -95,10 +86,6 @@ class MobiusPlatform:
             keeps_models=False,
         )
 
-    def describe(self) -> Traits:
-        """What a Mobius SDK is like."""
-        return self._traits
-
     def sign_in(self) -> None:
         """Ask for a task that nobody has: there is no account, but something must answer, in the right words."""
         try:
@@ -109,57 +96,25 @@ class MobiusPlatform:
             hint = "Check credentials.endpoint and port: is it a Mobius SDK that answers there?"
             raise Transient(error.what, hint=hint, retry_after=error.retry_after) from error
 
-    def find_dataset(self, name: str) -> DatasetRef | None:
-        """The dataset, if it was asked for before: the server knows none."""
-        return self._records.dataset(name)
+    def close(self) -> None:
+        """Close the connections."""
+        self.api.close()
 
-    def ensure_dataset(self, name: str) -> DatasetRef:
-        """The dataset; a name of ours only."""
-        return self._records.make_dataset(name)
 
-    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
-        """The tag. It comes into being with the first picture that is assigned to it."""
-        return tag_of(dataset, role_of(name).owner or name, self._naming)
+class Trainings:
+    """The training part of the platform."""
 
-    def upload(self, shipment: Shipment) -> list[Outcome]:
-        """Add and assign every picture."""
-        return self._pictures.upload(shipment)
+    def __init__(self, starting: Starting, following: Following) -> None:
+        self._starting = starting
+        self._following = following
 
-    def find(self, shipment: Shipment) -> dict[str, str]:  # noqa: ARG002 - the protocol
-        """Nothing: the server does not tell what it has. Sending again is harmless."""
-        return {}
-
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:  # noqa: ARG002 - the protocol
-        """None: an id is there once."""
-        return {}
-
-    def count(self, dataset: DatasetRef) -> int | None:  # noqa: ARG002 - the protocol
-        """Unknown."""
-        return None
-
-    def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
-        """Assign it to another tag; the old one is reset at its next training."""
-        self._pictures.relabel(dataset, remote_id, category)
-
-    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:  # noqa: ARG002
-        """Not here."""
-        raise Unsupported("A Mobius SDK detects no objects", hint="Use one folder per category")
-
-    def remove(self, dataset: DatasetRef, remote_id: str) -> None:  # noqa: ARG002 - the protocol
-        """Leave it there; the tag that it had is reset at its next training."""
-        self._pictures.remove(remote_id)
-
-    def listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:  # noqa: ARG002 - the protocol
-        """Nothing: the server does not tell what it has."""
-        return iter(())
-
-    def start_training(self, plan: TrainingPlan) -> str:
+    def start(self, plan: TrainingPlan) -> str:
         """A task for each tag that changed."""
         if plan.detection:
             raise Unsupported("A Mobius SDK detects no objects", hint="Leave model.nn_arch out")
         return self._starting.start(plan)
 
-    def find_trainings(self, dataset: DatasetRef, name: str) -> list[str]:
+    def find(self, dataset: DatasetRef, name: str) -> list[str]:
         """The training of this name, once all of it was started."""
         return self._following.find(dataset, name)
 
@@ -167,23 +122,33 @@ class MobiusPlatform:
         """How many of its tags are done."""
         return self._following.progress(task_id)
 
-    def stop_training(self, task_id: str) -> None:
+    def stop(self, task_id: str) -> None:
         """Not here."""
         raise Unsupported(
             f"The training {task_id} cannot be stopped: a Mobius SDK 1.5 documents no call for it",
             hint="Each tag takes minutes at most; wait until it has ended",
         )
 
-    def training_log(self, task_id: str) -> Iterator[str]:
+    def log(self, task_id: str) -> Iterator[str]:
         """Not here."""
         raise Unsupported(f"A Mobius SDK keeps no log of the training {task_id}", hint="See its container's own output")
 
-    def models(self, dataset: DatasetRef) -> list[Model]:
+
+class Models:
+    """The model part: a dataset has one model, the tags as the last training left them."""
+
+    def __init__(self, api: Api, records: Records, assigning: Assigning, following: Following) -> None:
+        self._api = api
+        self._records = records
+        self._assigning = assigning
+        self._following = following
+
+    def of_dataset(self, dataset: DatasetRef) -> list[Model]:
         """The one there is: the tags as the last training left them."""
         current = self._following.current(dataset)
         return [] if current is None else [self._model(current)]
 
-    def model_of(self, task_id: str) -> Model | None:
+    def of_task(self, task_id: str) -> Model | None:
         """The model, once the training ended well for any tag."""
         training = self._records.training(task_id)
         if training is None or training.ended is None or not succeeded(training):
@@ -207,7 +172,7 @@ class MobiusPlatform:
         tags = {tag.name: tag.category for tag in self._records.tags(model.dataset_id) if tag.trained is not None}
         if not tags:
             raise NotFound(f"The model {model.name} has no trained tags at the Mobius SDK")
-        found = {score.tag: score.value for score in scores(self.api.predict_custom(picture), tags=tags)}
+        found = {score.tag: score.value for score in scores(self._api.predict_custom(picture), tags=tags)}
         predictions = [Prediction(tags[tag], value) for tag, value in found.items()]
         return sorted(predictions, key=lambda one: -one.confidence)
 
@@ -225,7 +190,7 @@ class MobiusPlatform:
             hint=f"If that is what you want: image-sync mobius set-state {source.name}",
         )
 
-    def delete_model(self, model: Model) -> None:
+    def delete(self, model: Model) -> None:
         """Reset its tags, so that they answer no more. Their pictures are assigned anew at the next training."""
         tags = self._records.tags(model.dataset_id)
         if any(tag.start is not None and tag.start.run for tag in tags):
@@ -236,10 +201,6 @@ class MobiusPlatform:
                 self._records.save(self._assigning.reset(tag, attempts.get(short(tag.name), {}), ""), start=None)
         for training in self._records.trainings(model.dataset_id):
             self._records.forget_training(training)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.api.close()
 
     def _model(self, training: Training) -> Model:
         tags = self._records.tags(training.dataset)

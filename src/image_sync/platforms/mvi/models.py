@@ -115,7 +115,7 @@ class Models:
             part.unlink(missing_ok=True)
         return target
 
-    def import_(self, source: Path) -> Model:
+    def import_model(self, source: Path) -> Model:
         """Send an exported archive. What is no archive at all is not even sent.
 
         Once the server has named the new model it is there: that it cannot be shown yet is no failure.

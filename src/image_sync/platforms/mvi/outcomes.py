@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from image_sync.platforms.base import Item, Outcome
+from image_sync.domain import Picture
+from image_sync.platforms.base import Outcome
 from image_sync.platforms.http import sanitize
 from image_sync.platforms.mvi import wire
 
@@ -28,7 +30,7 @@ def unfit(words: str) -> bool:
     return _FAULTY.search(_FILE_NAME.sub("", words)) is not None
 
 
-def outcomes(items: tuple[Item, ...], uploaded: wire.Uploaded) -> dict[str, Outcome]:
+def outcomes(items: Sequence[Picture], uploaded: wire.Uploaded) -> dict[str, Outcome]:
     """What the answer says: by name where it has names, by position only if it has none and the lengths match.
 
     One entry that is left over is about the one picture that is: some servers change a name that they do not like.

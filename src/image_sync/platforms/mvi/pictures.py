@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
-from image_sync.domain import Annotation, DatasetRef
+from image_sync.domain import Annotation, Batch, DatasetRef
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Unfit
-from image_sync.platforms.base import Outcome, RemotePicture, Shipment
+from image_sync.platforms.base import Outcome, Reader, RemotePicture
 from image_sync.platforms.http import Part
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
+from image_sync.platforms.mvi.labels import Labels
+from image_sync.platforms.mvi.making import Making
 from image_sync.platforms.mvi.outcomes import outcomes, unfit
 from image_sync.platforms.mvi.wanted import Wanted
 
@@ -27,64 +30,94 @@ _QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
 
 
 class Pictures:
-    """The picture part of the platform.
+    """The datasets at MVI, their categories and pictures."""
 
-    Args:
-        category_of: the id of a dataset's category, made if there is none.
-        forget: called with a dataset's id when what is known of its categories may be out of date.
-        labels_part: the objects of a single picture in the form in which they travel with it.
-    """
-
-    def __init__(
-        self,
-        api: Api,
-        category_of: Callable[[DatasetRef, str], str],
-        forget: Callable[[str], None],
-        labels_part: Callable[[DatasetRef, Annotation], bytes],
-    ) -> None:
+    def __init__(self, api: Api, making: Making, labels: Labels) -> None:
         self._api = api
-        self._labels_part = labels_part
-        self._category_of = category_of
-        self._forget = forget
+        self._making = making
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._categories: dict[str, dict[str, str]] = {}
+        """Dataset -> normal name -> id: each upload asks for it."""
 
-    def upload(self, shipment: Shipment) -> list[Outcome]:
+    def find_dataset(self, name: str) -> DatasetRef | None:
+        """The newest of this name: MVI does not keep names unique."""
+        same = [dataset for dataset in self._api.datasets() if wire.normal(dataset.name) == wire.normal(name)]
+        newest = max(same, key=lambda dataset: dataset.created_at or 0.0, default=None)
+        return None if newest is None else DatasetRef(newest.id, newest.name)
+
+    def ensure_dataset(self, name: str) -> DatasetRef:
+        """The dataset of this name, made if there is none."""
+        with self._lock:
+            return self.find_dataset(name) or self._making.made(
+                lambda: DatasetRef(self._api.create_dataset(name).dataset_id, name), lambda: self.find_dataset(name)
+            )
+
+    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
+        """The category's id, which is made if there is none, and remembered."""
+        with self._lock:
+            known = self._categories.get(dataset.id, {}).get(wire.normal(name))
+            return known or self._find_category(dataset, name) or self._make_category(dataset, name)
+
+    def _find_category(self, dataset: DatasetRef, name: str) -> str | None:
+        categories = list(self._api.categories(dataset.id))
+        found = {wire.normal(category.name): category.id for category in reversed(categories)}
+        self._categories[dataset.id] = found
+        return found.get(wire.normal(name))
+
+    def _make_category(self, dataset: DatasetRef, name: str) -> str:
+        identity = self._making.made(
+            lambda: self._api.create_category(dataset.id, name).category_id, lambda: self._find_category(dataset, name)
+        )
+        self._categories.setdefault(dataset.id, {})[wire.normal(name)] = identity
+        return identity
+
+    def _forget(self, dataset_id: str) -> None:
+        with self._lock:
+            self._categories.pop(dataset_id, None)
+
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
+        """Other objects for a stored picture."""
+        self._labels.annotate(dataset, remote_id, annotation)
+
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
         """One request for all; outcomes from its answer, or from what then lies there."""
-        annotation = shipment.items[0].annotation if len(shipment.items) == 1 else None
-        labels = None if annotation is None else self._labels_part(shipment.dataset, annotation)
+        marked = batch.pictures[0].annotation if len(batch.pictures) == 1 else ""
+        labels = self._labels.part(batch.dataset, Annotation.from_text(marked)) if marked else None
         known = self._in_category(
-            shipment.dataset, shipment.category, lambda category_id: self._sent(shipment, category_id, labels)
+            batch.dataset, batch.category, lambda category_id: self._sent(batch, read, category_id, labels)
         )
         if labels is not None:
             # Only an answer about this very request proves that its labels were taken, too.
             known = {key: replace(outcome, annotated=not outcome.refused) for key, outcome in known.items()}
-        if len(known) < len(shipment.items):
-            known = self._looked_up(shipment) | known
-        if len(known) < len(shipment.items):
-            missing = len(shipment.items) - len(known)
+        if len(known) < len(batch.pictures):
+            known = self._looked_up(batch) | known
+        if len(known) < len(batch.pictures):
+            missing = len(batch.pictures) - len(known)
             raise Ambiguous(
-                f"The server took {_counted(shipment)}, but neither names nor lists {missing} of them",
+                f"The server took {_counted(batch)}, but neither names nor lists {missing} of them",
                 hint="They may appear a little later; the platform will be asked again",
             )
-        return [known[item.key] for item in shipment.items]
+        return [known[picture.key] for picture in batch.pictures]
 
-    def _sent(self, shipment: Shipment, category_id: str, labels: bytes | None) -> dict[str, Outcome]:
+    def _sent(self, batch: Batch, read: Reader, category_id: str, labels: bytes | None) -> dict[str, Outcome]:
         """What the answer tells of the pictures. Raises Refused when none was taken, Unfit when one was alone in it."""
         try:
             uploaded = self._api.upload_files(
-                shipment.dataset.id,
-                [Part.of_picture("files", item) for item in shipment.items],
+                batch.dataset.id,
+                [Part.of_picture("files", picture, read) for picture in batch.pictures],
                 category_id=category_id,
-                category_name=shipment.category,
-                metadata={"batch": shipment.batch_id, "source": "image-sync"},
+                category_name=batch.category,
+                metadata={"batch": batch.id, "source": "image-sync"},
                 labels=labels,
             )
         except Refused as error:
-            if len(shipment.items) == 1 and unfit(error.words):
+            if len(batch.pictures) == 1 and unfit(error.words):
                 raise Unfit(error.what, hint=error.hint) from None
             raise
-        known = outcomes(shipment.items, uploaded) if uploaded else {}
-        if len(known) == len(shipment.items) and all(one.refused and not one.unfit for one in known.values()):
-            raise Refused(f"Uploading {_counted(shipment)}: {next(iter(known.values())).refused}")
+        known = outcomes(batch.pictures, uploaded) if uploaded else {}
+        if len(known) == len(batch.pictures) and all(one.refused and not one.unfit for one in known.values()):
+            raise Refused(f"Uploading {_counted(batch)}: {next(iter(known.values())).refused}")
         return known
 
     def _in_category(self, dataset: DatasetRef, category: str, call: Callable[[str], T]) -> T:
@@ -107,38 +140,38 @@ class Pictures:
                 raise
         return call(newer)
 
-    def find(self, shipment: Shipment) -> dict[str, str]:
+    def find(self, batch: Batch) -> dict[str, str]:
         """Key -> id of what lies there, asked three ways: by batch, by name, and by reading the category's list.
 
         The first two are shortcuts that old releases ignore or refuse. Only the list can prove that a picture is
         not there, so it is read whenever one is missing. Without a category it is that of the whole dataset.
         """
-        wanted = Wanted(shipment)
-        dataset = shipment.dataset.id
-        if shipment.batch_id:
-            wanted.take(self._query(dataset, f'user_metadata.batch == "{shipment.batch_id}"', len(shipment.items)))
+        wanted = Wanted(batch)
+        dataset = batch.dataset.id
+        if batch.id:
+            wanted.take(self._query(dataset, f'user_metadata.batch == "{batch.id}"', len(batch.pictures)))
         if 0 < len(wanted.missing) <= _FEW:
             for key in sorted(wanted.missing):
                 if _QUOTABLE.fullmatch(key):
                     wanted.take(self._query(dataset, f'original_file_name == "{key}"', _FEW))
         if wanted.missing:
-            category = shipment.category
-            only = {"category_id": self._category_of(shipment.dataset, category)} if category else {}
+            category = batch.category
+            only = {"category_id": self.ensure_category(batch.dataset, category)} if category else {}
             for file in self._files(dataset, **only):
                 wanted.take([file])
                 if not wanted.missing:
                     break
         return wanted.found
 
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:
         """Key -> all that lies there under it, in any category and of any batch, oldest first.
 
         A few are asked for one by one; many, or those of a server that does not answer such questions, are picked
         out of the list of the whole dataset. The list of one category would not do: people sort pictures anew.
         """
-        wanted = Wanted(shipment)
-        dataset = shipment.dataset
-        files = self._named(dataset, [item.key for item in shipment.items])
+        wanted = Wanted(batch)
+        dataset = batch.dataset
+        files = self._named(dataset, [picture.key for picture in batch.pictures])
         if files is None:
             files = list(self._files(dataset.id))
         found: dict[str, list[RemotePicture]] = {}
@@ -209,14 +242,14 @@ class Pictures:
             return
 
     def _category_id(self, dataset: DatasetRef, category: str) -> str:
-        return self._category_of(dataset, category) if category else ""
+        return self.ensure_category(dataset, category) if category else ""
 
-    def _looked_up(self, shipment: Shipment) -> dict[str, Outcome]:
+    def _looked_up(self, batch: Batch) -> dict[str, Outcome]:
         try:
-            found = self.find(shipment)
+            found = self.find(batch)
         except PlatformError as error:
             raise Ambiguous(
-                f"The server took {_counted(shipment)}, but cannot be asked which: {error.what}",
+                f"The server took {_counted(batch)}, but cannot be asked which: {error.what}",
                 hint="The platform will be asked again later",
             ) from error
         return {key: Outcome(key, remote_id) for key, remote_id in found.items()}
@@ -255,5 +288,5 @@ class Pictures:
         yield from (file for file in self._api.files(dataset, **query) if file.id not in seen)
 
 
-def _counted(shipment: Shipment) -> str:
-    return f"{len(shipment.items)} pictures{f' of {shipment.category}' if shipment.category else ''}"
+def _counted(batch: Batch) -> str:
+    return f"{len(batch.pictures)} pictures{f' of {batch.category}' if batch.category else ''}"

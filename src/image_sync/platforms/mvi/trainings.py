@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound, PlatformError, Refused, Transient
+from image_sync.errors import NotFound, PlatformError, Refused, Transient, Unsupported
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.mvi import wire
@@ -111,6 +111,13 @@ class Trainings:
             raise Refused(
                 error.what, hint="This release may not take it: stop the training in MVI's own pages"
             ) from error
+
+    def log(self, task_id: str) -> Iterator[str]:
+        """Not here."""
+        raise Unsupported(
+            f"MVI has no log of the training {task_id} that can be read from outside",
+            hint="`image-sync models plot` draws its curve; MVI's own pages show the rest",
+        )
 
     def _cross_checked(self, task_id: str, error: PlatformError) -> str:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from image_sync.platforms.base import Item, Shipment
+from image_sync.domain import Batch, Picture
 from image_sync.platforms.mvi import wire
 
 _SKEW = 86_400.0
@@ -12,11 +12,11 @@ _SKEW = 86_400.0
 
 
 class Wanted:
-    """The pictures of a shipment, and those of them that were found."""
+    """The pictures of a batch, and those of them that were found."""
 
-    def __init__(self, shipment: Shipment) -> None:
-        self._shipment = shipment
-        self._items = {wire.normal(item.key): item for item in shipment.items}
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._pictures = {wire.normal(picture.key): picture for picture in batch.pictures}
         self._ages: dict[str, float] = {}
         self.found: dict[str, str] = {}
         """Key -> id."""
@@ -24,7 +24,7 @@ class Wanted:
     @property
     def missing(self) -> set[str]:
         """Keys that were not found yet."""
-        return {item.key for item in self._items.values()} - self.found.keys()
+        return {picture.key for picture in self._pictures.values()} - self.found.keys()
 
     def take(self, files: Iterable[wire.File]) -> None:
         """Keep those that are wanted: servers answer queries that they do not understand with other files."""
@@ -39,15 +39,15 @@ class Wanted:
 
     def key_of(self, file: wire.File) -> str | None:
         """The key of the picture that this file is, or None when it is none of them."""
-        item = self._items.get(wire.normal(file.original_file_name))
-        return item.key if item is not None and self._ours(item, file) else None
+        picture = self._pictures.get(wire.normal(file.original_file_name))
+        return picture.key if picture is not None and self._ours(picture, file) else None
 
-    def _ours(self, item: Item, file: wire.File) -> bool:
-        if f".{item.sha256[:16]}" in item.key:
+    def _ours(self, picture: Picture, file: wire.File) -> bool:
+        if f".{picture.sha256[:16]}" in picture.key:
             return True  # the name holds the content's hash, so the name alone says it
-        if file.size is not None and file.size != item.size:
+        if file.size is not None and file.size != picture.size:
             return False
-        if file.category_name and wire.normal(file.category_name) != wire.normal(self._shipment.category):
+        if file.category_name and wire.normal(file.category_name) != wire.normal(self._batch.category):
             return False
         uploaded_at = wire.seconds(file.uploaded_at)
-        return uploaded_at is None or uploaded_at >= self._shipment.claimed_at - _SKEW
+        return uploaded_at is None or uploaded_at >= self._batch.claimed_at - _SKEW

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image_sync.domain import Box, DatasetRef
-from image_sync.errors import ImageSyncError, NotFound, Permanent, Refused, Transient
+from image_sync.errors import ImageSyncError, NotFound, Permanent, Refused, Transient, Unsupported
 from image_sync.log import get_logger, show_path
 from image_sync.platforms.base import Model, Prediction
 from image_sync.platforms.sagemaker import color
@@ -111,6 +111,14 @@ class Models:
         _write(target_file.with_name(f"{target_file.name}.json"), lambda file: file.write(sidecar))
         _write(target_file, lambda file: self._api.fetch(job.artifact, file.write))
         return target_file
+
+    def import_model(self, source: Path) -> Model:
+        """Not possible: a model of ours is what a training job made."""
+        raise Unsupported(
+            f"{source.name} cannot be brought to SageMaker: a model there is what a training job made",
+            hint="To continue from one that still lies there, name its id in model.pretrained_model; to serve an "
+            "archive, make a model of it in SageMaker by hand, with the container that `image-sync check` tells",
+        )
 
     def delete(self, model: Model) -> None:
         """Everything of it: SageMaker's entries, the archive, and what it was trained with but the pictures."""

@@ -12,9 +12,9 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
-from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 from image_sync.errors import NotFound, PictureError, Refused
-from image_sync.platforms.base import Item, Outcome, RemotePicture, Shipment
+from image_sync.platforms.base import Outcome, Reader, RemotePicture
 from image_sync.platforms.sagemaker import color
 from image_sync.platforms.sagemaker.api import Api, Object
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
@@ -71,32 +71,27 @@ class Pictures:
         """A record in the bucket, made if there is none."""
         return self._datasets.ensure(name)
 
-    def ensure_category(self, dataset: DatasetRef, name: str) -> str:
-        """A line in the dataset's list of classes, added if there is none."""
-        self._datasets.place(dataset).classes.ensure([name])
-        return id_of(name)
-
-    def upload(self, shipment: Shipment) -> list[Outcome]:
+    def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
         """Every picture as an object of its own, several at a time; one that is there already is as good as sent."""
-        place = self._datasets.place(shipment.dataset)
-        place.classes.ensure([shipment.category])
-        return self.at_once(lambda item: self._store(place, shipment, item), shipment.items)
+        place = self._datasets.place(batch.dataset)
+        place.classes.ensure([batch.category])
+        return self.at_once(lambda item: self._store(place, batch, read, item), batch.pictures)
 
-    def find(self, shipment: Shipment) -> dict[str, str]:
-        """Key -> remote id of what lies under the shipment's category; without batch and category: under any."""
-        place = self._datasets.place(shipment.dataset)
-        if not shipment.batch_id and not shipment.category:
-            newest_first = sorted(self._everywhere(place, shipment.items), key=lambda one: -one[1].modified)
+    def find(self, batch: Batch) -> dict[str, str]:
+        """Key -> remote id of what lies under the batch's category; without batch and category: under any."""
+        place = self._datasets.place(batch.dataset)
+        if not batch.id and not batch.category:
+            newest_first = sorted(self._everywhere(place, batch.pictures), key=lambda one: -one[1].modified)
             return {key_of(parts_of(remote_id)[2]): remote_id for remote_id, _ in newest_first}
-        category = id_of(shipment.category)
-        found = self.at_once(lambda item: self._stored(place, item, category), shipment.items)
-        return {item.key: objects[0][0] for item, objects in zip(shipment.items, found, strict=True) if objects}
+        category = id_of(batch.category)
+        found = self.at_once(lambda item: self._stored(place, item, category), batch.pictures)
+        return {item.key: objects[0][0] for item, objects in zip(batch.pictures, found, strict=True) if objects}
 
-    def copies(self, shipment: Shipment) -> dict[str, list[RemotePicture]]:
+    def copies(self, batch: Batch) -> dict[str, list[RemotePicture]]:
         """Key -> all that lies there under it, in any category, oldest first."""
-        place = self._datasets.place(shipment.dataset)
+        place = self._datasets.place(batch.dataset)
         copies: dict[str, list[RemotePicture]] = {}
-        found = self.at_once(lambda one: self._looked_at(place, *one), self._everywhere(place, shipment.items))
+        found = self.at_once(lambda one: self._looked_at(place, *one), self._everywhere(place, batch.pictures))
         there = [picture for picture in found if picture is not None]
         for picture in sorted(there, key=lambda picture: picture.uploaded_at or 0.0):
             copies.setdefault(picture.key, []).append(picture)
@@ -179,9 +174,9 @@ class Pictures:
             raise error
         return [future.result() for future in futures]
 
-    def _store(self, place: Place, shipment: Shipment, item: Item) -> Outcome:
+    def _store(self, place: Place, batch: Batch, read: Reader, item: Picture) -> Outcome:
         with SpooledTemporaryFile(_IN_MEMORY) as original, SpooledTemporaryFile(_IN_MEMORY) as plain:
-            pieces = item.read()
+            pieces = read(item)
             for piece in (pieces,) if isinstance(pieces, bytes) else pieces:
                 original.write(piece)
             original.seek(0)
@@ -192,22 +187,22 @@ class Pictures:
             except Refused as error:
                 return Outcome(item.key, refused=error.what, unfit=True)
             name = stored_name(item.key, suffix, item.sha256, converted=not as_it_is)
-            remote_id = f"{self._side_of(place, item)}/{id_of(shipment.category)}/{name}"
+            remote_id = f"{self._side_of(place, item)}/{id_of(batch.category)}/{name}"
             try:
-                self._put(place.layout.picture(remote_id), original if as_it_is else plain, shipment, item, suffix)
+                self._put(place.layout.picture(remote_id), original if as_it_is else plain, batch.id, item, suffix)
             except Taken:  # an earlier request stored it: the key holds the content's hash
                 self._api.delete(*self._marks(place, remote_id))
-        if item.annotation is not None:
-            self._put_annotation(place, remote_id, item.annotation)
-        return Outcome(item.key, remote_id, annotated=item.annotation is not None)
+        if item.annotation:
+            self._put_annotation(place, remote_id, Annotation.from_text(item.annotation))
+        return Outcome(item.key, remote_id, annotated=item.annotation != "")
 
-    def _put(self, key: str, body: IO[bytes], shipment: Shipment, item: Item, suffix: str) -> None:
+    def _put(self, key: str, body: IO[bytes], batch_id: str, item: Picture, suffix: str) -> None:
         more: dict[str, Any] = {
             "ContentType": _CONTENT_TYPES[suffix],
             "Metadata": {
                 "sha256": item.sha256,
                 "key": quote(item.key, safe=" "),
-                "batch": shipment.batch_id,
+                "batch": batch_id,
                 "source": "image-sync",
             },
         }
@@ -223,7 +218,7 @@ class Pictures:
         content = json.dumps(asdict(annotation), ensure_ascii=False).encode()
         self._api.put(place.layout.annotation(remote_id), content, ContentType="application/json")
 
-    def _stored(self, place: Place, item: Item, category: str) -> list[tuple[str, Object]]:
+    def _stored(self, place: Place, item: Picture, category: str) -> list[tuple[str, Object]]:
         """What lies there of it under this category; the folder that chose its side may not be known any more."""
         likely = self._side_of(place, item)
         found: list[tuple[str, Object]] = []
@@ -237,14 +232,14 @@ class Pictures:
                 break
         return found
 
-    def _side_of(self, place: Place, item: Item) -> str:
+    def _side_of(self, place: Place, item: Picture) -> str:
         if self._pinned:
             for folder in reversed(os.fsdecode(item.path).split("/")[:-1]):
                 if folder.lower() in SIDES:
                     return folder.lower()
         return side_of(item.sha256, place.split)
 
-    def _everywhere(self, place: Place, items: Sequence[Item]) -> list[tuple[str, Object]]:
+    def _everywhere(self, place: Place, items: Sequence[Picture]) -> list[tuple[str, Object]]:
         """What lies there of them in any category."""
         categories = place.classes.all()
         wanted = {item.key: item for item in items}

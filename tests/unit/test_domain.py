@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from image_sync.annotations import from_text, to_text
 from image_sync.domain import Annotation, Box
 
 A = Box("a", 1.0, 2.0, 3.5, 4.0)
@@ -13,7 +12,7 @@ B = Box("b", 1.0, 2.0, 3.0, 4.0, ((1.0, 2.0), (3.0, 2.0), (3.0, 4.0)), difficult
 
 def test_the_text_stays_what_it_is() -> None:
     """A ledger holds it for years: another spelling would send every annotation again."""
-    assert to_text(Annotation(40, 30, (B, A))) == (
+    assert Annotation(40, 30, (B, A)).to_text() == (
         '{"boxes":[{"box":[1.0,2.0,3.5,4.0],"label":"a"},{"box":[1.0,2.0,3.0,4.0],"difficult":true,"label":"b",'
         '"polygon":[[1.0,2.0],[3.0,2.0],[3.0,4.0]]}],"height":30,"v":1,"width":40}'
     )
@@ -23,7 +22,7 @@ def test_the_order_and_what_rounding_moves_make_no_difference() -> None:
     """Objects in another order, whole numbers of another type and ten-thousandths of a pixel."""
     moved = Box("a", 1, 2.0002, 3.5, 3.9999)
 
-    assert to_text(Annotation(40, 30, (A, B))) == to_text(Annotation(40, 30, (B, moved)))
+    assert Annotation(40, 30, (A, B)).to_text() == Annotation(40, 30, (B, moved)).to_text()
 
 
 @pytest.mark.parametrize(
@@ -40,12 +39,12 @@ def test_the_order_and_what_rounding_moves_make_no_difference() -> None:
 )
 def test_everything_else_makes_a_difference(other: Annotation) -> None:
     """Size, number of objects, label, coordinates, outline and mark are all part of it."""
-    assert to_text(other) != to_text(Annotation(40, 30, (A,)))
+    assert other.to_text() != Annotation(40, 30, (A,)).to_text()
 
 
 def test_zero_has_no_sign() -> None:
     """Minus zero is where zero is."""
-    box = from_text(to_text(Annotation(40, 30, (Box("a", -0.0, -0.0001, 1.0, 1.0),)))).boxes[0]
+    box = Annotation.from_text(Annotation(40, 30, (Box("a", -0.0, -0.0001, 1.0, 1.0),)).to_text()).boxes[0]
 
     assert str((box.left, box.top)) == "(0.0, 0.0)"
 
@@ -61,4 +60,4 @@ def test_zero_has_no_sign() -> None:
 def test_another_text_is_refused(text: str) -> None:
     """A damaged entry is an error that can be caught, never half an annotation."""
     with pytest.raises(ValueError, match=r".+"):
-        from_text(text)
+        Annotation.from_text(text)
