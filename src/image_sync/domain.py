@@ -181,8 +181,7 @@ def _rounded(value: float) -> float:
     return round(value, _DECIMALS) + 0.0  # minus zero becomes zero
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One look at one finished file: the check's verdict and, if it is sound, its identity.
 
     Attributes:

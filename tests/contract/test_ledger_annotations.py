@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,7 +159,7 @@ def test_a_file_saved_unchanged_changes_its_stamp_only(ledger: Ledger) -> None:
     record(ledger, seen("good/1.jpg", "a", "A", "hole"))
     send(ledger, annotated=True)
     again = seen("good/1.jpg", "a", "A", "hole", version=2)
-    again = replace(again, stamp=again.stamp._replace(annotation="another"))
+    again = again._replace(stamp=again.stamp._replace(annotation="another"))
     record(ledger, again)
 
     assert ledger.files.known(ROOT + b"/good")[1] == {b"1.jpg": again.stamp}

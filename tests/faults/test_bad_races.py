@@ -15,7 +15,7 @@ import pytest
 
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Sighting, Stamp
-from image_sync.watcher.outbox import Outbox
+from image_sync.watcher.catalogue import SightingBuffer
 from image_sync_server.faults import Action, Fault
 from support.catalogue import MemoryCatalogue
 from support.daemon import Plant
@@ -265,9 +265,10 @@ def test_a_newer_version_that_was_found_meanwhile_is_not_forgotten(tmp_path, mon
 
 def test_two_looks_at_one_folder_end_each_by_itself():
     """A folder may be looked at because of an event while a full look is in it: both end, each hears what is new."""
-    outbox = Outbox(MemoryCatalogue())
-    first, second = outbox.open(b"/pictures/cat"), outbox.open(b"/pictures/cat")
-    outbox.close(second)
-    outbox.put(b"/pictures", Sighting(b"/pictures/cat", b"a.jpg", Stamp(1, 2, 3, 4), "cat", "0" * 64, "jpg"), now=0.0)
-    assert (list(first.news), list(second.news)) == ([b"a.jpg"], [])
-    outbox.close(first)
+    buffer, folder = SightingBuffer(MemoryCatalogue()), b"/pictures/cat"
+    first, second = buffer.open(folder), buffer.open(folder)
+    buffer.close(second)
+    seen = Sighting(folder, b"a.jpg", Stamp(1, 2, 3, 4), "cat", "0" * 64, "jpg")
+    buffer.put(b"/pictures", folder, [seen], now=0.0)
+    assert (list(first), list(second)) == ([b"a.jpg"], [])
+    buffer.close(first)

@@ -95,7 +95,7 @@ def test_a_file_swapped_for_a_link_is_not_reported(place):
     class Forgetful(MemoryCatalogue):
         """Has every file read at every look."""
 
-        def known(self, folder):
+        def known(self, folder, names=None):
             return None, {}
 
     root = place[0].parent.parent

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.watcher import picture
-from image_sync.watcher.settle import Settling
+from image_sync.watcher.image_check import ImageCheck, examine
+from image_sync.watcher.settle import SettleQueue
 from support import temporary
 from support.catalogue import assert_true_to_disk
 from support.pictures import jpeg
@@ -88,7 +88,7 @@ def test_an_overflow_leads_to_a_full_look_at_once(fast):
         observer = watch.watcher._observer
         observer.unwatch(os.fsencode(fast))
         (fast / "cat" / "a.jpg").write_bytes(CONTENT)
-        watch.watcher._guard.subscribe(watch.watcher._roots[os.fsencode(fast)])
+        watch.watcher._monitor.subscribe(watch.watcher._roots[os.fsencode(fast)])
         logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; events were lost")
         began = time.monotonic()
         watch.until(lambda: watch.catalogue.places)
@@ -184,7 +184,7 @@ def test_more_restless_files_than_can_be_remembered_are_all_found(fast, monkeypa
     """Memory for settling files is bounded; folders of the others are looked at again."""
     (fast / "cat").mkdir()
     with watching(fast, rules=quick(settle=0.3)) as watch:
-        watch.watcher._scanner.intake.settling = Settling(quick(settle=0.3), limit=50)
+        watch.watcher._scanner.settling = SettleQueue(quick(settle=0.3), limit=50)
         for number in range(500):
             (fast / "cat" / f"{number}.jpg").write_bytes(CONTENT)
         most = 0
@@ -207,11 +207,11 @@ def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
     for number in range(400):
         (fast / "old" / f"{number}.jpg").write_bytes(CONTENT)
 
-    def examine_slowly(*args: Any) -> picture.Verdict | None:
+    def examine_slowly(*args: Any) -> ImageCheck | None:
         watch.stop.wait(0.005)
-        return picture.examine(*args)
+        return examine(*args)
 
-    monkeypatch.setattr("image_sync.watcher.intake.examine", examine_slowly)
+    monkeypatch.setattr("image_sync.watcher.scan.examine", examine_slowly)
     # To this clock everything rests already.
     watch = Watching(fast, rules=quick(settle=0.05), clock=lambda: time.time() + 1)
     try:

@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from image_sync.domain import WatchMode
-from image_sync.watcher import intake, picture, scan
+from image_sync.watcher import image_check, scan
 from image_sync.watcher.folders import open_folder
 from support.catalogue import MemoryCatalogue, assert_true_to_disk
 from support.pictures import jpeg
@@ -128,7 +128,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(root, monkeypatch):
     """The stamp before and after the reading must be the same."""
     path = root / "cat" / "a.jpg"
     path.write_bytes(WHOLE)
-    original, other = picture.examine, jpeg(2, 120, 90)
+    original, other = image_check.examine, jpeg(2, 120, 90)
     reads: list[int] = []
 
     def examine_and_change(fd, *rest):
@@ -138,7 +138,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(root, monkeypatch):
             path.write_bytes(other)
         return verdict
 
-    monkeypatch.setattr(intake, "examine", examine_and_change)
+    monkeypatch.setattr(scan, "examine", examine_and_change)
     with watching(root) as watch:
         assert [sighting.sha256 for sighting in watch.catalogue.history] == [hashlib.sha256(other).hexdigest()]
         assert len(reads) == 2
@@ -234,7 +234,7 @@ def test_a_folder_swapped_for_a_link_is_not_followed(root, tmp_path):
     class Forgetful(MemoryCatalogue):
         """Has every file read at every look."""
 
-        def known(self, folder):
+        def known(self, folder, names=None):
             return None, {}
 
     thread = threading.Thread(target=swap)
@@ -262,7 +262,7 @@ def test_a_disk_that_cannot_read_one_file_is_reported_and_the_rest_goes_on(root,
     """An input/output error is one warning and a reason, and is tried again; no verdict on the picture."""
     for name in "abc":
         (root / "cat" / f"{name}.jpg").write_bytes(WHOLE + name.encode())
-    original = picture.examine
+    original = image_check.examine
     broken = [True]
 
     def examine(fd, size, name, *rest):
@@ -270,7 +270,7 @@ def test_a_disk_that_cannot_read_one_file_is_reported_and_the_rest_goes_on(root,
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return original(fd, size, name, *rest)
 
-    monkeypatch.setattr(intake, "examine", examine)
+    monkeypatch.setattr(scan, "examine", examine)
     with capture_logs() as lines, watching(root) as watch:
         watch.catalogue.rescan = True
         watch.until_idle()

@@ -18,10 +18,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from image_sync.domain import RootState, WatchMode
-from image_sync.watcher.filters import Filter
-from image_sync.watcher.hints import Hint
-from image_sync.watcher.mounts import listed_below
-from image_sync.watcher.observer import Observer
+from image_sync.watcher.events import DirtyFolder, Observer
+from image_sync.watcher.folders import listed_below
+from image_sync.watcher.rules import Filter
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
 
@@ -74,7 +73,7 @@ def test_a_root_that_vanishes_between_two_checks_loses_nothing(root, successor):
         if successor == "other":
             (root / "bird").mkdir()
         place = os.fsencode(root)
-        watch.watcher._hints.mark(Hint(place, place + b"/cat", tree=True))
+        watch.watcher._dirty.mark(DirtyFolder(place, place + b"/cat", tree=True))
         watch.until(lambda: watch.watcher._roots[place].departures)
         if successor == "other":  # taken for the root that it is now: what is recorded is not in it
             watch.until(lambda: watch.catalogue.losses)
@@ -245,7 +244,7 @@ def test_a_share_that_the_system_should_mount_is_missed_from_the_start(
     assert mounted("umount", str(share))
     table = root.parent / "fstab"
     table.write_text(f"# a comment\n\nnas:/birds {share} nfs4 defaults 0 0\nUUID=1 / ext4 defaults 0 1\n")
-    monkeypatch.setattr("image_sync.watcher.guard.listed_below", lambda path: listed_below(path, table))
+    monkeypatch.setattr("image_sync.watcher.root.listed_below", lambda path: listed_below(path, table))
     with watching(root, catalogue=catalogue, rules=quick(rescan=0.3)) as watch:
         watch.until(lambda: "is not mounted" in watch.report(root).reason)
         watch.spend(1)
@@ -331,7 +330,7 @@ def test_a_root_that_grows_too_many_folders_is_polled_from_then_on(root):
 @pytest.mark.parametrize(("mode", "expected"), [("auto", WatchMode.POLLING), ("events", WatchMode.EVENTS)])
 def test_a_network_file_system_is_polled_unless_told_otherwise(root, monkeypatch, mode, expected):
     """Its type is named as the reason; its files need two looks and have no inode in their stamp."""
-    monkeypatch.setattr("image_sync.watcher.guard.remote_filesystem", lambda _root: "nfs4")
+    monkeypatch.setattr("image_sync.watcher.root.remote_filesystem", lambda _root: "nfs4")
     os.utime(root / "cat" / "a.jpg", (1, 1))
     with watching(root, rules=quick(mode=mode)) as watch:
         assert watch.report(root).mode is expected
@@ -519,4 +518,4 @@ def test_stop_ends_a_step_at_once(tmp_path):
     watch.watcher.close()
     assert time.monotonic() - began < 0.5
     assert 200 <= len(watch.catalogue.places) < 3000
-    assert len(watch.watcher._scanner.outbox) == 0
+    assert len(watch.watcher._scanner.buffer) == 0

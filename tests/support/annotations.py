@@ -11,9 +11,8 @@ from typing import Any
 
 from image_sync.annotations import Finder, Format, Source
 from image_sync.domain import Annotation, Box
-from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import open_folder
-from image_sync.watcher.rules import Rules
+from image_sync.watcher.rules import Filter, Rules
 from support.pictures import jpeg, png
 
 WIDTH, HEIGHT = 40, 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from image_sync.domain import RootReport, Sighting, Stamp
@@ -28,9 +28,12 @@ class MemoryCatalogue:
         self.broken: Exception | None = None
         self._folders: dict[bytes, dict[bytes, Stamp]] = {}
 
-    def known(self, folder: bytes) -> tuple[str | None, Mapping[bytes, Stamp]]:
+    def known(self, folder: bytes, names: Collection[bytes] | None = None) -> tuple[str | None, Mapping[bytes, Stamp]]:
         self._fail()
-        return self.category_of.get(folder), self._folders.get(folder, {})
+        files = self._folders.get(folder, {})
+        if names is not None:
+            files = {name: files[name] for name in names if name in files}
+        return self.category_of.get(folder), files
 
     def recorded(self, folder: bytes) -> tuple[str | None, int]:
         self._fail()

@@ -12,7 +12,7 @@ from benchmarks.process import Spoiled, spend
 from benchmarks.session import arrived_once
 from benchmarks.table import Row, at_least, at_most, load, save, shown, table, under
 from benchmarks.trees import Tree, content, make
-from image_sync.watcher.formats import JpegWalker
+from image_sync.watcher.image_check import structure
 
 ROWS = (
     Row("backlog", 8000, "pictures/s", "vision", 3200, at_least(2.5), "in a note"),
@@ -86,14 +86,16 @@ def test_figures_have_three_digits_that_count():
 
 
 @pytest.mark.parametrize("size", [800, 1000, 20_480, 300_000])
-def test_pictures_have_their_exact_size_and_are_whole(size):
+def test_pictures_have_their_exact_size_and_are_whole(tmp_path, size):
     """What is measured are JPEGs that pass the check, each with other bytes."""
-    raw, walker = content(size, 7), JpegWalker()
-    walker.feed(raw)
+    raw = content(size, 7)
+    (tmp_path / "a.jpg").write_bytes(raw)
+    with (tmp_path / "a.jpg").open("rb") as file:
+        found = structure(file.fileno(), raw, through=True)
 
     assert len(raw) == size
-    assert walker.complete
-    assert not walker.damage
+    assert found.complete
+    assert not found.damage
     assert raw != content(size, 8)
 
 

@@ -13,7 +13,7 @@ from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.retry import Retrying
-from image_sync.watcher.filters import Filter
+from image_sync.watcher.rules import Filter
 from support.configuration import mistakes, settings, warnings
 
 HERE: dict[str, Any] = {"platform": "mobius", "credentials": {"endpoint": "http://127.0.0.1:5000"}}

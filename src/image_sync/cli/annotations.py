@@ -17,10 +17,9 @@ from image_sync.cli import options
 from image_sync.cli.annotations_report import Written, report
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
 from image_sync.log import show_path, show_text
-from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import open_folder
-from image_sync.watcher.formats import LOOKS_AT, looks_like, walker_for
-from image_sync.watcher.rules import Rules
+from image_sync.watcher.image_check import looks_like, structure
+from image_sync.watcher.rules import Filter, Rules
 
 app = typer.Typer(
     help="Check the boxes drawn in pictures, or convert them to another format.",
@@ -192,21 +191,17 @@ def _measure(path: bytes) -> tuple[int, int]:
     """The size of a picture in pixels, as its header gives it."""
     shown = show_path(path)
     try:
-        with open(os.open(path, _OPEN), "rb") as file:
-            piece = file.read(_PIECE)
-            head = piece[:LOOKS_AT]
-            kind = walker_for(head)
-            if kind is None:
-                raise PictureError(
-                    f"{shown} is not a JPEG or PNG but {looks_like(head)}", hint="Save it as JPEG or PNG."
-                )
-            walker = kind[1]
-            while piece and not (walker.height or walker.damage):
-                walker.feed(piece)
-                piece = file.read(_PIECE)
+        fd = os.open(path, _OPEN)
+        try:
+            first = os.read(fd, _PIECE)
+            found = structure(fd, first, through=False)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise Unreadable(f"{shown} cannot be read: {error.strerror}", hint="Check the right to read it.") from error
-    if walker.damage or not walker.width or not walker.height:
-        reason = walker.damage or "it ends before its size is given"
+    if not found.kind:
+        raise PictureError(f"{shown} is not a JPEG or PNG but {looks_like(first)}", hint="Save it as JPEG or PNG.")
+    if found.damage or not found.width or not found.height:
+        reason = found.damage or "it ends before its size is given"
         raise PictureError(f"{shown} is damaged ({reason})", hint="Copy it again.")
-    return walker.width, walker.height
+    return found.width, found.height

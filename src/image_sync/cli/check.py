@@ -31,12 +31,10 @@ from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Platform
 from image_sync.tracker import Thresholds, training_verdict, upload_verdict
-from image_sync.watcher.filters import Filter, not_taken
-from image_sync.watcher.folders import open_folder
-from image_sync.watcher.mounts import remote_filesystem
-from image_sync.watcher.observer import watch_limit
-from image_sync.watcher.picture import Verdict, examine
-from image_sync.watcher.rules import Rules
+from image_sync.watcher.events import watch_limit
+from image_sync.watcher.folders import open_folder, remote_filesystem
+from image_sync.watcher.image_check import ImageCheck, examine
+from image_sync.watcher.rules import Filter, Rules, not_taken
 
 _STORED = "stored"
 _MOST_READ = 5000
@@ -113,7 +111,7 @@ class _News:
             try:
                 verdict = self._examined(path)
             except OSError as error:
-                verdict = Verdict(fault=f"it cannot be read: {error.strerror}")
+                verdict = ImageCheck(fault=f"it cannot be read: {error.strerror}")
             if verdict.fault:
                 self._broken.append((path, verdict.fault))
             elif self._skip_duplicates:
@@ -140,14 +138,14 @@ class _News:
             text = f"{conflicts} new pictures lie in several categories at once"
             yield Finding("pictures", text, "Keep each in one category, and delete its other copies.", warning=True)
 
-    def _examined(self, path: bytes) -> Verdict:
+    def _examined(self, path: bytes) -> ImageCheck:
         descriptor = os.open(path, _OPEN)
         try:
             size = os.fstat(descriptor).st_size
             found = examine(descriptor, size, os.path.basename(path), self._rules, threading.Event())
         finally:
             os.close(descriptor)
-        return found or Verdict(fault="it was not read")
+        return found or ImageCheck(fault="it was not read")
 
 
 def check(

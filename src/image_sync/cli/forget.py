@@ -19,7 +19,7 @@ from image_sync.ledger.history import Left
 from image_sync.ledger.lock import holder_of
 from image_sync.ledger.names import stem_of
 from image_sync.log import show_path, show_text
-from image_sync.watcher.filters import Filter
+from image_sync.watcher.rules import Filter
 
 
 def forget(

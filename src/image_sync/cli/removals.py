@@ -21,7 +21,7 @@ from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
-from image_sync.watcher.filters import Filter
+from image_sync.watcher.rules import Filter
 from image_sync.watcher.scan import missing
 
 app = typer.Typer(

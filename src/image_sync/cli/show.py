@@ -24,7 +24,7 @@ from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
 from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
-from image_sync.watcher.filters import Filter, foreign_format
+from image_sync.watcher.rules import Filter, foreign_format
 
 _MODELS = 10
 _ANNOTATED = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
@@ -36,8 +36,9 @@ class Files:
         self._context = context
         self._owners = Owners(context)
 
-    def known(self, path: bytes) -> tuple[str | None, Mapping[bytes, Stamp]]:
-        """The category the folder was recorded under, and the recorded files with the stamps they had."""
+    def known(self, path: bytes, names: Collection[bytes] | None = None) -> tuple[str | None, Mapping[bytes, Stamp]]:
+        """The category the folder was recorded under, and its recorded files (of these names) with their stamps."""
+        stamps = _STAMPS if names is None else _STAMPS.where(place.c.name.in_(bindparam("names", expanding=True)))
         with self._context.db.reading() as tx:
             row = tx.execute(select(folder.c.id, folder.c.category).where(folder.c.path == path)).first()
             if row is None:
@@ -45,7 +46,7 @@ class Files:
             # A million of these are read at each full look: by position, since looking up names takes as long again.
             return row.category, {
                 name: Stamp(size, mtime_ns, ctime_ns, int(inode), annotation)
-                for files in tx.execute(_STAMPS, {"folder": row.id}).partitions(_PAGE)
+                for files in tx.execute(stamps, {"folder": row.id, "names": list(names or ())}).partitions(_PAGE)
                 for name, size, mtime_ns, ctime_ns, inode, annotation in files
             }
 

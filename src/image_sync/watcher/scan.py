@@ -1,4 +1,4 @@
-"""Looking at one folder: what is new in it, what is ready, what is missing.
+"""Looking at folders and files: what is new, what is ready, what is missing.
 
 Every look is a generator that yields after a bounded piece of work, so that the watcher can go on with something more
 urgent, or stop.
@@ -6,38 +6,106 @@ urgent, or stop.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
-from image_sync.domain import Stamp
-from image_sync.errors import Unreadable
-from image_sync.watcher.catalogue import Catalogue
-from image_sync.watcher.companions import Companions
-from image_sync.watcher.digest import Digest
-from image_sync.watcher.filters import DEEPEST, Category, Filter
-from image_sync.watcher.folders import VANISHED, Presence, open_folder, presence, stamp_of
-from image_sync.watcher.intake import Intake
-from image_sync.watcher.mounts import remote_filesystem
-from image_sync.watcher.outbox import OpenLook, Outbox
-from image_sync.watcher.roots import Root
-from image_sync.watcher.rules import Rules
-from image_sync.watcher.seen import AT_ONCE, Seen, likeness
-from image_sync.watcher.settle import Settling
+from image_sync.domain import Sighting, Stamp
+from image_sync.errors import Changed, Unreadable
+from image_sync.log import get_logger
+from image_sync.watcher.catalogue import Catalogue, SightingBuffer
+from image_sync.watcher.folders import AT_ONCE, VANISHED, absent, fingerprint, open_folder, remote_filesystem, stamp_of
+from image_sync.watcher.image_check import ImageCheck, examine
+from image_sync.watcher.root import Root
+from image_sync.watcher.rules import DEEPEST, Category, Filter, Rules
+from image_sync.watcher.settle import Place, SettleQueue, being_written
+from image_sync.watcher.sidecars import Sidecars
 
+if TYPE_CHECKING:
+    from image_sync.annotations import Source
+
+log = get_logger(__name__)
+
+_SLICE = 0.005
+"""Seconds that files are checked before whatever is more urgent is asked for."""
+_FOREIGN = 5
+"""A file of another user, of which the system does not say whether it is open for writing, rests so many times
+``settle``."""
+_HOUR = 3600.0
+_MOST_WARNINGS = 1000
+_REMEMBERED = 20_000
+"""Sound pictures that are not read again when only their annotations change; others are."""
+_FOLDERS = 20_000
+"""Folders of which is remembered how they looked: some megabytes."""
+_CHECK_THE_DISK = "check the disk, or the network it lies on"
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNMOUNTED = (
     "another file system belongs there, which is not mounted: mount it; if it is gone for good, take it out of "
     "/etc/fstab and restart image-sync"
 )
 
 
+@dataclass(slots=True, eq=False)  # two looks at one folder are two, however alike
+class _Look:
+    """A look at one folder that is going on, possibly over several steps.
+
+    Attributes:
+        fd: the open folder; ground: what it stands on.
+        news: files of it that were reported since it began; what the catalogue said then no longer holds for them.
+        agrees: whether the catalogue was right about everything so far.
+    """
+
+    root: Root
+    folder: bytes
+    fd: int
+    category: Category
+    ground: str
+    news: dict[bytes, Stamp] = field(default_factory=dict)
+    agrees: bool = True
+
+
+class LogThrottle:
+    """Counts facts about files, and says once a minute how many there were and what the first was.
+
+    Whoever can write to a watched folder must not be able to flood the log.
+    """
+
+    PAUSE = 60.0
+    WARNINGS = frozenset({"watch.quarantined"})
+    """What needs a person."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._firsts: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, float] = {}
+
+    def note(self, event: str, **fields: Any) -> None:
+        """One more of these."""
+        self._counts[event] += 1
+        self._firsts.setdefault(event, fields)
+
+    def tell(self, now: float) -> None:
+        """Log each kind of fact that was noted, unless it was logged within the last minute."""
+        for event, number in list(self._counts.items()):
+            if now - self._told.get(event, -self.PAUSE) >= self.PAUSE:
+                tell = log.warning if event in self.WARNINGS else log.info
+                tell(event, number=number, **{f"first_{key}": value for key, value in self._firsts[event].items()})
+                self._told[event] = now
+                del self._counts[event], self._firsts[event]
+
+
 class Scanner:
-    """Looks at folders and reports what it finds.
+    """Looks at folders and files, and reports what it finds.
 
     Args:
-        nested: roots; one that lies inside another is looked at only as itself.
+        roots: all of them; one that lies inside another is looked at only as itself.
         now: the monotonic clock; wall: Unix time, as the file system stamps files.
         later: called with a folder that needs another look, because too many files settle for one more.
     """
@@ -47,30 +115,41 @@ class Scanner:
         catalogue: Catalogue,
         rules: Rules,
         stop: threading.Event,
-        nested: Iterable[bytes],
+        roots: Collection[bytes],
         now: Callable[[], float],
         wall: Callable[[], float],
         later: Callable[[Root, bytes], None],
     ) -> None:
         self._catalogue = catalogue
+        self._rules = rules
         self._stop = stop
-        self._nested = frozenset(nested)
         self._now = now
         self._wall = wall
-        self._rules = rules
-        self.filters = Filter(rules)
-        self.companions = Companions(rules, self.filters, wall)
-        self.outbox = Outbox(catalogue)
-        self.digest = Digest()
-        self.seen = Seen()
-        self.intake = Intake(rules, stop, self.outbox, self.digest, now, wall, later)
-        self.entries = 0
-        """Directory entries met by the last look that ended."""
+        self._later = later
+        self._inner = {
+            root: tuple(other + b"/" for other in roots if other.startswith(root.rstrip(b"/") + b"/")) for root in roots
+        }
+        self._looked_like: dict[bytes, tuple[int, int]] = {}
+        """Folder -> its fingerprint, and how many files were recorded, when the catalogue agreed with all of it.
 
-    @property
-    def settling(self) -> Settling:
-        """The files that may still change."""
-        return self.intake.settling
+        A number in place of all its files' stamps, which would take a hundred times the memory. What is recorded is
+        replaced only after its file has changed, and forgotten only with its row.
+        """
+        self._warned: dict[bytes, float] = {}
+        self._sound: dict[tuple[bytes, bytes], tuple[Stamp, ImageCheck]] = {}
+        self.filters = Filter(rules)
+        self.sidecars = Sidecars(rules, self.filters, wall)
+        self.settling = SettleQueue(rules)
+        self.buffer = SightingBuffer(catalogue)
+        self.throttle = LogThrottle()
+        self.entries = 0
+        """Directory entries met by the last look at a folder."""
+
+    def compare_all(self) -> None:
+        """Take no folder for granted because it looks as it did."""
+        self._looked_like.clear()
+
+    # Looks at folders.
 
     def look(self, root: Root, folder: bytes, inner: list[bytes], *, again: bool = False) -> Iterator[None]:
         """Look at the files of one folder, append its sub-folders to ``inner``. Yields while there is more.
@@ -78,108 +157,424 @@ class Scanner:
         A folder that is not there (any more) is no error: the root's ``reap`` is set. ``again``: there is no reason to
         believe that anything has changed.
         """
-        if not self.filters.admits(root.path, folder) or self._lacks_its_share(root, folder):
+        news = self.buffer.open(folder)
+        look = self._begin(root, folder)
+        if look is None:
+            self.buffer.close(news)
             return
+        look.news = news
+        # Where annotations are used a picture's stamp is made of several files, some of them elsewhere.
+        work = self._look_once_more if again and not self.sidecars.used else self._compare
+        try:
+            yield from work(look, inner)
+        except (OSError, Unreadable) as error:  # it broke off: nothing can be said of what was not met
+            self._cannot_look(root, folder, error)
+        else:
+            root.troubles.pop(folder, None)
+        finally:
+            self.buffer.close(news)
+            os.close(look.fd)
+
+    def files(self, root: Root, folder: bytes, names: Collection[bytes], *, heard: bool) -> Iterator[None]:
+        """Look at single files of a folder.
+
+        Args:
+            heard: events named them; else they were settling, and so are known to differ from what is recorded.
+        """
+        look = self._begin(root, folder)
+        if look is None:
+            self._forget(root, folder, names)
+            return
+        known: Mapping[bytes, Stamp] = {}
+        try:
+            if heard:
+                look.news = self.buffer.open(folder)
+                recorded_as, known = self._catalogue.known(folder, names)
+                if recorded_as != look.category.name:  # also when nothing is recorded of the folder
+                    yield from self.look(root, folder, [])
+                    return
+            sources = None
+            if self.sidecars.used:
+                sources = self.sidecars.beside(root, folder, _pictures_in(look.fd, self.filters))
+            yield from self._take_in(look, self._changed(look, names, known), sources, lost=True)
+        except (OSError, Unreadable) as error:
+            self._forget(root, folder, names)
+            self._cannot_look(root, folder, error)
+        finally:
+            if heard:
+                self.buffer.close(look.news)
+            os.close(look.fd)
+
+    def _changed(
+        self, look: _Look, names: Iterable[bytes], known: Mapping[bytes, Stamp]
+    ) -> Iterator[tuple[bytes, Stamp, None]]:
+        """Those of these files that are there, wanted, and not as they are known."""
+        root, folder = look.root, look.folder
+        for name in names:
+            try:
+                found = os.stat(name, dir_fd=look.fd, follow_symlinks=False)
+            except OSError:
+                found = None
+            if found is None or not stat.S_ISREG(found.st_mode):
+                if name in known:
+                    root.miss(folder, (name,), self._now())
+            elif not (self.filters.selective and self.filters.excluded(root.path, folder, name)):
+                stamp = stamp_of(found, local=root.local)
+                if stamp != known.get(name):
+                    yield name, stamp, None
+                    continue
+            self.settling.forget(Place(root.path, folder, name))
+
+    def _begin(self, root: Root, folder: bytes) -> _Look | None:
+        """Open a folder, if it is wanted and there."""
+        inside_another = (folder + b"/").startswith(self._inner[root.path])
+        if inside_another or not self.filters.admits(root.path, folder) or self._lacks_its_share(root, folder):
+            return None
         try:
             fd = open_folder(root.path, folder)
         except OSError as error:
             if error.errno in VANISHED:
                 root.reap = True
             else:
-                self.intake.cannot_look(root, folder, error)
-            return
-        root.met(folder, fd)
-        look = self.outbox.open(folder)
-        # Where annotations are used a picture's stamp is made of several files, some of them elsewhere.
-        work = self._look_once_more if again and not self.companions.used else self._look
-        try:
-            yield from work(root, look, fd, inner)
-        except (OSError, Unreadable) as error:  # it broke off: nothing can be said of what was not met
-            self.intake.cannot_look(root, folder, error)
-        else:
-            root.troubles.pop(folder, None)
-        finally:
-            self.outbox.close(look)
-            os.close(fd)
+                self._cannot_look(root, folder, error)
+            return None
+        return _Look(root, folder, fd, self.filters.category(root.path, folder), root.enter(folder, fd))
 
-    def again(self, root: Root, folder: bytes, names: list[bytes]) -> Iterator[None]:
-        """Look again at files that were settling."""
-        category, annotated = self.filters.category(root.path, folder), self.companions.used
-        try:
-            fd = open_folder(root.path, folder)
-        except OSError:
-            self._forget(root, folder, names)
-            return
-        try:
-            pictures = _pictures_in(fd, self.filters) if annotated else []
-            sources = self.companions.beside(root, folder, pictures) if annotated else {}
-            ground = root.ground(fd)
-            for name in names:
-                try:
-                    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except OSError:
-                    found = None
-                wanted = self.filters.file(name) and not self.filters.excluded(root.path, folder, name)
-                if found is None or not stat.S_ISREG(found.st_mode) or not wanted:
-                    self._forget(root, folder, [name])
-                    continue
-                stamp, source, newest = stamp_of(found, local=root.local), sources.get(name), 0.0
-                if annotated:
-                    stamp = self.companions.stamped(stamp, source)
-                    # One that lost its annotation has to be seen so twice: it may be about to get another.
-                    newest = source.newest if source else self._wall()
-                self.intake.consider(root, folder, fd, name, stamp, category, ground, source=source, newest=newest)
+    def _compare(self, look: _Look, inner: list[bytes]) -> Iterator[None]:
+        """Compare all files of a folder with what is recorded of them."""
+        root, folder = look.root, look.folder
+        known = self._known(look)
+        passed_over, number = Counter[str](), 0
+        pictures: list[tuple[bytes, Stamp, Stamp | None]] = []
+        with os.scandir(look.fd) as entries:
+            while piece := list(islice(entries, AT_ONCE)):
+                number += len(piece)
+                found = self._sift(look, piece, known, inner, passed_over)
+                if self.sidecars.used:
+                    pictures += found
+                else:
+                    yield from self._take_in(look, found)
                 yield
-        except (OSError, Unreadable) as error:
-            self._forget(root, folder, names)
-            self.intake.cannot_look(root, folder, error)
+        self.entries = number
+        root.passed_over.pop(folder, None)
+        if passed_over.total():
+            root.passed_over[folder] = passed_over
+        if pictures:
+            names = [name for name, _, _ in pictures]
+            yield from self._take_in(look, pictures, self.sidecars.beside(root, folder, names))
+        if known:  # what was met has been taken out of it
+            look.agrees = False
+            excluded = [name for name in known if self.filters.excluded(root.path, folder, name)]
+            if excluded:
+                self._leave_alone(folder, excluded)
+            missing = [name for name in known if name not in excluded and absent(look.fd, name)]
+            if missing:
+                root.miss(folder, missing, self._now())
+        elif look.agrees and self._catalogue.ground(folder) not in {None, look.ground}:
+            self._catalogue.stands(folder, look.ground)
+
+    def _look_once_more(self, look: _Look, inner: list[bytes]) -> Iterator[None]:
+        """The same for a folder that was looked at before, which mostly is as it was."""
+        met: list[bytes] = []
+        found = yield from fingerprint(look.fd, met, local=look.root.local)
+        recorded_as, number = self._catalogue.recorded(look.folder)
+        same_category = not number or recorded_as == look.category.name
+        if found is not None and same_category and self._looked_like.get(look.folder) == (found, number):
+            for name in met:
+                self._descend(look, name, inner)
+            return
+        yield from self._compare(look, inner)
+        if (
+            found is not None
+            and look.agrees
+            and (len(self._looked_like) < _FOLDERS or look.folder in self._looked_like)
+        ):
+            self._looked_like[look.folder] = found, number
+
+    def _sift(
+        self,
+        look: _Look,
+        entries: Iterable[os.DirEntry[Any]],
+        known: dict[bytes, Stamp],
+        inner: list[bytes],
+        passed_over: Counter[str],
+    ) -> list[tuple[bytes, Stamp, Stamp | None]]:
+        """The files that are not what is recorded of them (all of them where annotations are used): name, stamp, and
+        the recorded stamp.
+
+        Whatever is there is taken out of ``known``. A million files come by here: most are what they were, and for
+        those nothing is done that need not be.
+        """
+        root, wanted, everything = look.root, self.filters.file, self.sidecars.used
+        selective, local = self.filters.selective, root.local
+        found = []
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if selective and self.filters.excluded(root.path, look.folder, name):
+                continue  # if it is recorded, that is seen to afterwards
+            if not entry.is_file(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False):
+                    self._descend(look, name, inner)
+                else:
+                    self.filters.pass_over(passed_over, entry)
+                continue
+            was = known.get(name)
+            if was is None and not wanted(name):
+                self.filters.pass_over(passed_over, entry)
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # gone since the listing, or not to be told: asked again afterwards if it is recorded
+            stamp = Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino if local else 0)
+            if was is not None:
+                del known[name]
+                if not wanted(name) or (was == stamp and not everything):
+                    continue
+            found.append((name, stamp, was))
+        return found
+
+    def _descend(self, look: _Look, name: bytes, inner: list[bytes]) -> None:
+        path = look.folder + b"/" + name
+        if not self.filters.folder(name) or (path + b"/").startswith(self._inner[look.root.path]):
+            return
+        if not self.filters.too_deep(look.root.path, path):
+            inner.append(path)
+        elif self._rules.recursive:
+            look.root.trouble(path, f"deeper than {DEEPEST} folders")
+
+    def _known(self, look: _Look) -> dict[bytes, Stamp]:
+        folder, category = look.folder, look.category.name
+        recorded_as, stamps = self._catalogue.known(folder)
+        known = dict(stamps)
+        if not known or recorded_as == category:
+            return known
+        self.throttle.note("watch.recategorised", folder=folder, old=recorded_as, new=category)
+        if recorded_as is None:
+            # They were never read. Forgotten first, so that a restart half-way reads the rest as well.
+            self._catalogue.gone(folder, list(known), deleted=False)
+            return {}
+        self._catalogue.recategorise(folder, category)
+        return known
+
+    # Single files.
+
+    def _take_in(
+        self,
+        look: _Look,
+        files: Iterable[tuple[bytes, Stamp, Stamp | None]],
+        sources: Mapping[bytes, Source] | None = None,
+        *,
+        lost: bool = False,
+    ) -> Iterator[None]:
+        """Check and report the new and changed files that rest; the others settle. Yields now and then.
+
+        Args:
+            files: name, stamp, and the recorded stamp.
+            sources: their annotations, where they are used. lost: a picture without one may have had one.
+        """
+        root, settling = look.root, self.settling
+        believed = (root.local or self._rules.impatient) and sources is None
+        sightings: list[Sighting] = []
+        began, wall = perf_counter(), self._wall()
+        rests = int((wall - self._rules.settle) * 1e9)
+        for name, plain, was in files:
+            stamp, source, newest = plain, None, 0.0
+            if sources is not None:
+                source = sources.get(name)
+                stamp = self.sidecars.stamped(plain, source)
+                if was == stamp:
+                    continue
+                newest = source.newest if source else wall if lost or self.sidecars.lost(was, stamp) else 0.0
+            look.agrees = False
+            if look.news.get(name) == stamp:
+                continue
+            place = Place(root.path, look.folder, name)
+            # A backlog's files are older than settle: for them this comparison is all.
+            if (believed and stamp.mtime_ns <= rests and stamp.ctime_ns <= rests) or self._rests(
+                root, place, stamp, newest
+            ):
+                sighting = self._check(look, place, stamp, source)
+                if sighting is not None:
+                    settling.forget(place)
+                    sightings.append(sighting)
+            if perf_counter() - began >= _SLICE or self._stop.is_set():
+                self._report(look, sightings)
+                sightings = []
+                yield
+                began, wall = perf_counter(), self._wall()
+                rests = int((wall - self._rules.settle) * 1e9)
+        self._report(look, sightings)
+
+    def _report(self, look: _Look, sightings: list[Sighting]) -> None:
+        if sightings:
+            look.root.seen_content = True
+            self.buffer.put(look.root.path, look.folder, sightings, self._now())
+
+    def _rests(self, root: Root, place: Place, stamp: Stamp, newest: float) -> bool:
+        now = self._now()
+        quiet = self.settling.quiet(place, stamp, now=now, wall=self._wall(), local=root.local, newest=newest)
+        if quiet is None:
+            self._later(root, place.folder)
+        elif not quiet:
+            self._warn_restless(place, now)
+        return bool(quiet)
+
+    def _check(self, look: _Look, place: Place, stamp: Stamp, source: Source | None) -> Sighting | None:
+        """The sighting of a file that rests; None when it must be looked at another time."""
+        category, fault = look.category
+        if category is None:
+            return Sighting(look.folder, place.name, stamp, None, "", "", fault, ground=look.ground)
+        found = None
+        if self._sound:  # a COCO file concerns thousands of pictures, which themselves have not changed
+            plain, check = self._sound.get((look.folder, place.name), (None, None))
+            found = check if plain is not None and plain[:4] == stamp[:4] else None
+        found = found or self._read(look, place, stamp)
+        if found is None:
+            self._warn_restless(place, self._now())
+            return None
+        sha256, suffix, fault, width, height = found
+        sighting = Sighting(look.folder, place.name, stamp, category, sha256, suffix, fault, "", (), False, look.ground)
+        if stamp.annotation and not fault:
+            annotated = self._with_annotation(look.root, sighting, width, height, source)
+            if annotated is None:
+                return None
+            sighting = annotated
+        if sighting.fault:
+            self.throttle.note("watch.quarantined", file=look.folder + b"/" + place.name, reason=sighting.fault)
+        return sighting
+
+    def _with_annotation(
+        self, root: Root, seen: Sighting, width: int, height: int, source: Source | None
+    ) -> Sighting | None:
+        """The sighting of a sound picture with what is marked in it; None when it must be looked at another time."""
+        if source is None:
+            return seen._replace(waits=True)
+        from image_sync.annotations import AnnotationError
+
+        place = Place(root.path, seen.folder, seen.name)
+        try:
+            annotation = source.read(width, height)
+        except AnnotationError as error:
+            return seen._replace(fault=f"its annotation cannot be used: {error}")
+        except Changed:
+            self.settling.busy(place, seen.stamp, self._now())
+            return None
+        except Unreadable as error:
+            self.settling.forget(place)
+            self._cannot_look(root, source.path, error)
+            return None
+        root.troubles.pop(source.path, None)
+        if ignored := self._rules.ignored_labels:
+            kept = tuple(box for box in annotation.boxes if box.label.casefold() not in ignored)
+            annotation = replace(annotation, boxes=kept)
+        labels = dict.fromkeys(box.label for box in annotation.boxes)
+        return seen._replace(annotation=annotation.to_text(), labels=tuple(labels))
+
+    def _read(self, look: _Look, place: Place, stamp: Stamp) -> ImageCheck | None:
+        """What the check says of a file that rests; None when it must be looked at another time."""
+        root, local = look.root, look.root.local
+        plain = stamp._replace(annotation="") if stamp.annotation else stamp
+        try:
+            fd = os.open(place.name, _OPEN, dir_fd=look.fd)
+        except BlockingIOError:  # a file server holds a lease on it for one of its clients
+            self.settling.busy(place, stamp, self._now())
+            return None
+        except OSError as error:
+            self._cannot_read(root, place, error)
+            return None
+        try:
+            found = None
+            busy = stamp_of(os.fstat(fd), local=local) != plain or (local and self._written(place, stamp, fd))
+            if not busy:
+                found = examine(fd, stamp.size, place.name, self._rules, self._stop)
+                busy = found is not None and stamp_of(os.fstat(fd), local=local) != plain
+        except OSError as error:
+            self._cannot_read(root, place, error)
+            return None
         finally:
             os.close(fd)
+        if busy:
+            self.settling.busy(place, stamp, self._now())
+            return None
+        if root.troubles:
+            root.troubles.pop(place.folder + b"/" + place.name, None)
+        if found and not found.fault and self.sidecars.used:
+            key = place.folder, place.name
+            if key in self._sound or len(self._sound) < _REMEMBERED:
+                self._sound[key] = plain, found
+        return found
+
+    def _written(self, place: Place, stamp: Stamp, fd: int) -> bool:
+        """Whether somebody writes to the file, or may: of another user's file only its rest tells, a longer one."""
+        wall = self._wall()
+        if stamp.mtime_ns / 1e9 < wall - _HOUR and stamp.ctime_ns / 1e9 < wall - _HOUR:
+            # Whoever has it open and wrote nothing for an hour has forgotten it. To ask costs as much as to read it,
+            # and should it be written to after all, its times tell.
+            return False
+        writing = being_written(fd)
+        if writing is not None:
+            return writing
+        longer = _FOREIGN * self._rules.settle
+        self.throttle.note("watch.writers_unknown", file=place.folder + b"/" + place.name, waits=longer)
+        return self.settling.rested(place, stamp, now=self._now(), wall=wall) < longer
 
     def _forget(self, root: Root, folder: bytes, names: Iterable[bytes]) -> None:
         for name in names:
-            self.settling.forget(root.path, folder, name)
+            self.settling.forget(Place(root.path, folder, name))
 
-    def depart(self, root: Root, folder: bytes) -> bool:
-        """Report the recorded files of a folder that are not there.
+    def _cannot_read(self, root: Root, place: Place, error: OSError) -> None:
+        self.settling.forget(place)
+        if error.errno not in VANISHED:
+            self._cannot_look(root, place.folder + b"/" + place.name, error)
+
+    def _cannot_look(self, root: Root, path: bytes, error: OSError | Unreadable) -> None:
+        """Remember, and say at most once an hour, that there is something that cannot be looked at."""
+        cause = error if isinstance(error, OSError) else error.__cause__
+        told = (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error)
+        root.trouble(path, told if cause is error else str(error))
+        now = self._now()
+        if now - self._warned.get(path, -_HOUR) < _HOUR:
+            return
+        if len(self._warned) >= _MOST_WARNINGS:
+            self._warned = {path: since for path, since in self._warned.items() if now - since < _HOUR}
+        if len(self._warned) < _MOST_WARNINGS:
+            self._warned[path] = now
+            denied = isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM}
+            remedy = "give the user that image-sync runs as the right to read it" if denied else _CHECK_THE_DISK
+            log.warning(
+                "watch.cannot_look", path=path, error=told, hint=f"{remedy}; it is tried again at every full look"
+            )
+
+    def _warn_restless(self, place: Place, now: float) -> None:
+        if self.settling.restless_too_long(place, now):
+            log.warning(
+                "watch.never_rests",
+                file=place.folder + b"/" + place.name,
+                hint="it has been changing, or open for writing, for more than an hour: see which program holds it",
+            )
+
+    # What is not there.
+
+    def depart(self, root: Root, folder: bytes, names: Collection[bytes] | None) -> bool:
+        """Report the recorded files of a folder (only these, if names are given) that are not there.
 
         Returns:
             False, and nothing was reported, when the root itself is in doubt.
         """
-        _, known = self._catalogue.known(folder)
-        try:
-            fd = open_folder(root.path, folder)
-        except OSError as error:
-            missing = list(known) if error.errno in VANISHED else []
-        else:
-            try:
-                missing = [name for name in known if presence(fd, name) is Presence.ABSENT]
-            finally:
-                os.close(fd)
+        missing = _missing_in(root, folder, self._catalogue.known(folder, names)[1])
         if not missing:
             return True
-        ground = _ground(root, folder)
+        ground = root.ground_of(folder)
         # Asked last: had the root been unmounted before one of the answers above, this one would tell.
         if not root.unchanged(self.filters):
             return False
         if self._lacks_its_share(root, folder):
             return True
         deleted = ground == self._catalogue.ground(folder)
-        self.digest.note("watch.gone" if deleted else "watch.out_of_sight", folder=folder, files=len(missing))
+        self.throttle.note("watch.gone" if deleted else "watch.out_of_sight", folder=folder, files=len(missing))
         self._catalogue.gone(folder, missing, deleted=deleted)
         return True
-
-    def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
-        place = root.unmounted(folder, self.filters)
-        if place is not None:
-            root.trouble(place, _UNMOUNTED)
-        return place is not None
-
-    def _leave_alone(self, folder: bytes, names: list[bytes]) -> None:
-        """The rules say now that these recorded files are not wanted. What was sent of them stays where it is."""
-        self.digest.note("watch.excluded", folder=folder, files=len(names))
-        if names:
-            self._catalogue.gone(folder, names, deleted=False)
 
     def vanished_folders(self, root: Root) -> Iterator[None]:
         """Note the departure of every recorded folder that is not there, or not wanted any more."""
@@ -191,132 +586,21 @@ class Scanner:
                 os.close(open_folder(root.path, folder))
             except OSError as error:
                 if error.errno in VANISHED:
-                    root.departures.setdefault(folder, self._now())
+                    root.miss(folder, None, self._now())
             if number % AT_ONCE == 0:
                 yield
 
-    def _look(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
-        category, here = self.filters.category(root.path, look.folder), root.ground(fd)
-        known = self._known(look.folder, category)
-        annotated, pictures = self.companions.used, dict[bytes, tuple[Stamp, Stamp | None]]()
-        for found in self._found(root, look.folder, fd, known, inner):
-            if found is None:
-                yield
-                continue
-            look.agrees = False
-            name, stamp, was = found
-            if annotated:
-                pictures[name] = stamp, was
-            elif look.news.get(name) != stamp and self.intake.consider(
-                root, look.folder, fd, name, stamp, category, here
-            ):
-                yield
-        yield from self._look_with_annotations(root, look, fd, pictures, category, here)
-        excluded = [name for name in known if self.filters.excluded(root.path, look.folder, name)]
-        if excluded:
-            self._leave_alone(look.folder, excluded)
-        if known:  # what was met has been taken out of it
-            look.agrees = False
-            if any(presence(fd, name) is Presence.ABSENT for name in known if name not in excluded):
-                root.departures.setdefault(look.folder, self._now())
-        elif look.agrees and self._catalogue.ground(look.folder) not in {None, here}:
-            self._catalogue.stands(look.folder, here)
+    def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
+        place = root.unmounted(folder, self.filters) if root.mounts else None
+        if place is not None:
+            root.trouble(place, _UNMOUNTED)
+        return place is not None
 
-    def _look_once_more(self, root: Root, look: OpenLook, fd: int, inner: list[bytes]) -> Iterator[None]:
-        """The same for a folder that was looked at before, which mostly is as it was."""
-        met: list[bytes] = []
-        found = yield from likeness(fd, lambda name: self._inner(root, look.folder, name, met), local=root.local)
-        recorded_as, number = self._catalogue.recorded(look.folder)
-        same_category = not number or recorded_as == self.filters.category(root.path, look.folder).name
-        if found is not None and same_category and self.seen.recorded(look.folder, found) == number:
-            inner += met
-            return
-        yield from self._look(root, look, fd, inner)
-        if found is not None and look.agrees:
-            self.seen.agreed(look.folder, found, number)
-
-    def _found(
-        self, root: Root, folder: bytes, fd: int, missing: dict[bytes, Stamp], inner: list[bytes]
-    ) -> Iterator[tuple[bytes, Stamp, Stamp | None] | None]:
-        """The files that are not what is recorded of them (all of them where annotations are used): name, stamp, and
-        the recorded stamp. None now and then, where the look may be interrupted.
-
-        Whatever is there is taken out of ``missing``, which holds what is recorded. A million files come by here: most
-        are what they were, and for those nothing is done that need not be.
-        """
-        everything, number, local = self.companions.used, 0, root.local
-        selective, passed_over = self.filters.selective, Counter[str]()
-        with os.scandir(fd) as entries:
-            for number, entry in enumerate(entries, 1):
-                if number % AT_ONCE == 0:
-                    yield None
-                name = os.fsencode(entry.name)
-                if selective and self.filters.excluded(root.path, folder, name):
-                    continue  # if it is recorded, that is seen to below
-                if not entry.is_file(follow_symlinks=False):
-                    if entry.is_dir(follow_symlinks=False):
-                        self._inner(root, folder, name, inner)
-                    else:
-                        self.filters.pass_over(passed_over, entry)
-                    continue
-                if name not in missing and not self.filters.file(name):
-                    self.filters.pass_over(passed_over, entry)
-                    continue
-                try:
-                    stamp = stamp_of(entry.stat(follow_symlinks=False), local=local)
-                except OSError:
-                    continue  # gone since the listing, or not to be told: asked again below if it is recorded
-                was = missing.pop(name, None)
-                if (everything or was != stamp) and self.filters.file(name):
-                    yield name, stamp, was
-        self.entries = number
-        root.passed_over.pop(folder, None)
-        if passed_over.total():
-            root.passed_over[folder] = passed_over
-
-    def _look_with_annotations(
-        self,
-        root: Root,
-        look: OpenLook,
-        fd: int,
-        pictures: Mapping[bytes, tuple[Stamp, Stamp | None]],
-        category: Category,
-        ground: str,
-    ) -> Iterator[None]:
-        """The pictures of a folder, each together with its annotation: where either has changed, it is looked at."""
-        sources = self.companions.beside(root, look.folder, pictures) if pictures else {}
-        for number, (name, (plain, was)) in enumerate(pictures.items(), 1):
-            if number % AT_ONCE == 0:
-                yield
-            source = sources.get(name)
-            stamp = self.companions.stamped(plain, source)
-            if was == stamp or look.news.get(name) == stamp:
-                continue
-            newest = source.newest if source else self._wall() if self.companions.lost(was, stamp) else 0.0
-            if self.intake.consider(root, look.folder, fd, name, stamp, category, ground, source=source, newest=newest):
-                yield
-
-    def _known(self, folder: bytes, category: Category) -> dict[bytes, Stamp]:
-        recorded, stamps = self._catalogue.known(folder)
-        known = dict(stamps)
-        if not known or recorded == category.name:
-            return known
-        self.digest.note("watch.recategorised", folder=folder, old=recorded, new=category.name)
-        if recorded is None:
-            # They were never read. Forgotten first, so that a restart half-way reads the rest as well.
-            self._catalogue.gone(folder, list(known), deleted=False)
-            return {}
-        self._catalogue.recategorise(folder, category.name)
-        return known
-
-    def _inner(self, root: Root, folder: bytes, name: bytes, inner: list[bytes]) -> None:
-        path = folder + b"/" + name
-        if not self.filters.folder(name) or path in self._nested:
-            return
-        if not self.filters.too_deep(root.path, path):
-            inner.append(path)
-        elif self._rules.recursive:
-            root.trouble(path, f"deeper than {DEEPEST} folders")
+    def _leave_alone(self, folder: bytes, names: list[bytes]) -> None:
+        """The rules say now that these recorded files are not wanted. What was sent of them stays where it is."""
+        self.throttle.note("watch.excluded", folder=folder, files=len(names))
+        if names:
+            self._catalogue.gone(folder, names, deleted=False)
 
 
 def missing(path: bytes, catalogue: Catalogue, filters: Filter) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -324,34 +608,20 @@ def missing(path: bytes, catalogue: Catalogue, filters: Filter) -> Iterator[tupl
     root = Root(path, local=not remote_filesystem(path))
     root.identity = root.inspect(filters).identity
     for folder in catalogue.folders(path) if root.identity else ():
-        _, known = catalogue.known(folder)
-        try:
-            fd = open_folder(path, folder)
-        except OSError as error:
-            names = list(known) if error.errno in VANISHED else []
-        else:
-            try:
-                names = [name for name in known if presence(fd, name) is Presence.ABSENT]
-            finally:
-                os.close(fd)
-        if names and filters.admits(path, folder) and _ground(root, folder) == catalogue.ground(folder):
+        names = _missing_in(root, folder, catalogue.known(folder)[1])
+        if names and filters.admits(path, folder) and root.ground_of(folder) == catalogue.ground(folder):
             yield folder, names
 
 
-def _ground(root: Root, folder: bytes) -> str:
-    """The ground of a folder; if it is not there, that of the nearest one above it which is."""
-    while True:
-        try:
-            fd = open_folder(root.path, folder)
-        except OSError:
-            if len(folder) <= len(root.path):
-                return ""
-            folder = folder.rpartition(b"/")[0]
-            continue
-        try:
-            return root.ground(fd)
-        finally:
-            os.close(fd)
+def _missing_in(root: Root, folder: bytes, known: Iterable[bytes]) -> list[bytes]:
+    try:
+        fd = open_folder(root.path, folder)
+    except OSError as error:
+        return list(known) if error.errno in VANISHED else []
+    try:
+        return [name for name in known if absent(fd, name)]
+    finally:
+        os.close(fd)
 
 
 def _pictures_in(fd: int, filters: Filter) -> list[bytes]:

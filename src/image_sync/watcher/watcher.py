@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os.path import abspath
 
 from image_sync.domain import RootState, WatchMode
 from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue
-from image_sync.watcher.guard import Guard
-from image_sync.watcher.hints import Hint, Hints
-from image_sync.watcher.looks import Looks
-from image_sync.watcher.observer import Observer
-from image_sync.watcher.roots import NEVER, Root
+from image_sync.watcher.events import DirtyFolder, DirtyFolders, Observer, SidecarChange
+from image_sync.watcher.root import NEVER, Root, RootMonitor
 from image_sync.watcher.rules import Rules
 from image_sync.watcher.scan import Scanner
 
@@ -24,6 +21,14 @@ _STEP = 0.4
 """Seconds that one step works."""
 _HOT = 0.3
 """Seconds of it that what is new may take from the full looks."""
+_A_MOMENT = 0.01
+"""Seconds that a full look goes on before what changed lately is asked for."""
+_DUE_AT_ONCE = 50
+"""Files that have settled and are read before the next folder is looked at."""
+_ANNOTATED_AT_ONCE = 2000
+"""The same where annotations are used: each time the folder is listed to find them."""
+_ENTRIES_PER_SECOND = 50_000
+"""A folder with so many entries is looked at once a second at most, however many events it has."""
 _BETWEEN_OVERFLOWS = 10.0
 _BETWEEN_REQUESTS = 5.0
 """Seconds between two full looks that were asked for, so that a file nobody can read keeps nobody busy."""
@@ -59,12 +64,15 @@ class Watcher:
         self._rules = rules
         self._stop = stop
         self._roots = {path: Root(path) for path in dict.fromkeys(map(abspath, roots))}
-        self._hints = Hints(list(self._roots), wake)
+        self._dirty = DirtyFolders(list(self._roots), wake)
         self._scanner = Scanner(catalogue, rules, stop, self._roots, self._now, clock, self._look_later)
-        self._observer = Observer(self._hints, self._scanner.filters.file, self._scanner.companions)
-        self._guard = Guard(catalogue, rules, stop, self._observer, self._now)
-        self._looks = Looks(rules, self._roots, self._hints, self._scanner, self._guard, self._now)
-        self._report_due: float | None = None
+        self._observer = Observer(self._dirty, self._scanner.filters.file, self._scanner.sidecars)
+        self._monitor = RootMonitor(catalogue, rules, stop, self._observer, self._now)
+        self._lately: Iterator[None] | None = None
+        """The work on what changed lately, if it is under way."""
+        self._pauses: dict[bytes, float] = {}
+        """Folder -> when it may be looked at again."""
+        self._report_due = NEVER
         self._request_due = -NEVER
         self._stepping = False
         self._looked = False
@@ -96,10 +104,10 @@ class Watcher:
         """Whether everything that can be seen now is reported: the first full look has ended, nothing waits."""
         return (
             not self._stepping
-            and not self._hints
+            and not self._dirty
             and not self._scanner.settling
-            and not self._scanner.outbox
-            and not self._looks.following
+            and not self._scanner.buffer
+            and self._lately is None
             and all(
                 root.state is RootState.UNAVAILABLE
                 or (root.scanned and root.scan is None and not root.departures and not root.reap)
@@ -121,10 +129,10 @@ class Watcher:
         try:
             self._prepare()
             more = self._work()
-            if self._stop.is_set() or not more or self._scanner.outbox.overdue(self._now()):
-                self._scanner.outbox.flush()
-            self._report_due = self._guard.report(self._roots.values(), self._scanner.settling.of)
-            self._scanner.digest.tell(self._now())
+            if self._stop.is_set() or not more or self._scanner.buffer.overdue(self._now()):
+                self._scanner.buffer.flush()
+            self._report_due = self._monitor.report(self._roots.values(), self._scanner.settling.of)
+            self._scanner.throttle.tell(self._now())
         except BaseException:
             self._start_over()
             raise
@@ -135,7 +143,7 @@ class Watcher:
     def close(self) -> None:
         """End the subscriptions. The watcher is not used afterwards."""
         self._observer.close()
-        self._looks.drop()
+        self._lately = None
         for root in self._roots.values():
             root.scan = None
 
@@ -152,8 +160,14 @@ class Watcher:
     def _prepare(self) -> None:
         if self._request_due <= self._now() and self._catalogue.rescan_requested():
             self._request_due = self._now() + _BETWEEN_REQUESTS
-            self._look_at_everything()
-        floods, doubts, overflows = self._hints.take_roots()
+            self._scanner.compare_all()
+            for root in self._roots.values():
+                root.scan = None
+                root.look_due = -NEVER
+                if root.available:
+                    root.scanned = False
+                    root.scan_due = -NEVER
+        floods, doubts, overflows = self._dirty.take_roots()
         for path in floods:
             self._roots[path].scan_by(self._now())
         if overflows:
@@ -161,16 +175,8 @@ class Watcher:
         for root in self._roots.values():
             if root.path in doubts or root.look_due <= self._now():
                 self._inspect(root)
-            self._guard.make_sure_of_room(root)
-
-    def _look_at_everything(self) -> None:
-        self._scanner.seen.clear()
-        for root in self._roots.values():
-            root.scan = None
-            root.look_due = -NEVER
-            if root.available:
-                root.scanned = False
-                root.scan_due = -NEVER
+            if root.grew:
+                self._monitor.make_sure_of_room(root)
 
     def _after_overflow(self) -> None:
         log.warning("watch.events_lost", hint="too many changes at once: everything is looked at again")
@@ -181,27 +187,27 @@ class Watcher:
                 root.scan_by(root.overflow_scan_at)
 
     def _inspect(self, root: Root) -> None:
-        self._guard.inspect(root, self._scanner.filters)
+        self._monitor.inspect(root, self._scanner.filters)
         if not root.scanned and root.scan is None:  # lost, or another than before: what was heard is of no use
-            self._hints.forget(root.path)
+            self._dirty.forget(root.path)
             self._scanner.settling.forget_root(root.path)
 
     def _start_over(self) -> None:
-        self._looks.drop()
-        self._scanner.seen.clear()
+        self._lately = None
+        self._scanner.compare_all()
         for root in self._roots.values():
             root.start_anew()
             root.reported = None
             self._scanner.settling.forget_root(root.path)
 
     def _pause(self) -> float:
-        times = [self._scanner.settling.next_due(), self._hints.next_due(), self._report_due]
+        due = min(self._scanner.settling.next_due(), self._dirty.next_due(), self._report_due)
         for root in self._roots.values():
-            times.append(root.look_due)
+            due = min(due, root.look_due)
             if root.available:
-                times.append(root.scan_due)
-                times.extend(self._loss_due(since) for since in list(root.departures.values())[:1])
-        due = min(time for time in times if time is not None)
+                due = min(due, root.scan_due)
+                if root.departures:
+                    due = min(due, self._loss_due(next(iter(root.departures.values())).since))
         return max(0.0, due - self._now())
 
     def _work(self) -> bool:
@@ -212,16 +218,125 @@ class Watcher:
             spent = time.perf_counter() - began
             if spent >= _STEP:
                 return True
-            if spent < _HOT and self._looks.go_on_with_changes():
+            if spent < _HOT and self._go_on_lately():
                 continue
-            if self._report_loss(overdue=True) or self._looks.go_on_with_scans() or self._looks.go_on_with_changes():
+            if self._report_loss(overdue=True) or self._go_on_with_scans() or self._go_on_lately():
                 continue
             if not self._report_loss():
                 return False
         return False
 
+    def _go_on_lately(self) -> bool:
+        """Do a piece of work on what changed lately. Whether there is more."""
+        if self._lately is None:
+            self._lately = self._changes()
+        if next(self._lately, _ENDED) is _ENDED:
+            self._lately = None
+        return self._lately is not None
+
+    def _go_on_with_scans(self) -> bool:
+        """Do a piece of work on each full look that is due or going on. Whether there was one."""
+        busy = False
+        for root in self._roots.values():
+            if root.scan is None and root.available and root.scan_due <= self._now():
+                root.scan = self._full_scan(root)
+            until = self._now() + _A_MOMENT
+            while root.scan is not None:
+                busy = True
+                if next(root.scan, _ENDED) is _ENDED:
+                    root.scan = None
+                elif self._now() >= until:
+                    break
+        return busy
+
+    def _changes(self) -> Iterator[None]:
+        """Everything that changed lately: files that have settled, what events named, folders that vanished."""
+        scanner = self._scanner
+        while True:
+            now = self._now()
+            for change in self._dirty.take_sidecars(now) if scanner.sidecars.used else ():
+                self._spread(change, now)
+            due = scanner.settling.take(now, _ANNOTATED_AT_ONCE if scanner.sidecars.used else _DUE_AT_ONCE)
+            for (path, folder), names in due.items():
+                yield from scanner.files(self._roots[path], folder, names, heard=False)
+            dirty = self._dirty.take(now)
+            if dirty is not None:
+                yield from self._follow(dirty)
+            elif not due:
+                gaps = [root for root in self._roots.values() if root.reap and root.available]
+                if not gaps:
+                    return
+                for root in gaps:
+                    root.reap = False
+                    yield from scanner.vanished_folders(root)
+            yield
+
+    def _spread(self, change: SidecarChange, now: float) -> None:
+        """Annotations changed somewhere: the pictures to which they may belong want a look."""
+        for folder in self._scanner.sidecars.concerned(change.root, change.folder, below=change.below):
+            self._dirty.later(DirtyFolder(change.root, folder))
+        if change.echo:
+            self._dirty.sidecars(change._replace(echo=False, not_before=now + max(self._rules.settle, 1.0)))
+
+    def _follow(self, dirty: DirtyFolder) -> Iterator[None]:
+        root = self._roots[dirty.root]
+        if not root.available:
+            return
+        if dirty.names is not None:
+            yield from self._scanner.files(root, dirty.folder, dirty.names, heard=True)
+            return
+        now = self._now()
+        if (until := self._pauses.get(dirty.folder, now)) > now:
+            self._dirty.later(dirty._replace(not_before=until))
+            return
+        root.reap |= dirty.left
+        waiting = [dirty.folder]
+        while waiting:
+            folder = waiting.pop()
+            inner: list[bytes] = []
+            yield from self._scanner.look(root, folder, inner)
+            self._let_rest(folder)
+            if dirty.tree:
+                waiting += inner
+                yield
+        if dirty.echo:
+            # What is made in a new folder while watchdog gets round to watching it may go unheard.
+            later = self._now() + max(self._rules.settle, 1.0)
+            self._dirty.later(DirtyFolder(dirty.root, dirty.folder, tree=True, not_before=later))
+            root.grew = True
+
+    def _let_rest(self, folder: bytes) -> None:
+        pause = self._scanner.entries / _ENTRIES_PER_SECOND
+        if pause > 0.01:  # noqa: PLR2004 - a small folder may be looked at with every event
+            now = self._now()
+            if len(self._pauses) > 1000:  # noqa: PLR2004
+                self._pauses = {path: until for path, until in self._pauses.items() if until > now}
+            self._pauses[folder] = now + pause
+
     def _look_later(self, root: Root, folder: bytes) -> None:
-        self._hints.later(Hint(root.path, folder, not_before=self._now() + max(self._rules.settle, 1.0)))
+        self._dirty.later(DirtyFolder(root.path, folder, not_before=self._now() + max(self._rules.settle, 1.0)))
+
+    def _full_scan(self, root: Root) -> Iterator[None]:
+        """Look at every folder of a root, then for every recorded folder."""
+        began = self._now()
+        root.scan_due = NEVER
+        root.stale = set(root.troubles)
+        if root.arm_due <= began:
+            self._monitor.subscribe(root)
+        waiting, folders = [root.path], 0
+        while waiting:
+            folder = waiting.pop()
+            folders += 1
+            yield from self._scanner.look(root, folder, waiting, again=root.scanned)
+            yield
+        root.reap = False
+        yield from self._scanner.vanished_folders(root)
+        now = self._now()
+        self._monitor.after_scan(root, folders)
+        pause = self._rules.rescan if root.mode is WatchMode.EVENTS else max(self._rules.poll, now - began)
+        root.scan_by(now + pause)
+        root.scanned = True
+        log.debug("watch.scanned", root=root.path, folders=folders, seconds=round(now - began, 3))
 
     def _report_loss(self, *, overdue: bool = False) -> bool:
         """Report one folder's missing files if it is time. Whether there was one.
@@ -231,12 +346,12 @@ class Watcher:
         for root in self._roots.values():
             if not root.departures or not root.available:
                 continue
-            folder, since = next(iter(root.departures.items()))
+            folder, (since, names) = next(iter(root.departures.items()))
             if (since + _LOSS_WAITS if overdue else self._loss_due(since)) > self._now():
                 continue
             del root.departures[folder]
-            self._scanner.outbox.flush()
-            if not self._scanner.depart(root, folder):
+            self._scanner.buffer.flush()
+            if not self._scanner.depart(root, folder, names):
                 self._inspect(root)
             return True
         return False
@@ -245,3 +360,6 @@ class Watcher:
         if self._rules.impatient and not self._scanner.settling:
             return since
         return since + (_LOSS_WAITS if self._rules.impatient else self._rules.settle + _AFTER_SETTLE)
+
+
+_ENDED = object()

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from image_sync.domain import Annotation, Box, Sighting
-from image_sync.watcher import picture
-from image_sync.watcher.filters import Category, Filter
-from image_sync.watcher.rules import Rules
+from image_sync.watcher import image_check
+from image_sync.watcher.image_check import ImageCheck
+from image_sync.watcher.rules import Category, Filter, Rules
 from support.annotations import PICTURE, PNG, SCRATCH, YOLO, annotation, coco, put, voc, voc_object
 from support.watching import Watching, quick, watching
 
@@ -239,11 +239,11 @@ def test_pictures_are_read_once_however_often_their_annotations_change(
     """A COCO file that is written anew concerns all pictures of its folder; one that changed itself is read again."""
     read: list[bytes] = []
 
-    def examine(fd: int, size: int, name: bytes, *rest: Any) -> picture.Verdict | None:
+    def examine(fd: int, size: int, name: bytes, *rest: Any) -> ImageCheck | None:
         read.append(name)
-        return picture.examine(fd, size, name, *rest)
+        return image_check.examine(fd, size, name, *rest)
 
-    monkeypatch.setattr("image_sync.watcher.intake.examine", examine)
+    monkeypatch.setattr("image_sync.watcher.scan.examine", examine)
     names = [f"{number}.jpg" for number in range(20)]
     put(root, {f"good/{name}": PICTURE + name.encode() for name in names} | {"good/instances.json": coco(*names)})
     with watching(root, rules=quick(annotations="required")) as watch:
@@ -307,7 +307,7 @@ def test_what_cannot_be_read_is_reported_for_the_root(
 
 def test_without_annotations_they_are_not_looked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No folder is listed for them, and a picture directly in the root has no category."""
-    monkeypatch.setattr("image_sync.watcher.companions.Companions.beside", None)
+    monkeypatch.setattr("image_sync.watcher.sidecars.Sidecars.beside", None)
     put(root, {"good/x.jpg": PICTURE, "good/x.xml": "<rubbish", "z.jpg": PICTURE})
     with watching(root, rules=quick()) as watch:
         watch.until(lambda: len(watch.catalogue.places) == 2)

@@ -8,21 +8,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from image_sync.domain import Stamp, WatchMode
-from image_sync.watcher.filters import Filter
 from image_sync.watcher.folders import open_folder
-from image_sync.watcher.roots import Root
-from image_sync.watcher.rules import Rules
+from image_sync.watcher.rules import Filter, Rules
 
 if TYPE_CHECKING:
     from image_sync.annotations import Finder, Source
+    from image_sync.watcher.root import Root
 
 MISSING = "-"
 """Stands in a stamp for an annotation that is required and not there."""
 
+_NONE = frozenset({"", MISSING})
 _SUFFIXES = frozenset({b"xml", b"txt", b"json", b"yaml", b"yml", b"names", b"labels"})
+_FOLDERS = frozenset({b"annotations", b"labels"})
 
 
-class Companions:
+class Sidecars:
     """Looks for annotations, if the rules say so. For the watcher's thread; the observer's may ask about names.
 
     Args:
@@ -54,7 +55,7 @@ class Companions:
 
     def lie_in(self, folder: bytes) -> bool:
         """Whether a folder is one that holds annotations, or lies in one, by its name."""
-        return self.used and not _NAMES.isdisjoint(folder.lower().split(b"/"))
+        return self.used and not _FOLDERS.isdisjoint(folder.lower().split(b"/"))
 
     def beside(self, root: Root, folder: bytes, names: Collection[bytes]) -> dict[bytes, Source]:
         """The annotations of all pictures of a folder, as far as they have one.
@@ -62,9 +63,24 @@ class Companions:
         Raises:
             Unreadable: a folder in which they may lie cannot be looked into.
         """
-        if root.mode is WatchMode.EVENTS:
-            self._remember(root.path, folder)
-        return self._finder(root).beside(folder, names)
+        from image_sync.annotations import Finder, Format  # late: most daemons never need it
+        from image_sync.annotations.folders import places
+
+        known = self._concerned.setdefault(root.path, {})
+        if root.mode is WatchMode.EVENTS and folder not in known.get(folder, ()):
+            for place in places(root.path, folder):
+                known.setdefault(place.folder, set()).add(folder)
+        finder = self._finders.get((root.path, root.local))
+        if finder is None:
+            finder = self._finders[root.path, root.local] = Finder(
+                root.path,
+                partial(open_folder, root.path),
+                self._filters.file,
+                formats=tuple(Format) if self._format == "auto" else (Format(self._format),),
+                inodes=root.local,
+                wall=self._wall,
+            )
+        return finder.beside(folder, names)
 
     def stamped(self, stamp: Stamp, source: Source | None) -> Stamp:
         """The picture's stamp with that of its annotation."""
@@ -87,33 +103,3 @@ class Companions:
             return sorted(known.get(changed, ()))
         inside = changed + b"/"
         return sorted({one for place, those in known.items() if (place + b"/").startswith(inside) for one in those})
-
-    def _finder(self, root: Root) -> Finder:
-        found = self._finders.get((root.path, root.local))
-        if found is None:
-            from image_sync.annotations import Finder, Format  # late: most daemons never need it
-
-            formats = tuple(Format) if self._format == "auto" else (Format(self._format),)
-            found = Finder(
-                root.path,
-                partial(open_folder, root.path),
-                self._filters.file,
-                formats=formats,
-                inodes=root.local,
-                wall=self._wall,
-            )
-            self._finders[root.path, root.local] = found
-        return found
-
-    def _remember(self, root: bytes, folder: bytes) -> None:
-        from image_sync.annotations.folders import places
-
-        known = self._concerned.setdefault(root, {})
-        if folder in known.get(folder, ()):
-            return
-        for place in places(root, folder):
-            known.setdefault(place.folder, set()).add(folder)
-
-
-_NAMES = frozenset({b"annotations", b"labels"})
-_NONE = frozenset({"", MISSING})

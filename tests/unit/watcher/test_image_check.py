@@ -10,20 +10,20 @@ import struct
 import threading
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from image_sync.watcher.formats import JpegWalker, PngWalker, jpeg_size
-from image_sync.watcher.picture import Verdict, examine
+from image_sync.watcher.image_check import ImageCheck, examine, jpeg_size, structure
 from image_sync.watcher.rules import Rules
 from support.pictures import drawn, encoded, jpeg, png
 
 JPEG, PNG = jpeg(width=200, height=150), png(width=60, height=50)
 
 
-def check(folder: Path, content: bytes, name: str = "a.jpg", rules: Rules | None = None) -> Verdict:
+def check(folder: Path, content: bytes, name: str = "a.jpg", rules: Rules | None = None) -> ImageCheck:
     """The verdict on a file of this name and content."""
     path = folder / name
     path.write_bytes(content)
@@ -73,7 +73,7 @@ def test_sound_jpegs_pass(tmp_path, kind, validate):
     """Every usual kind of JPEG is sound, and hash and size are those of the file."""
     verdict = check(tmp_path, GOOD[kind], rules=Rules(validate=validate))
     with Image.open(io.BytesIO(GOOD[kind])) as image:
-        assert verdict == Verdict(hashlib.sha256(GOOD[kind]).hexdigest(), "jpg", "", *image.size)
+        assert verdict == ImageCheck(hashlib.sha256(GOOD[kind]).hexdigest(), "jpg", "", *image.size)
 
 
 @pytest.mark.parametrize("validate", ["header", "full"])
@@ -82,7 +82,7 @@ def test_sound_pngs_pass(tmp_path, kind, validate):
     """Every usual kind of PNG is sound."""
     verdict = check(tmp_path, GOOD_PNG[kind], "a.PNG", Rules(validate=validate))
     with Image.open(io.BytesIO(GOOD_PNG[kind])) as image:
-        assert verdict == Verdict(hashlib.sha256(GOOD_PNG[kind]).hexdigest(), "png", "", *image.size)
+        assert verdict == ImageCheck(hashlib.sha256(GOOD_PNG[kind]).hexdigest(), "png", "", *image.size)
 
 
 @pytest.mark.parametrize(
@@ -216,22 +216,24 @@ def test_oddities_in_metadata_are_not_warned_of(tmp_path):
     assert check(tmp_path, broken_exif, rules=Rules(validate="full")).fault == ""
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_pieces_of_any_size_give_the_same_answer(seed):
-    """The walkers see the same file however it is cut into pieces."""
-    chance = random.Random(seed)
-    kinds: list[tuple[bytes, type[JpegWalker | PngWalker]]] = [(content, JpegWalker) for content in GOOD.values()]
-    kinds += [(content, PngWalker) for content in GOOD_PNG.values()]
-    for content, kind in kinds:
-        whole, pieces = kind(), kind()
-        whole.feed(content)
-        at = 0
-        while at < len(content):
-            size = chance.choice([1, 2, 3, 5, 50, 4096, 70_000])
-            pieces.feed(content[at : at + size])
-            at += size
-        assert whole.complete
-        assert (pieces.complete, pieces.width, pieces.height, pieces.damage) == (True, whole.width, whole.height, "")
+@pytest.fixture
+def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Have files read in pieces of so many bytes."""
+    return lambda size: monkeypatch.setattr("image_sync.watcher.image_check._PIECE", size)
+
+
+@pytest.mark.parametrize("size", [17, 50, 4096, 70_000])
+def test_pieces_of_any_size_give_the_same_answer(tmp_path, tiny_pieces, size):
+    """However a file is cut into pieces, it is followed to the same end."""
+    for content, name in [(one, "a.jpg") for one in GOOD.values()] + [(one, "a.png") for one in GOOD_PNG.values()]:
+        whole = check(tmp_path, content, name)
+        path = tmp_path / name
+        tiny_pieces(size)
+        with path.open("rb") as file:
+            found = structure(file.fileno(), content[:size], through=True)
+        assert (found.complete, found.width, found.height, found.damage) == (True, whole.width, whole.height, "")
+        assert check(tmp_path, content, name) == whole
+        tiny_pieces(1 << 20)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -279,20 +281,21 @@ def test_stop_ends_the_reading(tmp_path):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_the_quick_way_to_a_size_agrees_with_the_walk(name: str) -> None:
+def test_the_quick_way_to_a_size_agrees_with_the_walk(tmp_path, tiny_pieces, name):
     """Where the quick look at a JPEG's headers gives a size, the walk through them finds the same one and no damage,
     also in damaged files; in sound ones whose headers are plain it does give one."""
-    chance = random.Random(name)
-    for number in range(300):
+    chance, path = random.Random(name), tmp_path / "a.jpg"
+    for number in range(100):
         content = bytearray(GOOD[name])
         for _ in range(number and chance.randint(1, 3)):
             content[chance.randrange(3, min(len(content), 700))] = chance.randrange(256)
         quick = jpeg_size(bytes(content))
         if number == 0:
-            assert (quick is None) == (name == "fill bytes")
-        if quick is None:
+            assert (quick == (0, 0)) == (name == "fill bytes")
+        if not all(quick):
             continue
-        walker = JpegWalker(through=False)
-        for at in range(0, len(content), 7):
-            walker.feed(bytes(content[at : at + 7]))
-        assert (walker.width, walker.height, walker.damage) == (*quick, "")
+        path.write_bytes(content)
+        with path.open("rb") as file:
+            tiny_pieces(4096)
+            found = structure(file.fileno(), b"\xff\xd8\xff", through=False)
+        assert (found.width, found.height, found.damage) == (*quick, "")

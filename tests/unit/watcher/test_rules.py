@@ -6,8 +6,7 @@ import unicodedata
 
 import pytest
 
-from image_sync.watcher.filters import Category, Filter
-from image_sync.watcher.rules import Rules
+from image_sync.watcher.rules import Category, Filter, Rules
 
 ROOT = b"/data/parts"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,11 +14,11 @@ import pytest
 
 from image_sync.domain import Stamp
 from image_sync.watcher.rules import Rules
-from image_sync.watcher.settle import Settling, being_written
+from image_sync.watcher.settle import Place, SettleQueue, being_written
 from support.pictures import jpeg
 from support.watching import quick, watching
 
-PLACE = (b"/r", b"/r/cat", b"a.jpg")
+PLACE = Place(b"/r", b"/r/cat", b"a.jpg")
 WALL = 1_000_000.0
 
 
@@ -29,60 +30,59 @@ def stamp(age: float, *, wall: float = WALL, size: int = 5) -> Stamp:
 
 def test_a_file_that_rests_already_is_believed_at_one_look():
     """On a local file system, times that lie settle back say that nobody changed it since."""
-    settling = Settling(Rules(settle=2))
-    assert settling.quiet(*PLACE, stamp(2.1), now=10, wall=WALL, local=True)
+    settling = SettleQueue(Rules(settle=2))
+    assert settling.quiet(PLACE, stamp(2.1), now=10, wall=WALL, local=True)
     assert len(settling) == 0
 
 
 def test_a_young_file_is_due_when_it_will_have_rested():
     """The next look is settle after the last change, not after the first look."""
-    settling = Settling(Rules(settle=2))
-    assert not settling.quiet(*PLACE, stamp(0.5), now=10, wall=WALL, local=True)
+    settling = SettleQueue(Rules(settle=2))
+    assert not settling.quiet(PLACE, stamp(0.5), now=10, wall=WALL, local=True)
     assert settling.next_due() == pytest.approx(11.5, abs=0.01)
     assert settling.take(11, 9) == {}
     assert settling.take(11.6, 9) == {(b"/r", b"/r/cat"): [b"a.jpg"]}
-    assert settling.quiet(*PLACE, stamp(0.5), now=11.6, wall=WALL + 1.6, local=True)
+    assert settling.quiet(PLACE, stamp(0.5), now=11.6, wall=WALL + 1.6, local=True)
 
 
 @pytest.mark.parametrize("local", [True, False])
 def test_times_that_cannot_be_trusted_need_two_looks(local):
     """A file from the future, or on a server with its own clock, must be seen unchanged twice, settle apart."""
-    settling = Settling(Rules(settle=2))
+    settling = SettleQueue(Rules(settle=2))
     seen = stamp(-3600 if local else 50_000)
-    assert not settling.quiet(*PLACE, seen, now=10, wall=WALL, local=local)
-    assert not settling.quiet(*PLACE, seen, now=11.9, wall=WALL, local=local)
-    assert settling.quiet(*PLACE, seen, now=12, wall=WALL, local=local)
+    assert not settling.quiet(PLACE, seen, now=10, wall=WALL, local=local)
+    assert not settling.quiet(PLACE, seen, now=11.9, wall=WALL, local=local)
+    assert settling.quiet(PLACE, seen, now=12, wall=WALL, local=local)
 
 
 def test_a_change_starts_the_wait_anew():
     """Growth between two looks means that two more are needed."""
-    settling = Settling(Rules(settle=2))
-    assert not settling.quiet(*PLACE, stamp(0, size=1), now=10, wall=WALL, local=False)
-    assert not settling.quiet(*PLACE, stamp(0, size=2), now=12, wall=WALL, local=False)
-    assert not settling.quiet(*PLACE, stamp(0, size=2), now=13.9, wall=WALL, local=False)
-    assert settling.quiet(*PLACE, stamp(0, size=2), now=14, wall=WALL, local=False)
+    settling = SettleQueue(Rules(settle=2))
+    assert not settling.quiet(PLACE, stamp(0, size=1), now=10, wall=WALL, local=False)
+    assert not settling.quiet(PLACE, stamp(0, size=2), now=12, wall=WALL, local=False)
+    assert not settling.quiet(PLACE, stamp(0, size=2), now=13.9, wall=WALL, local=False)
+    assert settling.quiet(PLACE, stamp(0, size=2), now=14, wall=WALL, local=False)
 
 
 def test_the_impatient_believe_old_files_anywhere():
     """A run that ends when it is idle looks twice only at files younger than settle."""
-    settling = Settling(replace(Rules(settle=2), impatient=True))
-    assert settling.quiet(*PLACE, stamp(3), now=10, wall=WALL, local=False)
-    assert not settling.quiet(*PLACE, stamp(1), now=10, wall=WALL, local=False)
+    settling = SettleQueue(replace(Rules(settle=2), impatient=True))
+    assert settling.quiet(PLACE, stamp(3), now=10, wall=WALL, local=False)
+    assert not settling.quiet(PLACE, stamp(1), now=10, wall=WALL, local=False)
 
 
 def test_no_settling_time_means_at_once():
     """With settle 0 one look is enough everywhere."""
-    settling = Settling(Rules(settle=0))
-    assert settling.quiet(*PLACE, stamp(0), now=10, wall=WALL, local=False)
+    settling = SettleQueue(Rules(settle=0))
+    assert settling.quiet(PLACE, stamp(0), now=10, wall=WALL, local=False)
 
 
 def test_a_busy_file_is_asked_about_less_and_less_often():
     """While somebody writes, the pauses grow from 50 ms to 5 s; a new stamp starts them anew."""
-    settling, now, pauses = Settling(Rules(settle=0)), 10.0, []
+    settling, now, pauses = SettleQueue(Rules(settle=0)), 10.0, []
     for _ in range(12):
-        settling.busy(*PLACE, stamp(5), now)
+        settling.busy(PLACE, stamp(5), now)
         due = settling.next_due()
-        assert due is not None
         pauses.append(due - now)
         now = due
         assert settling.take(now, 1)
@@ -93,24 +93,25 @@ def test_a_busy_file_is_asked_about_less_and_less_often():
 
 def test_memory_is_bounded_and_the_rest_is_refused():
     """Beyond the limit nothing is remembered, and it can be seen that it was not."""
-    settling = Settling(Rules(), limit=3)
+    settling = SettleQueue(Rules(), limit=3)
     for number in range(5):
-        assert not settling.quiet(b"/r", b"/r/c", b"%d" % number, stamp(0), now=1, wall=WALL, local=True)
-    assert settling.full
+        place = Place(b"/r", b"/r/c", b"%d" % number)
+        quiet = settling.quiet(place, stamp(0), now=1, wall=WALL, local=True)
+        assert quiet is (False if number < 3 else None)
     assert settling.of(b"/r") == 3
-    assert not settling.holds(b"/r", b"/r/c", b"4")
+    assert Place(b"/r", b"/r/c", b"4") not in settling
     settling.forget_root(b"/r")
-    assert (len(settling), settling.of(b"/r"), settling.next_due()) == (0, 0, None)
+    assert (len(settling), settling.of(b"/r"), settling.next_due()) == (0, 0, math.inf)
 
 
 def test_a_restless_file_is_reported_once_after_an_hour():
     """A file that keeps changing is worth one line, not one a minute."""
-    settling = Settling(Rules(settle=2))
-    settling.quiet(*PLACE, stamp(0), now=0, wall=WALL, local=True)
-    assert not settling.restless_too_long(*PLACE, 3599)
-    settling.quiet(*PLACE, stamp(-1), now=3600, wall=WALL, local=True)
-    assert settling.restless_too_long(*PLACE, 3600)
-    assert not settling.restless_too_long(*PLACE, 9999)
+    settling = SettleQueue(Rules(settle=2))
+    settling.quiet(PLACE, stamp(0), now=0, wall=WALL, local=True)
+    assert not settling.restless_too_long(PLACE, 3599)
+    settling.quiet(PLACE, stamp(-1), now=3600, wall=WALL, local=True)
+    assert settling.restless_too_long(PLACE, 3600)
+    assert not settling.restless_too_long(PLACE, 9999)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read leases are Linux's")
@@ -195,7 +196,7 @@ def test_of_another_users_file_the_system_does_not_say_who_writes(owner):
 
 def test_another_users_file_rests_longer(tmp_path, monkeypatch):
     """A writer that pauses for longer than `settle` is not taken for finished."""
-    monkeypatch.setattr("image_sync.watcher.intake.being_written", lambda _: None)
+    monkeypatch.setattr("image_sync.watcher.scan.being_written", lambda _: None)
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").write_bytes(jpeg(1))
     began = time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.watcher.seen import Seen, likeness
+from image_sync.watcher.folders import fingerprint
 from support.catalogue import MemoryCatalogue, assert_true_to_disk
 from support.pictures import jpeg
 from support.watching import Watching, quick, watching
@@ -22,9 +22,9 @@ class Counting(MemoryCatalogue):
         super().__init__()
         self.compared: list[bytes] = []
 
-    def known(self, folder):
+    def known(self, folder, names=None):
         self.compared.append(folder)
-        return super().known(folder)
+        return super().known(folder, names)
 
 
 @pytest.fixture
@@ -142,29 +142,31 @@ def test_new_rules_and_requests_have_everything_compared(root, watch):
 
 def test_a_file_that_cannot_be_read_is_tried_again_at_each_look(root, watch, monkeypatch):
     """A folder with something open is never taken for granted."""
-    from image_sync.watcher import intake
+    from image_sync.watcher import scan
 
     def broken(*_args, **_more):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(intake, "examine", broken, raising=True)
+    monkeypatch.setattr(scan, "examine", broken, raising=True)
     (root / "cat/d.jpg").write_bytes(jpeg(4))
     for _ in range(3):
         assert look(watch) == [os.fsencode(root / "cat")]
 
 
-def test_memory_of_folders_is_bounded(monkeypatch):
+def test_memory_of_folders_is_bounded(root, monkeypatch):
     """Beyond a number of folders the others are compared each time; those that are remembered stay up to date."""
-    monkeypatch.setattr("image_sync.watcher.seen._MOST", 2)
-    seen = Seen()
-    for number, folder in enumerate((b"/a", b"/b", b"/c"), 1):
-        seen.agreed(folder, number, number)
-    seen.agreed(b"/a", 10, 5)
+    monkeypatch.setattr("image_sync.watcher.scan._FOLDERS", 2)  # of three: the root is one
+    with watching(root, catalogue=Counting(), rules=quick(settle=0.0, poll=3600.0, mode="polling")) as watch:
+        look(watch, 2)
+        assert len(look(watch)) == 1
+        remembered = {root / "cat", root / "dog"} - {Path(os.fsdecode(look(watch)[0]))}
+        (remembered.pop() / "new.jpg").write_bytes(jpeg(5))
+        assert len(look(watch)) == 2
+        assert len(look(watch)) == 2  # with another number of records than it began with
+        assert len(look(watch)) == 1
 
-    assert [seen.recorded(b"/a", 10), seen.recorded(b"/b", 2), seen.recorded(b"/c", 3)] == [5, 2, None]
 
-
-def test_an_entry_that_vanishes_leaves_no_likeness(tmp_path, monkeypatch):
+def test_an_entry_that_vanishes_leaves_no_fingerprint(tmp_path, monkeypatch):
     """What was listed and cannot be asked about makes the look one that proves nothing."""
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(b"x")
@@ -194,7 +196,7 @@ def test_an_entry_that_vanishes_leaves_no_likeness(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", Listing)
     try:
         with pytest.raises(StopIteration) as ended:
-            next(likeness(fd, lambda _name: None, local=True))
+            next(fingerprint(fd, [], local=True))
     finally:
         os.close(fd)
     assert ended.value.value is None
