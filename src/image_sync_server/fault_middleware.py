@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO, cast
 
@@ -14,22 +14,20 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from image_sync_server.faults import Action, Fault, Pauses
+from image_sync_server.faults import Action, Fault, Faults
 from image_sync_server.web import FAULT, TRANSPORT
 
 _PAGE = "<html><head><title>{0} {1}</title></head><body><h1>{0} {1}</h1><hr>gateway</body></html>"
 _ON_DISK_FROM = 1024 * 1024
 _SHORTEST_PAUSE = 0.005
 
-_Way = Callable[[Fault, Scope, Receive, Send], Awaitable[None]]
-
 
 class FaultMiddleware:
     """Carries faults out on the wire: between the network and the application.
 
     Args:
+        faults: the switches; those that happen inside an upload or a status call are not for this class.
         pick: the fault that hits a request, if any.
-        pauses: waits that end with the server.
         failure: an answer in the server's own words: status, what is wrong, and headers.
         soft_failure: one with status 200 that says that it failed.
         expire: makes all session tokens invalid.
@@ -39,49 +37,58 @@ class FaultMiddleware:
         self,
         app: ASGIApp,
         *,
+        faults: Faults,
         pick: Callable[[Scope], Fault | None],
-        pauses: Pauses,
         failure: Callable[[int, str, dict[str, str]], Response],
         soft_failure: Callable[[str], Response],
         expire: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
+        self._faults = faults
         self._pick = pick
-        self._pauses = pauses
         self._failure = failure
         self._soft_failure = soft_failure
         self._expire = expire
-        self._ways: dict[Action, _Way] = {
-            Action.STATUS: self._speak,
-            Action.HTML: self._speak,
-            Action.SOFT_FAILURE: self._speak,
-            Action.UNAUTHORISED: self._unauthorised,
-            Action.STATUS_AFTER: self._speak_after,
-            Action.SOFT_FAILURE_AFTER: self._speak_after,
-            Action.EMPTY: self._speak_after,
-            Action.RESET: self._reset,
-            Action.RESET_BODY: self._reset_body,
-            Action.LOSE_ANSWER: self._lose_answer,
-            Action.CUT_ANSWER: self._cut_answer,
-            Action.TRUNCATE: self._truncate,
-            Action.TRICKLE: self._trickle,
-            Action.TWICE: self._twice,
-            Action.LATE: self._late,
-            Action.SLOW: self._slow,
-            Action.EXPIRE_TOKENS: self._expire_tokens,
-        }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901, PLR0912 - a case for each action
         """Pass the request on, unless a fault hits it."""
         fault = self._pick(scope)
         if fault is None:
             await self._app(scope, receive, send)
             return
         scope[FAULT] = fault.name
-        await self._ways[fault.action](fault, scope, receive, send)
-
-    async def _speak(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._spoken(fault)(scope, receive, send)
+        match fault.action:
+            case Action.STATUS | Action.HTML | Action.SOFT_FAILURE:
+                await self._spoken(fault)(scope, receive, send)
+            case Action.STATUS_AFTER | Action.SOFT_FAILURE_AFTER | Action.EMPTY:
+                await self._app(scope, receive, _nowhere)
+                await self._spoken(fault)(scope, receive, send)
+            case Action.UNAUTHORISED:
+                await run_in_threadpool(self._expire)
+                await self._failure(401, "Failed to parse token.", {})(scope, receive, send)
+            case Action.EXPIRE_TOKENS:
+                await run_in_threadpool(self._expire)
+                await self._app(scope, receive, send)
+            case Action.RESET:
+                await _abort(scope, receive)
+            case Action.RESET_BODY:
+                await _reset_body(scope, receive)
+            case Action.LOSE_ANSWER:
+                await self._app(scope, receive, _nowhere)
+                await _abort(scope, receive)
+            case Action.CUT_ANSWER:
+                await self._cut_answer(scope, receive, send)
+            case Action.TRUNCATE:
+                await self._truncate(scope, receive, send)
+            case Action.TRICKLE:
+                await self._trickle(fault, scope, receive, send)
+            case Action.SLOW if await self._faults.pause(fault.seconds):
+                await self._app(scope, receive, send)
+            case Action.SLOW:
+                await _abort(scope, receive)
+            case Action.TWICE | Action.LATE:
+                with tempfile.SpooledTemporaryFile(max_size=_ON_DISK_FROM) as spooled:
+                    await self._repeated(fault, cast("BinaryIO", spooled), scope, receive, send)
 
     def _spoken(self, fault: Fault) -> Response:
         text = "This failure was asked for."
@@ -96,45 +103,7 @@ class FaultMiddleware:
             case _:
                 return self._failure(fault.status, text, headers)
 
-    async def _speak_after(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, _nowhere)
-        await self._spoken(fault)(scope, receive, send)
-
-    async def _unauthorised(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_in_threadpool(self._expire)
-        await self._failure(401, "Failed to parse token.", {})(scope, receive, send)
-
-    async def _expire_tokens(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_in_threadpool(self._expire)
-        await self._app(scope, receive, send)
-
-    async def _slow(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        if await self._pauses.pause(fault.seconds):
-            await self._app(scope, receive, send)
-        else:
-            await _abort(scope, receive)
-
-    async def _reset(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
-        await _abort(scope, receive)
-
-    async def _reset_body(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
-        length = Headers(scope=scope).get("content-length", "")
-        half = int(length) // 2 if length.isdigit() else 1
-        seen = 0
-        while seen < half:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            seen += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                break
-        await _abort(scope, receive)
-
-    async def _lose_answer(self, _fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
-        await self._app(scope, receive, _nowhere)
-        await _abort(scope, receive)
-
-    async def _cut_answer(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _cut_answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         cut = False
 
         async def half(message: Message) -> None:
@@ -151,7 +120,7 @@ class FaultMiddleware:
         await self._app(scope, receive, half)
         await _abort(scope, receive, hard=False)
 
-    async def _truncate(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _truncate(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Kept()
         await self._app(scope, receive, answer)
         if answer.start is None:
@@ -170,27 +139,37 @@ class FaultMiddleware:
         count = max(1, min(len(answer.body), int(fault.seconds / _SHORTEST_PAUSE)))
         size = -(-len(answer.body) // count)
         for at in range(0, len(answer.body), size or 1):
-            if not await self._pauses.pause(fault.seconds / count) or scope[TRANSPORT].is_closing():
+            if not await self._faults.pause(fault.seconds / count) or scope[TRANSPORT].is_closing():
                 await _abort(scope, receive)
                 return
             await send({"type": "http.response.body", "body": bytes(answer.body[at : at + size]), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _twice(self, _fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        with tempfile.SpooledTemporaryFile(max_size=_ON_DISK_FROM) as spooled:
-            body = cast("BinaryIO", spooled)
-            if await _taken(receive, body):
-                await self._app(dict(scope), _replayed(body, _gone), _nowhere)
-                await self._app(scope, _replayed(body, receive), send)
+    async def _repeated(self, fault: Fault, body: BinaryIO, scope: Scope, receive: Receive, send: Send) -> None:
+        """Carry a request out twice, or once but late, from a copy of its body."""
+        if not await _taken(receive, body):
+            return
+        if fault.action is Action.TWICE:
+            await self._app(dict(scope), _replayed(body, _gone), _nowhere)
+            await self._app(scope, _replayed(body, receive), send)
+            return
+        await _abort(scope, receive)
+        if await self._faults.pause(fault.seconds):
+            await self._app(scope, _replayed(body, _gone), _nowhere)
 
-    async def _late(self, fault: Fault, scope: Scope, receive: Receive, _send: Send) -> None:
-        with tempfile.SpooledTemporaryFile(max_size=_ON_DISK_FROM) as spooled:
-            body = cast("BinaryIO", spooled)
-            if not await _taken(receive, body):
-                return
-            await _abort(scope, receive)
-            if await self._pauses.pause(fault.seconds):
-                await self._app(scope, _replayed(body, _gone), _nowhere)
+
+async def _reset_body(scope: Scope, receive: Receive) -> None:
+    length = Headers(scope=scope).get("content-length", "")
+    half = int(length) // 2 if length.isdigit() else 1
+    seen = 0
+    while seen < half:
+        message = await receive()
+        if message["type"] != "http.request":
+            return
+        seen += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    await _abort(scope, receive)
 
 
 class _Kept:

@@ -1,4 +1,8 @@
-"""Faults: what goes wrong on purpose, so that clients can be tested and users can rehearse."""
+"""Faults: what goes wrong on purpose, so that clients can be tested and users can rehearse.
+
+``Fault`` is one switch, ``Kind`` a named one, ``Faults`` all that are on. The help of ``image-sync serve`` reads this
+without the extra ``[server]``, so nothing of it is imported here.
+"""
 
 from __future__ import annotations
 
@@ -146,6 +150,55 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One named fault.
+
+    Attributes:
+        text: what it does, for tables and help.
+        fault: what is switched on, at rate 1 and without end.
+        timed: the attribute of the fault that its seconds set; empty when it has none.
+    """
+
+    text: str
+    fault: Fault
+    timed: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Its seconds unless others are given; None when it has none."""
+        return getattr(self.fault, self.timed) if self.timed else None
+
+
+def preset(kinds: Mapping[str, Kind], name: str, rate: float = 1.0, seconds: float | None = None) -> Fault:
+    """What to give to ``Faults.add`` for a kind.
+
+    Raises:
+        ValueError: there is no such kind, or the rate or the seconds cannot be; one sentence.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError("the rate must be between 0 and 1, or 0% and 100%")
+    if name not in kinds:
+        raise ValueError(f"there is no kind {name[:40]!r}; known: {', '.join(kinds)}")
+    kind = kinds[name]
+    if seconds is not None and not kind.timed:
+        raise ValueError(f"{name} takes no seconds")
+    given = {} if seconds is None else {kind.timed: seconds}
+    return replace(kind.fault, kind=name, count=None, probability=rate, **given)  # type: ignore[arg-type]
+
+
+_NUMBER = r"(\d*\.?\d+)"
+_WORD = re.compile(rf"\s*([^=]*?)\s*=\s*{_NUMBER}\s*(%?)\s*(?::\s*{_NUMBER}\s*)?", re.ASCII)
+
+
+def parsed(text: str, example: str) -> tuple[str, float, float | None]:
+    """Kind, rate and seconds of a word of the command line. Raises ValueError, which shows the example."""
+    word = _WORD.fullmatch(text)
+    if word is None:
+        raise ValueError(f"a fault is written KIND=RATE or KIND=RATE:SECONDS, such as {example}")
+    return word[1], float(word[2]) / (100 if word[3] else 1), None if word[4] is None else float(word[4])
+
+
 class _Switch:
     """A fault that is on, how often it may still strike, and luck of its own.
 
@@ -168,30 +221,19 @@ class _Switch:
         return self._chance.random() < self.fault.probability
 
 
-class Pauses:
-    """Waits of whoever is slow on purpose."""
-
-    def __init__(self) -> None:
-        self.stopping = asyncio.Event()
-        """Set in the server's loop when it ends: all waits end then."""
-
-    async def pause(self, seconds: float) -> bool:
-        """Wait in the server's loop; False when the server ends meanwhile."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        return not self.stopping.is_set()
-
-
-class Faults(Pauses):
+class Faults:
     """All switches that are on; may be set from any thread, while the server works.
 
     Args:
         seed: makes the same things go wrong again when the same requests come in the same order.
+        several: there may be several of a kind; else one takes the place of the earlier one.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, seed: int | None = None, *, several: bool = False) -> None:
+        self.stopping = asyncio.Event()
+        """Set in the server's loop when it ends: all waits of what is slow on purpose end then."""
         self._seed = seed
+        self._several = several
         self._switches: list[_Switch] = []
         self._lock = threading.RLock()
         self._chance = random.Random(seed)  # noqa: S311 - luck, not secrecy
@@ -205,10 +247,10 @@ class Faults(Pauses):
             return self._counts.copy()
 
     def add(self, *faults: Fault) -> None:
-        """Switch on. One of a kind takes the place of the earlier one; with probability 0 it is switched off."""
+        """Switch on; a kind with probability 0 is switched off."""
         with self._lock:
             for fault in faults:
-                if fault.kind:
+                if fault.kind and not self._several:
                     self._switches = [switch for switch in self._switches if switch.fault.kind != fault.kind]
                 if fault.probability or not fault.kind:
                     self._switches.append(_Switch(fault, self._seed))
@@ -260,6 +302,12 @@ class Faults(Pauses):
                 if not struck.left:
                     self._switches.remove(struck)
             return struck.fault
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait in the server's loop; False when the server ends meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return not self.stopping.is_set()
 
     def some_of(self, count: int) -> set[int]:
         """Some of so many things, by number: at least one and never all. ``count`` is 2 or more."""

@@ -191,6 +191,14 @@ class Part:
         """The content as a file; close it."""
         return io.BytesIO(self.data) if self.path is None else self.path.open("rb")
 
+    def move(self, target: Path) -> None:
+        """Put the content there; one that lies on disk must be on the same file system."""
+        if self.path is None:
+            target.write_bytes(self.data)
+        else:
+            self.path.replace(target)
+            self.path = None
+
     def start(self) -> bytes:
         """The first bytes, enough to tell what it is."""
         with self.open() as file:

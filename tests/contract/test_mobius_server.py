@@ -15,10 +15,11 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from image_sync_server.mobius.fault_presets import KINDS, Fault, Faults, parsed
+from image_sync_server.faults import Faults
+from image_sync_server.mobius.fault_presets import KINDS, parsed
 from image_sync_server.mobius.server import MobiusServer
 from image_sync_server.web import Unprotected
-from support.mobius import serving_mobius
+from support.mobius import fault, serving_mobius
 from support.mvi_server import picture
 
 
@@ -235,7 +236,7 @@ BROKEN = {"reset", "lost-answer", "late"}
 def test_every_fault(server: MobiusServer, kind: str) -> None:
     """Each kind does what it says, and no more than asked."""
     sdk = Sdk(server.url)
-    server.faults.add(Fault(kind, 1.0, 0.5, path="add", left=1))
+    server.faults.add(fault(kind, 1.0, 0.5, path="add", count=1))
     done = kind not in {"500-before", "reset", "html", "429", "unknown-error"}
     began = time.monotonic()
     try:
@@ -268,7 +269,7 @@ def test_faults_are_lots_that_can_be_drawn_again() -> None:
     first, second = Faults(3), Faults(3)
     for faults in (first, second):
         faults.add(parsed("slow=30%:0.5"))
-    assert [first.pick("GET /") is None for _ in range(50)] == [second.pick("GET /") is None for _ in range(50)]
+    assert [first.pick("GET", "/") is None for _ in range(50)] == [second.pick("GET", "/") is None for _ in range(50)]
     assert 5 < first.counts["slow"] < 30
     for text in ("slow", "nobody=1", "slow=2", "html=1:3", "slow=x", "slow=5%:"):
         with pytest.raises(ValueError, match=r"KIND=RATE|known|between|seconds"):

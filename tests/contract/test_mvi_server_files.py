@@ -192,7 +192,7 @@ def test_a_clients_file_name_is_never_a_path(server, caller, dataset, name):
     assert "\\" not in shown["original_file_name"]
     assert shown["original_file_name"].isprintable()
     assert len(shown["original_file_name"]) <= 255
-    stored = [path.name for path in (server._store.folder / "datasets" / dataset / "files").iterdir()]
+    stored = [path.name for path in (server.store.folder / "datasets" / dataset / "files").iterdir()]
     assert stored == [f"{file_id}.jpg"]
 
 
@@ -221,7 +221,7 @@ def test_a_large_file_goes_over_disk_and_arrives_whole(server, caller, dataset):
     shown = caller.get(f"/datasets/{dataset}/files/{answer['id']}")
     url = f"{server.url}/uploads/{shown['owner']}/datasets/{dataset}/files/{shown['file_name']}"
     assert caller.session.get(url).content == raw.getvalue()
-    assert list((server._store.folder / "incoming").iterdir()) == []
+    assert list((server.store.folder / "incoming").iterdir()) == []
 
 
 def test_files_are_found_by_category_query_and_page(caller, dataset):
@@ -297,7 +297,7 @@ def test_files_are_deleted_one_by_one_and_together(server, caller, dataset):
         (ids[2], "success"),
         (ids[0], "fail"),
     ]
-    assert [p.stem for p in (server._store.folder / "datasets" / dataset / "files").iterdir()] == [ids[3]]
+    assert [p.stem for p in (server.store.folder / "datasets" / dataset / "files").iterdir()] == [ids[3]]
 
 
 def test_files_are_copied_and_moved_with_all_that_belongs_to_them(caller, dataset):

@@ -127,8 +127,8 @@ def test_a_hostile_archive_is_refused_whole(server, caller, name):
     assert word in refused["fault"]
     assert good["result"] == "success"
     assert [file["original_file_name"] for file in caller.get(f"/datasets/{dataset}/files")] == ["good.jpg"]
-    assert list((server._store.folder / "incoming").iterdir()) == []
-    assert not list(server._store.folder.parent.rglob("evil*"))
+    assert list((server.store.folder / "incoming").iterdir()) == []
+    assert not list(server.store.folder.parent.rglob("evil*"))
 
 
 def png(width: int, height: int) -> bytes:

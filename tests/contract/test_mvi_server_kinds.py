@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync_server.mvi.app import build
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.fault_presets import KINDS, from_json, parsed
-from image_sync_server.mvi.server import MviServer
+from image_sync_server.mvi.server import MviServer, build
 from support.mvi_server import Caller, archive, contents, picture, serving, until
 
 JPG = picture("dark", 1)
@@ -195,7 +194,7 @@ def test_partial_stores_what_it_does_not_refuse(server, caller, dataset):
     assert server.faults.counts == {"partial": 5}
     assert caller.upload(dataset, [("alone.jpg", JPG)]).status_code == 200
     assert server.faults.counts == {"partial": 5}
-    assert list((server._store.folder / "incoming").iterdir()) == []
+    assert list((server.store.folder / "incoming").iterdir()) == []
 
 
 def test_not_stored_refuses_even_a_single_picture(server, caller, dataset):
@@ -252,7 +251,7 @@ def test_late_zip_says_success_and_unpacks_later(server, caller, dataset):
     files = caller.get(f"/datasets/{dataset}/files", query='category_name == "dent"')
     assert {file["original_file_name"] for file in files} == set(members)
     assert server.faults.counts == {"late-zip": 1}
-    assert list((server._store.folder / "incoming").iterdir()) == []
+    assert list((server.store.folder / "incoming").iterdir()) == []
 
 
 def test_train_500_fails_the_first_two_looks_at_the_end(server, caller):
@@ -392,7 +391,7 @@ def test_other_machines_may_not_touch_the_switches(tmp_path, method, address):
             "query_string": b"",
             "headers": headers,
         }
-        app = build(server._server, server.requests, guarded_by_address=False)
+        app = build(server)
         asyncio.run(app({**scope, "client": (address, 4711)}, receive, send))  # type: ignore[arg-type]
         assert sent[0]["status"] == 403
         assert b"from the machine that the server runs on" in sent[1]["body"]  # type: ignore[operator]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_sync_server.mvi.records import datasets, tasks
+from image_sync_server.mvi import datasets, tasks
 from image_sync_server.mvi.store import Store, StoreInUse
 from support.mvi_server import ENDLESS, Caller, picture, serving, until
 
@@ -115,7 +115,7 @@ def test_a_killed_server_leaves_no_row_without_a_file(tmp_path):
 def test_an_interrupted_import_is_failed_and_its_dataset_open(tmp_path):
     """After a start nothing stays working or locked for ever."""
     store = Store(tmp_path)
-    dataset = datasets.create(store, "ann", "half", locked=True)
+    dataset = datasets.make(store, "ann", "half", locked=True)
     tasks.begin_background(store, dataset, "import_dataset", "ann", 10, dataset)
     store.close()
     with serving(tmp_path) as server:

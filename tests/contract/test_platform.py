@@ -29,10 +29,10 @@ from image_sync.platforms.notes import MemoryNotes
 from image_sync.platforms.retry import Retrying
 from image_sync.trainer.passing import passes
 from image_sync_server.faults import Action, Fault
-from image_sync_server.mobius.fault_presets import Fault as MobiusFault
 from image_sync_server.mobius.server import MobiusServer
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.server import MviServer
+from support.mobius import fault as mobius_fault
 from support.sagemaker import Aws, somebody
 from support.sending import annotated, held, read_held
 
@@ -165,7 +165,7 @@ def aws() -> Iterator[Aws]:
         yield running
 
 
-MOBIUS_ROUTES = {"upload": "POST /system/database/image/add", "start_training": "GET /custom/train/"}
+MOBIUS_ROUTES = {"upload": "^/system/database/image/add", "start_training": "^/custom/train/"}
 
 
 def _mobius(emulator: MobiusServer) -> Rig:
@@ -175,7 +175,7 @@ def _mobius(emulator: MobiusServer) -> Rig:
 
     def fault(kind: str, method: str) -> None:
         if method in MOBIUS_ROUTES:  # datasets and categories are names of ours only
-            emulator.faults.add(MobiusFault(kind, path=MOBIUS_ROUTES[method], left=1))
+            emulator.faults.add(mobius_fault(kind, path=MOBIUS_ROUTES[method], count=1))
 
     return Rig(platform, partial(fault, "lost-answer"), partial(fault, "429"), lambda *_: [], imports=False)
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from image_sync import errors
 from image_sync.cli.app import COMMANDS, app
 from image_sync.config import settings_table
-from image_sync_server.mvi.fault_presets import KINDS
+from image_sync_server.mvi.fault_presets import KINDS, WHERE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -84,7 +84,7 @@ def faults_table() -> str:
     lines = ["| kind | what happens | where | SECONDS |", "| --- | --- | --- | --- |"]
     for name, kind in KINDS.items():
         seconds = "" if kind.seconds is None else f"{kind.seconds:g}"
-        lines.append(f"| `{name}` | {kind.text} | {kind.where} | {seconds} |")
+        lines.append(f"| `{name}` | {kind.text} | {WHERE[kind.fault.method, kind.fault.path]} | {seconds} |")
     return "\n".join(lines)
 
 

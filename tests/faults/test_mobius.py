@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from image_sync.domain import TrainingState
-from image_sync_server.mobius.fault_presets import Fault
 from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant, crashed
-from support.mobius import assigned, calls, in_folders, mobius_plant, serving_mobius, tasks
+from support.mobius import assigned, calls, fault, in_folders, mobius_plant, serving_mobius, tasks
 from support.mvi_server import picture
 from support.soak_crasher import EXIT
 
@@ -81,9 +80,9 @@ def test_killed_at_random_moments_among_faults(tmp_path: Path, seed: int) -> Non
             model={"action": luck.choice(("train", "retrain")), "grace": 4},
             upload={"grace": 1, "timeout": 5},
         )
-        server.faults.add(*(Fault(kind, 0.02, 0.3, path=UPLOADS) for kind in MISHAPS))
+        server.faults.add(*(fault(kind, 0.02, 0.3, path=UPLOADS) for kind in MISHAPS))
         server.faults.add(
-            *(Fault(kind, 0.06, 0.3, path="custom/(train|delete)") for kind in MISHAPS if kind != "twice")
+            *(fault(kind, 0.06, 0.3, path="custom/(train|delete)") for kind in MISHAPS if kind != "twice")
         )
         put(plant, 0, 12)
         for _ in range(6 if DEEP else 4):
@@ -118,7 +117,7 @@ def test_a_start_that_goes_wrong_is_made_good_once(tmp_path: Path, kind: str) ->
     late = 3.0 if kind == "late" else 1.0  # after a call that is repeated in haste, before the grace time is over
     with serving_mobius(tmp_path / "server") as server:
         plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": late + 1})
-        server.faults.add(*(Fault(kind, 1.0, late, path=path, left=1) for path in ("custom/train", "custom/delete")))
+        server.faults.add(*(fault(kind, 1.0, late, path=path, count=1) for path in ("custom/train", "custom/delete")))
         put(plant, 0, 4)
         settled(plant, 1)
 
@@ -156,7 +155,7 @@ def test_the_server_is_away_while_a_training_starts(tmp_path: Path) -> None:
     """The first tag is started, then nobody answers: the rest is started when somebody does, the first not again."""
     with serving_mobius(tmp_path / "server") as server:
         plant = mobius_plant(tmp_path / "plant", server, threshold={"training": 8}, model={"grace": 2})
-        server.faults.add(Fault("html", path="custom/(delete|assign|train).*light", left=40))
+        server.faults.add(fault("html", path="custom/(delete|assign|train).*light", count=40))
         put(plant, 0, 4)
         with plant.running() as daemon:
             plant.wait(lambda p: bool(p.events("mobius.tag_started") and p.events("mobius.start_doubtful")), 30)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from image_sync_server.faults import Fault
+from image_sync_server.mobius.fault_presets import KINDS, preset
 from image_sync_server.mobius.server import MobiusServer
 from support.daemon import Plant
 
@@ -19,6 +21,13 @@ def serving_mobius(data: Path, **options: Any) -> Iterator[MobiusServer]:
     with MobiusServer(data, **options) as server:
         server.start()
         yield server
+
+
+def fault(
+    kind: str, rate: float = 1.0, seconds: float | None = None, *, path: str = "", count: int | None = None
+) -> Fault:
+    """A fault of the emulator; the seconds are for those kinds that take some."""
+    return preset(kind, rate, seconds if KINDS[kind].timed else None, path=path, count=count)
 
 
 def mobius_plant(folder: Path, server: MobiusServer, **changes: Any) -> Plant:

@@ -49,7 +49,7 @@ def contents(where: MviServer | Path) -> list[Stored]:
             return _contents(store)
         finally:
             store.close()
-    return _contents(where._store)
+    return _contents(where.store)
 
 
 def _contents(store: Store) -> list[Stored]:

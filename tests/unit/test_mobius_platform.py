@@ -19,11 +19,10 @@ from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.notes import MemoryNotes
-from image_sync_server.mobius.fault_presets import Fault
 from image_sync_server.mobius.server import MobiusServer
 from support.fake_http import FakeHttp, Request, ok
 from support.fake_http import Reply as Answer
-from support.mobius import assigned, calls, serving_mobius, tasks
+from support.mobius import assigned, calls, fault, serving_mobius, tasks
 from support.mvi_server import picture
 from support.sending import held, read_held
 
@@ -129,7 +128,7 @@ def server(running: MobiusServer) -> Iterator[MobiusServer]:
     running.requests.clear()
     yield running
     running.faults.clear()
-    running.faults.counts.clear()
+    running.faults.forget()
     running.tasks.doomed.clear()
     running.tasks.gate.set()
     until = time.monotonic() + 20
@@ -200,7 +199,7 @@ def test_a_picture_that_cannot_be_read_is_refused_alone(site: Site, server: Mobi
 def test_a_shipment_goes_on_where_it_was_broken_off(site: Site, server: MobiusServer) -> None:
     """Nothing was lost and nothing is sent again, as long as the process lives."""
     sent = shipment(site.dataset, "dark", [item(picture("dark", number)) for number in range(4)])
-    server.faults.add(Fault("500-before", path=sent.pictures[2].sha256[:32], left=2))
+    server.faults.add(fault("500-before", path=sent.pictures[2].sha256[:32], count=2))
     for _ in range(2):
         with pytest.raises(Transient):
             site.platform.pictures.upload(sent, read_held)
@@ -480,7 +479,7 @@ def test_a_stumble_of_the_status_call_fails_nothing(filled: Site, server: Mobius
     """One answer of an error between others is not the end of a training."""
     server.tasks.gate.clear()
     task = filled.begin()
-    server.faults.add(Fault("unknown-error", path="/status/", left=1))
+    server.faults.add(fault("unknown-error", path="/status/", count=1))
     phases = [filled.platform.trainings.progress(task).phase for _ in range(3)]
     server.tasks.gate.set()
 
@@ -548,7 +547,7 @@ def test_deleting_the_model_resets_the_tags(filled: Site, server: MobiusServer) 
 
 def test_a_lost_answer_is_proved_by_the_scores(filled: Site, server: MobiusServer) -> None:
     """The task was started, its id is lost: when the tag's scores change it was trained, and is not asked for again."""
-    server.faults.add(Fault("lost-answer", path="custom/train/dark", left=1))
+    server.faults.add(fault("lost-answer", path="custom/train/dark", count=1))
     with pytest.raises(Ambiguous):
         filled.begin()
     assert filled.platform.trainings.find(filled.dataset, "m-1") == []
@@ -563,7 +562,7 @@ def test_a_lost_answer_on_top_of_a_model_is_proved_too(filled: Site, server: Mob
     """The scores differ from those before, even in another life."""
     base = filled.train()
     filled.put("dark", first=20, count=1)
-    server.faults.add(Fault("lost-answer", path="custom/train/dark", left=1))
+    server.faults.add(fault("lost-answer", path="custom/train/dark", count=1))
     with pytest.raises(Ambiguous):
         filled.begin("m-2", base)
     filled.quiet()
@@ -575,7 +574,7 @@ def test_a_lost_answer_on_top_of_a_model_is_proved_too(filled: Site, server: Mob
 
 def test_a_start_that_never_arrived_is_repeated_after_the_grace_time(filled: Site, server: MobiusServer) -> None:
     """Not earlier, in the same life and in the next one; the other tag does not wait for it."""
-    server.faults.add(Fault("reset", path="custom/train/dark", left=1))
+    server.faults.add(fault("reset", path="custom/train/dark", count=1))
     with pytest.raises(Ambiguous):
         filled.begin()
     assert tasks(server) == {"light": 1}
@@ -593,7 +592,7 @@ def test_a_start_that_never_arrived_is_repeated_after_the_grace_time(filled: Sit
 
 def test_when_scores_cannot_be_had_the_grace_time_decides(filled: Site, server: MobiusServer) -> None:
     """A server that answers no questions about added pictures is asked again after the grace time, with a warning."""
-    server.faults.add(Fault("reset", path="custom/train/dark", left=1))
+    server.faults.add(fault("reset", path="custom/train/dark", count=1))
     filled.platform.api.predict_batch = lambda *_: {"status": "success"}  # type: ignore[method-assign]
     with pytest.raises(Ambiguous):
         filled.begin()
@@ -611,7 +610,7 @@ def test_a_reset_without_an_answer_is_waited_out(filled: Site, server: MobiusSer
     filled.train("m-0")
     filled.put("dark", first=30, count=1)
     filled.said()
-    server.faults.add(Fault("late", seconds=0.2, path="custom/delete/dark", left=1))
+    server.faults.add(fault("late", seconds=0.2, path="custom/delete/dark", count=1))
     with pytest.raises(Ambiguous):
         filled.begin()
     filled.said()
@@ -635,7 +634,7 @@ def test_a_reset_without_an_answer_is_made_again_before_anything_is_trained_on_t
 ) -> None:
     """It may have been carried out: then what is written down of the tag's assignments no longer holds."""
     base = filled.train()
-    server.faults.add(Fault("lost-answer", path="custom/delete/dark", left=1))
+    server.faults.add(fault("lost-answer", path="custom/delete/dark", count=1))
     with pytest.raises(Ambiguous):
         filled.platform.models.delete(filled.platform.models.of_dataset(filled.dataset)[0])
     filled.put("dark", first=20, count=1)
@@ -651,7 +650,7 @@ def test_a_reset_without_an_answer_is_made_again_before_anything_is_trained_on_t
 
 def test_a_start_that_is_turned_away_is_no_doubt(filled: Site, server: MobiusServer) -> None:
     """The server was busy: the same call starts it, without preparing the tag once more."""
-    server.faults.add(Fault("429", path="custom/train/dark", left=1))
+    server.faults.add(fault("429", path="custom/train/dark", count=1))
     with pytest.raises(Transient):
         filled.begin()
     filled.said()
@@ -668,11 +667,11 @@ def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusSe
     """In this life where it was; in the next one from the reset on."""
     image = sorted(one for one, category in filled.contents.items() if category == "dark")[2]
     filled.platform.models._assigning._parallel = 1
-    server.faults.add(Fault("500-before", path=f"assign/{image}/positive/dark", left=1))
+    server.faults.add(fault("500-before", path=f"assign/{image}/positive/dark", count=1))
     with pytest.raises(Transient):
         filled.begin()
     done = len([line for line in filled.said() if "assign" in line]) - 1
-    server.faults.add(Fault("500-before", path="assign/.*/dark", left=1))
+    server.faults.add(fault("500-before", path="assign/.*/dark", count=1))
     with pytest.raises(Transient):
         filled.begin()
     assert len(filled.said()) == 1
@@ -705,7 +704,7 @@ def test_a_long_preparation_comes_up_for_air(filled: Site, server: MobiusServer)
 
 def test_trouble_after_the_first_task_is_told_as_doubt(filled: Site, server: MobiusServer) -> None:
     """One tag is being trained: the training exists, and goes on by the same name."""
-    server.faults.add(Fault("html", path="custom/assign/.*/light", left=1))
+    server.faults.add(fault("html", path="custom/assign/.*/light", count=1))
     with pytest.raises(Ambiguous, match="other tags"):
         filled.begin()
     filled.train()
@@ -715,7 +714,7 @@ def test_trouble_after_the_first_task_is_told_as_doubt(filled: Site, server: Mob
 
 def test_another_training_takes_over_what_was_given_up(filled: Site, server: MobiusServer) -> None:
     """Nothing was started under the first name; the second one prepares and starts each tag once."""
-    server.faults.add(Fault("html", path="custom/assign/.*/dark", left=1))
+    server.faults.add(fault("html", path="custom/assign/.*/dark", count=1))
     with pytest.raises(Transient):
         filled.begin("m-1")
     filled.train("m-2")

@@ -1,15 +1,22 @@
-"""The emulator as a thing: start it, ask for its address, stop it."""
+"""The emulator as a thing: start it, ask for its address, stop it; and its calls.
+
+HTTP statuses are not documented; failures are 200 here.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
 import structlog
+from PIL import Image, ImageStat
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -21,11 +28,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from image_sync_server.fault_middleware import FaultMiddleware
-from image_sync_server.faults import Fault
-from image_sync_server.mobius.api import Api, Call, Failure
-from image_sync_server.mobius.fault_presets import Faults
-from image_sync_server.mobius.store import Store
-from image_sync_server.mobius.tasks import Tasks
+from image_sync_server.faults import Fault, Faults
+from image_sync_server.learn.features import extract
+from image_sync_server.mobius.store import Store, Tasks, usable_id
 from image_sync_server.web import FormLimits, HttpServer, read_form, refusal
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -35,6 +40,164 @@ _KEPT = 10_000
 """Requests that are remembered at least."""
 _FORM = FormLimits("data", parts=1000, fields=16 * 2**20)
 _ANYBODY = "the emulator lets anybody in"
+
+
+_SUCCESS = {"status": "success"}
+
+
+class _Failure(HTTPException):
+    """A failure in the vendor's words."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(200, message)
+
+    @property
+    def body(self) -> dict[str, str]:
+        """What is answered."""
+        return {"status": "error", "message": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request.
+
+    Attributes:
+        parts: what stands in the path for ids and tags, decoded.
+        data: content of the form's part ``data``; None without one.
+    """
+
+    parts: tuple[str, ...]
+    query: Mapping[str, str]
+    data: bytes | None
+
+    @property
+    def picture(self) -> bytes:
+        """The form's part ``data``."""
+        if not self.data:
+            raise _Failure("data_payload_required")
+        return self.data
+
+
+class _Api:
+    """All calls, on one state."""
+
+    def __init__(self, store: Store, tasks: Tasks) -> None:
+        self._store = store
+        self._tasks = tasks
+        self.calls: list[tuple[str, str, Callable[[_Call], Any]]] = [
+            ("POST", "/system/database/image/add", self._add),
+            ("GET", "/custom/assign/{image}/{kind}/{tag}", self._assign),
+            ("GET", "/custom/train/{tag}", self._train),
+            ("GET", "/status/{task}", self._status),
+            ("GET", "/custom/delete/{tag}", self._delete),
+            ("POST", "/predict/custom/{tag}", self._predict_tag),
+            ("POST", "/predict/custom", self._predict_custom),
+            ("POST", "/predict", self._predict_all),
+            ("GET", "/custom/predict_batch", self._predict_batch),
+            ("GET", "/custom/predict/{tag}/{image}", self._predict_added_tag),
+            ("GET", "/custom/predict/{image}", self._predict_added),
+            ("POST", "/set_state", self._set_state),
+            ("GET", "/get_state", self._get_state),
+        ]
+        """Method, path and what carries it out."""
+
+    def _add(self, call: _Call) -> Any:
+        image = call.query.get("image_id") or uuid.uuid4().hex
+        if not usable_id(image):
+            raise _Failure("wrong_arguments_format")
+        picture = call.picture
+        if self._store.has(image):
+            raise _Failure("duplicate_image_id")
+        try:
+            extract(picture)  # the SDK looks at a picture when it is added, too
+        except ValueError:
+            raise _Failure("image_reading_error") from None
+        if not self._store.add(image, picture):
+            raise _Failure("duplicate_image_id")
+        return {**_SUCCESS, "image_id": image}
+
+    def _assign(self, call: _Call) -> Any:
+        image, kind, tag = call.parts
+        if kind not in {"positive", "negative"}:
+            raise _Failure("wrong_arguments_format")
+        if not self._store.has(image):
+            raise _Failure("image_id_not_found")
+        self._store.assign(tag, image, kind)
+        return _SUCCESS
+
+    def _train(self, call: _Call) -> Any:
+        (tag,) = call.parts
+        if "positive" not in {kind for _, _, kind in self._store.assigned(tag)}:
+            raise _Failure("positive_samples_required")
+        return {"task_id": self._tasks.train(tag).id, "status": "ongoing", "message": "training"}
+
+    def _status(self, call: _Call) -> Any:
+        task = self._tasks.all.get(call.parts[0])
+        if task is None:
+            raise _Failure("unknown_task_id")
+        return task.as_json()
+
+    def _delete(self, call: _Call) -> Any:
+        if not self._store.reset(call.parts[0]):
+            raise _Failure("unknown_custom_model")
+        return _SUCCESS
+
+    def _predict_tag(self, call: _Call) -> Any:
+        return self._told(call.picture, [call.parts[0]])
+
+    def _predict_custom(self, call: _Call) -> Any:
+        return self._told(call.picture, self._store.trained())
+
+    def _predict_all(self, call: _Call) -> Any:
+        picture = call.picture
+        with Image.open(io.BytesIO(picture)) as image:  # how light it is stands for the SDK's base models
+            light = ImageStat.Stat(image.convert("L")).mean[0] / 255
+        result = self._scores(picture, self._store.trained()) | {"light": light, "dark": 1 - light}
+        return {**_SUCCESS, "result": result}
+
+    def _predict_added(self, call: _Call) -> Any:
+        return self._told(self._picture(call.parts[0]), self._store.trained())
+
+    def _predict_added_tag(self, call: _Call) -> Any:
+        tag, image = call.parts
+        return self._told(self._picture(image), [tag])
+
+    def _predict_batch(self, call: _Call) -> Any:
+        images = [image for image in call.query.get("image_id", "").split(",") if image]
+        tags = [tag for tag in call.query.get("tags", "").split(",") if tag] or self._store.trained()
+        if not images:
+            raise _Failure("wrong_arguments_format")
+        return {**_SUCCESS, "result": {image: self._scores(self._picture(image), tags) for image in images}}
+
+    def _set_state(self, call: _Call) -> Any:
+        try:
+            self._store.replace(call.picture)
+        except ValueError:
+            raise _Failure("wrong_arguments_format") from None
+        return _SUCCESS
+
+    def _get_state(self, _call: _Call) -> Any:
+        return self._store.state()
+
+    def _picture(self, image: str) -> bytes:
+        if not self._store.has(image):
+            raise _Failure("image_id_not_found")
+        return self._store.path(image).read_bytes()
+
+    def _told(self, picture: bytes, tags: list[str]) -> Any:
+        return {**_SUCCESS, "result": self._scores(picture, tags)}
+
+    def _scores(self, picture: bytes, tags: list[str]) -> dict[str, float]:
+        found = {}
+        for tag in tags:
+            model = self._store.model(tag)
+            if model is None:
+                raise _Failure("unknown_custom_model")
+            try:
+                found[tag] = dict(model.predict(picture)).get("positive", 0.0)
+            except ValueError:
+                raise _Failure("image_reading_error") from None
+        return found
 
 
 class MobiusServer:
@@ -48,19 +211,19 @@ class MobiusServer:
     def __init__(self, data: Path, *, fault_seed: int | None = None) -> None:
         self.store = Store(data)
         self.tasks = Tasks(self.store)
-        self.faults = Faults(fault_seed)
+        self.faults = Faults(fault_seed, several=True)
         self.requests: list[str] = []
         """``METHOD /path?query`` of those that came in whole, as they stood on the wire; the oldest go in time."""
         self.routes = [
             Route(path, _endpoint(handler), methods=[method])
-            for method, path, handler in Api(self.store, self.tasks).calls
+            for method, path, handler in _Api(self.store, self.tasks).calls
         ]
         faults = Middleware(
             FaultMiddleware,
+            faults=self.faults,
             pick=self._fault,
-            pauses=self.faults,
             failure=lambda status, _text, headers: PlainTextResponse("Internal Server Error", status, headers),
-            soft_failure=lambda _text: _rendered(Failure("unknown_error").body),
+            soft_failure=lambda _text: _rendered(_Failure("unknown_error").body),
         )
         app = Starlette(
             routes=self.routes,
@@ -95,8 +258,7 @@ class MobiusServer:
             del self.requests[:_KEPT]
 
     def _fault(self, scope: Scope) -> Fault | None:
-        fault = self.faults.pick(_line(scope))
-        return None if fault is None else fault.wire
+        return self.faults.pick(scope["method"], _line(scope).partition(" ")[2])
 
     def __enter__(self) -> Self:
         return self
@@ -131,10 +293,10 @@ class _Entrance:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > _LARGEST:
-                await _rendered(Failure("wrong_arguments_format").body, 413)(scope, receive, send)
+                await _rendered(_Failure("wrong_arguments_format").body, 413)(scope, receive, send)
                 return
         if refusal(Headers(scope=scope).get):
-            await _rendered(Failure("wrong_arguments_format").body, 403)(scope, receive, send)
+            await _rendered(_Failure("wrong_arguments_format").body, 403)(scope, receive, send)
             return
         self._note(_line(scope))
         given = False
@@ -149,19 +311,19 @@ class _Entrance:
         await self._app(scope, whole, send)
 
 
-def _endpoint(handler: Callable[[Call], Any]) -> Callable[[Request], Any]:
+def _endpoint(handler: Callable[[_Call], Any]) -> Callable[[Request], Any]:
     """What Starlette calls for a handler: failures of ours are answers too, never a hung client."""
 
     async def endpoint(request: Request) -> Response:
         try:
             parts = tuple(unquote(part) for part in request.path_params.values())
-            call = Call(parts, request.query_params, await _data(request))
+            call = _Call(parts, request.query_params, await _data(request))
             return _rendered(await run_in_threadpool(handler, call))
-        except Failure:
+        except _Failure:
             raise
         except Exception as error:  # noqa: BLE001 - see above
             _log.exception("mobius_server.broke", path=request.scope["path"])
-            return _rendered({**Failure("unknown_error").body, "exception": type(error).__name__}, 500)
+            return _rendered({**_Failure("unknown_error").body, "exception": type(error).__name__}, 500)
 
     return endpoint
 
@@ -177,7 +339,7 @@ async def _data(request: Request) -> bytes | None:
 
 async def _told(_request: Request, error: Exception) -> Response:
     """A failure in the vendor's words; Starlette's own say that there is no such address or method."""
-    failure = error if isinstance(error, Failure) else Failure("wrong_arguments_format")
+    failure = error if isinstance(error, _Failure) else _Failure("wrong_arguments_format")
     return _rendered(failure.body, getattr(error, "status_code", 500))
 
 

@@ -1,19 +1,25 @@
-"""What the emulator keeps: pictures, which tag they are assigned to, and models; all in one folder."""
+"""What the emulator keeps, in one folder: pictures, the tags that they are assigned to, models; and who trains."""
 
 from __future__ import annotations
 
 import io
+import queue
 import re
 import shutil
 import sqlite3
 import tarfile
 import threading
-from collections.abc import Iterable
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from image_sync_server.learn.model import Model
+import structlog
 
+from image_sync_server.learn import learner
+from image_sync_server.learn.learner import Model
+
+_log = structlog.stdlib.get_logger(__name__)
 _STATE = "state.sqlite"
 _PICTURES = "pictures"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -50,8 +56,6 @@ class Store:
         with self._lock:
             self._db.close()
 
-    # pictures
-
     def path(self, image: str) -> Path:
         """Where the picture lies."""
         return self._folder / _PICTURES / image
@@ -72,8 +76,6 @@ class Store:
     def pictures(self) -> list[str]:
         """All ids."""
         return [row[0] for row in self._rows("SELECT id FROM picture ORDER BY id")]
-
-    # tags
 
     def assign(self, tag: str, image: str, kind: str) -> None:
         """Assign a picture, in place of what it was assigned as."""
@@ -180,6 +182,85 @@ class Store:
             return self._db.execute(statement, values).rowcount
 
 
-def labelled(rows: Iterable[tuple[str, str, str]], kind: str) -> list[str]:
-    """The pictures among these rows that are assigned so."""
-    return [image for _, image, one in rows if one == kind]
+_STRATEGY = {"max_iter": 150, "learning_rate": 0.005, "test_interval": 150}
+_PATIENCE = 10.0
+
+
+@dataclass(slots=True)
+class Task:
+    """One training of one tag."""
+
+    id: str
+    tag: str
+    status: str = "in_queue"
+    message: str = ""
+    exception: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``/status/<task_id>`` answers."""
+        fields = {"status": self.status, "message": self.message, "exception": self.exception}
+        return {key: value for key, value in fields.items() if value}
+
+
+class Tasks:
+    """The queue, and the thread that works it off."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mobius-server-tasks", daemon=True)
+        self.all: dict[str, Task] = {}
+        """Every task since the start, oldest first."""
+        self.doomed = threading.Event()
+        """While set, trainings fail."""
+        self.gate = threading.Event()
+        """While clear, the next task waits in the queue."""
+        self.gate.set()
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End promptly."""
+        self._stop.set()
+        self.gate.set()
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    def train(self, tag: str) -> Task:
+        """Queue a training."""
+        task = Task(str(uuid.uuid4()), tag)
+        self.all[task.id] = task
+        self._queue.put(task)
+        return task
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            self.gate.wait()
+            if self._stop.is_set():
+                return
+            task.message, task.status = "training", "ongoing"
+            try:
+                self._train(task.tag)
+            except Exception as error:  # noqa: BLE001 - whatever went wrong, the next task must have its turn
+                _log.info("mobius_server.training_failed", tag=task.tag, error=str(error))
+                task.exception, task.message, task.status = str(error) or "stopped", "training_error", "error"
+            else:
+                task.message, task.status = "", "success"
+
+    def _train(self, tag: str) -> None:
+        from threadpoolctl import threadpool_limits
+
+        if self.doomed.is_set():
+            raise ValueError("This failure was asked for.")
+        kinds = {image: kind for _, image, kind in self._store.assigned(tag)}
+        if "negative" not in kinds.values():
+            kinds = dict.fromkeys(self._store.pictures(), "negative") | kinds
+        samples = [learner.Sample(self._store.path(image), kind) for image, kind in kinds.items()]
+        base = self._store.model(tag)
+        with threadpool_limits(limits=1):
+            model = learner.train(samples, _STRATEGY, base=base, report=lambda _point: None, stop=self._stop)
+        self._store.keep_model(tag, model)

@@ -1,99 +1,82 @@
-"""Datasets and models as archives: out of one server, into another."""
+"""Datasets as archives: out of one server, into another."""
 
 from __future__ import annotations
 
 import json
-import re
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 
+import structlog
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
+from starlette.responses import Response
 
-from image_sync_server.mvi import labelling
-from image_sync_server.mvi.answers import Failure, parsed_json
+from image_sync_server.mvi import categories, datasets, files, labels, tasks
 from image_sync_server.mvi.pictures import (
     TAKEN,
     BadZip,
     Limits,
     base_name,
+    discard,
     is_litter,
-    labelled,
     open_zip,
     read_member,
     shown_name,
     taken,
 )
-from image_sync_server.mvi.records import datasets, files, labels
+from image_sync_server.mvi.request import Failure, Request, download, file_name, parsed_json, success
 from image_sync_server.mvi.store import Store
 
+_log = structlog.stdlib.get_logger(__name__)
+_EVERY = 20
 PROPERTIES = "prop.json"
-_MODEL, _ABOUT = "model.bin", "model.json"
 _PROP_VERSION = "PROP_VESION_1"  # spelt so by MVI
 _MOST_TAGS = 500_000
 _SLACK = 1.0
 """Pixels by which a label of an archive may reach out of its picture: tools round differently at the edge."""
 
 
-def file_name(name: str, fallback: str) -> str:
-    """A download name; IBM's tool takes quotes as part of it, so it must need none.
-
-    >>> file_name("my pärts", "dataset")
-    'my_p_rts.zip'
-    """
-    return (re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:80] or fallback) + ".zip"
-
-
-def write_dataset(store: Store, dataset_id: str, target: Path, *, raw: bool) -> str:
-    """Write a dataset as MVI does: one top folder, files by id, ``prop.json``; its download name.
-
-    Args:
-        raw: add the rows as they are kept, below ``__DEBUG/``.
-
-    Raises:
-        Failure: 404 when there is none.
-    """
-    about = datasets.as_json(datasets.find(store, dataset_id))
-    found = files.listing(store, dataset_id, "1", [], "f.seq")
+def export(request: Request) -> Response:
+    """A dataset as MVI writes it: one top folder, files by id, ``prop.json``; with ``raw`` the rows too."""
+    store, dataset_id, target = request.store, request.path["ds"], request.store.scratch()
+    about = datasets.shown(store, dataset_id)
+    listed = files.listed(store, dataset_id, "1", [], "f.seq")
     marked: dict[str, list[dict[str, Any]]] = {}
-    for label in labels.listing(store, dataset_id):
+    for label in labels.listed(store, dataset_id):
         marked.setdefault(label["file_id"], []).insert(0, label)
-    top = file_name(about["name"], "dataset").removesuffix(".zip")
+    name = file_name(about["name"], "dataset")
+    top = name.removesuffix(".zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for file in found:
+        for file in listed:
             archive.write(store.picture(dataset_id, file["file_name"]), f"{top}/{file['file_name']}")
             if file["_id"] in marked:
                 archive.writestr(f"{top}/{file['_id']}.xml", _annotation(file, marked[file["_id"]]))
         properties = {
-            "usage": about["usage"],
-            "name": about["name"],
-            "type": about["type"],
-            "scenario": about["scenario"],
+            **{key: about[key] for key in ("usage", "name", "type", "scenario")},
             "prop_version": _PROP_VERSION,
             "pre_process": "",
-            "category_prop_info": json.dumps(datasets.list_categories(store, dataset_id)),
+            "category_prop_info": json.dumps(categories.listed(store, dataset_id)),
             "action_prop_info": "[]",
-            "file_prop_info": json.dumps([_file_entry(file, marked.get(file["_id"], [])) for file in found]),
+            "file_prop_info": json.dumps([_file_entry(file) for file in listed]),
         }
         archive.writestr(f"{top}/{PROPERTIES}", json.dumps(properties), zipfile.ZIP_DEFLATED)
-        if raw:
-            debug = {"dataset": about, "files": found}
+        if request.query.get("raw", "").lower() == "true":
+            debug = {"dataset": about, "files": listed}
             archive.writestr(f"{top}/__DEBUG/rows.json", json.dumps(debug), zipfile.ZIP_DEFLATED)
-    return f"{top}.zip"
+    return download(target, name)
 
 
-def _file_entry(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> dict[str, Any]:
+def _file_entry(file: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("_id", "file_type", "parent_id", "generate_type", "created_at", "original_file_name", "uploaded_at",
             "upload_type", "user_metadata")  # fmt: skip
     entry = {key: file[key] for key in keys}
-    entry["category_id"] = file["category_id"] or None
-    entry["category_name"] = file["category_name"] or None
-    if marked:
-        entry["label_type"] = file["label_type"]
-    return entry
+    entry |= {key: file[key] or None for key in ("category_id", "category_name")}
+    return entry | ({"label_type": file["label_type"]} if file["label_type"] else {})
 
 
 def _annotation(file: Mapping[str, Any], marked: list[dict[str, Any]]) -> bytes:
@@ -149,7 +132,7 @@ def _read_annotation(raw: bytes) -> list[dict[str, Any]]:
 def _read_object(element: Element) -> dict[str, Any]:
     label: dict[str, Any] = {"name": element.findtext("name"), "generate_type": element.findtext("generate_type")}
     if (box := element.find("bndbox")) is not None:
-        label["bndbox"] = {corner: box.findtext(corner) for corner in labelling.CORNERS}
+        label["bndbox"] = {corner: box.findtext(corner) for corner in labels.CORNERS}
     if outlines := element.findall("segment_polygons/polygon"):
         label["segment_polygons"] = [_points(outline) for outline in outlines]
     if (outline := element.find("polygon")) is not None:
@@ -163,12 +146,27 @@ def _points(element: Element) -> list[list[str | None]]:
     return [[value.text for value in point.findall("value")] for point in element.findall("point")]
 
 
-def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
-    """``prop.json`` of an exported dataset, with its inner documents unpacked.
+def import_(request: Request) -> dict[str, Any]:
+    """``POST /datasets/import``: looked at before the answer, filled in the background."""
+    source, store, limits = request.archive(), request.store, request.server.limits
+    try:
+        properties = _read_properties(source, limits)
+        given = request.form.fields.get("name") or str(properties.get("name") or "")
+        name = request.checked("name", shown_name(given, limits.name))
+        with store.transaction():
+            dataset_id = datasets.make(store, request.user, name, locked=True)
+            total = len(properties["file_prop_info"])
+            tasks.begin_background(store, dataset_id, "import_dataset", request.user, total, dataset_id)
+    except BaseException:
+        source.unlink(missing_ok=True)
+        raise
+    work = _Import(store, limits, dataset_id, request.user, properties)
+    request.server.jobs.chore(partial(work.run, source, request.server.jobs.stopping))
+    return success(dataset_id=dataset_id, usage=str(properties.get("usage") or "generic"))
 
-    Raises:
-        Failure: 400 when the archive is refused, or is no export of a dataset.
-    """
+
+def _read_properties(source: Path, limits: Limits) -> dict[str, Any]:
+    """``prop.json`` of an exported dataset, with its inner documents unpacked. Raises Failure (400)."""
     try:
         with source.open("rb") as file, open_zip(file, limits) as archive:
             found = [one for one in archive.infolist() if base_name(one) == PROPERTIES]
@@ -187,10 +185,10 @@ def read_properties(source: Path, limits: Limits) -> dict[str, Any]:
     return dict(properties)
 
 
-class DatasetImport:
+class _Import:
     """Fills a new dataset from an archive whose properties were read already.
 
-    What cannot be taken is counted in ``failed`` and named in ``lost``; what nobody needs is counted in ``skipped``.
+    What cannot be taken is named in ``_lost``; what nobody needs is counted in ``_skipped``.
     """
 
     def __init__(
@@ -202,15 +200,43 @@ class DatasetImport:
         self._owner = owner
         self._categories = properties["category_prop_info"]
         self._known = {str(entry.get("_id")): entry for entry in properties["file_prop_info"]}
-        self.succeeded = self.skipped = self.failed = 0
-        self.lost: list[str] = []
+        self._succeeded = self._skipped = 0
+        self._lost: list[str] = []
 
-    def steps(self, archive: zipfile.ZipFile) -> Iterator[None]:
+    def run(self, source: Path, stopping: threading.Event) -> None:
+        """Fill the dataset, and open it; the background task tells how it went."""
+        fault = ""
+        try:
+            with source.open("rb") as file, open_zip(file, self._limits) as opened:
+                for at, _ in enumerate(self._steps(opened)):
+                    if stopping.is_set():
+                        fault = "The server was stopped while this was under way."
+                        break
+                    if at % _EVERY == 0:
+                        self._note_progress()
+        except (Failure, BadZip) as error:
+            fault = str(error)
+        except Exception:  # noqa: BLE001 - whatever breaks, the background task must not stay open
+            _log.exception("import.broke", dataset=self._dataset_id)
+            fault = "The import broke off. The server's log says more."
+        finally:
+            source.unlink(missing_ok=True)
+        if self._lost and not fault:
+            fault = f"{len(self._lost)} of the archive's files were not imported. The first: {self._lost[0]}"
+        with self._store.transaction():
+            self._note_progress()
+            tasks.end_background(self._store, self._dataset_id, fault)
+            self._store.update("datasets", self._dataset_id, locked=0)
+
+    def _note_progress(self) -> None:
+        tasks.note_progress(self._store, self._dataset_id, self._succeeded, self._skipped, len(self._lost))
+
+    def _steps(self, archive: zipfile.ZipFile) -> Iterator[None]:
         """Take the archive's entries, one at each step; they may be in any order."""
         # Categories oldest first, those without pictures too.
         for entry in reversed(self._categories):
             if isinstance(entry.get("name"), str) and entry["name"].strip():
-                datasets.ensure_category(self._store, self._dataset_id, entry["name"])
+                categories.ensure(self._store, self._dataset_id, entry["name"])
         members = [member for member in archive.infolist() if not (member.is_dir() or is_litter(member))]
         annotations = {_stem(one): one for one in members if one.filename.lower().endswith(".xml")}
         missing = dict(self._known)
@@ -222,7 +248,7 @@ class DatasetImport:
                 self._file(archive, member, annotations.pop(_stem(member), None))
                 missing.pop(key, None)
             elif key not in missing:
-                self.skipped += 1
+                self._skipped += 1
             yield
         for entry in missing.values():
             shown = entry.get("original_file_name") or entry.get("_id")
@@ -231,8 +257,7 @@ class DatasetImport:
             self._lose(base_name(member), "The archive holds no picture that these labels belong to.")
 
     def _lose(self, name: str, fault: str) -> None:
-        self.failed += 1
-        self.lost.append(f"{shown_name(name, self._limits.name)}: {fault}")
+        self._lost.append(f"{shown_name(name, self._limits.name)}: {fault}")
 
     def _file(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, annotation: zipfile.ZipInfo | None) -> None:
         name = base_name(member)
@@ -245,52 +270,22 @@ class DatasetImport:
         category, metadata = entry.get("category_name"), entry.get("user_metadata")
         category_id = None
         if isinstance(category, str) and category:
-            category_id = datasets.ensure_category(self._store, self._dataset_id, category)
-        (ready,) = labelled([received], category_id, json.dumps(metadata) if metadata else "{}")
-        if ready.file is None:
-            raise AssertionError("a picture that was taken is gone")
+            category_id = categories.ensure(self._store, self._dataset_id, category)
+        file = received.file
+        file.category_id, file.metadata = category_id, json.dumps(metadata) if metadata else "{}"
         try:
             listed = [] if annotation is None else _read_annotation(read_member(archive, annotation))
-            found = labelling.entries(listed, ready.file.width, ready.file.height, slack=_SLACK)
+            found = labels.entries(listed, file.width, file.height, slack=_SLACK)
         except Failure as failure:
             # Without its labels the picture would say that there is nothing in it.
-            files.discard([ready.file.scratch])
-            self._lose(shown, failure.fault)
+            discard([file.scratch])
+            self._lose(shown, failure.detail)
             return
         with self._store.transaction():
-            files.add(self._store, self._dataset_id, self._owner, [ready.file])
-            labels.replace_all(self._store, self._dataset_id, ready.file.id, found)
-        self.succeeded += 1
+            files.add(self._store, self._dataset_id, self._owner, [file])
+            labels.put(self._store, self._dataset_id, file.id, found)
+        self._succeeded += 1
 
 
 def _stem(member: zipfile.ZipInfo) -> str:
     return member.filename.rpartition(".")[0]
-
-
-def write_model(store: Store, model: Mapping[str, Any], target: Path) -> str:
-    """Write a trained model; its download name."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(_ABOUT, json.dumps(model))
-        archive.write(store.model(model["_id"]), _MODEL)
-    return file_name(model["name"], "model")
-
-
-def read_model(source: Path, limits: Limits) -> tuple[dict[str, Any], bytes]:
-    """What an exported model says of itself, and its bytes.
-
-    Raises:
-        Failure: 400 when it is no model that this server exported.
-    """
-    try:
-        with source.open("rb") as file, open_zip(file, limits) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-            about = parsed_json(read_member(archive, members[_ABOUT]))
-            raw = read_member(archive, members[_MODEL])
-        if not isinstance(about["name"], str) or not about["name"].strip():
-            raise ValueError("name")  # noqa: TRY301 - told as the parser's own errors are
-        about["accuracy"] = float(about["accuracy"])
-    except BadZip as error:
-        raise Failure(400, str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise Failure(400, "The archive is not a model that this server exported.") from error
-    return about, raw

@@ -1,4 +1,4 @@
-"""Who may come in: tokens for a user and password, API keys, and the open door on loopback."""
+"""Who may come in: tokens for a user and password, API keys, and the open door on loopback; and who is asking."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import string
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
-from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.request import Failure, Request, success
 from image_sync_server.mvi.store import Store
 
 DAY = 24 * 60 * 60.0
@@ -49,10 +50,6 @@ def _digest(secret: str) -> str:
 def _same(one: str, other: str) -> bool:
     # Equal lengths, so that the time it takes tells nothing of the secret.
     return hmac.compare_digest(_digest(one), _digest(other))
-
-
-def _new_key() -> str:
-    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
 
 
 class Guard:
@@ -130,7 +127,7 @@ class Guard:
 
     def make_key(self, owner: str) -> str:
         """A new API key for a user; the one they had is good no more."""
-        key = _new_key()
+        key = "-".join("".join(secrets.choice(_ALPHABET) for _ in range(4)) for _ in range(4))
         with self._lock:
             self._store.run(
                 "INSERT INTO api_keys VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET key = excluded.key", owner, key
@@ -138,8 +135,47 @@ class Guard:
             self._keys[owner] = key
         return key
 
-    def revoke_key(self, owner: str) -> bool:
-        """Take a user's API key away; whether there was one. A configured key is back after a restart."""
+    def revoke_key(self, owner: str) -> None:
+        """Take a user's API key away. A configured key is back after a restart."""
         with self._lock:
             self._store.run("DELETE FROM api_keys WHERE owner = ?", owner)
-            return self._keys.pop(owner, None) is not None
+            self._keys.pop(owner, None)
+
+
+def sign_in(request: Request) -> dict[str, Any]:
+    """``POST /tokens``: also with the field names of the oldest documentation."""
+    user = request.text("username", "") or request.text("usr_id", "")
+    password = request.fields.get("password") or request.fields.get("pwd") or ""
+    if not user or not isinstance(password, str):
+        raise Failure(400, "username and password must be given.")
+    token = request.server.guard.sign_in(user, password)
+    return success(token=token, user_id=user, role="admin")
+
+
+def show_key(request: Request) -> dict[str, Any]:
+    key = request.server.guard.key_of(request.user)
+    if key is None:
+        raise Failure(404, f"User {request.user} has no API key.")
+    return success(api_key=key)
+
+
+def make_key(request: Request) -> dict[str, Any]:
+    """``POST /api-keys``: the user's earlier key is good no more."""
+    return success(api_key=request.server.guard.make_key(request.user))
+
+
+def revoke_key(request: Request) -> dict[str, Any]:
+    show_key(request)
+    request.server.guard.revoke_key(request.user)
+    return success()
+
+
+def user(request: Request) -> dict[str, Any]:
+    found = request.server.guard.who(request.path["token"])
+    if found is None:
+        raise Failure(404, "Could not find a user for this token.")
+    return success(username=found, user_id=found, role="admin")
+
+
+def profiles(request: Request) -> dict[str, Any]:
+    return success(login_user_id=request.user, apikey="", sso_entry_url="", base_image_url="/uploads")

@@ -7,13 +7,13 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from image_sync_server.mvi.records.files import NewFile, discard
-from image_sync_server.mvi.store import Store, new_id
+from image_sync_server.mvi.store import VIDEO, Store, new_id
 from image_sync_server.web import Part
 
 _MIB = 1024 * 1024
@@ -252,8 +252,48 @@ def _png(data: bytes) -> tuple[int, int]:
     return size
 
 
+_CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "mp4": VIDEO}
 TAKEN = (".jpg", ".jpeg", ".png", ".mp4")
 """Entries of an archive with another suffix are passed over."""
+
+
+@dataclass(slots=True)
+class NewFile:
+    """A picture or video that lies at ``scratch`` and shall become a file of a dataset; a video has no width here.
+
+    Attributes:
+        name: base name given by the client; only shown, never used as a path.
+        metadata: a JSON object.
+        created_at: milliseconds; 0 means now.
+    """
+
+    id: str
+    name: str
+    suffix: str
+    scratch: Path
+    size: int
+    width: int
+    height: int
+    category_id: str | None = None
+    metadata: str = "{}"
+    created_at: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """The name it is stored under."""
+        return f"{self.id}.{self.suffix}"
+
+    @property
+    def content_type(self) -> str:
+        """``image/jpeg``, ``image/png`` or ``video/mp4``."""
+        return _CONTENT_TYPES[self.suffix]
+
+
+def discard(paths: Iterable[Path]) -> None:
+    """Remove files that no row needs."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,41 +338,30 @@ def receive(parts: list[Part], store: Store, limits: Limits) -> list[Received]:
 
 
 def _picture(part: Part, store: Store, limits: Limits) -> Received:
-    name = shown_name(part.filename, limits.name)
-    if part.path is not None and is_video(part.start()):  # of any length, so it is not read to memory
-        file = NewFile.video(name, store.scratch(), part.size)
-        part.path.replace(file.scratch)
-        part.path = None
-        return Received(name, file)
-    if part.size > limits.picture:
+    name, start = shown_name(part.filename, limits.name), part.start()
+    video = is_video(start)  # of any length, so it is not read to memory
+    if not video and part.size > limits.picture:
         return Received(name, fault=f"The picture has {part.size} bytes; at most {limits.picture} are taken.")
-    if part.path is None:
-        return taken(name, bytes(part.data), store, limits)
-    received = taken(name, part.read(), store, limits, write=False)
-    if received.file is None:
-        return received
-    # It lies on the right file system already.
-    part.path.replace(received.file.scratch)
-    part.path = None
+    received = _looked_at(name, start if video else part.read(), part.size, store, limits)
+    if received.file is not None:
+        part.move(received.file.scratch)
     return received
 
 
-def taken(name: str, data: bytes, store: Store, limits: Limits, *, write: bool = True) -> Received:
+def taken(name: str, data: bytes, store: Store, limits: Limits) -> Received:
     """One picture examined and, if it is sound, written to a scratch file; a video is written as it is."""
-    if is_video(data):
-        file = NewFile.video(name, store.scratch(), len(data))
-        if write:
-            file.scratch.write_bytes(data)
-        return Received(name, file)
+    received = _looked_at(name, data, len(data), store, limits)
+    if received.file is not None:
+        received.file.scratch.write_bytes(data)
+    return received
+
+
+def _looked_at(name: str, data: bytes, size: int, store: Store, limits: Limits) -> Received:
     try:
-        picture = examine(data, limits.pixels)
+        seen = Picture("mp4", 0, 0) if is_video(data) else examine(data, limits.pixels)
     except NotAPicture as error:
         return Received(name, fault=str(error))
-    scratch = store.scratch()
-    if write:
-        scratch.write_bytes(data)
-    file = NewFile(new_id(), name, picture.suffix, scratch, len(data), picture.width, picture.height)
-    return Received(name, file)
+    return Received(name, NewFile(new_id(), name, seen.suffix, store.scratch(), size, seen.width, seen.height))
 
 
 def _archive(part: Part, store: Store, limits: Limits) -> list[Received]:
@@ -367,11 +396,3 @@ def wanted(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
             raise BadZip(f"The archive has two entries named {name[:80]!a}. Folders in it mean nothing.")
         seen.add(name)
     yield from members
-
-
-def labelled(received: list[Received], category_id: str | None, metadata: str) -> list[Received]:
-    """The same files, with category and metadata of the request."""
-    return [
-        replace(one, file=replace(one.file, category_id=category_id, metadata=metadata)) if one.file else one
-        for one in received
-    ]

@@ -1,12 +1,11 @@
-"""The query grammar and the ``sortby`` of MVI's listings."""
+"""What files may be searched and sorted by: MVI's grammar for ``query`` and ``sortby``, as SQL."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from image_sync_server.mvi.answers import Failure
+from image_sync_server.mvi.request import Failure, sort_keys
 
 FILE_FIELDS = {
     "_id": "f.id",
@@ -87,52 +86,10 @@ def file_filter(text: str) -> tuple[str, list[Any]]:
     return " AND ".join(conditions) or "1", values
 
 
-def _keys(sortby: str) -> list[tuple[str, bool]]:
-    """Field names and whether each is descending."""
-    keys = []
-    for word in sortby.split(","):
-        name, _, direction = word.strip().partition(" ")
-        if name:
-            keys.append((name, direction.strip().upper() == "DESC"))
-    return keys
-
-
 def file_order(sortby: str) -> str:
     """The SQL order for a ``sortby``; newest first without one, fields that files do not have are passed over."""
-    keys = [(FILE_FIELDS[name], down) for name, down in _keys(sortby) if name in FILE_FIELDS]
+    keys = [(FILE_FIELDS[name], down) for name, down in sort_keys(sortby) if name in FILE_FIELDS]
     if not keys:
         return "f.seq DESC"
     words = [f"{column} {'DESC' if down else 'ASC'}" for column, down in keys]
     return ", ".join([*words, f"f.seq {'DESC' if keys[0][1] else 'ASC'}"])
-
-
-def ordered(items: Sequence[dict[str, Any]], sortby: str) -> list[dict[str, Any]]:
-    """Items, given newest first, in the order asked for; equal ones keep the order of their making."""
-    keys = _keys(sortby)
-    if not keys:
-        return list(items)
-    found = list(items) if keys[0][1] else list(reversed(items))
-    for name, down in reversed(keys):
-        found.sort(key=lambda item: _rank(item.get(name)), reverse=down)
-    return found
-
-
-def _rank(value: Any) -> tuple[int, Any]:
-    if isinstance(value, int | float):
-        return 1, value
-    return (0, "") if value is None else (2, str(value))
-
-
-def page(query: Mapping[str, str]) -> tuple[int, int]:
-    """``limit`` and ``skip`` of a listing; -1 means no limit.
-
-    Raises:
-        Failure: 400 when one is not a whole number from 0 on.
-    """
-    found = []
-    for name, default in (("limit", -1), ("skip", 0)):
-        text = query.get(name, "").strip()
-        if text and not (text.isascii() and text.isdigit() and len(text) < 16):  # noqa: PLR2004 - fits SQLite's integers
-            raise Failure(400, f"{name} must be a whole number from 0 on, not {text[:40]!r}")
-        found.append(int(text) if text else default)
-    return found[0], found[1]

@@ -100,6 +100,16 @@ CREATE TEMP TABLE lagging (id TEXT PRIMARY KEY, dataset_id TEXT NOT NULL, until 
 """Files that listings do not show yet, because a fault switch wants it so; in memory, for one connection."""
 
 
+FILES = "SELECT f.*, c.name AS category_name FROM files f LEFT JOIN categories c ON c.id = f.category_id"
+SHOWN = "f.id NOT IN (SELECT id FROM lagging WHERE until > monotonic())"
+"""The condition that leaves out what a fault switch hides from listings."""
+UNLABELED = "f.category_id IS NULL AND NOT EXISTS (SELECT 1 FROM labels l WHERE l.file_id = f.id)"
+"""The condition of a file that nothing is known of: no category, no labels."""
+VIDEO = "video/mp4"
+NO_VIDEO = f"f.content_type <> '{VIDEO}'"
+"""The condition that leaves videos out, which nothing is trained on."""
+
+
 class StoreInUse(Exception):  # noqa: N818 - it is a state of affairs, named as such
     """Another server works on this folder."""
 
@@ -205,6 +215,26 @@ class Store:
         """One statement in a transaction of its own, unless one is open; how many rows it changed."""
         with self.transaction() as connection:
             return connection.execute(sql, values).rowcount
+
+    def insert(self, table: str, **values: Any) -> None:
+        """Add a row. Raises sqlite3.IntegrityError when it contradicts the others."""
+        places = ", ".join("?" * len(values))
+        self.run(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", *values.values())
+
+    def update(self, table: str, row_id: str, **values: Any) -> None:
+        """Change columns of the row with this id."""
+        self.run(
+            f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in values)} WHERE id = ?", *values.values(), row_id
+        )
+
+    def delete(self, table: str, row_id: str) -> bool:
+        """Remove the row with this id; whether there was one."""
+        return bool(self.run(f"DELETE FROM {table} WHERE id = ?", row_id))
+
+    def count(self, what: str, *values: Any) -> int:
+        """How many rows there are ``FROM`` what is written here."""
+        (row,) = self.rows(f"SELECT count(*) AS n FROM {what}", *values)
+        return int(row["n"])
 
     def lag(self, dataset_id: str, file_ids: Iterable[str], seconds: float) -> None:
         """Keep files of a dataset out of listings and counts for a while; a restart shows them at once."""

@@ -17,10 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from image_sync.cli import plates
 from image_sync_server.learn.boxes import Mark, precisions
-from image_sync_server.learn.detector import Detector
-from image_sync_server.learn.detector_learner import train
-from image_sync_server.learn.learner import Point, StopTraining
-from image_sync_server.learn.model import model_file, read_model_file
+from image_sync_server.learn.detector import Detector, train
+from image_sync_server.learn.learner import Point, StopTraining, model_file, read_model_file
 from image_sync_server.learn.windows import (
     LENGTH,
     SMALLEST,
@@ -32,7 +30,7 @@ from image_sync_server.learn.windows import (
     held_out,
     shapes_for,
 )
-from image_sync_server.mvi.training_job import read_model
+from image_sync_server.mvi.models import read_model
 
 FEW: dict[str, object] = {"max_iter": 40}
 

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from image_sync_server.learn import features
-from image_sync_server.learn.learner import BATCH, Point, Sample, StopTraining, _held_out, train
-from image_sync_server.learn.model import Model
+from image_sync_server.learn.learner import BATCH, Model, Point, Sample, StopTraining, _held_out, train
 
 IMAGES = Path(__file__).parents[4] / "images"
 CATEGORIES = ("good", "scratch", "spot")

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from image_sync_server.faults import Action, Fault, Faults
-from image_sync_server.mvi.fault_presets import KINDS, from_json, parsed
+from image_sync_server.mvi.fault_presets import KINDS, WHERE, from_json, parsed
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_kinds_hit_the_right_calls(name, hit, spared):
 def test_every_kind_says_what_and_where():
     """The table of kinds has words for each of them, and seconds exactly for those that take some."""
     for name, kind in KINDS.items():
-        assert kind.where, name
+        assert WHERE[kind.fault.method, kind.fault.path], name
         assert ("SECONDS" in kind.text) == (kind.seconds is not None), name

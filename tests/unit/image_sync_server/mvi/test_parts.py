@@ -17,12 +17,11 @@ from starlette.routing import Match, Route
 
 from image_sync_server.faults import Action, Fault, Faults
 from image_sync_server.learn.learner import Point
-from image_sync_server.mvi.answers import Failure
-from image_sync_server.mvi.app import CALLS, inside
+from image_sync_server.mvi.jobs import Curve
 from image_sync_server.mvi.pictures import NotAPicture, examine, shown_name
-from image_sync_server.mvi.query import file_filter, file_order, ordered, page
-from image_sync_server.mvi.server import MviServer
-from image_sync_server.mvi.training_job import Curve
+from image_sync_server.mvi.query import file_filter, file_order
+from image_sync_server.mvi.request import Failure, ordered, page
+from image_sync_server.mvi.server import CALLS, MviServer, inside
 from support.mvi_server import Caller, picture, serving
 
 PIXELS = 50_000_000
@@ -158,7 +157,11 @@ def test_faults_hit_by_method_path_count_and_luck():
 
 def test_routes_prefer_names_over_placeholders(server):
     """files/action and its like are calls of their own, not files of that name; a wrong method is told which to use."""
-    routed = [Route(path, handler, methods=[method]) for method, path, handler in CALLS]
+    routed = [
+        Route(path, handler, methods=[method])
+        for path, handlers in CALLS.items()
+        for method, handler in handlers.items()
+    ]
     for method, path, name in (
         ("POST", "/datasets/1/files/action", "act_on_many"),
         ("GET", "/datasets/1/files/user-keys", "list_keys"),
