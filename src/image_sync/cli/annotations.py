@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from image_sync.annotations import Finder, Format, chosen
 from image_sync.annotations.checks import label_of
 from image_sync.annotations.convert import Folder, LabelRules, Report, Style, losses, outputs, read_all, writable, write
 from image_sync.cli import options
-from image_sync.cli.annotations_report import Written, report
+from image_sync.cli.present import wide_console
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
 from image_sync.log import show_path, show_text
 from image_sync.watcher.folders import open_folder
@@ -30,6 +35,7 @@ app = typer.Typer(
 _SUFFIXES = (b".xml", b".json", b".txt")
 _LISTS = (b"classes.txt",)
 _PIECE = 1 << 16
+_SHOWN = 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Words = Literal["voc", "coco", "yolo", "sagemaker"]
@@ -67,7 +73,10 @@ def check(
     """Read all annotations of a folder and tell what is in them and what is wrong. Changes nothing."""
     root = _folder(folder)
     found = _read(root, read, _rules(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
-    report(found, as_json=as_json)
+    if as_json:
+        typer.echo(json.dumps(_data(found), indent=2))
+    else:
+        _tell(found)
     raise typer.Exit(EXIT_SOME_FAILED if found.faults else EXIT_DONE)
 
 
@@ -105,7 +114,12 @@ def convert(
     pictures = writable(found, form)
     style = Style(form, voc_one_based, validation, root if copy else b"")
     written = write(target, outputs(pictures, style), force=force)
-    report(found, Written(target, written, len(pictures), form, losses(pictures, form)), as_json=as_json)
+    lost = losses(pictures, form)
+    if as_json:
+        typer.echo(json.dumps(_data(found) | {"written": written, "lost": lost}, indent=2))
+    else:
+        text = f"written to {show_path(target)}: {written} files, {len(pictures)} pictures in {form.words}"
+        _tell(found, *lost, text)
     raise typer.Exit(EXIT_SOME_FAILED if found.faults else EXIT_DONE)
 
 
@@ -205,3 +219,80 @@ def _measure(path: bytes) -> tuple[int, int]:
         reason = found.damage or "it ends before its size is given"
         raise PictureError(f"{shown} is damaged ({reason})", hint="Copy it again.")
     return found.width, found.height
+
+
+def _tell(found: Report, *more: str) -> None:
+    """Print labels, counts and faults, and more lines below."""
+    console = wide_console()
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("label", overflow="fold")
+    table.add_column("boxes", justify="right")
+    table.add_column("pictures", justify="right")
+    boxes, labelled = found.boxes, found.labelled
+    for label, number in boxes.items():
+        table.add_row(Text(show_text(label)), str(number), str(labelled[label]))
+    table.add_row("all", str(boxes.total()), str(len(found.annotated)), style="bold")
+    console.print(table)
+    for line in _lines(found):
+        console.print(Text(line), soft_wrap=True)
+    _tell_faults(console, found)
+    for line in more:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _lines(found: Report) -> Iterator[str]:
+    formats = ", ".join(f"{number} in {form.words}" for form, number in found.formats.items())
+    negative = sum(not one.annotation.boxes for one in found.annotated)
+    without = f" ({_some(found.without)})" if found.without else ""
+    yield (
+        f"pictures: {found.pictures}, of which annotated {len(found.annotated)} ({formats or 'none'}), "
+        f"faulty {found.faulty}, without annotation {len(found.without)}{without}"
+    )
+    if negative:
+        yield f"annotated pictures that show no object: {negative}"
+    if found.left_out:
+        yield f"objects left out, as asked: {found.left_out}"
+    if found.leftover:
+        yield f"annotation files that belong to no picture: {len(found.leftover)} ({_some(found.leftover)})"
+    for group in found.lookalikes:
+        first, second, *_ = shown = [show_text(label) for label in group]
+        yield f"these labels look alike: {', '.join(shown)}; if they mean the same: --label-map '{first}={second}'"
+
+
+def _some(paths: list[bytes]) -> str:
+    shown = ", ".join(map(show_path, paths[:3]))
+    return shown + (", ..." if len(paths) > 3 else "")  # noqa: PLR2004 - as above
+
+
+def _tell_faults(console: Console, found: Report) -> None:
+    """Each file, and below it what is wrong and what to do: sentences are too long for a table."""
+    shown = 0
+    for path, faults in found.faults.items():
+        if shown >= _SHOWN:
+            break
+        console.print(Text(show_path(path), style="bold"), soft_wrap=True)
+        for fault in faults[: _SHOWN - shown]:
+            console.print(Text(f"  {show_text(fault.text)}"), soft_wrap=True)
+            console.print(Text(f"    {show_text(fault.hint)}", style="dim"), soft_wrap=True)
+            shown += 1
+    if (left := sum(map(len, found.faults.values())) - shown) > 0:
+        console.print(f"... and {left} more; --json lists them all", soft_wrap=True)
+
+
+def _data(found: Report) -> dict[str, Any]:
+    labelled = found.labelled
+    return {
+        "pictures": found.pictures,
+        "annotated": len(found.annotated),
+        "faulty": found.faulty,
+        "without": [show_path(path) for path in found.without],
+        "labels": {label: {"boxes": number, "pictures": labelled[label]} for label, number in found.boxes.items()},
+        "formats": dict(found.formats),
+        "left_out": found.left_out,
+        "leftover": [show_path(path) for path in found.leftover],
+        "faults": [
+            {"file": show_path(path), "fault": fault.text, "hint": fault.hint}
+            for path, faults in found.faults.items()
+            for fault in faults
+        ],
+    }

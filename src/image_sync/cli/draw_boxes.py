@@ -17,7 +17,7 @@ _COLOURS = ("#e11d48", "#2563eb", "#16a34a", "#d97706", "#9333ea", "#0891b2", "#
 _SMALLEST = 10
 
 
-def mark(content: bytes, found: Sequence[Prediction]) -> Image.Image:
+def draw(content: bytes, found: Sequence[Prediction]) -> Image.Image:
     """The picture with a box, a label and a confidence for each object; a label's colour is the same everywhere.
 
     Pixels are counted as they are stored, whichever way up a camera says that they belong.
@@ -30,7 +30,7 @@ def mark(content: bytes, found: Sequence[Prediction]) -> Image.Image:
             picture = opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"the picture cannot be opened to be drawn in: {error}") from error
-    draw = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(picture)
     thick = max(1, round(min(picture.size) / 200))
     font = ImageFont.load_default(max(_SMALLEST, round(min(picture.size) / 30)))
     for one in sorted(found, key=lambda one: one.confidence):  # the surest last, on top
@@ -40,15 +40,15 @@ def mark(content: bytes, found: Sequence[Prediction]) -> Image.Image:
         corners = (one.box.left, one.box.top, one.box.right - 1, one.box.bottom - 1)
         if corners[0] > corners[2] or corners[1] > corners[3]:
             corners = (one.box.left, one.box.top, one.box.left, one.box.top)
-        draw.rectangle(corners, outline=colour, width=thick)
+        pen.rectangle(corners, outline=colour, width=thick)
         if one.box.polygon:
-            draw.line([*one.box.polygon, one.box.polygon[0]], fill=colour, width=thick)
-        _write(draw, picture.size, corners, f"{show_text(one.category)} {one.confidence:.2f}", colour, font)
+            pen.line([*one.box.polygon, one.box.polygon[0]], fill=colour, width=thick)
+        _write(pen, picture.size, corners, f"{show_text(one.category)} {one.confidence:.2f}", colour, font)
     return picture
 
 
 def _write(
-    draw: ImageDraw.ImageDraw,
+    pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
     corners: tuple[float, float, float, float],
     text: str,
@@ -56,12 +56,12 @@ def _write(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """The text on a strip above the box; inside it where there is no room above."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = min(max(corners[0], 0), max(size[0] - width, 0))
     y = corners[1] - height if corners[1] >= height else corners[1]
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)
+    pen.rectangle((x, y, x + width, y + height), fill=colour)
+    pen.text((x + 2 - left, y + 2 - top), text, fill="white", font=font)
 
 
 def save(picture: Image.Image, source: Path, folder: Path, taken: set[Path]) -> Path:

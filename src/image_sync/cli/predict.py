@@ -141,7 +141,7 @@ def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
     if not any(one.box for answer in answers for one in answer.predictions):
         typer.echo("Nothing is drawn: the model gave no positions of objects.", err=True)
         return answers
-    from image_sync.cli.draw_boxes import mark, save  # late: few need it, and Pillow takes its time
+    from image_sync.cli.draw_boxes import draw, save  # late: few need it, and Pillow takes its time
 
     taken: set[Path] = set()
     return [
@@ -149,7 +149,7 @@ def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
             one.image,
             one.content,
             one.predictions,
-            save(mark(one.content, one.predictions), one.image, folder, taken),
+            save(draw(one.content, one.predictions), one.image, folder, taken),
         )
         for one in answers
     ]

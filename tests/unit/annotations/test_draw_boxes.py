@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from image_sync.cli.draw_boxes import mark, save
+from image_sync.cli.draw_boxes import draw, save
 from image_sync.cli.present import Measure
 from image_sync.config import parse
 from image_sync.domain import Box, DatasetRef, Metric, ModelOutcome, Training, TrainingState
@@ -37,7 +37,7 @@ def coloured(picture: Image.Image) -> tuple[int, int, int, int] | None:
 
 def test_a_box_is_drawn_where_it_is() -> None:
     """Its outline lies on the box's own pixels; the inside stays as it was; each label has its colour."""
-    picture = mark(content(), [found("hole", 50, 60, 90, 100), found("screw", 120, 60, 150, 90)])
+    picture = draw(content(), [found("hole", 50, 60, 90, 100), found("screw", 120, 60, 150, 90)])
 
     hole, screw = picture.getpixel((50, 80)), picture.getpixel((120, 80))
     assert hole == picture.getpixel((89, 80)) == picture.getpixel((70, 99))
@@ -52,7 +52,7 @@ def test_a_box_is_drawn_where_it_is() -> None:
 def test_a_label_has_the_same_colour_in_every_picture() -> None:
     """Whatever else was found there."""
     hole = found("hole", 50, 60, 90, 100)
-    pictures = [mark(content(), [hole, found(name, 120, 60, 150, 90)]) for name in ("dent", "screw", "\ud800")]
+    pictures = [draw(content(), [hole, found(name, 120, 60, 150, 90)]) for name in ("dent", "screw", "\ud800")]
 
     assert len({picture.getpixel((50, 80)) for picture in pictures}) == 1
     assert len({picture.getpixel((120, 80)) for picture in pictures}) == 3
@@ -63,7 +63,7 @@ def test_a_label_has_the_same_colour_in_every_picture() -> None:
 )
 def test_boxes_at_the_edge(corners: tuple[float, float, float, float]) -> None:
     """A box that touches, crosses or hardly fills a pixel of the picture is drawn as far as it can be."""
-    picture = mark(content(), [found("a label that is longer than the picture is wide" * 3, *corners)])
+    picture = draw(content(), [found("a label that is longer than the picture is wide" * 3, *corners)])
 
     assert picture.size == (200, 160)
     assert coloured(picture) is not None
@@ -73,7 +73,7 @@ def test_outlines_and_odd_labels() -> None:
     """A polygon is drawn beside its box; labels with control characters and other scripts do no harm."""
     corners = ((20.0, 20.0), (60.0, 20.0), (40.0, 60.0))
     one = Prediction("x\x1b[31m点\n", 0.5, Box("x", 20, 20, 61, 61, polygon=corners))
-    picture = mark(content(kind="JPEG"), [one, Prediction("no place", 0.9)])
+    picture = draw(content(kind="JPEG"), [one, Prediction("no place", 0.9)])
 
     assert picture.getpixel((40, 60)) != (255, 255, 255)
 
@@ -81,7 +81,7 @@ def test_outlines_and_odd_labels() -> None:
 def test_what_is_no_picture_is_told() -> None:
     """A clear error instead of a traceback."""
     with pytest.raises(UsageError, match="cannot be opened"):
-        mark(b"no picture", [])
+        draw(b"no picture", [])
 
 
 def test_names_of_marked_pictures(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from image_sync.cli.demo.scene import Scene
 from image_sync.cli.demo.score import OVERLAP, Score, count
 from image_sync.cli.demo.story import UPLOAD, Ask, Wave
-from image_sync.cli.draw_boxes import mark
+from image_sync.cli.draw_boxes import draw
 from image_sync.domain import Box
 from image_sync.errors import ImageSyncError, UsageError
 from image_sync.platforms.base import Prediction
@@ -104,7 +104,7 @@ def _draw(picture: bytes, found: list[Prediction], target: Path) -> Path:
         size = (opened.width * _ENLARGED, opened.height * _ENLARGED)
         large = io.BytesIO()
         opened.resize(size, Image.Resampling.LANCZOS).save(large, "PNG")
-    drawn = mark(large.getvalue(), [_enlarged(one) for one in found])
+    drawn = draw(large.getvalue(), [_enlarged(one) for one in found])
     try:
         drawn.save(target)
     except OSError as error:
