@@ -186,7 +186,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     world = World(categories=["good"])
     with FakeHttp(script=world, early=world.strikes) as server:
         mvi = MviPlatform(server.url, stop=threading.Event(), api_key=KEY, timeouts=Timeouts(1, 0.25, 0.4))
-        mvi._making.patience, mvi._making.poll, mvi.models._poll = 0.05, 0.01, 0.01
+        mvi._api.patience, mvi._api.poll, mvi.models.poll = 0.05, 0.01, 0.01
         mvi.pictures.ensure_category(DATASET, "good")
         server.requests.clear()
         circuit = Circuit("it", limit=99)

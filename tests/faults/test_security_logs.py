@@ -19,7 +19,7 @@ from image_sync.daemon.assemble import assemble
 from image_sync.errors import ImageSyncError
 from image_sync.log import configure, get_logger, hide, show_text
 from image_sync.platforms import registry
-from image_sync.platforms.mvi.auth import ApiKey
+from image_sync.platforms.mvi.auth import api_key
 from support.configuration import document, write
 from support.fake_http import closed_port
 from support.secrets import KEY, PASSWORD, leaks
@@ -192,4 +192,4 @@ def test_nothing_prints_settings_or_what_is_made_of_them(tmp_path: Path):
         crew.ledger.close()
         text = "\n".join(f"{thing!r} {thing}" for thing in shown)
         assert leaks(text.encode("utf-8", "surrogatepass"), KEY, PASSWORD, "CANARYproxy7") == []
-    assert leaks(repr(ApiKey(KEY)).encode(), KEY) == []
+    assert leaks(repr(api_key(KEY)).encode(), KEY) == []

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
-"""Reads a picture's file, whole or in pieces, and proves before the last one that it is what was checked; raises
-Changed or Unreadable. Called once per attempt, when the bytes are about to be sent, so that one piece of one picture at
-a time is in memory."""
+"""A picture's bytes if they are at hand, proved to be what was checked; else pieces of its file, which is opened when
+the first is asked for: it proves before the last one that it is what was checked, and raises Changed or Unreadable. So
+a piece of one large picture at a time is in memory. Called once per attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,7 @@ class Traits:
     """Whether each training leaves a model of its own, to be deployed; if not, there is one, which always answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one picture of a batch: stored (``remote_id`` may be empty) or refused with a reason."""
 
     key: str
@@ -183,9 +182,9 @@ class Pictures(Protocol):
         ...
 
     def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
-        """Store the pictures under their category, made if there is none: one outcome per picture. *Not repeatable*
-        unless the traits say ``idempotent_uploads``. ``Changed`` and ``Unreadable`` of ``read`` come through as they
-        are, in which case nothing was confirmed."""
+        """Store the pictures under their category, made if there is none: one outcome per picture, in their order. *Not
+        repeatable* unless the traits say ``idempotent_uploads``. ``Changed`` and ``Unreadable`` of ``read`` come
+        through as they are, in which case nothing was confirmed."""
         ...
 
     def find(self, batch: Batch) -> dict[str, str]:

@@ -34,12 +34,12 @@ class _ThisCall(threading.local):
     """Called for each block that goes or comes."""
 
     def moves(self) -> float:
-        """Called for each block; seconds that are left. Raises TimeoutError when the request's time is over."""
+        """Called for each block; seconds that it may take. Raises TimeoutError when the request's time is over."""
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request's time is over")
         self.alive()
-        return left
+        return min(left, self.read)
 
 
 this_call = _ThisCall()
@@ -56,7 +56,7 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(min(this_call.moves(), this_call.read))
+        self._sock.settimeout(this_call.moves())
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -79,11 +79,10 @@ class _Observed:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        self._stands()
+        this_call.connected = True
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is not None:
-            self._stands()
+        this_call.connected = self.sock is not None
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
@@ -96,15 +95,10 @@ class _Observed:
         else:
             _send_gathered(self.sock, data)
 
-    def _stands(self) -> None:
-        this_call.connected = True
-        if self.sock is not None:
-            self.sock.settimeout(this_call.read)  # for each block that is sent; the library leaves that for connecting
-
 
 def _send_gathered(sock: socket.socket, buffers: list[Any]) -> None:
     while buffers:
-        this_call.moves()
+        sock.settimeout(this_call.moves())  # the library's own is that for connecting
         sent = sock.sendmsg(buffers[:_MOST_BUFFERS])
         whole = 0
         while whole < len(buffers) and sent >= len(buffers[whole]):
@@ -118,7 +112,7 @@ def _send_gathered(sock: socket.socket, buffers: list[Any]) -> None:
 def _send_joined(sock: socket.socket, buffers: Sequence[bytes]) -> None:
     view = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers))
     for at in range(0, len(view), _BLOCK):
-        this_call.moves()
+        sock.settimeout(this_call.moves())
         sock.sendall(view[at : at + _BLOCK])
 
 

@@ -37,9 +37,12 @@ class Part(NamedTuple):
 
     @classmethod
     def of_picture(cls, name: str, picture: Picture, read: Reader) -> Part:
-        """A picture under its key, read when its turn comes."""
+        """A picture under its key: its bytes, if they are at hand, else read when its turn comes."""
+        content = read(picture)
         kind = _CONTENT_TYPES.get(picture.key.rpartition(".")[2].lower(), "application/octet-stream")
-        return cls(name, partial(read, picture), filename=picture.key, content_type=kind, size=picture.size)
+        return cls(
+            name, content if isinstance(content, bytes) else partial(read, picture), picture.key, kind, picture.size
+        )
 
 
 class Form:

@@ -6,11 +6,13 @@ After IBM's API document and what IBM's own clients send; success is any 2xx who
 from __future__ import annotations
 
 import contextlib
-import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from image_sync.platforms.http import Answer, Client, Part, Spool, Timeouts, in_doubt, sanitize
+from image_sync.errors import Ambiguous, Refused, Transient
+from image_sync.platforms.http import Answer, Client, Denied, Part, Spool, Timeouts, in_doubt, sanitize
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.auth import Auth
 
@@ -22,6 +24,8 @@ _LISTING_TIMEOUTS = Timeouts(read=120.0, total=600.0)
 _EXPORT_TIMEOUTS = Timeouts(read=300.0, total=4 * 3600.0)
 _SLOWEST_LINE = 10_000.0
 """Bytes a second that an upload is given time for."""
+_LONGEST_POLL = 5.0
+_BAD_REQUEST = 400
 _UNAUTHORISED = 401
 _SOME_FAILED = 422
 
@@ -31,12 +35,18 @@ class Api:
 
     Args:
         timeouts: for all but listings, exports and the time that an upload takes on the line.
+        stop: ends every wait.
     """
 
-    def __init__(self, client: Client, auth: Auth, timeouts: Timeouts) -> None:
+    def __init__(self, client: Client, auth: Auth, timeouts: Timeouts, stop: threading.Event) -> None:
         self._client = client
         self._auth = auth
         self._timeouts = timeouts
+        self.stop = stop
+        self.patience = 30.0
+        """Seconds in which a request that got no answer may still be carried out."""
+        self.poll = 0.5
+        """Seconds until the second look for what it made, about; then twice as long each time."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -74,41 +84,27 @@ class Api:
         what = f"Listing the pictures of dataset {dataset}"
         return self._each(wire.File, f"/datasets/{dataset}/files", what, params=query, timeouts=_LISTING_TIMEOUTS)
 
-    def upload_files(
-        self,
-        dataset: str,
-        files: Sequence[Part],
-        *,
-        category_id: str,
-        category_name: str,
-        metadata: Mapping[str, str],
-        labels: bytes | None = None,
-    ) -> wire.Uploaded | None:
+    def upload_files(self, dataset: str, files: Sequence[Part], fields: Mapping[str, bytes], *, what: str) -> Any:
         """``POST /datasets/{id}/files``. Not repeatable. None: a 2xx with an empty body.
 
-        ``labels``, a JSON array, may only go with a single file. Without ``category_id`` they get no category.
-
-        A list of results is returned whatever it says and, with status 400 or 422, too: some pictures may be stored.
+        ``fields`` come first; without a ``category_id`` the files get no category, and ``labels``, a JSON array, may
+        only go with a single one. A list of results is returned whatever it says and, with status 400 or 422, too: some
+        pictures may be stored.
         """
-        path, what = (
-            f"/datasets/{dataset}/files",
-            f"Uploading {len(files)} pictures{f' of {category_name}' if category_name else ''}",
-        )
-        category = [("category_id", category_id), ("category_name", category_name)] if category_id else []
-        form = [
-            *(Part(name, value.encode()) for name, value in category),
-            Part("user-metadata", json.dumps(dict(metadata)).encode()),
-            *([] if labels is None else [Part("labels", labels)]),
-            *files,
-        ]
+        form = [*(Part(name, value) for name, value in fields.items()), *files]
         size = sum(part.size for part in files)
         timeouts = self._timeouts._replace(total=self._timeouts.total + size / _SLOWEST_LINE)
-        answer = self._send("POST", path, what=what, repeatable=False, form=form, timeouts=timeouts)
-        listed = _result_list(answer)
-        if listed is None and answer.status == _SOME_FAILED and len(files) > 1:
+        answer = self._send(
+            "POST", f"/datasets/{dataset}/files", what=what, repeatable=False, form=form, timeouts=timeouts
+        )
+        if answer.ok or answer.status in {_BAD_REQUEST, _SOME_FAILED}:
+            with contextlib.suppress(ValueError):
+                body = answer.json()
+                if isinstance(body, dict) and isinstance(body.get("resultList"), list) and body["resultList"]:
+                    return body
+        if answer.status == _SOME_FAILED and len(files) > 1:
             raise in_doubt(what, "some were refused, but the server does not say which", repeatable=False)
-        body = listed if listed is not None else self._client.check(answer, what=what, repeatable=False)
-        return None if body is None else wire.parse(wire.Uploaded, body, what=what, repeatable=False)
+        return self._client.check(answer, what=what, repeatable=False)
 
     def change_category(self, dataset: str, file: str, category_id: str) -> None:
         """``POST /datasets/{id}/files/{id}/action``."""
@@ -127,10 +123,11 @@ class Api:
         path, what = f"/datasets/{dataset}/tags", f"Listing the object labels of dataset {dataset}"
         return self._call(list[wire.Tag], "GET", path, what)
 
-    def create_tag(self, dataset: str, name: str) -> None:
-        """``POST /datasets/{id}/tags``. Not repeatable: what a second one does is not documented."""
+    def create_tag(self, dataset: str, name: str) -> str:
+        """``POST /datasets/{id}/tags``: its name. Not repeatable: what a second one does is not documented."""
         what = f"Creating the object label {name}"
         self._do("POST", f"/datasets/{dataset}/tags", what, repeatable=False, body={"name": name})
+        return name
 
     def replace_labels(self, dataset: str, file: str, labels: Sequence[Mapping[str, object]]) -> None:
         """``POST /datasets/{id}/files/{id}/labels``: in place of all labels of the file."""
@@ -227,25 +224,39 @@ class Api:
 
     def _send(self, method: str, path: str, **request: Any) -> Answer:
         token = self._auth.token()
-        answer = self._client.send(method, path, headers=_header(token), **request)
+        answer = self._client.send(method, path, headers={"X-Auth-Token": token} if token else {}, **request)
         if answer.status == _UNAUTHORISED:
             # A 401 proves that nothing was done, so this is no repetition.
             token = self._auth.renew(token)
-            answer = self._client.send(method, path, headers=_header(token), **request)
+            answer = self._client.send(method, path, headers={"X-Auth-Token": token}, **request)
         if answer.status != _UNAUTHORISED:
             self._auth.accepted(token)
         return answer
 
+    def create_once(self, make: Callable[[], T], find: Callable[[], T | None]) -> T:
+        """What ``make`` makes, called once; or, after it failed, what ``find`` finds.
 
-def _header(token: str) -> dict[str, str]:
-    return {"X-Auth-Token": token} if token else {}
+        MVI makes another one whenever it is asked. What was to be made may be there in spite of the failure: the answer
+        got lost, or somebody else was quicker.
 
-
-def _result_list(answer: Answer) -> dict[str, Any] | None:
-    if not (200 <= answer.status <= 299 or answer.status in {400, _SOME_FAILED}):  # noqa: PLR2004 - the 2xx statuses
-        return None
-    try:
-        body = answer.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) and isinstance(body.get("resultList"), list) and body["resultList"] else None
+        Raises:
+            Refused: the server said no, and it is not there.
+            Transient: there was no answer, and it has not appeared. A later call looks first, too.
+        """
+        try:
+            return make()
+        except (Refused, Denied) as error:
+            found = find()
+            if found is not None:
+                return found
+            if isinstance(error, Denied):
+                raise Refused(error.what) from error
+            raise
+        except Ambiguous as error:
+            doubt = error
+        give_up, poll = time.monotonic() + self.patience, self.poll
+        while (found := find()) is None:
+            if time.monotonic() >= give_up or self.stop.wait(poll):
+                raise Transient(doubt.what, hint="It was looked for since, and is not there") from doubt
+            poll = min(2 * poll, _LONGEST_POLL)
+        return found

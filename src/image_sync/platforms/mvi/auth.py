@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from copy import copy
-from typing import Protocol
 
 from image_sync.errors import NotFound, PlatformError, Refused, Unauthorised
 from image_sync.log import get_logger, hide
@@ -21,60 +20,38 @@ _BREATH = 1.0
 """Seconds in which threads that wait for a login share its failure."""
 
 
-class Auth(Protocol):
-    """Gives the value of the token header, and a new one when the server refused it."""
+class FixedToken:
+    """A value that does not change: an API key as MVI 8 and newer give out, or nothing for a server without users."""
+
+    def __init__(self, token: str, refusal: str, hint: str) -> None:
+        self._token = token
+        self._refusal = refusal
+        self._hint = hint
 
     def token(self) -> str:
-        """The present value; empty: send no header."""
-        ...
+        """The value of the token header; empty: send no header."""
+        return self._token
 
-    def renew(self, refused: str) -> str:
-        """A value other than the refused one. Raises Unauthorised when there is none."""
-        ...
-
-    def accepted(self, token: str) -> None:
-        """Tell it that the server took this value."""
-        ...
-
-
-class Anonymous:
-    """No credentials: fine for a server without users."""
-
-    def token(self) -> str:
-        """Nothing."""
-        return ""
-
-    def renew(self, refused: str) -> str:  # noqa: ARG002 - the protocol
-        """Never."""
-        raise Unauthorised(
-            "The server wants to know who we are",
-            hint="Put credentials.api_key, or username and password, into the configuration",
-        )
+    def renew(self, refused: str) -> str:  # noqa: ARG002 - as Password has it
+        """Never: the same value is tried again a little later, and a new one comes with a new configuration."""
+        raise Unauthorised(self._refusal, hint=self._hint)
 
     def accepted(self, token: str) -> None:
-        """Nothing to learn."""
+        """There is nothing to learn."""
 
 
-class ApiKey:
-    """An API key as MVI 8 and newer give out; it does not run out, but it can be revoked."""
+def anonymous() -> FixedToken:
+    """No credentials."""
+    hint = "Put credentials.api_key, or username and password, into the configuration"
+    return FixedToken("", "The server wants to know who we are", hint)
 
-    def __init__(self, key: str) -> None:
-        hide(key, key.strip())
-        self._key = header_value(key, "credentials.api_key")
 
-    def token(self) -> str:
-        """The key itself."""
-        return self._key
-
-    def renew(self, refused: str) -> str:  # noqa: ARG002 - the protocol
-        """Never: whoever calls tries the same key a little later, and a new one comes with a new configuration."""
-        raise Unauthorised(
-            "The API key was refused (revoked or mistyped?)",
-            hint="Make a new one in MVI under your user's API keys and put it in credentials.api_key",
-        )
-
-    def accepted(self, token: str) -> None:
-        """Nothing to learn."""
+def api_key(key: str) -> FixedToken:
+    """An API key; it does not run out, but it can be revoked. Raises ConfigError when no header can carry it."""
+    hide(key, key.strip())
+    hint = "Make a new one in MVI under your user's API keys and put it in credentials.api_key"
+    refusal = "The API key was refused (revoked or mistyped?)"
+    return FixedToken(header_value(key, "credentials.api_key"), refusal, hint)
 
 
 class Password:
@@ -97,12 +74,16 @@ class Password:
         self._tried_at = float("-inf")
 
     def token(self) -> str:
-        """The present token; the first call logs in."""
+        """The value of the token header; the first call logs in."""
         with self._lock:
             return self._token or self._sign_in()
 
     def renew(self, refused: str) -> str:
-        """Another token than the refused one: another thread's if it was quicker, else from a login."""
+        """Another token than the refused one: another thread's if it was quicker, else from a login.
+
+        Raises:
+            Unauthorised: there is none to be had.
+        """
         with self._lock:
             if self._token and self._token != refused:
                 return self._token
@@ -139,6 +120,10 @@ class Password:
             self._tried_at = self._clock()
         _log.info("mvi.signed_in")
         return self._token
+
+
+Auth = FixedToken | Password
+"""Gives the value of the token header, and a new one when the server refused it."""
 
 
 def log_in(client: Client, username: str, password: str) -> str:

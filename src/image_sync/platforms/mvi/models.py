@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Part, sanitize
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
-from image_sync.platforms.mvi.making import Making
 
 _READY = "ready"
 _BROKEN = {"failed", "error", "aborted"}
@@ -32,22 +30,14 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Models:
-    """The model part of the platform.
+    """The model part of the platform."""
 
-    Args:
-        stop: ends the wait for a deployment at once.
-        deploy_timeout: seconds for which a deployment is waited for in one go.
-        poll: seconds between two looks at it.
-    """
-
-    def __init__(
-        self, api: Api, making: Making, stop: threading.Event, *, deploy_timeout: float = 600.0, poll: float = 1.0
-    ) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._making = making
-        self._stop = stop
-        self._deploy_timeout = deploy_timeout
-        self._poll = poll
+        self.poll = 1.0
+        """Seconds between two looks at a deployment."""
+        self.deploy_timeout = 600.0
+        """Seconds for which a deployment is waited for in one go."""
 
     def of_dataset(self, dataset: DatasetRef) -> list[Model]:
         """Those of one dataset, newest first."""
@@ -70,16 +60,16 @@ class Models:
     def deploy(self, model: Model) -> None:
         """Deploy it, unless it is deployed or becoming so, and wait until it is ready."""
         if self._webapi(model) is None:
-            self._making.made(lambda: self._deployed(model), lambda: self._webapi(model) is not None or None)
-        give_up = time.monotonic() + self._deploy_timeout
+            self._api.create_once(lambda: self._deployed(model), lambda: self._webapi(model) is not None or None)
+        give_up = time.monotonic() + self.deploy_timeout
         while not self._is_deployed(model):
             if time.monotonic() > give_up:
                 raise Transient(
-                    f"The model {model.name} is not ready {self._deploy_timeout:g} s after it was deployed",
+                    f"The model {model.name} is not ready {self.deploy_timeout:g} s after it was deployed",
                     hint="Look at it in MVI: it may be waiting for a free GPU",
-                    retry_after=self._deploy_timeout,
+                    retry_after=self.deploy_timeout,
                 )
-            if self._stop.wait(self._poll):
+            if self._api.stop.wait(self.poll):
                 raise Transient(f"Stopped waiting for the model {model.name}; its deployment goes on")
 
     def undeploy(self, model: Model) -> None:

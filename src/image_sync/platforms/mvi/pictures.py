@@ -1,24 +1,25 @@
-"""Pictures at MVI: sent under their category, found again after doubt, listed, given another category, deleted."""
+"""Pictures at MVI: sent under their category, found again after doubt, listed, given another category, deleted.
+
+With them what is marked in them: tags are made as needed, labels are in MVI's own form.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from image_sync.domain import Annotation, Batch, DatasetRef
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Unfit
 from image_sync.platforms.base import Outcome, Reader, RemotePicture
 from image_sync.platforms.http import Part
-from image_sync.platforms.mvi import wire
+from image_sync.platforms.mvi import upload_results, wire
 from image_sync.platforms.mvi.api import Api
-from image_sync.platforms.mvi.labels import Labels
-from image_sync.platforms.mvi.making import Making
-from image_sync.platforms.mvi.outcomes import outcomes, unfit
-from image_sync.platforms.mvi.wanted import Wanted
 
 T = TypeVar("T")
 
@@ -27,18 +28,25 @@ _MOST_BACKS = 10
 _FEW = 10
 """So many pictures are asked for one by one; for more of them the list is quicker."""
 _QUOTABLE = re.compile(r"[A-Za-z0-9_.\- ]+")
+_SKEW = 86_400.0
+"""Seconds by which the server's clock may be behind ours."""
 
 
 class Pictures:
     """The datasets at MVI, their categories and pictures."""
 
-    def __init__(self, api: Api, making: Making, labels: Labels) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._making = making
-        self._labels = labels
         self._lock = threading.Lock()
-        self._categories: dict[str, dict[str, str]] = {}
-        """Dataset -> normal name -> id: each upload asks for it."""
+        self._categories = _Names(
+            api,
+            lambda dataset: ((category.name, category.id) for category in api.categories(dataset)),
+            lambda dataset, name: api.create_category(dataset, name).category_id,
+            wire.normal,
+        )
+        self._tags = _Names(
+            api, lambda dataset: ((tag.name, tag.name) for tag in api.tags(dataset)), api.create_tag, _tag_name
+        )
 
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The newest of this name: MVI does not keep names unique."""
@@ -49,47 +57,38 @@ class Pictures:
     def ensure_dataset(self, name: str) -> DatasetRef:
         """The dataset of this name, made if there is none."""
         with self._lock:
-            return self.find_dataset(name) or self._making.made(
+            return self.find_dataset(name) or self._api.create_once(
                 lambda: DatasetRef(self._api.create_dataset(name).dataset_id, name), lambda: self.find_dataset(name)
             )
 
     def ensure_category(self, dataset: DatasetRef, name: str) -> str:
         """The category's id, which is made if there is none, and remembered."""
-        with self._lock:
-            known = self._categories.get(dataset.id, {}).get(wire.normal(name))
-            return known or self._find_category(dataset, name) or self._make_category(dataset, name)
-
-    def _find_category(self, dataset: DatasetRef, name: str) -> str | None:
-        categories = list(self._api.categories(dataset.id))
-        found = {wire.normal(category.name): category.id for category in reversed(categories)}
-        self._categories[dataset.id] = found
-        return found.get(wire.normal(name))
-
-    def _make_category(self, dataset: DatasetRef, name: str) -> str:
-        identity = self._making.made(
-            lambda: self._api.create_category(dataset.id, name).category_id, lambda: self._find_category(dataset, name)
-        )
-        self._categories.setdefault(dataset.id, {})[wire.normal(name)] = identity
-        return identity
-
-    def _forget(self, dataset_id: str) -> None:
-        with self._lock:
-            self._categories.pop(dataset_id, None)
+        return self._categories.ensure(dataset.id, name)
 
     def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
-        """Other objects for a stored picture."""
-        self._labels.annotate(dataset, remote_id, annotation)
+        """Mark these objects in place of all that is marked there."""
+        labels = self._labels(dataset, annotation)
+        try:
+            self._api.replace_labels(wire.checked(dataset.id, "dataset"), wire.checked(remote_id, "picture"), labels)
+        except (NotFound, Refused):
+            self._tags.forget(dataset.id)
+            raise
+
+    def _labels(self, dataset: DatasetRef, annotation: Annotation) -> list[dict[str, object]]:
+        # Tags are ensured first: no document says that a label makes its tag.
+        tags = {
+            label: self._tags.ensure(dataset.id, label) for label in sorted({box.label for box in annotation.boxes})
+        }
+        return [_label(box, tags[box.label], annotation) for box in annotation.boxes]
 
     def upload(self, batch: Batch, read: Reader) -> list[Outcome]:
         """One request for all; outcomes from its answer, or from what then lies there."""
         marked = batch.pictures[0].annotation if len(batch.pictures) == 1 else ""
-        labels = self._labels.part(batch.dataset, Annotation.from_text(marked)) if marked else None
-        known = self._in_category(
-            batch.dataset, batch.category, lambda category_id: self._sent(batch, read, category_id, labels)
-        )
+        labels = self._labels(batch.dataset, Annotation.from_text(marked)) if marked else None
+        known = self._in_category(batch.dataset, batch.category, partial(self._sent, batch, read, labels))
         if labels is not None:
             # Only an answer about this very request proves that its labels were taken, too.
-            known = {key: replace(outcome, annotated=not outcome.refused) for key, outcome in known.items()}
+            known = {key: outcome._replace(annotated=not outcome.refused) for key, outcome in known.items()}
         if len(known) < len(batch.pictures):
             known = self._looked_up(batch) | known
         if len(known) < len(batch.pictures):
@@ -100,24 +99,27 @@ class Pictures:
             )
         return [known[picture.key] for picture in batch.pictures]
 
-    def _sent(self, batch: Batch, read: Reader, category_id: str, labels: bytes | None) -> dict[str, Outcome]:
+    def _sent(
+        self, batch: Batch, read: Reader, labels: list[dict[str, object]] | None, category_id: str
+    ) -> dict[str, Outcome]:
         """What the answer tells of the pictures. Raises Refused when none was taken, Unfit when one was alone in it."""
+        what = f"Uploading {_counted(batch)}"
+        fields = {}
+        if category_id:
+            fields = {"category_id": category_id.encode(), "category_name": batch.category.encode()}
+        fields["user-metadata"] = json.dumps({"batch": batch.id, "source": "image-sync"}).encode()
+        if labels is not None:
+            fields["labels"] = json.dumps(labels).encode()
+        files = [Part.of_picture("files", picture, read) for picture in batch.pictures]
         try:
-            uploaded = self._api.upload_files(
-                batch.dataset.id,
-                [Part.of_picture("files", picture, read) for picture in batch.pictures],
-                category_id=category_id,
-                category_name=batch.category,
-                metadata={"batch": batch.id, "source": "image-sync"},
-                labels=labels,
-            )
+            body = self._api.upload_files(batch.dataset.id, files, fields, what=what)
         except Refused as error:
-            if len(batch.pictures) == 1 and unfit(error.words):
+            if len(batch.pictures) == 1 and upload_results.unfit(error.words):
                 raise Unfit(error.what, hint=error.hint) from None
             raise
-        known = outcomes(batch.pictures, uploaded) if uploaded else {}
+        known = {} if body is None else upload_results.outcomes(batch.pictures, body, what=what)
         if len(known) == len(batch.pictures) and all(one.refused and not one.unfit for one in known.values()):
-            raise Refused(f"Uploading {_counted(batch)}: {next(iter(known.values())).refused}")
+            raise Refused(f"{what}: {next(iter(known.values())).refused}")
         return known
 
     def _in_category(self, dataset: DatasetRef, category: str, call: Callable[[str], T]) -> T:
@@ -129,7 +131,7 @@ class Pictures:
         try:
             return call(category_id)
         except (NotFound, Refused) as error:
-            self._forget(dataset.id)
+            self._categories.forget(dataset.id)
             if isinstance(error, Unfit):
                 raise
             try:
@@ -146,7 +148,7 @@ class Pictures:
         The first two are shortcuts that old releases ignore or refuse. Only the list can prove that a picture is
         not there, so it is read whenever one is missing. Without a category it is that of the whole dataset.
         """
-        wanted = Wanted(batch)
+        wanted = PictureMatcher(batch)
         dataset = batch.dataset.id
         if batch.id:
             wanted.take(self._query(dataset, f'user_metadata.batch == "{batch.id}"', len(batch.pictures)))
@@ -169,7 +171,7 @@ class Pictures:
         A few are asked for one by one; many, or those of a server that does not answer such questions, are picked
         out of the list of the whole dataset. The list of one category would not do: people sort pictures anew.
         """
-        wanted = Wanted(batch)
+        wanted = PictureMatcher(batch)
         dataset = batch.dataset
         files = self._named(dataset, [picture.key for picture in batch.pictures])
         if files is None:
@@ -290,3 +292,113 @@ class Pictures:
 
 def _counted(batch: Batch) -> str:
     return f"{len(batch.pictures)} pictures{f' of {batch.category}' if batch.category else ''}"
+
+
+class _Names:
+    """What is known in each dataset under a name: found, or made once, and remembered.
+
+    Args:
+        listed: name and id of all that a dataset has, newest first.
+        make: makes one of this name in a dataset, and gives its id.
+        normal: the spelling by which names are compared.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        listed: Callable[[str], Iterable[tuple[str, str]]],
+        make: Callable[[str, str], str],
+        normal: Callable[[str], str],
+    ) -> None:
+        self._api = api
+        self._normal = normal
+        self._listed = listed
+        self._make = make
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[str, str]] = {}
+
+    def ensure(self, dataset: str, name: str) -> str:
+        """The id of what has this name there."""
+        normal = self._normal(name)
+        with self._lock:
+            known = self._known.get(dataset, {}).get(normal) or self._find(dataset, normal)
+            if known is None:
+                known = self._api.create_once(lambda: self._make(dataset, name), lambda: self._find(dataset, normal))
+                self._known.setdefault(dataset, {})[normal] = known
+            return known
+
+    def forget(self, dataset: str) -> None:
+        """What is known of this dataset may be out of date."""
+        with self._lock:
+            self._known.pop(dataset, None)
+
+    def _find(self, dataset: str, normal: str) -> str | None:
+        listed = list(self._listed(dataset))
+        self._known[dataset] = {self._normal(name): identity for name, identity in reversed(listed) if name}
+        return self._known[dataset].get(normal)
+
+
+class PictureMatcher:
+    """The pictures of a batch, and those of them that were found."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._pictures = {wire.normal(picture.key): picture for picture in batch.pictures}
+        self._ages: dict[str, float] = {}
+        self.found: dict[str, str] = {}
+        """Key -> id."""
+
+    @property
+    def missing(self) -> set[str]:
+        """Keys that were not found yet."""
+        return {picture.key for picture in self._pictures.values()} - self.found.keys()
+
+    def take(self, files: Iterable[wire.File]) -> None:
+        """Keep those that are wanted: servers answer queries that they do not understand with other files."""
+        for file in files:
+            key = self.key_of(file)
+            if key is None:
+                continue
+            age = file.uploaded_at or 0.0
+            # Of several copies the oldest counts: it is the one that a clean-up of duplicates leaves.
+            if key not in self.found or age <= self._ages[key]:
+                self.found[key], self._ages[key] = file.id, age
+
+    def key_of(self, file: wire.File) -> str | None:
+        """The key of the picture that this file is, or None when it is none of them."""
+        picture = self._pictures.get(wire.normal(file.original_file_name))
+        return picture.key if picture is not None and self._ours(picture, file) else None
+
+    def _ours(self, picture: Picture, file: wire.File) -> bool:
+        if f".{picture.sha256[:16]}" in picture.key:
+            return True  # the name holds the content's hash, so the name alone says it
+        if file.size is not None and file.size != picture.size:
+            return False
+        if file.category_name and wire.normal(file.category_name) != wire.normal(self._batch.category):
+            return False
+        uploaded_at = wire.seconds(file.uploaded_at)
+        return uploaded_at is None or uploaded_at >= self._batch.claimed_at - _SKEW
+
+
+def _label(box: Box, name: str, annotation: Annotation) -> dict[str, object]:
+    """One label. MVI counts in whole pixels: the box is rounded outward, as far as the picture goes."""
+    entry: dict[str, object] = {
+        "name": name,
+        "bndbox": {
+            "xmin": max(0, math.floor(box.left)),
+            "ymin": max(0, math.floor(box.top)),
+            "xmax": min(annotation.width, math.ceil(box.right)),
+            "ymax": min(annotation.height, math.ceil(box.bottom)),
+        },
+    }
+    if box.polygon:
+        corners = [
+            [min(max(round(x), 0), annotation.width), min(max(round(y), 0), annotation.height)] for x, y in box.polygon
+        ]
+        entry["segment_polygons"] = [corners]
+    return entry
+
+
+def _tag_name(label: str) -> str:
+    """MVI tells tags apart by their names in small letters."""
+    return wire.normal(label).strip().casefold()

@@ -9,11 +9,8 @@ from urllib.parse import urlsplit
 from image_sync.errors import ConfigError
 from image_sync.platforms.base import Traits
 from image_sync.platforms.http import Client, Timeouts
-from image_sync.platforms.mvi import wire
+from image_sync.platforms.mvi import auth, wire
 from image_sync.platforms.mvi.api import Api
-from image_sync.platforms.mvi.auth import Anonymous, ApiKey, Auth, Password, log_in
-from image_sync.platforms.mvi.labels import Labels
-from image_sync.platforms.mvi.making import Making
 from image_sync.platforms.mvi.models import Models
 from image_sync.platforms.mvi.pictures import Pictures
 from image_sync.platforms.mvi.trainings import Trainings
@@ -59,15 +56,14 @@ class MviPlatform:
             fault=wire.fault,
             alive=alive,
         )
-        self._auth: Auth = Anonymous()
+        who: auth.Auth = auth.anonymous()
         if api_key:
-            self._auth = ApiKey(api_key)
+            who = auth.api_key(api_key)
         elif username:
-            self._auth = Password(lambda: log_in(client, username, password))
-        self._api = Api(client, self._auth, timeouts)
-        self._making = making = Making(stop)
-        self.pictures = Pictures(self._api, making, Labels(self._api, making))
-        self.models = Models(self._api, making, stop)
+            who = auth.Password(lambda: auth.log_in(client, username, password))
+        self._api = Api(client, who, timeouts, stop)
+        self.pictures = Pictures(self._api)
+        self.models = Models(self._api)
         self.trainings = Trainings(self._api, self.models)
         self.traits = Traits(
             name="mvi",

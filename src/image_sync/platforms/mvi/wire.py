@@ -16,30 +16,26 @@ from image_sync.platforms.http import in_doubt, sanitize
 
 T = TypeVar("T")
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+ID = re.compile(r"(?!\.*$)[A-Za-z0-9_.-]{1,128}")
+"""What may stand in a URL: what the server names becomes part of our next request."""
 _PAIR = 2
-
-
-def usable_id(value: object) -> bool:
-    """Whether it may stand in a URL: what the server names becomes part of our next request."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None and value.strip(".") != ""
 
 
 def checked(value: str, noun: str) -> str:
     """The id, if it may stand in a URL. Raises NotFound when no server can have given it."""
-    if not usable_id(value):
+    if not ID.fullmatch(value):
         raise NotFound(f"{sanitize(value, 60) or 'An empty string'} is not an id of a {noun} at MVI")
     return value
 
 
 def _id(value: object) -> str:
-    if not usable_id(value):
+    if not _id_or_none(value):
         raise ValueError("this is not an id")
     return str(value)
 
 
 def _id_or_none(value: object) -> str:
-    return str(value) if usable_id(value) else ""
+    return value if isinstance(value, str) and ID.fullmatch(value) else ""
 
 
 def _text(value: object) -> str:

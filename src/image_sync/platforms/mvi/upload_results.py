@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from image_sync.domain import Picture
 from image_sync.platforms.base import Outcome
@@ -30,29 +31,53 @@ def unfit(words: str) -> bool:
     return _FAULTY.search(_FILE_NAME.sub("", words)) is not None
 
 
-def outcomes(items: Sequence[Picture], uploaded: wire.Uploaded) -> dict[str, Outcome]:
-    """What the answer says: by name where it has names, by position only if it has none and the lengths match.
+def outcomes(pictures: Sequence[Picture], body: Any, *, what: str) -> dict[str, Outcome]:
+    """Key -> what the answer says of the picture: by name where it has names, by position only if it has none and the
+    lengths match.
 
     One entry that is left over is about the one picture that is: some servers change a name that they do not like.
+
+    Args:
+        what: what was being done, for errors.
+
+    Raises:
+        Ambiguous: the answer has an unexpected shape.
     """
+    if (stored := _all_stored(pictures, body)) is not None:
+        return stored
+    uploaded = wire.parse(wire.Uploaded, body, what=what, repeatable=False)
     entries = uploaded.result_list or []
-    if not entries and uploaded.id and len(items) == 1:
-        return {items[0].key: Outcome(items[0].key, uploaded.id)}
-    keys = {wire.normal(item.key): item.key for item in items}
+    if not entries and uploaded.id and len(pictures) == 1:
+        return {pictures[0].key: Outcome(pictures[0].key, uploaded.id)}
+    keys = {wire.normal(picture.key): picture.key for picture in pictures}
     named: dict[str, wire.UploadEntry] = {}
     for entry in entries:
         for name in map(wire.normal, entry.names):
             if name in keys:
                 named[keys[name]] = entry
                 break
-    if not named and len(entries) == len(items) and not any(_is_foreign(entry) for entry in entries):
-        named = {item.key: entry for item, entry in zip(items, entries, strict=True)}
-    elif len(entries) == len(items) == len(named) + 1:
-        (key,) = {item.key for item in items} - named.keys()
+    if not named and len(entries) == len(pictures) and not any(_is_foreign(entry) for entry in entries):
+        named = {picture.key: entry for picture, entry in zip(pictures, entries, strict=True)}
+    elif len(entries) == len(pictures) == len(named) + 1:
+        (key,) = {picture.key for picture in pictures} - named.keys()
         spare = [entry for entry in entries if keys.keys().isdisjoint(map(wire.normal, entry.names))]
         if spare:
             named[key] = spare[0]
     return {key: _outcome(key, entry) for key, entry in named.items()}
+
+
+def _all_stored(pictures: Sequence[Picture], body: Any) -> dict[str, Outcome] | None:
+    """The usual answer: every picture in its turn, under its name, stored. None for any other."""
+    stored = {}
+    try:
+        for picture, entry in zip(pictures, body["resultList"], strict=True):
+            key, identity = picture.key, entry["id"]
+            if entry["original_file_name"] != key or entry["result"] != "success" or not wire.ID.fullmatch(identity):
+                return None
+            stored[key] = Outcome(key, identity)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return stored
 
 
 def _is_foreign(entry: wire.UploadEntry) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from image_sync import log
 from image_sync.errors import ConfigError, Transient, Unauthorised
 from image_sync.platforms.http import Timeouts
-from image_sync.platforms.mvi.auth import ApiKey, Password
+from image_sync.platforms.mvi.auth import Password, api_key
 from image_sync.platforms.mvi.platform import MviPlatform
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
 
@@ -225,7 +225,7 @@ def test_no_credentials_send_no_header(platform: Callable[..., MviPlatform], ser
 
 def test_secrets_are_known_to_the_log() -> None:
     """Keys, passwords and tokens are masked from the moment they are known."""
-    ApiKey("Key1-Key2-Key3-Key4")
+    api_key("Key1-Key2-Key3-Key4")
 
     assert log.masked("x Key1-Key2-Key3-Key4 y") == f"x {log.MASK} y"
 
@@ -241,6 +241,6 @@ def test_token_of_a_login_is_masked(platform: Callable[..., MviPlatform], door: 
 def test_unsendable_key_is_refused_before_it_is_sent() -> None:
     """A key with a line break inside is a mistake of the configuration, told without showing it."""
     with pytest.raises(ConfigError) as caught:
-        ApiKey("abc\r\nX-Evil: 1")
+        api_key("abc\r\nX-Evil: 1")
 
     assert "Evil" not in str(caught.value)

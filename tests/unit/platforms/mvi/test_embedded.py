@@ -94,7 +94,7 @@ def model(server: MviServer) -> Model:
 @pytest.fixture
 def patient(mvi: MviPlatform) -> Retrying:
     """The platform with the wrapper that repeats; a hurried one."""
-    mvi.models._poll = mvi._making.poll = 0.05
+    mvi.models.poll = mvi._api.poll = 0.05
     mvi._api._client._timeouts = Timeouts(1, 0.7, 0.7)
     return Retrying(mvi, threading.Event(), first=0.01)
 
@@ -283,7 +283,7 @@ def test_what_must_be_there_once_is_there_once(
     """A lost, broken, late or false answer to making something ends with one of it; asking again makes no second."""
     caller = Caller(server.url, KEY)
     making.clear(caller)
-    mvi._making.patience = 5.0 if carried_out else 0.1
+    mvi._api.patience = 5.0 if carried_out else 0.1
     before = len(server.requests.matching("POST", making.path))
     server.faults.add(replace(fault, method="POST", path=f"{making.path}$"))
 
@@ -303,7 +303,7 @@ def test_two_that_make_the_same_at_once(server: MviServer, making: Making) -> No
     caller = Caller(server.url, KEY)
     making.clear(caller)
     mvi = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
-    mvi.models._poll = 0.05
+    mvi.models.poll = 0.05
     patient = Retrying(mvi, threading.Event(), first=0.01)
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(making.make(patient))) for _ in range(8)]

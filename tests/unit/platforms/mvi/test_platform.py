@@ -86,8 +86,8 @@ def server(release: Release) -> Iterator[FakeHttp]:
 def mvi(server: FakeHttp) -> Iterator[MviPlatform]:
     """The platform."""
     platform = MviPlatform(server.url, stop=threading.Event(), timeouts=Timeouts(2, 2, 5))
-    platform.models._poll = platform._making.poll = 0.01
-    platform._making.patience = 0.1
+    platform.models.poll = platform._api.poll = 0.01
+    platform._api.patience = 0.1
     yield platform
     platform.close()
 
@@ -846,11 +846,11 @@ def test_stop_ends_the_wait_for_a_deployment(mvi: MviPlatform, release: Release)
     release.table["GET /webapis/m-1"] = ok({"_id": "m-1", "status": "starting"})
     release.table["GET /trained-models/m-1"] = ok({"_id": "m-1"})
     release.table["POST /webapis"] = ok({})
-    mvi.models._deploy_timeout = 0.05
+    mvi.models.deploy_timeout = 0.05
     with pytest.raises(Transient, match="not ready"):
         mvi.models.deploy(MODEL)
-    mvi.models._deploy_timeout = mvi.models._poll = 60
-    threading.Timer(0.05, mvi.models._stop.set).start()
+    mvi.models.deploy_timeout = mvi.models.poll = 60
+    threading.Timer(0.05, mvi.models._api.stop.set).start()
     began = time.monotonic()
 
     with pytest.raises(Transient, match="Stopped waiting"):

@@ -168,8 +168,8 @@ def test_a_deployment_that_takes_long_is_left_to_the_caller(mvi: MviPlatform, se
     """It was asked for once; whoever is patient comes back later, instead of hanging in repeats."""
     table["POST /webapis"] = ok({"result": "success", "webapi_id": "m-1"})
     table["GET /trained-models/m-1"] = ok({"_id": "m-1", "usage": "cic"})
-    mvi.models._poll = 0.01
-    mvi.models._deploy_timeout = 0.05
+    mvi.models.poll = 0.01
+    mvi.models.deploy_timeout = 0.05
 
     def script(request: Request) -> Reply:
         posted = any(one.method == "POST" for one in server.requests)
