@@ -13,8 +13,8 @@ import pytest
 from defusedxml.ElementTree import fromstring
 from PIL import Image
 
-from image_sync.cli import plates
 from image_sync_server.mvi.server import MviServer
+from support import plates
 from support.mvi_server import ENDLESS, Caller, archive, picture, serving, until
 
 JPG = picture("dark", 1)

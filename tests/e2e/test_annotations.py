@@ -10,10 +10,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from image_sync.cli import plates
 from image_sync.domain import TrainingState
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
+from support import plates
 from support.annotations import HEIGHT, PICTURE, WIDTH, voc, voc_object
 from support.daemon import Plant
 from support.mvi_server import Caller, contents

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from image_sync.cli import plates
 from image_sync_server.mvi.server import MviServer
+from support import plates
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

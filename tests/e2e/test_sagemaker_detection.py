@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from image_sync.cli import plates
 from image_sync.domain import TrainingState
+from support import plates
 from support.annotations import HEIGHT, WIDTH, coco, voc, voc_object
 from support.commands import one_by_one
 from support.daemon import Plant

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.cli.init.answers import Answers
+from image_sync.cli.init import Answers
 from image_sync.errors import EXIT_CONFIG, EXIT_LEDGER
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.server import MviServer

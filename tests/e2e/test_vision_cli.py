@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_sync.cli import plates
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.server import MviServer
+from support import plates
 from support.mvi_server import Caller, archive, picture, serving, until
 
 VISION = Path(sys.executable).with_name("vision")

@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from image_sync.cli import demo
 from image_sync.cli.app import app
-from image_sync.cli.demo import command
-from image_sync.cli.demo.detection import Detection
-from image_sync.cli.demo.scene import Scene
-from image_sync.cli.demo.score import Score, count, overlap
-from image_sync.cli.demo.sorting import Sorting
-from image_sync.cli.demo.story import TRAINING, UPLOAD
+from image_sync.cli.demo import TRAINING, UPLOAD, Detection, Score, Show, Sorting, count, overlap
 from image_sync.cli.present import Measure
 from image_sync.domain import Box
 from image_sync.errors import UsageError
@@ -74,7 +70,7 @@ def test_another_label_or_place_is_not_right() -> None:
 @pytest.mark.parametrize("kinds", [2, 3, 4, 5, 7])
 def test_waves_of_sorted_pictures_meet_the_thresholds(tmp_path: Path, kinds: int) -> None:
     """Short of the upload threshold, at it, and then enough for both thresholds; the last ones are kept back."""
-    waves = Sorting(shelf(tmp_path, *[14] * kinds)).waves(tmp_path)
+    waves = Sorting(shelf(tmp_path, *[14] * kinds)).waves()
     counts = [wave.pictures for wave in waves]
 
     assert counts[0] < UPLOAD <= counts[1] < UPLOAD + kinds
@@ -93,13 +89,13 @@ def test_too_few_pictures_are_told_at_once(tmp_path: Path) -> None:
     assert "holds 25 pictures, too few" in raised.value.what
     assert "Give 26 or more" in raised.value.hint
     (tmp_path / "kind0/more.png").touch()
-    waves = Sorting(tmp_path).waves(tmp_path)
+    waves = Sorting(tmp_path).waves()
     assert waves[2].pictures - waves[1].pictures == UPLOAD
 
 
-def test_waves_of_plates_bring_some_boxes_late(tmp_path: Path) -> None:
+def test_waves_of_plates_bring_some_boxes_late() -> None:
     """Every plate comes once with one file of boxes; some of the first wave lack theirs until the second one."""
-    first, second, third = Detection().waves(tmp_path / "stock")
+    first, second, third = Detection().waves()
     files = [source for wave in (first, second, third) for source, _ in wave.files]
 
     assert first.pictures - first.waiting < UPLOAD == first.pictures
@@ -122,25 +118,15 @@ def test_without_the_drawing_library_one_line_says_how_to_get_it(
     monkeypatch.delitem(sys.modules, "image_sync.cli.charts", raising=False)
     monkeypatch.delattr("image_sync.cli.charts", raising=False)
     monkeypatch.chdir(tmp_path)
-    command._plot(Detection(), None, None, Measure("accuracy", None), Scene(Console()))  # type: ignore[arg-type]
+    demo._plot(Detection(), None, None, Measure("accuracy", None), Show(Console()))  # type: ignore[arg-type]
 
     assert "pip install 'image-sync[plot]'" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_numpy_the_detection_demo_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plates cannot be drawn: exit 2, and the extra to install."""
-    monkeypatch.setitem(sys.modules, "image_sync.cli.plates", None)
-    monkeypatch.delattr("image_sync.cli.plates", raising=False)
-    with pytest.raises(UsageError) as raised:
-        Detection()
-
-    assert "image-sync[server]" in raised.value.hint
-
-
 def test_the_detection_demo_takes_no_pictures() -> None:
-    """`--detection --images` is refused: it draws its own."""
+    """`--detection --images` is refused: it brings its own."""
     done = CliRunner().invoke(app, ["demo", "--detection", "--images", "images"])
 
     assert isinstance(done.exception, UsageError)
-    assert "draws its own pictures" in done.exception.what
+    assert "brings its own pictures" in done.exception.what

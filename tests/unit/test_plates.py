@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from PIL import Image
 
-from image_sync.cli import plates
+from support import plates
 
 
 def test_plates_come_with_an_annotation_each(tmp_path):

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from image_sync.cli import plates
 from image_sync_server.learn.boxes import Mark, precisions
 from image_sync_server.learn.detector import Detector, train
 from image_sync_server.learn.learner import Point, StopTraining, model_file, read_model_file
@@ -31,6 +30,7 @@ from image_sync_server.learn.windows import (
     shapes_for,
 )
 from image_sync_server.mvi.models import read_model
+from support import plates
 
 FEW: dict[str, object] = {"max_iter": 40}
 
