@@ -64,6 +64,7 @@ docs: $(VENV)/.installed  ## build the pages in docs/ as a site in build/docs, t
 
 images: $(VENV)/.installed  ## draw the pictures in images/ anew
 	$(BIN)/python images/make_images.py
+	PYTHONPATH=tests $(BIN)/python -m support.plates images/_plates
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache build dist

@@ -53,7 +53,7 @@ def test_a_folder_becomes_a_model_that_answers_and_everything_is_deleted(aws: Aw
 
     assert done.returncode == 0, done.stderr
     (run,) = plant.runs()
-    pictures = sum(1 for _ in IMAGES.glob("*/*.jpg"))
+    pictures = sum(1 for _ in IMAGES.glob("[!_]*/*.jpg"))
     assert (run.state, run.pictures) == (TrainingState.TRAINED, pictures)
     assert run.accuracy is not None
     stored = [key for key in aws.listed() if "/train/" in key or "/validation/" in key]

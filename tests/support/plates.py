@@ -14,6 +14,7 @@ for byte with the same Pillow and NumPy). The plates in ``images/_plates`` are t
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,7 @@ class _Spot(NamedTuple):
     down: float
 
 
-def make(folder: Path, count: int, seed: int) -> list[Path]:
+def make(folder: Path, count: int, seed: int, first: int = 1) -> list[Path]:
     """Draw plates into a folder: ``plate-0001.jpg`` with ``plate-0001.xml`` (Pascal VOC) beside it, and so on.
 
     Returns:
@@ -66,7 +67,7 @@ def make(folder: Path, count: int, seed: int) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, (picture, marks) in enumerate(drawn(count, seed), 1):
+    for number, (picture, marks) in enumerate(drawn(count, seed), first):
         path = folder / f"plate-{number:04d}.jpg"
         # The annotation first: whoever watches the folder finds it when the picture comes.
         path.with_suffix(".xml").write_bytes(
@@ -267,3 +268,8 @@ def _photograph(rng: np.random.Generator, plate: Plane) -> bytes:
 
 def _plane(image: Image.Image) -> Plane:
     return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), 40, 1)
+    make(Path(sys.argv[1]), 12, 2, first=41)
