@@ -52,7 +52,8 @@ def _areas(boxes: Boxes) -> NDArray[np.float64]:
 def _shared(one: Boxes, other: Boxes) -> NDArray[np.float64]:
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    return np.asarray(np.clip(high - low, 0, None).prod(axis=2))
+    sides = np.maximum(high - low, 0)
+    return np.asarray(sides[..., 0] * sides[..., 1])
 
 
 def overlaps(one: Boxes, other: Boxes) -> NDArray[np.float64]:
@@ -98,13 +99,15 @@ def precisions(found: Sequence[Sequence[Find]], marked: Sequence[Sequence[Mark]]
 def _precision(label: str, found: Sequence[Sequence[Find]], marked: Sequence[Sequence[Mark]]) -> float:
     truth = [[mark for mark in marks if mark.label == label] for marks in marked]
     taken = [[False] * len(marks) for marks in truth]
-    finds = sorted(
-        ((find, at) for at, finds in enumerate(found) for find in finds if find.label == label),
-        key=lambda pair: -pair[0].confidence,
-    )
+    finds: list[tuple[float, int, Boxes]] = []
+    for at, some in enumerate(found):
+        own = [find for find in some if find.label == label]
+        rows = overlaps(edges(own), edges(truth[at]))
+        finds += [(find.confidence, at, row) for find, row in zip(own, rows, strict=True)]
+    finds.sort(key=lambda find: -find[0])
     hits = np.zeros(len(finds))
-    for rank, (find, at) in enumerate(finds):
-        overlap = overlaps(edges([find]), edges(truth[at]))[0] * ~np.array(taken[at], dtype=bool)
+    for rank, (_, at, row) in enumerate(finds):
+        overlap = row * ~np.array(taken[at], dtype=bool)
         if overlap.size and overlap.max() >= HIT:
             taken[at][int(overlap.argmax())] = True
             hits[rank] = 1

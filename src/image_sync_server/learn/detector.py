@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
@@ -114,8 +115,9 @@ class Detector:
 
     def scores(self, grid: Grid) -> Floats:
         """Probability of each label, and last of nothing, for each window."""
-        filters, shift = self._folded(self.sight, self.sight_bias)
-        return np.concatenate([self.told(np.maximum(some @ filters + shift, 0)) for some in grid.blocks()])
+        filters, shift = self._scan
+        shift = shift + grid.size @ filters[-2:]
+        return np.concatenate([self.told(np.maximum(some @ filters[:-2] + shift, 0)) for some in grid.blocks()])
 
     def look(self, grids: list[Grid], view: View) -> list[Find]:
         """What is found in the windows of a picture, best first."""
@@ -136,9 +138,18 @@ class Detector:
     def _moved(self, grid: Grid, which: np.ndarray, names: np.ndarray) -> Boxes:
         if not which.size:
             return np.empty((0, 4))
-        filters, shift = self._folded(self.moves, self.start)
+        filters, shift = self._reach
         moves = (grid.figures(which) @ filters + shift).reshape(len(which), -1, 4)[np.arange(len(which)), names]
         return moved(grid.boxes[which], moves)
+
+    @cached_property
+    def _reach(self) -> tuple[Floats, Floats]:
+        return self._folded(self.moves, self.start)
+
+    @cached_property
+    def _scan(self) -> tuple[Floats, Floats]:
+        filters, shift = self._folded(self.sight, self.sight_bias)
+        return windows.scanning(filters), shift
 
     def _folded(self, weights: Floats, bias: Floats) -> tuple[Floats, Floats]:
         """The same linear map for figures that are not standardised yet."""
