@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from image_sync.config.hours import Hours, covers
+from image_sync.config.model import Hours, covers
 from image_sync.domain import Tally, Training, TrainingState, Verdict
 
 _DAY = 86_400.0

@@ -9,7 +9,7 @@ import json5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_sync.config.document import read
+from image_sync.config.json5 import read
 
 JSON = st.recursive(
     st.none()
@@ -60,7 +60,7 @@ def test_both_readers_read_the_same(text: str) -> None:
     """Whatever way a value is written in, both readers find the same value."""
     document = read(text)
 
-    assert document.faults == ()
+    assert document.flaws == ()
     assert document.value == whole(json5.loads(text.replace("\r\n", "\n")))
 
 
@@ -70,5 +70,5 @@ def test_what_ours_takes_json5_takes_too(text: str) -> None:
     """A text that our reader takes without a fault is JSON5, with the same value."""
     document = read(text)
 
-    if not document.faults:
+    if not document.flaws:
         assert document.value == whole(json5.loads(text))

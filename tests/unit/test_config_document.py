@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from image_sync.config.document import Place, read
+from image_sync.config.json5 import Position, read
 
 VALUES: list[tuple[str, Any]] = [
     ('{"a": [1, -2, 3.5, 1e3, true, false, null, "x"]}', {"a": [1, -2, 3.5, 1000.0, True, False, None, "x"]}),
@@ -29,21 +29,21 @@ def test_what_people_write_is_read(text: str, value: Any) -> None:
     """JSON, and JSON as it is written by hand: comments, commas, quotes and numbers of JSON5."""
     document = read(text)
 
-    assert document.faults == ()
+    assert document.flaws == ()
     assert document.value == value
 
 
 def test_every_key_and_item_has_a_place() -> None:
     """Line and column count from 1, whatever ends the lines."""
-    places = read('{\r\n  "a": {"b": 1},\r  c: [\n10, {"d": 2}]\n}').places
+    places = read('{\r\n  "a": {"b": 1},\r  c: [\n10, {"d": 2}]\n}').positions
 
     assert places == {
-        ("a",): Place(2, 3),
-        ("a", "b"): Place(2, 9),
-        ("c",): Place(3, 3),
-        ("c", 0): Place(4, 1),
-        ("c", 1): Place(4, 5),
-        ("c", 1, "d"): Place(4, 6),
+        ("a",): Position(2, 3),
+        ("a", "b"): Position(2, 9),
+        ("c",): Position(3, 3),
+        ("c", 0): Position(4, 1),
+        ("c", 1): Position(4, 5),
+        ("c", 1, "d"): Position(4, 6),
     }
 
 
@@ -81,8 +81,8 @@ def test_mistakes_without_a_plain_meaning_end_the_reading(text: str, place: tupl
     document = read(text)
 
     assert document.broken
-    assert (document.faults[-1].place.line, document.faults[-1].place.column) == place
-    assert expected in document.faults[-1].text
+    assert (document.flaws[-1].position.line, document.flaws[-1].position.column) == place
+    assert expected in document.flaws[-1].text
 
 
 GOES_ON: list[tuple[str, tuple[int, int], str, Any]] = [
@@ -108,12 +108,12 @@ def test_reading_goes_on_where_the_meaning_is_plain(
     document = read(text)
 
     assert not document.broken
-    assert [(fault.place.line, fault.place.column) for fault in document.faults] == [place]
-    assert expected in document.faults[0].text
+    assert [(flaw.position.line, flaw.position.column) for flaw in document.flaws] == [place]
+    assert expected in document.flaws[0].text
     assert document.value == value
 
 
 def test_a_megabyte_is_read_in_a_moment() -> None:
     """Reading takes time in proportion to the length, also for nothing but white space, comments or quotes."""
     for piece in ('{"a": [1, "x"]},', " ", "/**/", "'',", "//\n", "\\", '"\\u0041",'):
-        assert read("[" + piece * (1024 * 1024 // len(piece)) + "]").places is not None
+        assert read("[" + piece * (1024 * 1024 // len(piece)) + "]").positions is not None

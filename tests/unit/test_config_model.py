@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from image_sync.config import difference
-from image_sync.config.hours import covers, parsed
+from image_sync.config.model import covers, parsed
 from image_sync.daemon.assemble import recipe_of, thresholds_of, watch_rules
 from image_sync.platforms.memory import MemoryPlatform
 from support.configuration import mistakes, settings, warnings

@@ -21,7 +21,7 @@ from image_sync.cli import options
 from image_sync.cli.removals import expected
 from image_sync.cli.session import SECRETS, ledger_of, platform_of, settings_of
 from image_sync.config import Settings
-from image_sync.config.strategy import is_detection
+from image_sync.config.model import is_detection
 from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
 from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError

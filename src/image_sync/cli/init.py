@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from image_sync import config
-from image_sync.config import endpoint as endpoints
-from image_sync.config import locations, sagemaker, secret, texts
-from image_sync.config.context import Context
-from image_sync.config.problems import Mistake, printable, show_value
+from image_sync.config import paths, sagemaker, url
+from image_sync.config.credentials import resolve
+from image_sync.config.messages import InvalidValue, printable, show_value
+from image_sync.config.paths import Root, Source
+from image_sync.config.section import name_of
 from image_sync.errors import ConfigError, ImageSyncError, UsageError
 
 PLATFORMS = ("mvi", "sagemaker", "mobius")
@@ -239,14 +240,14 @@ def _ask(answers: Answers, username: str | None, output: Path, former: config.Se
     else:
         was = None if former is None else former.credentials.endpoint or None
         answers.endpoint = answers.endpoint or _prompt(
-            "Address of the server", lambda text: endpoints.parse(text).url, default=was
+            "Address of the server", lambda text: url.parse(text).url, default=was
         )
     if answers.platform == "mvi" and not answers.credentials:
         _ask_credentials(answers, username, output)
     if not answers.folders:
         answers.folders = _ask_folders([] if former is None else [str(folder) for folder in former.folders])
     was = None if former is None else former.dataset.name
-    answers.dataset = answers.dataset or _prompt("Name of the dataset", texts.name, default=was)
+    answers.dataset = answers.dataset or _prompt("Name of the dataset", name_of, default=was)
     questions = {
         "upload": "Upload when this many pictures are waiting",
         "training": "Train when this many were uploaded",
@@ -280,9 +281,9 @@ def _prompt(question: str, check: Callable[[str], str], *, default: str | None =
     def checked(text: str) -> str:
         try:
             return check(text)
-        except Mistake as mistake:
+        except InvalidValue as wrong:
             subject = "it " if hidden else f"{show_value((), text)} "
-            raise typer.BadParameter(mistake.text if mistake.bare else subject + mistake.text) from None
+            raise typer.BadParameter(wrong.text if wrong.bare else subject + wrong.text) from None
 
     return str(
         typer.prompt(question, default=default, value_proc=checked, hide_input=hidden, show_default=bool(default))
@@ -291,7 +292,7 @@ def _prompt(question: str, check: Callable[[str], str], *, default: str | None =
 
 def _count(text: str) -> str:
     if not (text.isascii() and text.isdigit() and 1 <= len(text) <= 9 and int(text) > 0):  # noqa: PLR2004 - below 10**9
-        raise Mistake("is not a whole number of 1 or more")
+        raise InvalidValue("is not a whole number of 1 or more")
     return text
 
 
@@ -306,10 +307,10 @@ def _ask_credentials(answers: Answers, username: str | None, output: Path) -> No
         return
     name = "api_key" if way == "key" else "password"
     if way == "password":
-        answers.credentials["username"] = username or _prompt("User name", texts.name)
+        answers.credentials["username"] = username or _prompt("User name", name_of)
 
     def check(text: str) -> str:
-        return secret.resolve(text, Context(), ("credentials", name), header=way == "key")
+        return resolve(text, Source(), header=way == "key").text
 
     answers.credentials[name] = _prompt("API key" if way == "key" else "Password", check, hidden=True)
     file = output.with_name(_CREDENTIALS[name])
@@ -320,18 +321,22 @@ def _ask_credentials(answers: Answers, username: str | None, output: Path) -> No
 def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text.strip().lower() not in words:
-            raise Mistake(f"is not one of the choices; write {', '.join(words)}")
+            raise InvalidValue(f"is not one of the choices; write {', '.join(words)}")
         return text.strip().lower()
 
     return check
 
 
 def _ask_folders(former: list[str]) -> list[str]:
-    context = Context(file=Path.cwd() / "configuration.json", environ=os.environ)
+    source, roots = Source(environ=os.environ), list[Root]()
     found: list[str] = []
 
     def check(text: str) -> str:
-        return str(locations.folder(text, context, len(found))) if text.strip() else ""
+        if not text.strip():
+            return ""
+        root, _ = paths.folder(text, source, f"folders[{len(found)}]", roots)
+        roots.append(root)
+        return str(root.path)
 
     first = former[0] if former else None
     found.append(_prompt("Folder to watch, with one folder per category in it", check, default=first))

@@ -1,16 +1,29 @@
-"""The section ``credentials``: the server, and who we are there."""
+"""The section ``credentials``: the server, and who we are there; and where passwords and keys are kept."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from image_sync.config import endpoint as endpoints
-from image_sync.config import locations, secret
-from image_sync.config.problems import Mistake, password_in
-from image_sync.config.section import REFERENCE, Secret, Section, context_of, text_of
+from image_sync.config import url
+from image_sync.config.messages import InvalidValue, nearest, printable
+from image_sync.config.paths import Source, decode, expand, read_bytes
+from image_sync.config.section import REFERENCE, Section, is_placeholder, refuse_unprintable
+
+_LARGEST = 64 * 1024
+_KEYS = ("env", "file", "credential")
+_WAYS = '"text", {"file": "path"}, {"env": "NAME"} or {"credential": "NAME"}'
+_PORT = "is not a port; write a whole number from 1 to 65535"
+
+Secret = Annotated[
+    SecretStr | None,
+    Field(strict=False),
+    WithJsonSchema({"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]}),
+]
 
 
 class Credentials(Section):
@@ -22,7 +35,6 @@ class Credentials(Section):
 
     endpoint: str = Field(
         default="",
-        validate_default=True,
         description=(
             "Address of the server, such as `https://mvi.example.com` or `https://host/visual-inspection`. "
             "Required, unless the environment variable `VAPI_BASE_URI` holds it."
@@ -77,120 +89,138 @@ class Credentials(Section):
         json_schema_extra={"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]},
     )
 
-    @model_validator(mode="before")
+    @field_validator("endpoint")
     @classmethod
-    def _take_from_environment(cls, data: Any, info: ValidationInfo) -> Any:
-        context = context_of(info)
-        if not isinstance(data, dict):
-            return data
-        data = {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        # IBM's own names: they must not send pictures for somebody else to an MVI server, or its key to somebody else.
-        environ = {} if context.platform == "mobius" else context.environ
-        if "endpoint" not in data and environ.get("VAPI_BASE_URI"):
-            data["endpoint"] = environ["VAPI_BASE_URI"]
-        context.has_login = bool({"username", "password"} & set(data))
-        if "api_key" not in data and not context.has_login and environ.get("VAPI_TOKEN"):
-            data["api_key"] = {"env": "VAPI_TOKEN"}
-        return data
-
-    @field_validator("endpoint", mode="before")
-    @classmethod
-    def _normalise(cls, value: object, info: ValidationInfo) -> str:
-        context = context_of(info)
-        if value == "" and context.platform == "sagemaker":
-            return ""
-        if value == "" and ("credentials", "endpoint") not in context.places:
-            if context.platform == "memory":
-                return ""
-            example = "http://mobius.example.com:5000" if context.platform == "mobius" else "https://mvi.example.com"
-            raise Mistake(f'is missing; write the server\'s address, such as "{example}"', bare=True)
-        try:
-            server = endpoints.parse(text_of(value))
-        except Mistake as mistake:
-            if ("credentials", "endpoint") in context.places:
-                raise
-            raise Mistake(f"in the environment variable VAPI_BASE_URI {mistake.text}") from None
-        if not server.encrypted and not server.loopback:
-            seen = "pictures" if context.platform == "mobius" else "keys, passwords and pictures"
-            context.warn(
-                ("credentials", "endpoint"),
-                f"the connection is not encrypted: {seen} can be read on the way; use https://",
-            )
-        return server.url
+    def _normalised(cls, value: str) -> str:
+        return url.parse(value).url
 
     @field_validator("port", mode="before")
     @classmethod
     def _number_or_digits(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str):
             if not (value.isascii() and value.isdigit() and len(value) <= 5):  # noqa: PLR2004 - 65535
-                raise Mistake("is not a port; write a whole number from 1 to 65535")
+                raise InvalidValue(_PORT)
             value = int(value)
         if isinstance(value, bool) or (value is not None and not isinstance(value, int)):
-            raise Mistake("is not a port; write a whole number from 1 to 65535")
-        written = endpoints.parse(info.data["endpoint"]).port if info.data.get("endpoint") else None
+            raise InvalidValue(_PORT)
+        written = url.parse(info.data["endpoint"]).port if info.data.get("endpoint") else None
         if value is not None and written is not None and value != written:
-            raise Mistake(f"contradicts the port {written} in endpoint; keep one of the two")
+            raise InvalidValue(f"contradicts the port {written} in endpoint; keep one of the two")
         return value
 
-    @field_validator("username", mode="before")
-    @classmethod
-    def _resolve_username(cls, value: object, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        context = context_of(info)
-        literal = context.literal_secret
-        name = secret.resolve(value, context, ("credentials", "username"))
-        context.literal_secret = literal  # a user name is none
-        return None if info.data.get("api_key") else name
-
-    @field_validator("password", mode="after")
+    @field_validator("password")
     @classmethod
     def _complete(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        context = context_of(info)
-        if not {"api_key", "username"} <= set(info.data):  # wrong in themselves: told already
+        if not {"api_key", "username"} <= set(info.data) or info.data["api_key"]:  # wrong in themselves: told already
             return value
-        if info.data["api_key"]:
-            if context.has_login:
-                context.warn(("credentials", "api_key"), "is used; username and password beside it are ignored")
-            return None
         if value and not info.data["username"]:
-            raise Mistake("stands without a username; add the username, or use api_key alone", bare=True)
+            raise InvalidValue("stands without a username; add the username, or use api_key alone", bare=True)
         if info.data["username"] and not value:
-            raise Mistake("is missing beside username; add it, or use api_key alone", bare=True)
+            raise InvalidValue("is missing beside username; add it, or use api_key alone", bare=True)
         return value
 
-    @field_validator("ca_bundle", mode="before")
+    @field_validator("proxy")
     @classmethod
-    def _certificates(cls, value: object, info: ValidationInfo) -> Path | None:
-        return None if value is None else locations.certificates(text_of(value), context_of(info))
-
-    @field_validator("verify_tls", mode="after")
-    @classmethod
-    def _loud(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value:
-            context_of(info).warn(
-                ("credentials", "verify_tls"),
-                "the server's certificate is not checked: anyone on the way can read and change everything; "
-                "name its authority's certificate in ca_bundle instead",
-            )
-        return value
-
-    @field_validator("proxy", mode="before")
-    @classmethod
-    def _proxy(cls, value: object, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        context = context_of(info)
-        literal = context.literal_secret
-        found = secret.resolve(value, context, ("credentials", "proxy"))
-        if found == secret.UNREAD:
-            return None
-        proxy = endpoints.proxy(found)
-        context.literal_secret = literal or (isinstance(value, str) and bool(password_in(proxy)))
-        return proxy
+    def _proxy(cls, value: str | None) -> str | None:
+        return None if value is None else url.proxy(value)
 
     @model_validator(mode="after")
-    def _join_port(self) -> Self:
-        if self.endpoint and self.port and endpoints.parse(self.endpoint).port is None:
-            self.__dict__["endpoint"] = endpoints.with_port(self.endpoint, self.port)  # frozen from here on
+    def _as_it_is_used(self) -> Self:
+        changes: dict[str, Any] = {"username": None, "password": None} if self.api_key else {}
+        if self.endpoint and self.port and url.parse(self.endpoint).port is None:
+            changes["endpoint"] = url.with_port(self.endpoint, self.port)
+        self.__dict__.update(changes)  # frozen from here on
         return self
+
+
+class Found(NamedTuple):
+    """A secret, the file that it was read from, and what a person should know of that file."""
+
+    text: str
+    file: Path | None = None
+    note: str = ""
+
+
+def refers(value: object) -> bool:
+    """Whether it names one place, as it should: then only what is there can be wrong."""
+    return (
+        isinstance(value, Mapping)
+        and len(value) == 1
+        and set(value) <= set(_KEYS)
+        and all(isinstance(target, str) and target.strip() for target in value.values())
+    )
+
+
+def resolve(value: object, source: Source, *, header: bool = False) -> Found:
+    """The secret that the value holds or names, without white space around it. Raises :class:`InvalidValue`.
+
+    Args:
+        value: from the file: a text, or an object with one of ``env``, ``file`` and ``credential``.
+        header: it will be sent in an HTTP header, which carries Latin-1 only.
+    """
+    if isinstance(value, str):
+        found, where = Found(value), ""
+    elif isinstance(value, Mapping):
+        found, where = _referred(value, source)
+    else:
+        raise InvalidValue(f"is not text; write {_WAYS}", bare=True)
+    text = found.text.strip()
+    if not text:
+        raise InvalidValue(f"is empty{where}; write {_WAYS}, or leave the key out", bare=True)
+    if is_placeholder(text):
+        raise InvalidValue(
+            f"is still the template's placeholder{where}; write the real one, or leave the key out", bare=True
+        )
+    refuse_unprintable(text)
+    if header and any(ord(char) > 0xFF for char in text):  # noqa: PLR2004 - Latin-1
+        raise InvalidValue(f"holds a character that no HTTP header can carry{where}; copy it again", bare=True)
+    return found._replace(text=text)
+
+
+def _referred(value: Mapping[object, object], source: Source) -> tuple[Found, str]:
+    for unknown in set(value) - set(_KEYS):
+        meant = nearest(str(unknown), _KEYS)
+        remedy = f'did you mean "{meant}"?' if meant else f"write {_WAYS}"
+        raise InvalidValue(f'has the unknown key "{printable(str(unknown))}"; {remedy}', bare=True)
+    if len(value) != 1:
+        raise InvalidValue(f"names {len(value)} places; write one of {_WAYS}", bare=True)
+    way, target = next(iter(value.items()))
+    if not isinstance(target, str) or not target.strip():
+        raise InvalidValue(f'has no text for "{way}"; write {_WAYS}', bare=True)
+    if way == "env":
+        if target not in source.environ:
+            raise InvalidValue(
+                f"names the environment variable {printable(target)}, which is not set; set it", bare=True
+            )
+        return Found(source.environ[target]), f" in the environment variable {printable(target)}"
+    path = _credential(target, source) if way == "credential" else expand(target, source)
+    shown = printable(str(path))
+    try:
+        data, status = read_bytes(path, at_most=_LARGEST)
+        text = decode(data)
+    except InvalidValue as wrong:
+        raise InvalidValue(f"names the file {shown}, which {wrong.text}", bare=True) from None
+    # Container platforms mount secrets below /run or a volume of their own, readable by all inside the container.
+    handed_over = way == "credential" and source.environ.get("CREDENTIALS_DIRECTORY")
+    open_to_all = os.name != "nt" and status.st_mode & 0o004 and not handed_over and not shown.startswith("/run/")
+    note = f"the file {shown} can be read by every user; run: chmod 600 {shown}" if open_to_all else ""
+    return Found(text, path, note), f" in the file {shown}"
+
+
+def _credential(name: str, source: Source) -> Path:
+    """The file that systemd hands over; outside of a service, the file of that name beside the configuration."""
+    if name in {".", ".."} or "/" in name or "\0" in name:
+        raise InvalidValue(
+            "names a credential with a path; write only the name that LoadCredential= gives it", bare=True
+        )
+    if folder := source.environ.get("CREDENTIALS_DIRECTORY"):
+        return Path(folder) / name
+    path = source.file.parent / name
+    if not os.path.lexists(path):
+        raise InvalidValue(
+            f"names a systemd credential, but $CREDENTIALS_DIRECTORY is not set, and there is no file "
+            f"{printable(str(path))}; put it there, or start image-sync by a unit with "
+            f"LoadCredential={printable(name)}:/path",
+            bare=True,
+        )
+    return path

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from image_sync.config.problems import nearest, show_value
-from image_sync.config.rules import Choice, Pattern, Real, Rule, Whole, either, fault
-from image_sync.config.strategy import Range
+from image_sync.config.messages import nearest, show_value
+from image_sync.config.model import Range
 
 _SHARE = Range(0, 1)
 _RATE = Range(0, 1, open_low=True)
@@ -32,62 +31,98 @@ COMPUTED = ("num_classes", "num_training_samples")
 """What is counted at the start of each training, whatever the file says."""
 
 
-_SWITCH = Choice(("0", "1"))
-_EARLY: dict[str, Rule] = {
-    "early_stopping": Choice(("True", "False")),
-    "early_stopping_min_epochs": Whole(),
-    "early_stopping_patience": Whole(),
-    "early_stopping_tolerance": Real(_SHARE),
-}
+Rule = Callable[[str], str]
+"""What is wrong with a value as it is sent, and what to write instead; empty when nothing is."""
+
+
+def _whole(low: int = 1, high: int = 10**9) -> Rule:
+    allowed = Range(low, high)
+
+    def wrong(text: str) -> str:
+        if not re.fullmatch(r"-?[0-9]{1,15}", text):
+            return f"is not a whole number; write {allowed}"
+        return "" if allowed.holds(int(text)) else f"is out of range; write {allowed}"
+
+    return wrong
+
+
+def _real(allowed: Range) -> Rule:
+    def wrong(text: str) -> str:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            return f"is not a number; write {allowed}"
+        return "" if allowed.holds(number) else f"is out of range; write {allowed}"
+
+    return wrong
+
+
+def _choice(*words: str) -> Rule:
+    return lambda text: "" if text in words else f"is not one of the choices; write {_either(words)}"
+
+
+def _form(pattern: re.Pattern[str], example: str) -> Rule:
+    return lambda text: "" if pattern.fullmatch(text) else f"cannot be used; write {example}"
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+_SWITCH = _choice("0", "1")
 _COMMON: dict[str, Rule] = {
-    **dict.fromkeys(COMPUTED, Whole()),
+    **dict.fromkeys(COMPUTED, _whole()),
     "use_pretrained_model": _SWITCH,
-    "mini_batch_size": Whole(),
-    "epochs": Whole(),
-    "learning_rate": Real(_RATE),
-    "lr_scheduler_step": Pattern(_STEPS, 'the epochs as a text, such as "10,20"'),
-    "kv_store": Choice(("dist_sync", "dist_async")),
-    **_EARLY,
+    "mini_batch_size": _whole(),
+    "epochs": _whole(),
+    "learning_rate": _real(_RATE),
+    "lr_scheduler_step": _form(_STEPS, 'the epochs as a text, such as "10,20"'),
+    "kv_store": _choice("dist_sync", "dist_async"),
+    "early_stopping": _choice("True", "False"),
+    "early_stopping_min_epochs": _whole(),
+    "early_stopping_patience": _whole(),
+    "early_stopping_tolerance": _real(_SHARE),
 }
 CLASSIFICATION: dict[str, Rule] = {
     **_COMMON,
-    "num_layers": Choice((*DEEP_LAYERS, *SMALL_LAYERS)),
-    "image_shape": Pattern(_SHAPE, '"3,height,width", such as "3,224,224"'),
-    "resize": Whole(),
-    "lr_scheduler_factor": Real(_SHARE),
-    "optimizer": Choice(("sgd", "adam", "rmsprop", "nag")),
-    "momentum": Real(_SHARE),
-    "weight_decay": Real(_SHARE),
-    "beta_1": Real(_SHARE),
-    "beta_2": Real(_SHARE),
-    "eps": Real(_SHARE),
-    "gamma": Real(_SHARE),
-    "augmentation_type": Choice(("crop", "crop_color", "crop_color_transform")),
-    "top_k": Whole(Range(2, 10**9)),
+    "num_layers": _choice(*DEEP_LAYERS, *SMALL_LAYERS),
+    "image_shape": _form(_SHAPE, '"3,height,width", such as "3,224,224"'),
+    "resize": _whole(),
+    "lr_scheduler_factor": _real(_SHARE),
+    "optimizer": _choice("sgd", "adam", "rmsprop", "nag"),
+    "momentum": _real(_SHARE),
+    "weight_decay": _real(_SHARE),
+    "beta_1": _real(_SHARE),
+    "beta_2": _real(_SHARE),
+    "eps": _real(_SHARE),
+    "gamma": _real(_SHARE),
+    "augmentation_type": _choice("crop", "crop_color", "crop_color_transform"),
+    "top_k": _whole(2),
     "multi_label": _SWITCH,
     "use_weighted_loss": _SWITCH,
-    "precision_dtype": Choice(("float32", "float16")),
-    "checkpoint_frequency": Whole(),
+    "precision_dtype": _choice("float32", "float16"),
+    "checkpoint_frequency": _whole(),
 }
 DETECTION: dict[str, Rule] = {
     **_COMMON,
-    "base_network": Choice(BASE_NETWORKS),
-    "image_shape": Whole(Range(300, 10_000)),
-    "lr_scheduler_factor": Real(_OPEN),
-    "optimizer": Choice(("sgd", "adam", "rmsprop", "adadelta")),
-    "momentum": Real(_RATE),
-    "weight_decay": Real(_OPEN),
-    "overlap_threshold": Real(_RATE),
-    "nms_threshold": Real(_RATE),
-    "label_width": Whole(),
-    "freeze_layer_pattern": Pattern(re.compile(r".{1,2500}"), "a regular expression for the names of layers"),
+    "base_network": _choice(*BASE_NETWORKS),
+    "image_shape": _whole(300, 10_000),
+    "lr_scheduler_factor": _real(_OPEN),
+    "optimizer": _choice("sgd", "adam", "rmsprop", "adadelta"),
+    "momentum": _real(_RATE),
+    "weight_decay": _real(_OPEN),
+    "overlap_threshold": _real(_RATE),
+    "nms_threshold": _real(_RATE),
+    "label_width": _whole(),
+    "freeze_layer_pattern": _form(re.compile(r".{1,2500}"), "a regular expression for the names of layers"),
 }
 _DROPPED = {
     "test_iter": "SageMaker validates once in each epoch, with all validation pictures",
     "test_interval": "SageMaker validates once in each epoch, with all validation pictures",
     "ratio": "the share of pictures that is trained on is sagemaker.split",
 }
-_MOST_ITERATIONS = Range(1, 10**7)
 # What a parameter means nothing without: itself, the other one, and the values of that which give it a meaning.
 _NEEDS = (
     ("early_stopping_min_epochs", "early_stopping", ("True",)),
@@ -183,7 +218,7 @@ def shape_of(text: str) -> tuple[int, int, int]:
 
 def _take(reading: Reading, key: str, rule: Rule, value: object) -> None:
     text = _text(key, value)
-    wrong = fault(rule, text)
+    wrong = rule(text)
     if wrong:
         reading.mistakes.append((key, f"{show_value((), value)} {wrong}"))
     elif key in COMPUTED:
@@ -202,7 +237,7 @@ def _text(key: str, value: object) -> str:
 
 
 def _max_iter(reading: Reading, value: object) -> None:
-    wrong = fault(Whole(_MOST_ITERATIONS), _text("max_iter", value))
+    wrong = _whole(1, 10**7)(_text("max_iter", value))
     if wrong:
         reading.mistakes.append(("max_iter", f"{show_value((), value)} {wrong}"))
         return
@@ -221,7 +256,7 @@ def _agree(reading: Reading, key: str, size: str, nn_arch: str) -> None:
 def _relations(values: Mapping[str, str], *, detection: bool) -> Iterator[tuple[str, str]]:
     for key, other, meanings in _NEEDS:
         if key in values and values.get(other, "") not in meanings:
-            wanted = either(tuple(word for word in meanings if word))
+            wanted = _either([word for word in meanings if word])
             yield key, f"means nothing unless {other} is {wanted}; remove it or set that"
     if "lr_scheduler_factor" in values and "lr_scheduler_step" not in values:
         yield "lr_scheduler_factor", "means nothing without lr_scheduler_step; add that"
@@ -241,7 +276,7 @@ def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if pretrained and values.get("num_layers") in SMALL_LAYERS:
         yield (
             "num_layers",
-            f'has no pretrained network; write one of {either(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
+            f'has no pretrained network; write one of {_either(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
         )
     channels, height, width = shape_of(values.get("image_shape", "3,224,224"))
     if channels != CHANNELS:

@@ -1,15 +1,58 @@
-"""The section ``model``: what is trained."""
+"""The section ``model``: what is trained; with what is documented of IBM MVI's training parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Self
+import re
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from image_sync.config import hours, hyperparameters, strategy, texts
-from image_sync.config.problems import Mistake, nearest, show_value
-from image_sync.config.section import Name, Scalar, Seconds, Section, context_of
+from image_sync.config.messages import InvalidValue, Problem, nearest, show_value
+from image_sync.config.section import Name, Scalar, Seconds, Section, is_placeholder, name_of
+
+ARCHITECTURES = ("frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3")
+"""Values of ``nn_arch`` seen in IBM's clients and servers; all of them detect objects."""
+
+_DETECTORS = ("rcnn", "yolo", "ssd", "detectron")
+Hours = tuple[tuple[int, int], ...]
+"""Stretches of the day, from a minute to a minute (0 to 1440); one that ends before it begins goes over midnight."""
+
+_STRETCH = re.compile(r"\s*(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})\s*")
+_DAY = 24 * 60
+_HOUR = 60
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Range(NamedTuple):
+    """A documented range; the ends belong to it unless they are open."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether the number lies in the range."""
+        above = number > self.low if self.open_low else number >= self.low
+        return above and (number < self.high if self.open_high else number <= self.high)
+
+    def __str__(self) -> str:
+        low = f"more than {self.low:g}" if self.open_low else f"{self.low:g}"
+        return f"{low} to {'less than ' if self.open_high else ''}{self.high:g}"
+
+
+# IBM API document, POST /dltasks, "strategy".
+_COMMON = {
+    "momentum": Range(0, 1),
+    "ratio": Range(0.5, 1),
+    "learning_rate": Range(0, 0.01, open_low=True),
+    "weight_decay": Range(0, 0.5, open_low=True, open_high=True),
+    "test_iter": Range(1, 1000),
+    "test_interval": Range(1, 1000),
+}
+_CLASSIFICATION = {**_COMMON, "max_iter": Range(100, 10_000)}
+_DETECTION = {**_COMMON, "max_iter": Range(100, 100_000)}
 
 
 class Model(Section):
@@ -30,7 +73,7 @@ class Model(Section):
         default=None,
         description=(
             "Kind of network; left out: the server's classification default. "
-            f"For detection: {', '.join(f'`{name}`' for name in strategy.ARCHITECTURES)}."
+            f"For detection: {', '.join(f'`{name}`' for name in ARCHITECTURES)}."
         ),
     )
     pretrained_model: str | None = Field(
@@ -96,76 +139,105 @@ class Model(Section):
     )
 
     @property
-    def quiet(self) -> hours.Hours:
+    def quiet(self) -> Hours:
         """The quiet hours in minutes of the day."""
-        return () if self.quiet_hours is None else hours.parsed(self.quiet_hours)
+        return () if self.quiet_hours is None else parsed(self.quiet_hours)
 
     @property
     def is_detection(self) -> bool:
         """Whether the architecture finds objects in pictures, instead of sorting whole pictures."""
-        return strategy.is_detection(self.nn_arch)
+        return is_detection(self.nn_arch)
 
     @field_validator("action", mode="before")
     @classmethod
     def _nothing(cls, value: object) -> object:
         return "none" if value is None or value == "nothing" else value
 
-    @field_validator("nn_arch", mode="after")
+    @field_validator("nn_arch")
     @classmethod
-    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        value = texts.name(value)
-        if context_of(info).platform == "sagemaker":
-            if hyperparameters.network(value) is None:
-                raise Mistake(f"is not a network of SageMaker; write one of {', '.join(hyperparameters.networks())}")
-            return value
-        if value not in strategy.ARCHITECTURES:
-            meant = nearest(value, strategy.ARCHITECTURES)
-            context_of(info).warn(
-                ("model", "nn_arch"),
-                f'"{value}" is not known here and is passed on as it is'
-                + (f'; did you mean "{meant}"?' if meant else f"; known are {', '.join(strategy.ARCHITECTURES)}"),
-            )
-        return value
+    def _named(cls, value: str | None) -> str | None:
+        return None if value is None else name_of(value)
 
-    @field_validator("pretrained_model", mode="after")
+    @field_validator("pretrained_model")
     @classmethod
     def _base(cls, value: str | None) -> str | None:
-        return None if value is None else texts.model_id(value)
+        """It becomes part of an address."""
+        if value is not None and is_placeholder(value):
+            raise InvalidValue('is a placeholder; write the id of a model, "latest" or "none", or leave the key out')
+        if value is not None and not _ID.fullmatch(value):
+            raise InvalidValue('is not a model id; write letters, digits, - and _ only, or "latest" or "none"')
+        return value
 
-    @field_validator("quiet_hours", mode="after")
+    @field_validator("quiet_hours")
     @classmethod
     def _times(cls, value: str | None) -> str | None:
         if value is not None:
-            hours.parsed(value)
-        return value
-
-    @model_validator(mode="after")
-    def _deployment(self, info: ValidationInfo) -> Self:
-        if self.min_gain and self.deploy != "better":
-            context_of(info).warn(("model", "min_gain"), 'has no effect unless model.deploy is "better"')
-        if self.min_accuracy is not None and self.deploy == "never":
-            context_of(info).warn(("model", "min_accuracy"), 'has no effect while model.deploy is "never"')
-        return self
-
-    @field_validator("strategy", mode="after")
-    @classmethod
-    def _ranges(cls, value: Mapping[str, Scalar], info: ValidationInfo) -> Mapping[str, Scalar]:
-        if context_of(info).platform == "sagemaker":
-            return _of_sagemaker(value, info)
-        for key, text in strategy.doubts(value, detection=strategy.is_detection(info.data.get("nn_arch"))):
-            context_of(info).warn(("model", "strategy", key), text)
+            parsed(value)
         return value
 
 
-def _of_sagemaker(value: Mapping[str, Scalar], info: ValidationInfo) -> Mapping[str, Scalar]:
-    """The same for SageMaker's own parameters: there a mistake would only show when the machine is paid for."""
-    nn_arch = info.data.get("nn_arch")
-    reading = hyperparameters.read(value, detection=strategy.is_detection(nn_arch), nn_arch=nn_arch)
-    for key, text in reading.notes:
-        context_of(info).warn(("model", "strategy", key), text)
-    if reading.mistakes:
-        told = "; ".join(f"{show_value((), key)} {text}" for key, text in reading.mistakes)
-        raise Mistake(f"cannot be used: {told}", bare=True)
-    return value
+def is_detection(nn_arch: str | None) -> bool:
+    """Whether the architecture, known or not, is one that detects objects."""
+    return nn_arch is not None and any(part in nn_arch.lower() for part in _DETECTORS)
+
+
+def doubts(model: Model) -> Iterator[Problem]:
+    """What is not documented of MVI, and passed on to it as it is."""
+    if model.nn_arch is not None and model.nn_arch not in ARCHITECTURES:
+        meant = nearest(model.nn_arch, ARCHITECTURES)
+        known = f'did you mean "{meant}"?' if meant else f"known are {', '.join(ARCHITECTURES)}"
+        yield Problem(("model", "nn_arch"), f'"{model.nn_arch}" is not known here and is passed on as it is; {known}')
+    known_ranges = _DETECTION if model.is_detection else _CLASSIFICATION
+    for key in model.strategy:
+        if key not in known_ranges and (meant := nearest(key, known_ranges)):
+            text = f'is not documented and is passed on as it is; did you mean "{meant}"?'
+            yield Problem(("model", "strategy", key), text)
+    for key, allowed in known_ranges.items():
+        if key not in model.strategy:
+            continue
+        value = model.strategy[key]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            text = f"{show_value((), value)} is not a number; it is passed on, but the server may refuse the training"
+        elif not allowed.holds(value):
+            text = f"{value:g} is outside the documented range, {allowed}; the server may refuse the training"
+        else:
+            continue
+        yield Problem(("model", "strategy", key), text)
+
+
+def without_effect(model: Model) -> Iterator[Problem]:
+    """Rules that nothing obeys: most likely a misunderstanding."""
+    if model.min_gain and model.deploy != "better":
+        yield Problem(("model", "min_gain"), 'has no effect unless model.deploy is "better"')
+    if model.min_accuracy is not None and model.deploy == "never":
+        yield Problem(("model", "min_accuracy"), 'has no effect while model.deploy is "never"')
+
+
+def parsed(text: str) -> Hours:
+    """The stretches in the text, which are separated by commas. Raises :class:`InvalidValue`.
+
+    >>> parsed("22:00-06:00, 12:30-13:00")
+    ((1320, 360), (750, 780))
+    """
+    stretches = tuple(_stretch(part) for part in text.split(","))
+    if all(covers(stretches, minute) for minute in range(_DAY)):
+        raise InvalidValue(
+            "covers the whole day, so that nothing would ever be trained; leave some time, or use model.action"
+        )
+    return stretches
+
+
+def covers(hours: Hours, minute: int) -> bool:
+    """Whether the minute of the day (0 to 1439) lies in one of the stretches; their ends do not belong to them."""
+    return any(start <= minute < end if start < end else minute >= start or minute < end for start, end in hours)
+
+
+def _stretch(part: str) -> tuple[int, int]:
+    found = _STRETCH.fullmatch(part)
+    numbers = [int(number) for number in found.groups()] if found else []
+    if not numbers or any(minute >= _HOUR for minute in numbers[1::2]):
+        raise InvalidValue('is not a time of day; write it as in "22:00-06:00", several with commas between them')
+    start, end = numbers[0] * _HOUR + numbers[1], numbers[2] * _HOUR + numbers[3]
+    if start >= _DAY or end > _DAY or start == end:
+        raise InvalidValue('does not begin and end at two times between 00:00 and 24:00; write it as in "22:00-06:00"')
+    return start, end

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
-from image_sync.config import endpoint as endpoints
-from image_sync.config import texts
-from image_sync.config.problems import Mistake
-from image_sync.config.section import Seconds, Section, Switch, context_of, text_of
+from image_sync.config import url
+from image_sync.config.messages import InvalidValue
+from image_sync.config.section import Seconds, Section, Switch, Texts, is_placeholder, name_of, text_of
 
 _REGION = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
@@ -56,22 +55,22 @@ def _endpoints(value: object) -> Mapping[str, str]:
     """Service -> address; a single text is meant for all of them."""
     given = dict.fromkeys(SERVICES, value) if isinstance(value, str) else value
     if not isinstance(given, Mapping):
-        raise Mistake('is neither a text nor an object; write {"s3": "https://..."}')
+        raise InvalidValue('is neither a text nor an object; write {"s3": "https://..."}')
     for name in given:
         if name not in SERVICES:
-            raise Mistake(f'has the key "{name}"; known are {", ".join(SERVICES)}', bare=True)
-    return {name: endpoints.parse(text_of(url)).url for name, url in given.items()}
+            raise InvalidValue(f'has the key "{name}"; known are {", ".join(SERVICES)}', bare=True)
+    return {name: url.parse(text_of(address)).url for name, address in given.items()}
 
 
 def _tags(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
-        raise Mistake("is not an object; write { ... } with keys in it")
+        raise InvalidValue("is not an object; write { ... } with keys in it")
     if len(value) > _MOST_TAGS:
-        raise Mistake(f"has {len(value)} tags; write at most {_MOST_TAGS}", bare=True)
+        raise InvalidValue(f"has {len(value)} tags; write at most {_MOST_TAGS}", bare=True)
     for key, text in value.items():
         fits = isinstance(text, str) and len(key) <= _LONGEST_TAG_KEY and len(text) <= _LONGEST_TAG
         if not fits or not key.strip() or key.lower().startswith("aws:") or not _TAG.fullmatch(f"{key}{text}"):
-            raise Mistake(f'has the tag "{key}", which AWS does not take; see its rules for tags', bare=True)
+            raise InvalidValue(f'has the tag "{key}", which AWS does not take; see its rules for tags', bare=True)
     return dict(value)
 
 
@@ -83,14 +82,11 @@ _PLACES = {
 
 
 def place(name: str, text: str) -> str:
-    """The text, if it can be a ``region``, ``role`` or ``bucket``. Raises :class:`Mistake`."""
+    """The text, if it can be a ``region``, ``role`` or ``bucket``. Raises :class:`InvalidValue`."""
     pattern, form = _PLACES[name]
-    if texts.is_placeholder(text) or not pattern.fullmatch(text):
-        raise Mistake(f"cannot be used; write {form}")
+    if is_placeholder(text) or not pattern.fullmatch(text):
+        raise InvalidValue(f"cannot be used; write {form}")
     return text
-
-
-_Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class SageMaker(Section):
@@ -101,19 +97,15 @@ class SageMaker(Section):
 
     region: str = Field(
         default="",
-        validate_default=True,
         description="AWS region of bucket and trainings; `AWS_REGION` of the environment if it is left out.",
         examples=["eu-central-1"],
     )
     role: str = Field(
         default="",
-        validate_default=True,
         description="ARN of the role that SageMaker works under: it reads and writes the bucket.",
         examples=["arn:aws:iam::123456789012:role/image-sync-training"],
     )
-    bucket: str = Field(
-        default="", validate_default=True, description="S3 bucket, in the same region.", examples=["acme-vision"]
-    )
+    bucket: str = Field(default="", description="S3 bucket, in the same region.", examples=["acme-vision"])
     prefix: str = Field(default="image-sync", description="Everything is stored below this prefix of the bucket.")
     profile: str | None = Field(
         default=None, description="Profile of AWS's own configuration files; left out: the usual chain."
@@ -131,7 +123,7 @@ class SageMaker(Section):
             "folder `train` or `validation` for that side, in any letter case, and all others by their hash."
         ),
     )
-    instance_types: _Texts = Field(
+    instance_types: Texts = Field(
         default=("ml.g4dn.xlarge",),
         min_length=1,
         description="Machines to train on, with a GPU; the next one is taken when AWS has none of the first.",
@@ -163,8 +155,8 @@ class SageMaker(Section):
     volume_kms_key: str | None = Field(
         default=None, description="KMS key for disks; machines with built-in disks (g4dn, g5) do not take one."
     )
-    subnets: _Texts = Field(default=(), description="Subnets of your VPC to train and answer in.")
-    security_groups: _Texts = Field(
+    subnets: Texts = Field(default=(), description="Subnets of your VPC to train and answer in.")
+    security_groups: Texts = Field(
         default=(), validate_default=True, description="Security groups of your VPC; needed with `subnets`."
     )
     tags: Annotated[
@@ -205,43 +197,36 @@ class SageMaker(Section):
         """Seconds that a spot training may take with all its waiting."""
         return int(self.max_runtime + _DAY if self.max_wait is None else self.max_wait)
 
-    @field_validator("region", "role", "bucket", mode="before")
+    @field_validator("region", "role", "bucket")
     @classmethod
-    def _needed(cls, value: object, info: ValidationInfo) -> str:
-        context, name = context_of(info), info.field_name or ""
-        if value == "" and ("sagemaker", name) not in context.places:
-            if context.platform != "sagemaker":
-                return ""
-            if name == "region":
-                value = context.environ.get("AWS_REGION") or context.environ.get("AWS_DEFAULT_REGION") or ""
-            if not value:
-                example = (cls.model_fields[name].examples or [""])[0]
-                raise Mistake(f'is missing; write, for example, "{example}"', bare=True)
-        return place(name, text_of(value))
+    def _place(cls, value: str, info: ValidationInfo) -> str:
+        return place(info.field_name or "", value)
 
-    @field_validator("prefix", mode="after")
+    @field_validator("prefix")
     @classmethod
     def _plain(cls, value: str) -> str:
         value = value.strip("/")
         if not _PREFIX.fullmatch(value) or len(value) > _LONGEST_PREFIX or {".", ".."} & set(value.split("/")):
-            raise Mistake("cannot be used; write letters, digits, . _ - and / between them")
+            raise InvalidValue("cannot be used; write letters, digits, . _ - and / between them")
         return value
 
-    @field_validator("instance_types", "endpoint_instance_type", mode="after")
+    @field_validator("instance_types", "endpoint_instance_type")
     @classmethod
     def _machines(cls, value: Any) -> Any:
         for name in (value,) if isinstance(value, str) else value:
             if not _INSTANCE.fullmatch(name):
-                raise Mistake(f'has "{name}", which is not a machine; write, for example, "ml.g4dn.xlarge"', bare=True)
+                raise InvalidValue(
+                    f'has "{name}", which is not a machine; write, for example, "ml.g4dn.xlarge"', bare=True
+                )
         return value
 
-    @field_validator("instance_types", mode="after")
+    @field_validator("instance_types")
     @classmethod
     def _with_gpus(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             _, family, size = name.split(".")
             if not _GPU_FAMILY.fullmatch(family):
-                raise Mistake(
+                raise InvalidValue(
                     f'has "{name}", which has no GPU, but both algorithms train on GPUs only; '
                     'write, for example, "ml.g4dn.xlarge"',
                     bare=True,
@@ -249,56 +234,56 @@ class SageMaker(Section):
             sizes = _GPUS.get(family)
             if sizes is not None and size not in sizes:
                 known = ", ".join(f"ml.{family}.{one}" for one in sizes)
-                raise Mistake(f'has "{name}", which AWS does not have; there are {known}', bare=True)
+                raise InvalidValue(f'has "{name}", which AWS does not have; there are {known}', bare=True)
         return value
 
-    @field_validator("endpoint", mode="after")
+    @field_validator("endpoint")
     @classmethod
     def _endpoint_name(cls, value: str | None) -> str | None:
         if value is not None and not (_NAME.fullmatch(value) and len(value) <= 63):  # noqa: PLR2004 - AWS's limit
-            raise Mistake("cannot be used; write at most 63 letters, digits and - between them")
+            raise InvalidValue("cannot be used; write at most 63 letters, digits and - between them")
         return value
 
-    @field_validator("kms_key", "volume_kms_key", "profile", "image_uri", mode="after")
+    @field_validator("kms_key", "volume_kms_key", "profile", "image_uri")
     @classmethod
     def _filled(cls, value: str | None) -> str | None:
-        return None if value is None else texts.name(value)
+        return None if value is None else name_of(value)
 
-    @field_validator("subnets", mode="after")
+    @field_validator("subnets")
     @classmethod
     def _subnets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return _ids(value, _SUBNET, "subnet-0123456789abcdef0")
 
-    @field_validator("security_groups", mode="after")
+    @field_validator("security_groups")
     @classmethod
     def _groups(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if bool(value) != bool(info.data.get("subnets", value)):
-            raise Mistake("and subnets need each other; give both or none", bare=True)
+            raise InvalidValue("and subnets need each other; give both or none", bare=True)
         return _ids(value, _GROUP, "sg-0123456789abcdef0")
 
-    @field_validator("security_groups", "instance_types", mode="after")
+    @field_validator("security_groups", "instance_types")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
-    @field_validator("max_wait", mode="after")
+    @field_validator("max_wait")
     @classmethod
     def _long_enough(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value is not None and value < info.data.get("max_runtime", 0):
-            raise Mistake(f"is less than max_runtime, {info.data['max_runtime']:g}; write at least that")
+            raise InvalidValue(f"is less than max_runtime, {info.data['max_runtime']:g}; write at least that")
         return value
 
-    @field_validator("volume_kms_key", mode="after")
+    @field_validator("volume_kms_key")
     @classmethod
     def _disks(cls, value: str | None, info: ValidationInfo) -> str | None:
         built_in = [name for name in info.data.get("instance_types", ()) if name.split(".")[1] in {"g4dn", "g5"}]
         if value is not None and built_in:
-            raise Mistake(f"is not possible with {built_in[0]}, whose disk is built in; remove it", bare=True)
+            raise InvalidValue(f"is not possible with {built_in[0]}, whose disk is built in; remove it", bare=True)
         return value
 
 
 def _ids(value: tuple[str, ...], pattern: re.Pattern[str], example: str) -> tuple[str, ...]:
     for one in value:
         if not pattern.fullmatch(one):
-            raise Mistake(f'has "{one}"; write, for example, "{example}"', bare=True)
+            raise InvalidValue(f'has "{one}"; write, for example, "{example}"', bare=True)
     return value

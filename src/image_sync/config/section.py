@@ -1,99 +1,18 @@
-"""What all parts of the settings have in common: the base class and the kinds of values."""
+"""What all parts of the settings have in common: the base class, the kinds of values, and the rules for texts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import re
+import unicodedata
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    SecretStr,
-    ValidationInfo,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from image_sync.config import locations, secret, strategy, texts
-from image_sync.config.context import Context
-from image_sync.config.problems import Mistake, mask_url
+from image_sync.config.messages import InvalidValue, mask_url
 
+LONGEST_NAME = 200
 _A_YEAR = 366 * 24 * 3600
-
-
-def context_of(info: ValidationInfo) -> Context:
-    """What the value is judged by; the defaults when it is validated without a file."""
-    return info.context if isinstance(info.context, Context) else Context()
-
-
-def text_of(value: object) -> str:
-    """The value, which must be a text. Raises :class:`Mistake`."""
-    if not isinstance(value, str):
-        raise Mistake("is not text; write it in quotation marks")
-    return value
-
-
-def _name(value: object) -> str:
-    return texts.name(text_of(value))
-
-
-def _switch(value: object) -> bool:
-    if value in {0, 1} if isinstance(value, int) else False:
-        return bool(value)
-    raise Mistake("is neither on nor off; write true or false (or 1 or 0)")
-
-
-def _secret(value: object, info: ValidationInfo) -> SecretStr | None:
-    if value is None:
-        return None
-    key = ("credentials", info.field_name or "")
-    return SecretStr(secret.resolve(value, context_of(info), key, header=info.field_name == "api_key"))
-
-
-def _folder(value: object, info: ValidationInfo) -> Path:
-    context = context_of(info)
-    index, context.folders_read = context.folders_read, context.folders_read + 1
-    return locations.folder(text_of(value), context, index)
-
-
-def _state(value: object, info: ValidationInfo) -> Path | str:
-    context = context_of(info)
-    if isinstance(value, Mapping):
-        value = secret.resolve(value, context, ("state",))
-    return locations.state(value, context)
-
-
-Seconds = Annotated[float, Field(le=_A_YEAR)]
-Name = Annotated[str, BeforeValidator(_name)]
-Folder = Annotated[Path, BeforeValidator(_folder), WithJsonSchema({"type": "string"})]
-Switch = Annotated[
-    bool,
-    BeforeValidator(_switch),
-    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "integer", "enum": [0, 1]}]}),
-]
-REFERENCE: dict[str, Any] = {
-    "type": "object",
-    "properties": {way: {"type": "string"} for way in ("env", "file", "credential")},
-    "minProperties": 1,
-    "maxProperties": 1,
-    "additionalProperties": False,
-}
-Secret = Annotated[
-    SecretStr | None,
-    BeforeValidator(_secret),
-    WithJsonSchema({"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]}),
-]
-State = Annotated[
-    Path | str, PlainValidator(_state), WithJsonSchema({"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]})
-]
-Scalar = Annotated[
-    str | int | float | bool,
-    PlainValidator(strategy.scalar),
-    WithJsonSchema({"type": ["string", "number", "boolean"]}),
-]
+_PLACEHOLDER = re.compile(r"<[^<>]*>")
 
 
 class Section(BaseModel):
@@ -104,3 +23,83 @@ class Section(BaseModel):
     def __repr_args__(self) -> Any:
         for name, value in super().__repr_args__():
             yield name, mask_url(value) if isinstance(value, str) else value
+
+
+def text_of(value: object) -> str:
+    """The value, which must be a text. Raises :class:`InvalidValue`."""
+    if not isinstance(value, str):
+        raise InvalidValue("is not text; write it in quotation marks")
+    return value
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether the text is still the template's ``<something>``."""
+    return _PLACEHOLDER.fullmatch(text.strip()) is not None
+
+
+def refuse_unprintable(text: str) -> None:
+    """Raise :class:`InvalidValue` for control characters and halves of characters, which no name, path or key holds."""
+    for char in text:
+        if unicodedata.category(char) in {"Cc", "Cs"}:
+            raise InvalidValue(
+                f"holds the character U+{ord(char):04X}, which cannot be part of it; remove it", bare=True
+            )
+
+
+def name_of(value: object) -> str:
+    """A name for a dataset, model or category, in Unicode's composed form. Raises :class:`InvalidValue`."""
+    text = text_of(value)
+    if not text.strip():
+        raise InvalidValue("is empty; write a name")
+    if is_placeholder(text):
+        raise InvalidValue("is a placeholder; write a name of your own")
+    refuse_unprintable(text)
+    if text != text.strip():
+        raise InvalidValue("begins or ends with a space; remove it")
+    text = composed(text)
+    if len(text) > LONGEST_NAME:
+        raise InvalidValue(f"has {len(text)} characters; write at most {LONGEST_NAME}")
+    return text
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form: two that look the same become the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(text: str) -> str:
+    """What the text has in common with others that a person would take for the same."""
+    return composed(text).casefold()
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, int) and value in {0, 1}:
+        return bool(value)
+    raise InvalidValue("is neither on nor off; write true or false (or 1 or 0)")
+
+
+def _scalar(value: object) -> str | int | float | bool:
+    if not isinstance(value, str | int | float | bool):
+        raise InvalidValue("is not a single value; write a number, a text, true or false")
+    return value
+
+
+Seconds = Annotated[float, Field(le=_A_YEAR)]
+Name = Annotated[str, BeforeValidator(name_of)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Switch = Annotated[
+    bool,
+    BeforeValidator(_switch),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "integer", "enum": [0, 1]}]}),
+]
+Scalar = Annotated[
+    str | int | float | bool, PlainValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
+REFERENCE: dict[str, Any] = {
+    "type": "object",
+    "properties": {way: {"type": "string"} for way in ("env", "file", "credential")},
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": False,
+}
+"""Where a secret is kept, as the JSON Schema has it."""

@@ -7,23 +7,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pathspec import GitIgnoreSpec
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
 
-from image_sync.config import annotations as marks
-from image_sync.config import mobius, texts
 from image_sync.config.credentials import Credentials
-from image_sync.config.mobius import Mobius
+from image_sync.config.messages import InvalidValue, printable
 from image_sync.config.model import Model
-from image_sync.config.problems import Mistake, printable
 from image_sync.config.sagemaker import SageMaker
-from image_sync.config.section import Folder, Name, Seconds, Section, State, Switch, context_of
-from image_sync.config.threshold import Threshold
-from image_sync.config.upload import Upload
-from image_sync.config.watch import Watch
+from image_sync.config.section import (
+    REFERENCE,
+    Name,
+    Seconds,
+    Section,
+    Switch,
+    Texts,
+    alike,
+    composed,
+    refuse_unprintable,
+)
 
 _ALWAYS_REMOVED = 10
 """Pictures of a category that may always be removed at once, however small the category is."""
 _MOST_REMOVALS = 10**9
+Mode = Literal["required", "optional", "none"]
+Form = Literal["auto", "voc", "coco", "yolo", "sagemaker"]
+
+FORM = (
+    "Which files are taken for annotations: `voc` (Pascal VOC, XML), `coco` and `sagemaker` (JSON), `yolo` (text), or "
+    "`auto` for all of them."
+)
+Folder = Annotated[Path, Field(strict=False), WithJsonSchema({"type": "string"})]
+State = Annotated[Path | str, WithJsonSchema({"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]})]
 
 
 class Dataset(Section):
@@ -38,6 +51,178 @@ class Dataset(Section):
     )
 
 
+class Threshold(Section):
+    """How many pictures are enough."""
+
+    upload: int = Field(default=1, ge=1, le=10**9, description="Upload once this many pictures are waiting.")
+    training: int = Field(
+        default=10,
+        ge=1,
+        le=10**9,
+        description="Train once this many pictures were uploaded since the last training. `train` is the same key.",
+    )
+    per_category: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description=(
+            "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
+            "platform asks for (MVI: 5)."
+        ),
+    )
+    wait_for_all: Switch = Field(
+        default=False,
+        description=(
+            "Whether a category with too few pictures holds training back. If not, it is left out where the platform "
+            "can leave it out (SageMaker); MVI trains whole datasets, so there it always does."
+        ),
+    )
+    max_ratio: float | None = Field(
+        default=10,
+        ge=1,
+        le=10**6,
+        description=(
+            "Warn when one category has more than this many times the pictures of another; `null` never warns."
+        ),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alias(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "train" not in data:
+            return data
+        data = dict(data)
+        train = data.pop("train")
+        training = data.setdefault("training", train)
+        if (type(training), training) != (type(train), train):
+            raise InvalidValue("has both training and train, with different values; keep training", bare=True)
+        return data
+
+
+class Annotations(Section):
+    """How annotations are used."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"type": ["object", "string", "null"], "pattern": "^(required|optional|none)$"}
+    )
+
+    mode: Mode = Field(
+        default=None,  # type: ignore[arg-type]  # what is trained decides, when the file is read
+        description=(
+            "Whether a picture's annotation (the file that says which objects are where in it) is sent with it. "
+            "`required`: a picture waits until its annotation is there; `optional`: it goes without if there is none; "
+            "`none`: annotations are not looked for. Left out: `required` for a detection `nn_arch`, else `none`. "
+            'Short form: `"annotations": "required"`.'
+        ),
+        json_schema_extra={"enum": ["required", "optional", "none", None], "type": ["string", "null"]},
+    )
+    ignore_labels: Annotated[tuple[Name, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Labels whose boxes are left out, in capitals or not. A change reads all annotations anew.",
+        examples=[["unclear"]],
+    )
+    minimum: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description=(
+            "Pictures that must show a label before it counts as learnable; a training starts when one label is, and "
+            "the others are named. `null`: what the platform asks for (MVI: 5), or `threshold.per_category` if that "
+            "is more."
+        ),
+    )
+
+    @field_validator("ignore_labels")
+    @classmethod
+    def _alike(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(alike, value)))
+
+
+class Watch(Section):
+    """How pictures are found."""
+
+    mode: Literal["auto", "events", "polling"] = Field(
+        default="auto",
+        description="`events` listens to the system, `polling` looks regularly (network folders), `auto` chooses.",
+    )
+    settle: Seconds = Field(
+        default=2, ge=0, description="Seconds for which a file must stay unchanged before it counts as complete."
+    )
+    rescan: Seconds = Field(default=300, ge=1, description="Seconds between two full looks at all folders.")
+    poll: Seconds = Field(default=10, ge=0.1, description="Seconds between two looks where events do not work.")
+    validation: Literal["header", "full"] = Field(
+        default="header",
+        alias="validate",
+        description="`header` checks that a picture is whole by its start and end; `full` also decodes it (slower).",
+    )
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, le=10**10, description="Pictures with more pixels than this are set aside."
+    )
+    max_bytes: int = Field(
+        default=200 * 2**20, ge=1, le=2**40, description="Files larger than this are set aside (default: 200 MiB)."
+    )
+
+
+class Upload(Section):
+    """How pictures are sent."""
+
+    batch_files: int = Field(
+        default=500,
+        ge=1,
+        le=10_000,
+        description="Most pictures in one request; the first have 100, larger ones follow while answers come quickly.",
+    )
+    batch_bytes: int = Field(
+        default=32 * 2**20,
+        ge=1,
+        le=2**40,
+        description="Most bytes of pictures in one request (default: 32 MiB); a larger picture goes alone.",
+    )
+    grace: Seconds = Field(
+        default=180, ge=0, description="Seconds until the server is asked what became of a request without an answer."
+    )
+    names: Literal["key", "original"] = Field(
+        default="key",
+        description=(
+            "`key` adds part of the content's fingerprint to the file name, so that nothing is stored twice; "
+            "`original` keeps the plain name, and with it a small risk of doubles."
+        ),
+    )
+    parallel: int = Field(default=4, ge=1, le=32, description="Requests at the same time.")
+    max_wait: Seconds = Field(
+        default=300, ge=0, description="Longest wait for quiet (`time`) once the threshold is reached, in seconds."
+    )
+    timeout: Seconds = Field(default=60, ge=0.1, description="Seconds to wait for a connection and for each answer.")
+
+
+class Mobius(Section):
+    """How a Mobius Vision SDK is used; only with `platform` "mobius"."""
+
+    negatives: Literal["others", "folders", "none"] = Field(
+        default="others",
+        description=(
+            "What a tag is not: `others` takes pictures of the other categories, `folders` only those in a folder "
+            "`_negative_` (for all tags) or `<category>/negative` (for one), `none` assigns no negatives."
+        ),
+    )
+    max_negatives: int = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        description="Most negatives of a tag that are taken from other categories; those in folders are all taken.",
+    )
+    parallel: int = Field(
+        default=4, ge=1, le=32, description="Most pictures that are added or assigned at the same time."
+    )
+    tags: Literal["category", "dataset"] = Field(
+        default="category",
+        description=(
+            "`category` calls a tag as its category; `dataset` puts the dataset's name before it "
+            "(`<dataset>-<category>`), for servers that several datasets share."
+        ),
+    )
+
+
 class Settings(Section):
     """Everything that a configuration file says."""
 
@@ -49,14 +234,9 @@ class Settings(Section):
         ),
         json_schema_extra={"enum": ["mvi", "sagemaker", "mobius"]},
     )
-    credentials: Credentials = Field(
-        default_factory=dict,  # validated, so that the environment is looked at
-        validate_default=True,
-        description="The server, and who we are there.",
-    )
+    credentials: Credentials = Field(default_factory=Credentials, description="The server, and who we are there.")
     sagemaker: SageMaker = Field(
-        default_factory=dict,  # validated, so that it is told what is missing
-        validate_default=True,
+        default_factory=SageMaker,
         description="Where pictures and trainings go at AWS; only with the platform `sagemaker`.",
     )
     threshold: Threshold = Field(default_factory=Threshold, description="How many pictures are enough.")
@@ -100,7 +280,7 @@ class Settings(Section):
         default=20, ge=0, description="Seconds that running requests get when the daemon is stopped."
     )
     dataset: Dataset = Field(description="Where the pictures go.", examples=[{"name": "classifier"}])
-    model: Model = Field(default_factory=Model, validate_default=True, description="What is trained.")
+    model: Model = Field(default_factory=Model, description="What is trained.")
     folders: Annotated[tuple[Folder, ...], Field(strict=False)] = Field(
         min_length=1,
         description=(
@@ -108,13 +288,12 @@ class Settings(Section):
         ),
         examples=[["/data/pictures"]],
     )
-    annotations: marks.Annotations = Field(
-        default_factory=dict,  # validated, since what is trained decides what is left out
-        validate_default=True,
+    annotations: Annotations = Field(
+        default_factory=Annotations,
         description="How annotations are used: boxes drawn in pictures, as files beside them.",
     )
-    annotation_format: marks.Form = Field(default="auto", description=marks.FORM)
-    exclude: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+    annotation_format: Form = Field(default="auto", description=FORM)
+    exclude: Texts = Field(
         default=(),
         description=(
             "Files and folders that are left alone, in the syntax of .gitignore, below each watched folder. Folders "
@@ -135,9 +314,8 @@ class Settings(Section):
     mobius: Mobius = Field(
         default_factory=Mobius, description='How a Mobius Vision SDK is used; only with `platform` "mobius".'
     )
-    state: State = Field(
-        default=None,
-        validate_default=True,
+    state: State = Field(  # type: ignore[assignment]
+        default=None,  # set when the file is read
         description=(
             "Folder where image-sync remembers what is done, or `postgresql://user@host/database`. Left out: "
             "`$STATE_DIRECTORY`, or `~/.local/state/image-sync/` (`/var/lib/image-sync/` for files in /etc/image-sync)."
@@ -192,51 +370,19 @@ class Settings(Section):
         number = not isinstance(value, bool) and isinstance(value, int) and 0 <= value <= _MOST_REMOVALS
         if number or (text.isascii() and text.isdigit() and int(text) <= 100):  # noqa: PLR2004 - percent
             return value
-        raise Mistake('is neither a number of pictures nor a share; write 50 or "20%"')
+        raise InvalidValue('is neither a number of pictures nor a share; write 50 or "20%"')
 
-    @field_validator("platform", mode="before")
-    @classmethod
-    def _known_from_here_on(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str):
-            context_of(info).platform = value
-        return value
-
-    @field_validator("credentials", "sagemaker", "mobius", mode="before")
-    @classmethod
-    def _of_this_platform(cls, value: object, info: ValidationInfo) -> object:
-        context, name = context_of(info), info.field_name or ""
-        if (name,) not in context.places:
-            return value
-        if name == "credentials":
-            if context.platform == "sagemaker":
-                context.warn((name,), "is not used: AWS's own chain says who we are (environment, profile or role)")
-                return {}
-        elif name != context.platform:
-            raise Mistake(f'stands beside another platform; write "platform": "{name}", or remove it', bare=True)
-        return value
-
-    @field_validator("model", mode="after")
-    @classmethod
-    def _named(cls, value: Model, info: ValidationInfo) -> Model:
-        dataset = info.data.get("dataset")
-        if info.data.get("platform") == mobius.PLATFORM:
-            value = mobius.applicable(value, context_of(info))
-        return value if value.name or not dataset else value.model_copy(update={"name": dataset.name})
-
-    @field_validator("annotations", mode="before")
-    @classmethod
-    def _annotated(cls, value: object, info: ValidationInfo) -> object:
-        return marks.section_of(value, info.data.get("model"))
-
-    @field_validator("exclude", mode="after")
+    @field_validator("exclude")
     @classmethod
     def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
-            texts.refuse_unprintable(pattern)
+            refuse_unprintable(pattern)
             try:
                 GitIgnoreSpec.from_lines([pattern])
             except ValueError:
-                raise Mistake(f'has "{printable(pattern)}", which is not a pattern of .gitignore', bare=True) from None
+                raise InvalidValue(
+                    f'has "{printable(pattern)}", which is not a pattern of .gitignore', bare=True
+                ) from None
         return value
 
     @field_validator("categories", mode="before")
@@ -245,43 +391,30 @@ class Settings(Section):
         seen: dict[str, str] = {}
         for key in value if isinstance(value, dict) else ():
             if not key.strip() or "/" in key or key in {".", ".."}:
-                raise Mistake(f'has the key "{key}", which is not a folder name; write one folder\'s name', bare=True)
-            texts.refuse_unprintable(key)
-            twin = seen.setdefault(texts.composed(key), key)
+                raise InvalidValue(
+                    f'has the key "{key}", which is not a folder name; write one folder\'s name', bare=True
+                )
+            refuse_unprintable(key)
+            twin = seen.setdefault(composed(key), key)
             if twin != key:
-                raise Mistake(f'has the keys "{twin}" and "{key}", which look the same; keep one', bare=True)
+                raise InvalidValue(f'has the keys "{twin}" and "{key}", which look the same; keep one', bare=True)
         return value
 
-    @field_validator("categories", mode="after")
+    @field_validator("categories")
     @classmethod
     def _category_twins(cls, value: Mapping[str, str | None]) -> Mapping[str, str | None]:
         seen: dict[str, str] = {}
         for name in filter(None, value.values()):
-            twin = seen.setdefault(texts.alike(name), name)
+            twin = seen.setdefault(alike(name), name)
             if twin != name:
-                raise Mistake(
+                raise InvalidValue(
                     f'has the categories "{twin}" and "{name}", which differ only in case; choose one', bare=True
                 )
         return value
 
-    @field_validator("status", "notify", mode="after")
-    @classmethod
-    def _not_yet(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None:
-            context_of(info).warn((info.field_name or "",), "belongs to a later version; this one ignores it")
-        return value
-
     @model_validator(mode="after")
-    def _look_around(self, info: ValidationInfo) -> Self:
-        context = context_of(info)
-        if self.upload.max_wait < self.time:
-            context.warn(("upload", "max_wait"), f"{self.upload.max_wait:g} is less than time, which then never passes")
-        if context.literal_secret and context.mode & 0o044:
-            shown = printable(str(context.shown))
-            context.warn((), f"it holds a secret and can be read by other users; run: chmod 600 {shown}")
-        if self.platform == mobius.PLATFORM:
-            mobius.judge(self, context)
-        self._warnings = context.told()
-        self._secret_files = tuple(context.secret_files)
-        self._unread = context.told(context.unread)
+    def _named(self) -> Self:
+        if not self.model.name:
+            named = self.model.model_copy(update={"name": self.dataset.name})
+            self.__dict__["model"] = named  # frozen from here on
         return self

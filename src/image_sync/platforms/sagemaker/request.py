@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from image_sync.config import hyperparameters as checked
+from image_sync.config.model import is_detection
 from image_sync.config.sagemaker import SageMaker, gpus_of
-from image_sync.config.strategy import is_detection
 from image_sync.errors import Refused
 from image_sync.platforms.base import TrainingPlan
 from image_sync.platforms.sagemaker.datasets import Place

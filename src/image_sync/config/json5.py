@@ -45,7 +45,7 @@ _HINTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A position in the text; both count from 1."""
 
     line: int
@@ -53,13 +53,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Flaw:
     """A mistake in the writing: what is wrong and what to write instead, in one clause.
 
     ``path`` is that of the value around it; ``spoilt`` says that the document holds another value there than the text.
     """
 
-    place: Place
+    position: Position
     text: str
     path: Key
     spoilt: bool = False
@@ -71,14 +71,14 @@ class Document:
 
     Attributes:
         value: dictionaries, lists, str, int, float, bool and None; meaningless when ``broken``.
-        places: the place of each object key and list item.
-        faults: mistakes in the order of the text.
-        broken: whether reading had to stop at the last fault.
+        positions: the place of each object key and list item.
+        flaws: mistakes in the order of the text.
+        broken: whether reading had to stop at the last flaw.
     """
 
     value: object
-    places: Mapping[Key, Place]
-    faults: tuple[Fault, ...]
+    positions: Mapping[Key, Position]
+    flaws: tuple[Flaw, ...]
     broken: bool = False
 
 
@@ -88,12 +88,12 @@ def read(text: str) -> Document:
     try:
         value = reader.whole()
     except _StopReadingError:
-        return Document(None, reader.places, tuple(reader.faults), broken=True)
-    return Document(value, reader.places, tuple(reader.faults))
+        return Document(None, reader.positions, tuple(reader.flaws), broken=True)
+    return Document(value, reader.positions, tuple(reader.flaws))
 
 
 class _StopReadingError(Exception):
-    """The last fault leaves no plain meaning for the rest."""
+    """The last flaw leaves no plain meaning for the rest."""
 
 
 class _Reader:
@@ -102,8 +102,8 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.places: dict[Key, Place] = {}
-        self.faults: list[Fault] = []
+        self.positions: dict[Key, Position] = {}
+        self.flaws: list[Flaw] = []
         self._path: list[str | int] = []
         self._newlines = [match.start() for match in re.finditer("\n", text)]
 
@@ -121,15 +121,15 @@ class _Reader:
     def _next(self) -> str:
         return self.text[self.at : self.at + 1]
 
-    def _place(self, offset: int) -> Place:
+    def _position(self, offset: int) -> Position:
         line = bisect.bisect_left(self._newlines, offset)
-        return Place(line + 1, offset - (self._newlines[line - 1] if line else -1))
+        return Position(line + 1, offset - (self._newlines[line - 1] if line else -1))
 
-    def _fault(self, offset: int, text: str, *, spoilt: bool = False) -> None:
-        self.faults.append(Fault(self._place(offset), text, tuple(self._path), spoilt))
+    def _flaw(self, offset: int, text: str, *, spoilt: bool = False) -> None:
+        self.flaws.append(Flaw(self._position(offset), text, tuple(self._path), spoilt))
 
     def _stop(self, offset: int, text: str) -> NoReturn:
-        self._fault(offset, text)
+        self._flaw(offset, text)
         raise _StopReadingError
 
     def _skip(self) -> None:
@@ -147,7 +147,7 @@ class _Reader:
         if char in _PLAIN:
             return self._string()
         if match := _NOT_FINITE.match(self.text, self.at):
-            self._fault(
+            self._flaw(
                 self.at, f"{match[0]} is not a number that can be counted with; write a plain number", spoilt=True
             )
             self.at = match.end()
@@ -181,7 +181,7 @@ class _Reader:
             word = _WORD.match(self.text, self.at) or _NUMBER.match(self.text, self.at)
             if not word and self._next not in {'"', "'", "{", "["}:
                 self._unexpected(f"a comma or {closing}")
-            self._fault(end, "a comma is missing here; every entry but the last ends with one")
+            self._flaw(end, "a comma is missing here; every entry but the last ends with one")
 
     def _object(self) -> dict[str, object]:
         opened = self.at
@@ -199,10 +199,10 @@ class _Reader:
             self._path.append(key)
             path = tuple(self._path)
             if key in members:
-                first = self.places[path].line
-                self._fault(start, f"this key is given twice, first in line {first}; remove one of the two")
+                first = self.positions[path].line
+                self._flaw(start, f"this key is given twice, first in line {first}; remove one of the two")
             else:
-                self.places[path] = self._place(start)
+                self.positions[path] = self._position(start)
             self._skip()
             if self._next != ":":
                 self._unexpected("a colon after the key")
@@ -234,7 +234,7 @@ class _Reader:
             if not self._next:
                 self._stop(opened, "this [ has no ]; is the file complete?")
             self._path.append(len(items))
-            self.places[tuple(self._path)] = self._place(self.at)
+            self.positions[tuple(self._path)] = self._position(self.at)
             items.append(self._value())
             self._path.pop()
             self._separator("]")
@@ -243,18 +243,18 @@ class _Reader:
         start, self.at = self.at, match.end()
         digits = match[0].lstrip("+-").lower()
         if len(digits) > LONGEST_NUMBER:
-            self._fault(start, f"this number has {len(digits)} characters; write a smaller one", spoilt=True)
+            self._flaw(start, f"this number has {len(digits)} characters; write a smaller one", spoilt=True)
             return 0
         if digits.startswith("0x"):
             return -int(digits, 16) if match[0].startswith("-") else int(digits, 16)
         if re.match(r"0[0-9]", digits):
-            self._fault(start, "a number must not begin with 0; write it without the leading zero", spoilt=True)
+            self._flaw(start, "a number must not begin with 0; write it without the leading zero", spoilt=True)
             return 0
         if not set(digits) & set(".e"):
             return int(match[0])
         value = float(match[0])
         if not math.isfinite(value):
-            self._fault(start, "this number is too large; write a smaller one", spoilt=True)
+            self._flaw(start, "this number is too large; write a smaller one", spoilt=True)
             return 0
         return value
 
@@ -290,7 +290,7 @@ class _Reader:
         elif char and not char.isalnum():
             return char
         # JSON5 proper would drop the backslash, and with it part of a Windows path.
-        self._fault(
+        self._flaw(
             start,
             "this backslash does not begin a known escape; write \\\\ for a backslash, or / in a path",
             spoilt=True,

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration, and the one line that tells a person about each of them."""
+"""What is wrong with a configuration, and the one line that tells a person about each of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from image_sync.config.document import Key, Place
+from image_sync.config.json5 import Key, Position
 
 MASK = "********"
 _LONGEST_VALUE = 80
@@ -20,7 +20,7 @@ _HARMLESS_CREDENTIALS = frozenset({"endpoint", "port", "username", "verify_tls",
 _SIMPLE_KEY = re.compile(r"[$\w-]+")
 
 
-class Mistake(ValueError):  # noqa: N818 - it is a person's, not the program's
+class InvalidValue(ValueError):  # noqa: N818 - it is a person's, not the program's
     """A value that cannot be used.
 
     Args:
@@ -34,8 +34,7 @@ class Mistake(ValueError):  # noqa: N818 - it is a person's, not the program's
         self.bare = bare
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing to tell: of which key, and what."""
 
     path: Key
@@ -97,21 +96,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return words[found[0]] if found else None
 
 
-def place_of(path: Key, places: Mapping[Key, Place]) -> Place | None:
-    """The place of the key, or of the nearest key around it that is written down."""
-    for length in range(len(path), 0, -1):
-        if found := places.get(path[:length]):
-            return found
-    return None
-
-
-def lines(problems: Iterable[Problem], file: Path, places: Mapping[Key, Place]) -> list[tuple[int, str]]:
+def lines(problems: Iterable[Problem], file: Path, positions: Mapping[Key, Position]) -> list[tuple[int, str]]:
     """Each problem as its line number in the file (0 without one) and the line that tells it."""
     told = []
     for problem in problems:
-        place = place_of(problem.path, places)
-        where = f"{printable(str(file))}:{place.line}" if place else printable(str(file))
-        key = show_key(problem.path)
-        text = printable(problem.text)
-        told.append((place.line if place else 0, f"{where}: {key}: {text}" if key else f"{where}: {text}"))
+        # The nearest key around it that is written down may have to do.
+        around = (problem.path[:length] for length in range(len(problem.path), 0, -1))
+        line = next((positions[path].line for path in around if path in positions), 0)
+        where = f"{printable(str(file))}:{line}" if line else printable(str(file))
+        key, text = show_key(problem.path), printable(problem.text)
+        told.append((line, f"{where}: {key}: {text}" if key else f"{where}: {text}"))
     return told
