@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 THREAD_MAKERS = {
-    *("image_sync/daemon/worker.py", "image_sync/platforms/mobius/abreast.py"),
+    "image_sync/daemon/worker.py",
     *("image_sync_server/web.py", "image_sync_server/mvi/jobs.py", "image_sync_server/mobius/store.py"),
 }
 

@@ -28,10 +28,9 @@ from image_sync.ledger.lock import Lock
 from image_sync.log import show_path, show_text
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.api import Api
-from image_sync.platforms.mobius.records import Records, Tag
+from image_sync.platforms.mobius.records import Records, Tag, image_id, short
 from image_sync.platforms.mobius.scores import Score, scores
-from image_sync.platforms.mobius.survey import Rule, Survey
-from image_sync.platforms.mobius.tags import image_id, role_of, short, tag_of
+from image_sync.platforms.mobius.tags import Rule, TagPlan, role_of, tag_of
 from image_sync.platforms.notes import MemoryNotes
 
 app = typer.Typer(
@@ -183,23 +182,23 @@ def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:
     """Each tag with its pictures, and whether and why it will be trained or reset."""
     how, dataset, records = settings.mobius, ledger.target.dataset, Records(ledger.notes)
     contents = ((image, category) for image, _, category, _ in ledger.trainings.contents())
-    survey = Survey(dataset, contents, how.tags, Rule(how.negatives, how.max_negatives))
+    plan = TagPlan(dataset, contents, how.tags, Rule(how.negatives, how.max_negatives))
     known, attempts = {tag.name: tag for tag in records.tags(dataset.id)}, records.attempts()
     rows = []
-    for name in sorted({*known, *survey.categories}):
-        tag = known.get(name) or Tag(name, dataset.id, survey.categories[name])
-        standing = survey.standing(tag, attempts.get(short(name), {}))
+    for name in sorted({*known, *plan.categories}):
+        tag = known.get(name) or Tag(name, dataset.id, plan.categories[name])
+        # One that was never trained is reset in any case: that is no news.
+        reset = plan.why_reset(tag, attempts.get(short(name), {})) if tag.trained is not None else ""
         rows.append(
             {
                 "tag": name,
                 "category": tag.category,
-                "positives": len(survey.positives(name)),
+                "positives": len(plan.positives(name)),
                 "negatives": len(tag.negatives),
                 "trained": tag.trained is not None,
                 "training": tag.start is not None,
-                "changed": standing.changed or None,
-                # One that was never trained is reset in any case: that is no news.
-                "reset": standing.reset or None if tag.trained is not None else None,
+                "changed": plan.why_changed(tag) or None,
+                "reset": reset or None,
             }
         )
     return rows

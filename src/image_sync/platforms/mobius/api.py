@@ -2,30 +2,82 @@
 
 Several of its calls change something by ``GET``. Such a call is sent once, and what became of it is told by the error
 (see ``http/outcomes.py``); whoever repeats it knows why that does no harm.
+
+Answers are read with tolerance, since no public page shows their bodies. Documented are the fields ``status``
+(``success``, in older pages ``ok``; ``ongoing``; ``error``; clients also wait for ``in_queue``) and ``message``, and
+the list of messages. HTTP statuses are documented nowhere: a body with a known ``status`` decides, whatever the HTTP
+status; without one the HTTP status does.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
+from image_sync.errors import NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
 from image_sync.log import get_logger
-from image_sync.platforms.http import Client, Part, Timeouts, in_doubt, sanitize
-from image_sync.platforms.mobius import wire
-from image_sync.platforms.mobius.wire import Reply
+from image_sync.platforms.http import Answer, Client, Part, Timeouts, in_doubt, sanitize
 
 _log = get_logger(__name__)
 
+Kind = Literal["positive", "negative"]
+
+DONE = frozenset({"success", "ok"})
+WAITING = frozenset({"in_queue"})
+_RUNNING = frozenset({"ongoing"})
+_FAILED = frozenset({"error"})
+
+BAD_PICTURE = frozenset({"image_reading_error", "data_payload_required"})
+NO_MODEL = "unknown_custom_model"
+NO_TASK = "unknown_task_id"
+_THERE_ALREADY = frozenset({"duplicate_image_id", "image_id_exists"})
+"""The second is what version 3 says."""
+_NOT_FOUND = frozenset({NO_MODEL, NO_TASK, "image_id_not_found"})
+_LATER = frozenset({"token_server_connection_error", "features_loading_error", "file_saving_error", "unknown_error"})
+_LICENCE = frozenset({"invalid_signature", "token_verification_error", "expired_token", "unknown_token"})
+_LIMIT = "exceeds_test_limit"
+_HINTS = {
+    "image_reading_error": "It reads whole JPEG and PNG files only",
+    NO_MODEL: "Is the tag spelt right, and was it trained? See: image-sync status",
+    "image_id_not_found": "Was it uploaded, and not changed since? If the server lost it: image-sync ledger rebuild",
+}
+_KNOWN = _THERE_ALREADY | BAD_PICTURE | _NOT_FOUND | _LATER | _LICENCE | {_LIMIT, "positive_samples_required"}
+_NOT_ABOUT_A_TASK = frozenset({404, 405, 429})
+"""HTTP statuses with which nothing is said of a training, if the message is unknown, too."""
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_IMAGE = ("image_id", "id")
 _SLOWEST_LINE = 10_000.0
 """Bytes a second that an upload is given time for."""
 _STATE_TIMEOUTS = Timeouts(read=600.0, total=4 * 3600.0)
-_IMAGE = ("image_id", "id")
 _LONGEST_BODY = 4000
 """Characters of a body that the debug log keeps."""
 _PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A body with a known ``status``; or, with an empty one, any other JSON of a successful call."""
+
+    status: str
+    message: str
+    body: Any
+
+    @property
+    def failed(self) -> bool:
+        """Whether it reports a failure."""
+        return self.status in _FAILED
+
+    def id_of(self, *names: str) -> str:
+        """The first of these fields that holds an id which may stand in a URL, or empty."""
+        fields = self.body if isinstance(self.body, Mapping) else {}
+        values = (str(fields[name]) for name in names if isinstance(fields.get(name), str | int))
+        return next((value for value in values if _ID.fullmatch(value) and value.strip(".")), "")
 
 
 class Api:
@@ -49,15 +101,13 @@ class Api:
     def add(self, image: str, picture: Part) -> Reply:
         """``POST /system/database/image/add?image_id=``, the picture as part ``data``. Adding an id twice changes
         nothing: the second answer says so, and is returned, as is what the server says of a picture it cannot read."""
-        fine = wire.THERE_ALREADY | wire.BAD_PICTURE
+        fine = _THERE_ALREADY | BAD_PICTURE
         timeouts = self._timeouts._replace(total=self._timeouts.total + picture.size / _SLOWEST_LINE)
         path, what = f"/system/database/image/add?image_id={image}", f"Adding the picture {picture.filename}"
         with self._slots:
-            return self._call(
-                "POST", path, what, fine=fine, proof=("image_id", "id"), form=[picture], timeouts=timeouts
-            )
+            return self._call("POST", path, what, fine=fine, proof=_IMAGE, form=[picture], timeouts=timeouts)
 
-    def assign(self, image: str, kind: Literal["positive", "negative"], tag: str) -> None:
+    def assign(self, image: str, kind: Kind, tag: str) -> None:
         """``GET /custom/assign/<image_id>/<type>/<tag>``. Assigning twice is taken for assigning once."""
         path = f"/custom/assign/{image}/{kind}/{_quoted(tag)}"
         with self._slots:
@@ -82,8 +132,7 @@ class Api:
         """``GET /custom/delete/<tag>``: whether there was something to reset. Not repeatable: one that is carried out
         late would undo what was assigned since."""
         what = f"Resetting the tag {tag}"
-        fine = frozenset({wire.NO_MODEL})
-        return not self._call("GET", f"/custom/delete/{_quoted(tag)}", what, repeatable=False, fine=fine).failed
+        return not self._call("GET", f"/custom/delete/{_quoted(tag)}", what, repeatable=False, fine={NO_MODEL}).failed
 
     # predictions
 
@@ -144,16 +193,17 @@ class Api:
             fine: messages of failures that are returned like successes; all of them unless ``judged``.
             bare: a success need not say that it is one.
             proof: fields of which one, with an id, says as much as a ``status`` would: the only answer that the
-                vendor's page tells of is such a one.
+                vendor's page tells of is such a one. For a picture, an empty object does so too.
         """
         answer = self._client.send(method, path, what=what, repeatable=repeatable, **request)
         body = sanitize(answer.body[: 4 * _LONGEST_BODY].decode("utf-8", "replace"), _LONGEST_BODY)
         _log.debug("mobius.answer", call=f"{method} {path}", status=answer.status, body=body)
-        reply = wire.read(answer)
+        reply = _reply_in(answer)
         if reply is None or (
             reply.failed
-            and not wire.understood(reply, answer.status)
-            and (judged or answer.status in wire.NOT_ABOUT_A_TASK)
+            and reply.message not in _KNOWN
+            and not 200 <= answer.status <= 299  # noqa: PLR2004 - else the HTTP status says more than the body
+            and (judged or answer.status in _NOT_ABOUT_A_TASK)
         ):
             found = self._client.check(answer, what=what, repeatable=repeatable)
             if reply is None and isinstance(found, dict) and "status" not in found:
@@ -164,9 +214,35 @@ class Api:
                 raise in_doubt(what, "the answer does not say whether it worked", repeatable=repeatable)
             return Reply("", "", found)
         if reply.failed and judged and reply.message not in fine:
-            raise wire.failure(reply, what, repeatable=repeatable)
+            raise _failure(reply.message, what, repeatable=repeatable)
         return reply
 
 
 def _quoted(text: str) -> str:
     return quote(text, safe="")
+
+
+def _reply_in(answer: Answer) -> Reply | None:
+    """The answer's body, if it is one with a known ``status``."""
+    try:
+        body = answer.json()
+    except ValueError:
+        return None
+    status = body.get("status") if isinstance(body, dict) else None
+    if not isinstance(status, str) or status.lower() not in DONE | WAITING | _RUNNING | _FAILED:
+        return None
+    message = body.get("message")
+    return Reply(status.lower(), message if isinstance(message, str) else "", body)
+
+
+def _failure(message: str, what: str, *, repeatable: bool) -> PlatformError:
+    said = f"{what}: the Mobius SDK says {sanitize(message) or 'error, and no more'}"
+    if message in _LATER:
+        return in_doubt(what, f"the Mobius SDK says {message}", repeatable=repeatable, kind=Transient)
+    if message in _NOT_FOUND:
+        return NotFound(said, hint=_HINTS.get(message, ""))
+    if message in _LICENCE:
+        return Unauthorised(said, hint="Check the licence (MOBIUS_TOKEN) of the server's container")
+    if message == _LIMIT:
+        return Permanent(said, hint="The server's licence allows no more; ask Mobius Labs")
+    return Refused(said, hint=_HINTS.get(message, ""))

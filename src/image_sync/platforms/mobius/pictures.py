@@ -11,10 +11,9 @@ from image_sync.errors import NotFound, Refused, Transient, Unsupported
 from image_sync.log import get_logger
 from image_sync.platforms.base import Outcome, Reader, RemotePicture
 from image_sync.platforms.http import Part, sanitize
-from image_sync.platforms.mobius import wire
-from image_sync.platforms.mobius.api import Api
-from image_sync.platforms.mobius.records import Records
-from image_sync.platforms.mobius.tags import Naming, image_id, role_of, tag_of
+from image_sync.platforms.mobius.api import BAD_PICTURE, Api
+from image_sync.platforms.mobius.records import Records, image_id
+from image_sync.platforms.mobius.tags import Naming, role_of, tag_of
 
 _log = get_logger(__name__)
 
@@ -38,6 +37,12 @@ class Pictures:
         self._done: OrderedDict[str, dict[str, Outcome]] = OrderedDict()
         self._in_flight: set[str] = set()
 
+    @property
+    def in_flight(self) -> set[str]:
+        """Names of the notes of what is being added at this moment."""
+        with self._lock:
+            return set(self._in_flight)
+
     def find_dataset(self, name: str) -> DatasetRef | None:
         """The dataset, if it was asked for before: the server knows none."""
         return self._records.dataset(name)
@@ -57,33 +62,36 @@ class Pictures:
         try:
             tag = tag_of(batch.dataset, role.owner or batch.category, self._naming)
         except Refused as error:
-            return [Outcome(item.key, refused=str(error), unfit=True) for item in batch.pictures]
-        done = self._progress_of(batch.id)
-        ids = [image_id(item.sha256) for item in batch.pictures]
+            return [Outcome(picture.key, refused=str(error), unfit=True) for picture in batch.pictures]
+        ids = {picture.key: image_id(picture.sha256) for picture in batch.pictures}
         # Written down first: what a tag has got since its last training is assigned at the next one.
-        note = self._records.attempt(tag, batch.id, ids) if role.positive else ""
+        note = self._records.attempt(tag, batch.id, ids.values()) if role.positive else ""
         with self._lock:
             self._in_flight.add(note)
+            done = self._done.setdefault(batch.id, {})
+            self._done.move_to_end(batch.id)
+            while len(self._done) > _REMEMBERED:
+                self._done.popitem(last=False)
         try:
-            for item in batch.pictures:
-                if item.key in done:
+            for picture in batch.pictures:
+                if picture.key in done:
                     continue
                 if self._stop.is_set():
                     raise Transient("The program ends; the rest of the pictures is sent at the next start")
-                done[item.key] = self._send(item, read)
+                done[picture.key] = self._send(picture, ids[picture.key], read)
         finally:
             with self._lock:
                 self._in_flight.discard(note)
-        refused = {image_id(item.sha256) for item in batch.pictures if done[item.key].refused}
-        if role.positive and refused:  # these are not there
-            self._records.attempt(tag, batch.id, [one for one in ids if one not in refused])
+        stored = [image for key, image in ids.items() if not done[key].refused]
+        if role.positive and len(stored) < len(ids):  # the others are not there
+            self._records.attempt(tag, batch.id, stored)
         with self._lock:
             self._done.pop(batch.id, None)
-        return [done[item.key] for item in batch.pictures]
+        return [done[picture.key] for picture in batch.pictures]
 
     def relabel(self, dataset: DatasetRef, remote_id: str, category: str) -> None:
         """Note it for the other tag. The one it had is reset at its next training: nothing takes it out."""
-        if not _is_image(remote_id):
+        if not (remote_id.isascii() and remote_id.isalnum()):
             raise NotFound(f"{sanitize(remote_id, 60) or 'An empty string'} is not an id of a picture")
         role = role_of(category)
         try:
@@ -93,6 +101,14 @@ class Pictures:
             return
         if role.positive:
             self._records.attempt(tag, remote_id, [remote_id])
+
+    def remove(self, dataset: DatasetRef, remote_id: str) -> None:  # noqa: ARG002 - the protocol
+        """Nothing to call: no documented call removes a picture. Its tag is reset at its next training."""
+        _log.info("mobius.picture_left", image=remote_id, hint="its tag is assigned anew at its next training")
+
+    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:  # noqa: ARG002
+        """Not here."""
+        raise Unsupported("A Mobius SDK detects no objects", hint="Use one folder per category")
 
     def find(self, batch: Batch) -> dict[str, str]:  # noqa: ARG002 - the protocol
         """Nothing: the server does not tell what it has. Sending again is harmless."""
@@ -110,41 +126,14 @@ class Pictures:
         """Nothing: the server does not tell what it has."""
         return iter(())
 
-    def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:  # noqa: ARG002
-        """Not here."""
-        raise Unsupported("A Mobius SDK detects no objects", hint="Use one folder per category")
-
-    def remove(self, dataset: DatasetRef, remote_id: str) -> None:  # noqa: ARG002 - the protocol
-        """Nothing to call: no documented call removes a picture. Its tag is reset at its next training."""
-        _log.info("mobius.picture_left", image=remote_id, hint="its tag is assigned anew at its next training")
-
-    @property
-    def in_flight(self) -> set[str]:
-        """Names of the notes of what is being assigned at this moment."""
-        with self._lock:
-            return set(self._in_flight)
-
-    def _send(self, item: Picture, read: Reader) -> Outcome:
-        image = image_id(item.sha256)
-        reply = self._api.add(image, Part.of_picture("data", item, read))
-        if reply.failed and reply.message in wire.BAD_PICTURE:
-            return Outcome(item.key, refused=f"the Mobius SDK says {reply.message}", unfit=True)
+    def _send(self, picture: Picture, image: str, read: Reader) -> Outcome:
+        reply = self._api.add(image, Part.of_picture("data", picture, read))
+        if reply.failed and reply.message in BAD_PICTURE:
+            return Outcome(picture.key, refused=f"the Mobius SDK says {reply.message}", unfit=True)
         named = reply.id_of("image_id", "id")
         if named and named != image:
             raise Refused(
-                f"The Mobius SDK gave the picture {item.key} the id {named} instead of the one that was asked for",
+                f"The Mobius SDK gave the picture {picture.key} the id {named} instead of the one that was asked for",
                 hint="Only servers that take image_id can be used: SDK 1.4 and later",
             )
-        return Outcome(item.key, image)
-
-    def _progress_of(self, batch_id: str) -> dict[str, Outcome]:
-        with self._lock:
-            done = self._done.setdefault(batch_id, {})
-            self._done.move_to_end(batch_id)
-            while len(self._done) > _REMEMBERED:
-                self._done.popitem(last=False)
-            return done
-
-
-def _is_image(remote_id: str) -> bool:
-    return remote_id.isascii() and remote_id.isalnum()
+        return Outcome(picture.key, image)

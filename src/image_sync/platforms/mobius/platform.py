@@ -1,25 +1,23 @@
-"""A Mobius SDK as a platform of ours: what the protocol promises, said through ``api``."""
+"""A Mobius SDK as a platform of ours, and its models: what the protocols promise, said through ``api``."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient, Unsupported
-from image_sync.platforms.base import Model, Prediction, Progress, TrainingPlan, Traits
+from image_sync.platforms.base import Model, Prediction, Traits
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
-from image_sync.platforms.mobius.assigning import Assigning
-from image_sync.platforms.mobius.following import Following, succeeded
+from image_sync.platforms.mobius.assign import Assigner
 from image_sync.platforms.mobius.pictures import Pictures
-from image_sync.platforms.mobius.records import Records, Training
+from image_sync.platforms.mobius.records import Records, Training, short
 from image_sync.platforms.mobius.scores import scores
-from image_sync.platforms.mobius.starting import Starting
-from image_sync.platforms.mobius.survey import Rule
-from image_sync.platforms.mobius.tags import Naming, short
+from image_sync.platforms.mobius.tags import Naming, Rule
+from image_sync.platforms.mobius.trainings import Trainings
 from image_sync.platforms.notes import Notes
 
 _BATCH = 10
@@ -64,14 +62,11 @@ class MobiusPlatform:
         client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts, alive=alive)
         self.api = Api(client, timeouts, parallel)
         records = Records(notes)
+        assigner = Assigner(self.api, records, parallel, stop)
         self.pictures = Pictures(self.api, records, tags, stop)
-        assigning = Assigning(self.api, records, parallel, stop)
-        following = Following(self.api, records)
         rule = Rule(negatives, max_negatives)
-        self.trainings = Trainings(
-            Starting(self.api, records, self.pictures, assigning, following, tags, rule, grace=grace), following
-        )
-        self.models = Models(self.api, records, assigning, following)
+        self.trainings = Trainings(self.api, records, self.pictures, assigner, tags, rule, grace=grace)
+        self.models = Models(self.api, records, assigner)
         self.traits = Traits(
             name="mobius",
             batch_files=min(batch_files, _BATCH),
@@ -101,66 +96,30 @@ class MobiusPlatform:
         self.api.close()
 
 
-class Trainings:
-    """The training part of the platform."""
-
-    def __init__(self, starting: Starting, following: Following) -> None:
-        self._starting = starting
-        self._following = following
-
-    def start(self, plan: TrainingPlan) -> str:
-        """A task for each tag that changed."""
-        if plan.detection:
-            raise Unsupported("A Mobius SDK detects no objects", hint="Leave model.nn_arch out")
-        return self._starting.start(plan)
-
-    def find(self, dataset: DatasetRef, name: str) -> list[str]:
-        """The training of this name, once all of it was started."""
-        return self._following.find(dataset, name)
-
-    def progress(self, task_id: str) -> Progress:
-        """How many of its tags are done."""
-        return self._following.progress(task_id)
-
-    def stop(self, task_id: str) -> None:
-        """Not here."""
-        raise Unsupported(
-            f"The training {task_id} cannot be stopped: a Mobius SDK 1.5 documents no call for it",
-            hint="Each tag takes minutes at most; wait until it has ended",
-        )
-
-    def log(self, task_id: str) -> Iterator[str]:
-        """Not here."""
-        raise Unsupported(f"A Mobius SDK keeps no log of the training {task_id}", hint="See its container's own output")
-
-
 class Models:
     """The model part: a dataset has one model, the tags as the last training left them."""
 
-    def __init__(self, api: Api, records: Records, assigning: Assigning, following: Following) -> None:
+    def __init__(self, api: Api, records: Records, assigner: Assigner) -> None:
         self._api = api
         self._records = records
-        self._assigning = assigning
-        self._following = following
+        self._assigner = assigner
 
     def of_dataset(self, dataset: DatasetRef) -> list[Model]:
-        """The one there is: the tags as the last training left them."""
-        current = self._following.current(dataset)
+        """The one there is."""
+        current = self._records.current(dataset.id)
         return [] if current is None else [self._model(current)]
 
     def of_task(self, task_id: str) -> Model | None:
         """The model, once the training ended well for any tag."""
         training = self._records.training(task_id)
-        if training is None or training.ended is None or not succeeded(training):
-            return None
-        return self._model(training)
+        return self._model(training) if training is not None and training.succeeded else None
 
     def deploy(self, model: Model) -> None:
         """Nothing to do: tags answer as soon as they are trained."""
 
     def undeploy(self, model: Model) -> None:
         """Not here; an earlier model than the present one is out of service anyway."""
-        current = self._following.current(DatasetRef(model.dataset_id, ""))
+        current = self._records.current(model.dataset_id)
         if current is not None and current.id == model.id:
             raise Unsupported(
                 f"The model {model.name} cannot be taken from service: tags answer as soon as they are trained",
@@ -198,7 +157,7 @@ class Models:
         attempts = self._records.attempts()
         for tag in tags:
             if tag.trained is not None or tag.start is not None:
-                self._records.save(self._assigning.reset(tag, attempts.get(short(tag.name), {}), ""), start=None)
+                self._records.save(self._assigner.reset(tag, attempts.get(short(tag.name), {}), ""), start=None)
         for training in self._records.trainings(model.dataset_id):
             self._records.forget_training(training)
 

@@ -1,14 +1,19 @@
-"""Finds scores in whatever shape they come: for predictions no public page shows a body.
+"""Finds scores in whatever shape they come, and tells by them whether a tag's model has changed.
 
-Shapes that the vendor's other calls, its later versions and its mobile SDK use are all found: objects with a name and
-a score, pairs of both, and maps from a name to a number, nested at will, per picture or not.
+No public page shows the body of a prediction. Shapes that the vendor's other calls, its later versions and its mobile
+SDK use are all found: objects with a name and a score, pairs of both, and maps from a name to a number, nested at will,
+per picture or not.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
+
+from image_sync.errors import NotFound, Refused
+from image_sync.platforms.mobius.api import NO_MODEL, Api
 
 _NAMES = ("name", "tag", "custom_concept_id", "concept", "label", "id")
 _SCORES = ("score", "confidence", "probability", "value")
@@ -17,6 +22,8 @@ _NOISE = frozenset({"status", "message", "task_id", "time", "elapsed", "duration
 _RESULT = "result"
 _DEEPEST = 12
 _PAIR = 2
+_SIDE = 4
+_UNTRAINED = "untrained"
 
 
 class Score(NamedTuple):
@@ -87,3 +94,30 @@ def _object(
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def sample_of(positives: Collection[str], negatives: Collection[str]) -> tuple[str, ...]:
+    """A few pictures of both kinds, always the same of the same."""
+    return (*sorted(positives)[:_SIDE], *sorted(negatives)[:_SIDE])
+
+
+def score_fingerprint(api: Api, tag: str, sample: tuple[str, ...]) -> str:
+    """The scores of a sample as a text, which tells a tag's model from an earlier one: the server has no other way.
+
+    ``untrained`` without a model, empty when it cannot be told.
+    """
+    if not sample:
+        return ""
+    try:
+        body = api.predict_batch(sample, [tag])
+    except NotFound as error:
+        return _UNTRAINED if NO_MODEL in error.what else ""
+    except Refused:
+        return ""
+    found = {score.image: score.value for score in scores(body, tags=[tag], images=sample)}
+    return json.dumps(found, sort_keys=True) if found and "" not in found else ""
+
+
+def changed(before: str, after: str) -> bool:
+    """Whether the model must have been trained between two fingerprints."""
+    return bool(before) and after not in {"", _UNTRAINED, before}

@@ -16,7 +16,6 @@ from image_sync.domain import Annotation, Batch, DatasetRef, Picture
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unsupported
 from image_sync.platforms.base import Phase, RemotePicture, TrainingPlan
 from image_sync.platforms.http import Timeouts
-from image_sync.platforms.mobius.abreast import abreast
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.notes import MemoryNotes
 from image_sync_server.mobius.server import MobiusServer
@@ -53,7 +52,7 @@ class Site:
             timeouts=Timeouts(2, 5, 10),
             **self.options,
         )
-        self.platform.trainings._starting._clock = lambda: self.now
+        self.platform.trainings._clock = lambda: self.now
 
     def put(self, category: str, kind: str = "", *, first: int = 0, count: int = 4) -> list[str]:
         """Upload pictures; their ids."""
@@ -666,7 +665,7 @@ def test_a_start_that_is_turned_away_is_no_doubt(filled: Site, server: MobiusSer
 def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusServer) -> None:
     """In this life where it was; in the next one from the reset on."""
     image = sorted(one for one, category in filled.contents.items() if category == "dark")[2]
-    filled.platform.models._assigning._parallel = 1
+    filled.platform.trainings._assigner._parallel = 1
     server.faults.add(fault("500-before", path=f"assign/{image}/positive/dark", count=1))
     with pytest.raises(Transient):
         filled.begin()
@@ -686,8 +685,8 @@ def test_a_preparation_that_is_broken_off_goes_on(filled: Site, server: MobiusSe
 
 def test_a_long_preparation_comes_up_for_air(filled: Site, server: MobiusServer) -> None:
     """When its time is over a call ends, and the next one goes on where it was: nothing is assigned twice."""
-    filled.platform.trainings._starting._slice = 0.0
-    filled.platform.models._assigning._parallel = 1
+    filled.platform.trainings._slice = 0.0
+    filled.platform.trainings._assigner._parallel = 1
     rounds = 0
     while not filled.platform.trainings.find(filled.dataset, "m-1"):
         rounds += 1
@@ -761,22 +760,20 @@ def test_the_program_ends_during_a_preparation(filled: Site, server: MobiusServe
     assert tasks(server) == {"dark": 1, "light": 1}
 
 
-@pytest.mark.parametrize("width", [1, 4])
-def test_abreast_does_all_or_tells_the_first_error(width: int) -> None:
-    """Everything once; after an error nothing new is begun."""
-    done: list[int] = []
-    abreast(width, done.append, range(50))
-    assert sorted(done) == list(range(50))
+def test_several_pictures_are_assigned_at_once_and_none_after_an_error(filled: Site, server: MobiusServer) -> None:
+    """Everything once; when one of 24 fails, what was not begun waits for the next call."""
+    filled.put("dark", first=40, count=16)
+    failing = min(image for image, category in filled.contents.items() if category == "dark")
+    server.faults.add(fault("500-before", path=f"assign/{failing}/positive/dark", count=1))
+    with pytest.raises(Transient):
+        filled.begin()
+    before = [line for line in filled.said() if line.endswith("/dark") and "assign" in line]
+    filled.train()
 
-    def work(number: int) -> None:
-        done.append(number)
-        if number == 10:
-            raise ValueError(str(number))
-
-    done.clear()
-    with pytest.raises(ValueError, match="10"):
-        abreast(width, work, range(10_000))
-    assert len(done) < 10_000
+    lines = [line for line in filled.said() if line.endswith("/dark") and "assign" in line]
+    assert len(before) < 24
+    assert len({*before, *lines}) == 24
+    assert len(before) + len(lines) == 25
 
 
 def test_import_and_export_say_where_to_go(filled: Site, tmp_path: Path) -> None:

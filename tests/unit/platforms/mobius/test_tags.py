@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
-from image_sync.platforms.mobius.negatives import choose
-from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag
-from image_sync.platforms.mobius.survey import Rule, Survey
-from image_sync.platforms.mobius.tags import short, tag_of
+from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag, short
+from image_sync.platforms.mobius.tags import Rule, TagPlan, choose, tag_of
 from image_sync.platforms.notes import MemoryNotes
 
 DATASET = DatasetRef("d", "parts")
@@ -25,16 +23,21 @@ def ids(category: str, count: int, first: int = 0) -> list[str]:
     return [hashlib.sha256(f"{category}{n}".encode()).hexdigest()[:32] for n in range(first, first + count)]
 
 
-def survey(negatives: str = "others", most: int = 200, **categories: list[str]) -> Survey:
+def plan(negatives: str = "others", most: int = 200, **categories: list[str]) -> TagPlan:
     contents = [(one, name.replace("__", "/")) for name, images in categories.items() for one in images]
-    return Survey(DATASET, contents, "category", Rule(negatives, most))
+    return TagPlan(DATASET, contents, "category", Rule(negatives, most))
 
 
-def trained(seen: Survey, name: str) -> Tag:
+def trained(seen: TagPlan, name: str) -> Tag:
     """The tag after a training of everything."""
     tag = Tag(name, "d", name)
     total = Sum.of(seen.positives(name))
     return replace(tag, assigned=total, trained=total, negatives=tuple(seen.negatives(tag)))
+
+
+def standing(seen: TagPlan, tag: Tag, attempts: dict[str, Attempt]) -> tuple[str, str]:
+    """Why it has to be trained again, and why it has to be reset before."""
+    return seen.why_changed(tag), seen.why_reset(tag, attempts)
 
 
 # -- negatives
@@ -43,7 +46,7 @@ def trained(seen: Survey, name: str) -> Tag:
 def test_negatives_come_from_the_other_categories_up_to_the_cap() -> None:
     """Sampled over all others, no more than allowed, never a picture of the tag itself."""
     a, b, c = ids("a", 50), ids("b", 50), ids("c", 50)
-    seen = survey(most=40, a=a, b=b, c=[*c, a[0]])
+    seen = plan(most=40, a=a, b=b, c=[*c, a[0]])
 
     chosen = seen.negatives(Tag("a", "d", "a"))
 
@@ -51,16 +54,16 @@ def test_negatives_come_from_the_other_categories_up_to_the_cap() -> None:
     assert set(chosen) <= {*b, *c}
     assert set(chosen) & set(b)
     assert set(chosen) & set(c)
-    assert chosen != survey(most=40, b=[*a, *b], c=c).negatives(Tag("b", "d", "b"))
+    assert chosen != plan(most=40, b=[*a, *b], c=c).negatives(Tag("b", "d", "b"))
 
 
 def test_the_sample_is_stable() -> None:
     """The order of the pictures does not matter, and a new picture replaces one other at most."""
     a, b = ids("a", 3), ids("b", 300)
-    before = set(survey(most=20, a=a, b=b).negatives(Tag("a", "d", "a")))
+    before = set(plan(most=20, a=a, b=b).negatives(Tag("a", "d", "a")))
 
-    assert set(survey(most=20, a=a, b=b[::-1]).negatives(Tag("a", "d", "a"))) == before
-    more = set(survey(most=20, a=a, b=[*b, *ids("new", 1)]).negatives(Tag("a", "d", "a")))
+    assert set(plan(most=20, a=a, b=b[::-1]).negatives(Tag("a", "d", "a"))) == before
+    more = set(plan(most=20, a=a, b=[*b, *ids("new", 1)]).negatives(Tag("a", "d", "a")))
     assert len(before - more) <= 1
 
 
@@ -69,7 +72,7 @@ def test_what_is_assigned_stays() -> None:
     a, b = ids("a", 3), ids("b", 300)
     kept = tuple(b[:15])
 
-    chosen = survey(most=20, a=a, b=b).negatives(Tag("a", "d", "a", negatives=kept))
+    chosen = plan(most=20, a=a, b=b).negatives(Tag("a", "d", "a", negatives=kept))
 
     assert set(kept) <= set(chosen)
     assert len(chosen) == 20
@@ -81,12 +84,12 @@ def test_folders_for_negatives_are_taken_whole() -> None:
     pictures: Any = {"_negative_": general, "a__negative": own, "a": a, "b": b}
     tag = Tag("a", "d", "a")
 
-    assert set(survey(most=6, **pictures).negatives(tag)) == {*general, *own}
-    assert set(survey(most=10, **pictures).negatives(tag)) > {*general, *own}
-    assert set(survey("folders", **pictures).negatives(tag)) == {*general, *own}
-    assert set(survey("folders", **pictures).negatives(Tag("b", "d", "b"))) == set(general)
-    assert survey("none", **pictures).negatives(tag) == []
-    assert set(survey(**pictures).categories) == {"a", "b"}
+    assert set(plan(most=6, **pictures).negatives(tag)) == {*general, *own}
+    assert set(plan(most=10, **pictures).negatives(tag)) > {*general, *own}
+    assert set(plan("folders", **pictures).negatives(tag)) == {*general, *own}
+    assert set(plan("folders", **pictures).negatives(Tag("b", "d", "b"))) == set(general)
+    assert plan("none", **pictures).negatives(tag) == []
+    assert set(plan(**pictures).categories) == {"a", "b"}
 
 
 @given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(1, 40))
@@ -106,85 +109,85 @@ def test_choosing(own: set[int], others: set[int], kept: set[int], most: int) ->
 
 def test_a_new_tag_has_changed() -> None:
     """It was never trained, and nobody knows what lies on the server under its name."""
-    standing = survey(a=ids("a", 2), b=ids("b", 2)).standing(Tag("a", "d", "a"), {})
+    changed, reset = standing(plan(a=ids("a", 2), b=ids("b", 2)), Tag("a", "d", "a"), {})
 
-    assert standing.changed
-    assert standing.reset
+    assert changed
+    assert reset
 
 
 def test_nothing_new_means_nothing_to_do() -> None:
     """Pictures of other categories that come do not change a tag that has negatives."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
 
-    standing = survey(a=a, b=[*b, *ids("b", 50, 5)]).standing(tag, {})
+    changed, reset = standing(plan(a=a, b=[*b, *ids("b", 50, 5)]), tag, {})
 
-    assert (standing.changed, standing.reset) == ("", "")
+    assert (changed, reset) == ("", "")
 
 
 def test_new_pictures_change_a_tag_without_a_reset() -> None:
     """They were assigned when they came, which is written down."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
     new = ids("a", 2, 5)
 
-    standing = survey(a=[*a, *new], b=b).standing(tag, {"x": Attempt(tuple(new))})
+    changed, reset = standing(plan(a=[*a, *new], b=b), tag, {"x": Attempt(tuple(new))})
 
-    assert "other pictures" in standing.changed
-    assert standing.reset == ""
+    assert "other pictures" in changed
+    assert reset == ""
 
 
 @pytest.mark.parametrize("also_new", [False, True])
 def test_a_picture_that_was_moved_away_asks_for_a_reset(also_new: bool) -> None:
     """Even if as many new ones came: nothing takes its assignment back."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
     new = ids("a", 1, 5) if also_new else []
 
-    standing = survey(a=[*a[1:], *new], b=[*b, a[0]]).standing(tag, {"x": Attempt(tuple(new))} if new else {})
+    changed, reset = standing(plan(a=[*a[1:], *new], b=[*b, a[0]]), tag, {"x": Attempt(tuple(new))} if new else {})
 
-    assert "moved away" in standing.reset
-    assert standing.changed
+    assert "moved away" in reset
+    assert changed
 
 
 def test_an_attempt_that_came_to_nothing_asks_for_a_reset() -> None:
     """Perhaps assigned, then sent under another category: unless the tag was reset since."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
     stray = Attempt(tuple(ids("stray", 1)))
 
-    assert "moved away" in survey(a=a, b=b).standing(tag, {"x": stray}).reset
-    assert survey(a=a, b=b).standing(tag, {"x": replace(stray, void=True)}).reset == ""
+    assert "moved away" in plan(a=a, b=b).why_reset(tag, {"x": stray})
+    assert plan(a=a, b=b).why_reset(tag, {"x": replace(stray, void=True)}) == ""
 
 
 def test_a_negative_that_becomes_a_positive_asks_for_a_reset() -> None:
     """What assigning it again as the other kind would do is not documented."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
 
-    standing = survey(a=[*a, b[0]], b=b[1:]).standing(tag, {"x": Attempt((b[0],))})
+    _, reset = standing(plan(a=[*a, b[0]], b=b[1:]), tag, {"x": Attempt((b[0],))})
 
-    assert "negatives" in standing.reset
+    assert "negatives" in reset
 
 
 def test_negatives_that_are_gone_or_new_count() -> None:
     """A deleted negative asks for a reset at the next training; new ones in a folder change the tag."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
 
-    assert survey(a=a, b=b[1:]).standing(tag, {}).reset
-    assert "new negatives" in survey(a=a, b=b, a__negative=ids("n", 1)).standing(tag, {}).changed
-    assert "without negatives" in survey(a=a, b=b).standing(replace(tag, negatives=()), {}).changed
+    assert plan(a=a, b=b[1:]).why_reset(tag, {})
+    assert "new negatives" in plan(a=a, b=b, a__negative=ids("n", 1)).why_changed(tag)
+    assert "without negatives" in plan(a=a, b=b).why_changed(replace(tag, negatives=()))
 
 
 def test_a_tag_without_pictures() -> None:
     """Unknown: nothing to do. Trained earlier: changed, to be reset."""
     a, b = ids("a", 5), ids("b", 5)
-    tag = trained(survey(a=a, b=b), "a")
+    tag = trained(plan(a=a, b=b), "a")
 
-    assert survey(b=b).standing(Tag("a", "d", "a"), {}).changed == ""
-    assert survey(b=b).standing(tag, {}).changed
-    assert survey(b=b).standing(tag, {}).reset
+    assert plan(b=b).why_changed(Tag("a", "d", "a")) == ""
+    assert plan(b=b).why_changed(tag)
+    assert plan(b=b).why_reset(tag, {})
 
 
 # -- names and records

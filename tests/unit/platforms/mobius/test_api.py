@@ -22,9 +22,8 @@ from image_sync.errors import (
 )
 from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Part, Timeouts
-from image_sync.platforms.mobius.api import Api
+from image_sync.platforms.mobius.api import Api, Reply
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.mobius.wire import Reply
 from image_sync.platforms.notes import MemoryNotes
 from support.fake_http import FakeHttp, answer, ok
 from support.fake_http import Reply as Answer
