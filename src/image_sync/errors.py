@@ -12,8 +12,8 @@
     |  '- Unreadable                    it cannot be read now: look at it again
     '- PlatformError                69
        |- Transient                     nothing was done there: try again later (``retry_after``)
-       |  |- Unanswered                 nobody answered: counted by the circuit (platforms/circuit.py)
-       |  '- Resting                    the circuit is open: it was not even tried
+       |  |- Unanswered                 nobody answered: after some in a row the platform rests (backoff.py)
+       |  '- Resting                    it rests: it was not even tried
        |- Ambiguous                     it may or may not have been done there: ask before doing it again
        '- Permanent                     it was refused: do not repeat it unchanged
           |- Unauthorised           77  the platform does not accept who we are
@@ -114,6 +114,14 @@ class Transient(PlatformError):  # noqa: N818
     def __init__(self, what: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, hint=hint)
         self.retry_after = retry_after
+
+
+class Unanswered(Transient):
+    """Nobody answered: no connection, no answer in time, or a router's word that there is nothing behind it."""
+
+
+class Resting(Transient):
+    """The platform is being left alone for ``retry_after`` seconds: nothing was sent, and no repeat helps earlier."""
 
 
 class Ambiguous(PlatformError):  # noqa: N818

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import (
     Ambiguous,
@@ -27,11 +28,11 @@ from image_sync.errors import (
     Permanent,
     Refused,
     Transient,
+    Unanswered,
     Unauthorised,
     Unfit,
 )
 from image_sync.platforms.base import Model, Outcome, TrainingPlan
-from image_sync.platforms.circuit import Circuit, Unanswered
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi import api
 from image_sync.platforms.mvi.platform import MviPlatform
@@ -189,8 +190,8 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
         mvi._api.patience, mvi._api.poll, mvi.models.poll = 0.05, 0.01, 0.01
         mvi.pictures.ensure_category(DATASET, "good")
         server.requests.clear()
-        circuit = Circuit("it", limit=99)
-        yield Rig(world, server, mvi, Retrying(mvi, threading.Event(), circuit=circuit, first=0.001, attempts=ATTEMPTS))
+        backoff = Backoff(limit=99)
+        yield Rig(world, server, mvi, Retrying(mvi, threading.Event(), backoff=backoff, first=0.001, attempts=ATTEMPTS))
         mvi.close()
 
 

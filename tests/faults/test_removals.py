@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from image_sync.backoff import Backoff
 from image_sync.domain import DatasetRef
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
@@ -208,6 +209,7 @@ def test_many_removals_at_once_wait_for_a_person(site: Site) -> None:
         site.ledger,
         platform,
         threading.Event(),
+        Backoff(site.ledger.trouble),
         remove_after=10.0,
         most_removals=lambda stored: max(10, stored // 5),
         clock=lambda: site.now,

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Batch, DatasetRef, Picture, PictureState, Tally, TrainingState
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
@@ -273,23 +274,20 @@ class Process:
         )
         self.thresholds = thresholds
         self.ledger.files.keep_roots([os.fsencode(world.root)])
+        backoff = Backoff(self.ledger.trouble, clock=world.monotonic)
         self.reconciler = Reconciler(
             self.ledger,
             remote,
             self.stop,
+            backoff,
             grace=UPLOAD_GRACE,
             remove_after=20.0 if world.deletions == "remove" else None,
             clock=world.clock,
-            monotonic=world.monotonic,
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
-        self.uploader = Uploader(
-            self.ledger, remote, thresholds, rules, self.stop, clock=world.clock, monotonic=world.monotonic
-        )
+        self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, backoff, clock=world.clock)
         recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
-        self.trainer = Trainer(
-            self.ledger, remote, thresholds, recipe, self.stop, clock=world.clock, monotonic=world.monotonic
-        )
+        self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, backoff, clock=world.clock)
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(
             [os.fsencode(world.root)], self.ledger.files, watching, self.stop, lambda: None, clock=world.clock

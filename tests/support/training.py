@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Batch, DatasetRef, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Model, TrainingPlan
@@ -84,8 +85,8 @@ class World:
             Thresholds(training=training, max_ratio=max_ratio),
             Recipe(**{"name": "plates", "poll": 15, **recipe}),
             self.stop,
+            Backoff(self.ledger.trouble, clock=lambda: self.now),
             clock=lambda: self.unix,
-            monotonic=lambda: self.now,
         )
         return self.trainer
 

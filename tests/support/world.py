@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
@@ -38,11 +39,11 @@ class World:
             self.ledger,
             self.platform,
             self.stop,
+            Backoff(self.ledger.trouble, clock=lambda: self.now),
             grace=grace,
             remove_after=remove_after,
             repair=repair,
             clock=lambda: self.unix,
-            monotonic=lambda: self.now,
         )
         self.uploader = Uploader(
             self.ledger,
@@ -50,8 +51,8 @@ class World:
             Thresholds(upload=upload, quiet=10, max_wait=300),
             UploadRules(grace=grace, **rules),
             self.stop,
+            Backoff(self.ledger.trouble, clock=lambda: self.now),
             clock=lambda: self.unix,
-            monotonic=lambda: self.now,
         )
         return self.uploader
 

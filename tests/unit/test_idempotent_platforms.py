@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from image_sync.backoff import Backoff
 from image_sync.domain import TrainingState
 from image_sync.errors import Ambiguous
 from image_sync.platforms.base import RemotePicture, TrainingPlan
@@ -83,8 +84,8 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
         thresholds,
         Recipe("parts"),
         threading.Event(),
+        Backoff(world.ledger.trouble, clock=lambda: world.now),
         clock=lambda: world.unix,
-        monotonic=lambda: world.now,
     )
     for _ in range(3):
         trainer.step(world.now)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Sighting, Stamp, TrainingState
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
 from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
@@ -463,7 +464,9 @@ def test_the_newest_model_of_a_name_is_chosen_by_time() -> None:
 def test_a_scarce_category_is_left_out_of_the_training_where_the_platform_can(world: World) -> None:
     """Its pictures are counted, so that they start nothing by themselves, and no model is said to contain them."""
     thresholds = Thresholds(training=10, leaves_out=True)
-    world.trainer = Trainer(world.ledger, world.platform, thresholds, Recipe("plates"), world.stop)
+    world.trainer = Trainer(
+        world.ledger, world.platform, thresholds, Recipe("plates"), world.stop, Backoff(world.ledger.trouble)
+    )
     world.upload(*["good", "bad"] * 6, "typo")
     plans: list[set[str]] = []
     start = world.platform.start_training

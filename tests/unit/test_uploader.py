@@ -268,13 +268,13 @@ def test_a_single_run_waits_a_minute_to_be_let_in(world: World) -> None:
     hopeless = []
     for _ in range(5):
         world.pass_time(world.reconciler.step(world.now))
-        hopeless.append(world.reconciler.setback.hopeless(60))
+        hopeless.append(world.reconciler.backoff.hopeless(60))
     world.stage()
     world.platform.fail_next("sign_in", Transient("no answer"))
     world.reconciler.step(world.now)
 
     assert hopeless == [False, False, False, True, True]
-    assert world.reconciler.setback.hopeless(60)
+    assert world.reconciler.backoff.hopeless(60)
 
 
 def test_a_key_that_is_refused_in_the_middle_holds_up_nothing_for_long(world: World) -> None:
@@ -343,7 +343,7 @@ def test_a_batch_whose_files_all_vanished_does_not_end_an_outage(world: World) -
     lstat = os.lstat
 
     def vanish(path, **more):
-        world.uploader.setback.hit(Transient("no answer"))
+        world.uploader.backoff.failed(Transient("no answer"))
         os.unlink(path)
         return lstat(path, **more)
 
@@ -351,7 +351,7 @@ def test_a_batch_whose_files_all_vanished_does_not_end_an_outage(world: World) -
         patch.setattr("image_sync.uploader.uploader.os.lstat", vanish)
         world.uploader.step(world.now)
 
-    assert world.uploader.setback.left() > 0
+    assert world.uploader.backoff.remaining() > 0
     assert world.ledger.troubles()[0].what == "no answer"
     assert world.ledger.tally().sending == 0
 

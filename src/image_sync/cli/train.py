@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from image_sync.backoff import Backoff
 from image_sync.cli import options
 from image_sync.cli.present import Measure, outcome_of, remaining
 from image_sync.cli.session import ledger_of, platform_of, settings_of
@@ -64,13 +65,13 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
     with ledger_of(settings, lock) as ledger, platform_of(settings) as platform:
         thresholds = thresholds_of(settings, platform.traits)
         known = _ask(ledger, thresholds)
-        trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop)
+        trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, Backoff(ledger.trouble))
 
         def turn() -> None:
             stop.wait(min(trainer.step(time.monotonic()), _TICK))
-            if trainer.setback.error is not None:
+            if trainer.backoff.error is not None:
                 ledger.trainings.withdraw_request()
-                raise trainer.setback.error
+                raise trainer.backoff.error
 
         _see(ledger, known, Measure.of(settings), follow=follow, turn=turn)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
+from image_sync.backoff import Backoff
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker, alive
 from image_sync.errors import ConfigError, LedgerError, PlatformError
@@ -64,17 +65,21 @@ def assemble(
     stop = threading.Event()
     ledger = aimed_ledger(settings, lock)
     _retrying(ledger, None)
-    platform = registry.make(settings, stop, notes=ledger.notes, notice=partial(_retrying, ledger), alive=alive)
+    backoff = Backoff(ledger.trouble)
+    platform = registry.make(
+        settings, stop, backoff=backoff, notes=ledger.notes, notice=partial(_retrying, ledger), alive=alive
+    )
     _suits(settings, platform)
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.files.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
     thresholds = thresholds_of(settings, platform.traits)
-    uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop)
+    uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop, backoff)
     reconciler = Reconciler(
         ledger,
         platform,
         stop,
+        backoff,
         grace=settings.upload.grace,
         # A file that only moved is seen again within one full look: only then is it known to be deleted.
         remove_after=2 * settings.watch.rescan if settings.deletions == "remove" else None,
@@ -96,7 +101,7 @@ def assemble(
         alive=alive,
     )
     # What was moved while nothing ran is found first: a training would learn it under its old category.
-    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, looked=watcher.looked)
+    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, backoff, looked=watcher.looked)
 
     def help_out(now: float) -> float:
         return min(uploader.help(now), reconciler.help(now))

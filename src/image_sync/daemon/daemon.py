@@ -231,8 +231,8 @@ class Daemon:
         if not self._once or self._failure is not None:
             return EXIT_DONE
         for stage in (crew.reconciler, crew.uploader, crew.trainer, crew.trainer.keeper):
-            if stage.setback.error is not None:
-                return stage.setback.error.exit_code
+            if stage.backoff.error is not None:
+                return stage.backoff.error.exit_code
         census = crew.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
         troubled += crew.ledger.annotations.refusals()
@@ -257,7 +257,7 @@ class Daemon:
 
     def _done(self, crew: Crew) -> bool:
         """Whether nothing is left that can be worked off now."""
-        if any(stage.setback.hopeless(_AT_THE_DOOR) for stage in (crew.reconciler, crew.uploader, crew.trainer)):
+        if any(stage.backoff.hopeless(_AT_THE_DOOR) for stage in (crew.reconciler, crew.uploader, crew.trainer)):
             return True  # the platform was tried as often as its calls allow
         try:
             return self._idle(crew)

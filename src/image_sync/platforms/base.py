@@ -31,6 +31,7 @@ class Traits:
     """Facts about a platform, as data."""
 
     name: str
+    """What ``platform`` says in the configuration."""
     batch_files: int
     """Most pictures in one upload request."""
     batch_bytes: int
@@ -53,6 +54,8 @@ class Traits:
     """Whether it can tell what it has. If not: find and copies find nothing, count is None, listing is empty."""
     leaves_out: bool = False
     """Whether a training can leave out a category that has too few pictures; if not, it holds training back."""
+    who: str = ""
+    """How errors name it, such as ``MVI at mvi.example.com``."""
     keeps_models: bool = True
     """Whether each training leaves a model of its own, to be deployed; if not, there is one, which always answers."""
 

@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from image_sync.backoff import Backoff
 from image_sync.config import Credentials, Settings
 from image_sync.errors import ConfigError, PlatformError
 from image_sync.platforms.base import Platform
-from image_sync.platforms.circuit import Circuit
 from image_sync.platforms.notes import MemoryNotes, Notes
 from image_sync.platforms.retry import Retrying
 
@@ -25,6 +24,7 @@ def make(
     stop: threading.Event,
     *,
     attempts: int = 4,
+    backoff: Backoff | None = None,
     notes: Notes | None = None,
     notice: Callable[[PlatformError | None], None] = lambda _error: None,
     alive: Callable[[], None] = lambda: None,
@@ -35,6 +35,7 @@ def make(
         settings: read and checked.
         stop: ends every wait.
         attempts: how often a call is tried that found nobody there.
+        backoff: the wait of all that call it.
         notes: where it writes down what its server cannot tell; None: it forgets.
         notice: told the error before a call is repeated, and None once nothing is repeated any more.
         alive: called for each attempt, each request, and each block of it that is sent or read.
@@ -42,19 +43,16 @@ def make(
     Raises:
         ConfigError: the settings cannot be used for it.
     """
-    patient = partial(Retrying, stop=stop, attempts=attempts, notice=notice, alive=alive)
+    patient = partial(Retrying, stop=stop, backoff=backoff, attempts=attempts, notice=notice, alive=alive)
     match settings.platform:
         case "memory":
             return patient(_memory(settings, stop))
         case "mvi":
-            circuit = Circuit(f"MVI at {urlsplit(settings.credentials.endpoint).netloc}")
-            return patient(_mvi(settings, stop, alive), circuit=circuit)
+            return patient(_mvi(settings, stop, alive))
         case "sagemaker":
-            circuit = Circuit(f"AWS in {settings.sagemaker.region}")
-            return patient(_sagemaker(settings, stop, alive), circuit=circuit)
+            return patient(_sagemaker(settings, stop, alive))
         case "mobius":
-            circuit = Circuit(f"The Mobius SDK at {urlsplit(settings.credentials.endpoint).netloc}")
-            return patient(mobius(settings, stop, notes or MemoryNotes(), alive), circuit=circuit)
+            return patient(mobius(settings, stop, notes or MemoryNotes(), alive))
         case other:
             raise ConfigError(f"There is no platform {other}", hint="platform is mvi, sagemaker, mobius or memory")
 

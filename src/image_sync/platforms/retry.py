@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from image_sync.errors import PlatformError, Transient, Unauthorised
+from image_sync.backoff import Backoff
+from image_sync.errors import PlatformError, Resting, Transient, Unauthorised
 from image_sync.log import get_logger
 from image_sync.platforms.base import Models, Pictures, Platform, RemotePicture, Trainings
-from image_sync.platforms.circuit import Circuit, Resting
 
 T = TypeVar("T")
 
@@ -33,11 +33,11 @@ class Retrying:
     turn a lost answer into ``Transient``, because doing them twice is the same as doing them once.
 
     A wait that the platform asks for is kept to; one that is longer than ``ceiling`` is left to the caller, who
-    finds it in the error. A platform that does not answer at all is left alone by the circuit, which ends the
-    repeats of all callers.
+    finds it in the error. A platform that does not answer at all is left alone by the back-off, which ends
+    the repeats of all callers.
 
     Args:
-        circuit: through which every attempt goes; one for each platform.
+        backoff: through which every attempt goes; one for each platform.
         stop: ends a wait at once, and no attempt begins after it; the last error is raised.
         attempts: most calls before the error is passed on.
         first: seconds before the second one, about; then twice as long each time.
@@ -51,7 +51,7 @@ class Retrying:
         platform: Platform,
         stop: threading.Event,
         *,
-        circuit: Circuit | None = None,
+        backoff: Backoff | None = None,
         attempts: int = 4,
         first: float = _FIRST_WAIT,
         ceiling: float = 300.0,
@@ -60,12 +60,13 @@ class Retrying:
     ) -> None:
         self._platform = platform
         self._stop = stop
-        self._circuit = circuit or Circuit(f"The platform {platform.traits.name}")
+        self._backoff = backoff or Backoff()
+        self._who = platform.traits.who or f"The platform {platform.traits.name}"
         self._attempts = attempts
         self._ceiling = ceiling
         self._notice = notice
         self._alive = alive
-        self._backoff = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
+        self._growing = tenacity.wait_exponential(multiplier=first, max=ceiling) + tenacity.wait_random(0, first)
         self.traits = platform.traits
         self.pictures: Pictures = self._patient(Pictures, platform.pictures, listing=self._listing)
         self.trainings: Trainings = self._patient(Trainings, platform.trainings, log=self._lines)
@@ -157,7 +158,7 @@ class Retrying:
     def _attempt(self, call: Callable[[], T]) -> T:
         self._alive()
         try:
-            with self._circuit.call():
+            with self._backoff.attempt(self._who):
                 return call()
         finally:
             self._alive()
@@ -172,4 +173,4 @@ class Retrying:
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, Transient) else None
-        return max(self._backoff(state), asked or 0.0)
+        return max(self._growing(state), asked or 0.0)

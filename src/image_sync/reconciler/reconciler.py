@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from image_sync.backoff import Backoff
 from image_sync.domain import DatasetRef
 from image_sync.errors import ImageSyncError
 from image_sync.ledger import Ledger
@@ -15,7 +16,6 @@ from image_sync.reconciler.adoption import Adoption
 from image_sync.reconciler.copies import Copies
 from image_sync.reconciler.doubts import Doubts
 from image_sync.reconciler.wishes import Wishes
-from image_sync.setback import Setback
 
 STAGE = "reconcile"
 _IDLE = 5.0
@@ -35,7 +35,7 @@ class Reconciler:
             person's word.
         repair: what is missing at the platform is sent again without asking.
         stop: set when the program is to end.
-        clock: Unix time in seconds. monotonic: seconds, for pauses.
+        backoff: the platform's. clock: Unix time in seconds.
     """
 
     def __init__(
@@ -43,30 +43,30 @@ class Reconciler:
         ledger: Ledger,
         platform: Platform,
         stop: threading.Event,
+        backoff: Backoff,
         *,
         grace: float = 180.0,
         remove_after: float | None = None,
         most_removals: Callable[[int], int] = lambda stored: stored,
         repair: bool = False,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
         self._stop = stop
-        self._monotonic = monotonic
+        self._monotonic = backoff.clock
         self._signed_in = False
         self._crowded = False
         self._doubts = Doubts(ledger, platform, grace, stop, clock)
         self._copies = Copies(ledger, platform, stop, clock)
         self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop, auto=repair)
         self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock)
-        self.setback = Setback(STAGE, ledger, monotonic)
+        self.backoff = backoff.stage(STAGE)
 
     def step(self, _now: float) -> float:
         """Do what is owed. Returns seconds until it wants to be called again without news."""
-        if self._stop.is_set() or self.setback.left():
-            return self.setback.left()
+        if self._stop.is_set() or self.backoff.remaining():
+            return self.backoff.remaining()
         try:
             self._greet()
             self._adoption.repair()
@@ -81,8 +81,8 @@ class Reconciler:
             more = self._wishes.annotate() or more
             self._wishes.remove()
         except ImageSyncError as error:
-            return 0.0 if self._stop.is_set() else self.setback.hit(error)
-        self.setback.over()
+            return 0.0 if self._stop.is_set() else self.backoff.failed(error)
+        self.backoff.succeeded()
         return 0.0 if more else rest
 
     def help(self, _now: float) -> float:
@@ -90,12 +90,12 @@ class Reconciler:
 
         Returns seconds until they may look again without being woken.
         """
-        if not self._crowded or self._stop.is_set() or self.setback.left():
+        if not self._crowded or self._stop.is_set() or self.backoff.remaining():
             return _IDLE
         try:
             self._crowded = self._wishes.relabel()
         except ImageSyncError as error:
-            return _IDLE if self._stop.is_set() else self.setback.hit(error)
+            return _IDLE if self._stop.is_set() else self.backoff.failed(error)
         return 0.0
 
     def _relabel(self) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from image_sync.backoff import Backoff
 from image_sync.domain import ModelOutcome, NextStep, Training
 from image_sync.errors import ImageSyncError, NotFound, Refused, Transient, Unsupported
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Model, Platform
-from image_sync.setback import Setback
 from image_sync.trainer.judging import Decision, judge
 from image_sync.trainer.naming import of_name, stem_of
 from image_sync.trainer.recipe import Recipe
@@ -28,7 +28,7 @@ class Keeper:
     that is gone is no error. What cannot be done now is tried again later without holding up trainings.
 
     Args:
-        clock: Unix time in seconds. monotonic: seconds, for pauses.
+        backoff: the platform's. clock: Unix time in seconds.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Keeper:
         platform: Platform,
         recipe: Recipe,
         stop: threading.Event,
+        backoff: Backoff,
         clock: Callable[[], float],
-        monotonic: Callable[[], float],
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -46,23 +46,23 @@ class Keeper:
         self._stop = stop
         self._clock = clock
         self._always = not platform.traits.keeps_models
-        self.setback = Setback(STAGE, ledger, monotonic)
+        self.backoff = backoff.stage(STAGE)
 
     @property
     def busy(self) -> bool:
         """Whether something is owed that was not tried in vain just now."""
-        return self.setback.error is None and self._ledger.lifecycle.owing() is not None
+        return self.backoff.error is None and self._ledger.lifecycle.owing() is not None
 
     def step(self) -> float:
         """Pay what can be paid. Returns seconds until it wants to be called again."""
-        if self._stop.is_set() or self.setback.left():
-            return self.setback.left()
+        if self._stop.is_set() or self.backoff.remaining():
+            return self.backoff.remaining()
         try:
             while (run := self._ledger.lifecycle.owing()) is not None and not self._stop.is_set():
                 self._pay(run)
         except ImageSyncError as error:
-            return 0.0 if self._stop.is_set() else self.setback.hit(error)
-        self.setback.over()
+            return 0.0 if self._stop.is_set() else self.backoff.failed(error)
+        self.backoff.succeeded()
         return _IDLE
 
     def _pay(self, run: Training) -> None:

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, DatasetRef, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
-from image_sync.setback import Setback
 from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict
 from image_sync.trainer.following import Follower
 from image_sync.trainer.keeping import Keeper
@@ -35,7 +35,7 @@ class Trainer:
         thresholds: when to train.
         recipe: what.
         stop: set when the program is to end: nothing new is begun then; a running training goes on at the platform.
-        clock: Unix time in seconds. monotonic: seconds, for pauses.
+        backoff: the platform's. clock: Unix time in seconds.
         looked: whether all folders were looked at since the program began; no training starts before.
     """
 
@@ -46,9 +46,9 @@ class Trainer:
         thresholds: Thresholds,
         recipe: Recipe,
         stop: threading.Event,
+        backoff: Backoff,
         *,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
         looked: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ledger = ledger
@@ -62,8 +62,8 @@ class Trainer:
         self._absent: tuple[int, float] | None = None
         self._said = ""
         self._follower = Follower(ledger, platform, recipe, clock)
-        self.keeper = Keeper(ledger, platform, recipe, stop, clock, monotonic)
-        self.setback = Setback(STAGE, ledger, monotonic)
+        self.keeper = Keeper(ledger, platform, recipe, stop, backoff, clock)
+        self.backoff = backoff.stage(STAGE)
 
     def step(self, now: float) -> float:
         """Start or follow, and do what is owed for trainings that ended.
@@ -73,14 +73,14 @@ class Trainer:
         Args:
             now: monotonic time in seconds.
         """
-        if self._stop.is_set() or self.setback.left():
-            return self.setback.left()
+        if self._stop.is_set() or self.backoff.remaining():
+            return self.backoff.remaining()
         try:
             run = self._ledger.trainings.active()
             pause = self._consider() if run is None else self._follow(run, now)
         except ImageSyncError as error:
-            return 0.0 if self._stop.is_set() else self.setback.hit(error)
-        self.setback.over()
+            return 0.0 if self._stop.is_set() else self.backoff.failed(error)
+        self.backoff.succeeded()
         return min(pause, self.keeper.step())
 
     def verdict(self) -> Verdict:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, Batch, DatasetRef, Picture, Verdict
 from image_sync.errors import (
     Ambiguous,
@@ -28,7 +29,6 @@ from image_sync.ledger import Ledger
 from image_sync.ledger.names import digest_of
 from image_sync.log import get_logger
 from image_sync.platforms.base import Outcome, Platform, RemotePicture
-from image_sync.setback import Setback
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 from image_sync.uploader.cargo import reader
 from image_sync.uploader.size import Size
@@ -65,7 +65,7 @@ class Uploader:
         thresholds: when to send.
         rules: how.
         stop: set when the program is to end: nothing new is begun then.
-        clock: Unix time in seconds. monotonic: seconds, for pauses.
+        backoff: the platform's. clock: Unix time in seconds.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Uploader:
         thresholds: Thresholds,
         rules: UploadRules,
         stop: threading.Event,
+        backoff: Backoff,
         *,
         clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._platform = platform
@@ -93,7 +93,7 @@ class Uploader:
         self._stranded = False
         self._said = ""
         self._sure_until = 0.0
-        self.setback = Setback(STAGE, ledger, monotonic)
+        self.backoff = backoff.stage(STAGE)
 
     def step(self, now: float) -> float:
         """Decide, settle, send one batch. Returns seconds until it wants to be called again without news.
@@ -101,8 +101,8 @@ class Uploader:
         Args:
             now: monotonic time in seconds.
         """
-        if self._stop.is_set() or self.setback.left():
-            return self.setback.left()
+        if self._stop.is_set() or self.backoff.remaining():
+            return self.backoff.remaining()
         if not self._ledger.remote_index.checked:
             return _IDLE  # what lies at the platform must be known before anything is sent there
         if self._stranded:
@@ -118,8 +118,8 @@ class Uploader:
         self._sure_until = now + _SURE
         if self._open and self.send():
             return 0.0
-        if self.setback.left():
-            return self.setback.left()
+        if self.backoff.remaining():
+            return self.backoff.remaining()
         return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
 
     def send(self, most: int = 1) -> bool:
@@ -128,7 +128,7 @@ class Uploader:
         Args:
             most: so many batches, if one follows the other.
         """
-        if not self._open or self._stop.is_set() or self.setback.left():
+        if not self._open or self._stop.is_set() or self.backoff.remaining():
             return False
         try:
             dataset = self._dataset()
@@ -249,7 +249,7 @@ class Uploader:
         refused = {outcome.key: outcome for outcome in outcomes if outcome.refused}
         unmarked = [item for item in batch.pictures if item.annotation and item.key in ids.keys() - marked]
         with self._ledger.annotations.in_hand([item.picture_id for item in unmarked]):
-            further = further and not (unmarked or self._stop.is_set() or self.setback.left())
+            further = further and not (unmarked or self._stop.is_set() or self.backoff.remaining())
             following = self._confirm(batch, ids, refused, marked, further=further)
             if unmarked:
                 self._annotate(batch.dataset, unmarked, ids)
@@ -257,7 +257,7 @@ class Uploader:
             if item.key in there:
                 self._ledger.changes.arrived(item.picture_id, ids[item.key], there[item.key].category)
         self._size.taken(len(items), sum(item.size for item in items), took)
-        self.setback.over()
+        self.backoff.succeeded()
         return following or True
 
     def _there(self, batch: Batch, present: Iterable[Picture]) -> dict[str, RemotePicture]:
@@ -357,7 +357,7 @@ class Uploader:
 
     def _fail(self, error: ImageSyncError) -> None:
         if not self._stop.is_set():
-            self.setback.hit(error)
+            self.backoff.failed(error)
 
 
 def _is(item: Picture, refused: Mapping[str, Outcome], *, unfit: bool) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, Box, DatasetRef, Tally
 from image_sync.errors import NotFound, Refused, Transient
 from image_sync.platforms.base import TrainingPlan
@@ -180,8 +181,8 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
         thresholds,
         recipe,
         world.stop,
+        Backoff(world.ledger.trouble, clock=lambda: world.now),
         clock=lambda: world.unix,
-        monotonic=lambda: world.now,
     )
 
 

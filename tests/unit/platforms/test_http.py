@@ -31,11 +31,11 @@ from image_sync.errors import (
     Permanent,
     Refused,
     Transient,
+    Unanswered,
     Unauthorised,
     Unfit,
     Unreadable,
 )
-from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Denied, Part, Spool, Timeouts, header_value, sanitize
 from image_sync.platforms.http.outcomes import retry_after
 from image_sync.platforms.mvi.wire import fault

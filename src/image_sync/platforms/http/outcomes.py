@@ -33,8 +33,17 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised, Unfit
-from image_sync.platforms.circuit import Unanswered
+from image_sync.errors import (
+    Ambiguous,
+    NotFound,
+    Permanent,
+    PlatformError,
+    Refused,
+    Transient,
+    Unanswered,
+    Unauthorised,
+    Unfit,
+)
 from image_sync.platforms.words import sanitize
 
 DOUBT = "It may have been carried out; the platform will be asked before a repeat"

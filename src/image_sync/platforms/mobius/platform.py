@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound, Refused, Transient, Unsupported
+from image_sync.errors import NotFound, Refused, Transient, Unanswered, Unsupported
 from image_sync.platforms.base import Model, Prediction, Traits
-from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.assign import Assigner
@@ -69,6 +69,7 @@ class MobiusPlatform:
         self.models = Models(self.api, records, assigner)
         self.traits = Traits(
             name="mobius",
+            who=f"The Mobius SDK at {urlsplit(endpoint).netloc}",
             batch_files=min(batch_files, _BATCH),
             batch_bytes=batch_bytes,
             suffixes=frozenset({"jpg", "jpeg", "png"}),

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from image_sync.domain import Box, DatasetRef
-from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused, Transient
+from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused, Transient, Unanswered
 from image_sync.log import show_path
 from image_sync.platforms.base import Model, Prediction
-from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Part, sanitize
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api

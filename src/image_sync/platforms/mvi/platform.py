@@ -67,6 +67,7 @@ class MviPlatform:
         self.trainings = Trainings(self._api, self.models)
         self.traits = Traits(
             name="mvi",
+            who=f"MVI at {urlsplit(endpoint).netloc}",
             batch_files=batch_files,
             batch_bytes=batch_bytes,
             suffixes=frozenset({"jpg", "jpeg", "png"}),

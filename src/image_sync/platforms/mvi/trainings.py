@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from image_sync.domain import DatasetRef
-from image_sync.errors import NotFound, PlatformError, Refused, Transient, Unsupported
+from image_sync.errors import NotFound, PlatformError, Refused, Transient, Unanswered, Unsupported
 from image_sync.platforms.base import Phase, Progress, TrainingPlan
-from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.mvi import wire
 from image_sync.platforms.mvi.api import Api
 from image_sync.platforms.mvi.models import Models

@@ -23,9 +23,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from image_sync.errors import Ambiguous, NotFound, Permanent, PlatformError, Refused, Transient, Unauthorised
+from image_sync.errors import (
+    Ambiguous,
+    NotFound,
+    Permanent,
+    PlatformError,
+    Refused,
+    Transient,
+    Unanswered,
+    Unauthorised,
+)
 from image_sync.platforms import words
-from image_sync.platforms.circuit import Unanswered
 
 DOUBT = "It may have been carried out; SageMaker will be asked for its name before a repeat"
 POLICY = "`image-sync check --policy` prints the rights that are needed"

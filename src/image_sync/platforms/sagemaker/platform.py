@@ -57,6 +57,7 @@ class SageMakerPlatform:
         self.trainings = Trainings(self.api, setup, datasets, jobs, lists)
         self.traits = Traits(
             name="sagemaker",
+            who=f"AWS in {setup.region}",
             batch_files=batch_files,
             batch_bytes=batch_bytes,
             suffixes=frozenset({"jpg", "jpeg", "png"}),

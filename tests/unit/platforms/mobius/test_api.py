@@ -18,9 +18,9 @@ from image_sync.errors import (
     Permanent,
     Refused,
     Transient,
+    Unanswered,
     Unauthorised,
 )
-from image_sync.platforms.circuit import Unanswered
 from image_sync.platforms.http import Client, Part, Timeouts
 from image_sync.platforms.mobius.api import Api, Reply
 from image_sync.platforms.mobius.platform import MobiusPlatform

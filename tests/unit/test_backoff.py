@@ -1,4 +1,4 @@
-"""The circuit by itself with a clock passed in, then around platforms whose server is dead for real."""
+"""The back-off by itself with a clock passed in, then around platforms whose server is dead for real."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.backoff import Backoff
 from image_sync.domain import Batch
-from image_sync.errors import Ambiguous, Changed, ImageSyncError, NotFound, Refused, Transient
-from image_sync.platforms.circuit import Circuit, Resting, Unanswered
+from image_sync.errors import Ambiguous, Changed, ImageSyncError, NotFound, Refused, Resting, Transient, Unanswered
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
@@ -34,18 +34,18 @@ def quiet() -> Iterator[None]:
 
 
 class Bench:
-    """A circuit with a clock that is set by hand, and a count of the calls that got through."""
+    """A back-off with a clock that is set by hand, and a count of the calls that got through."""
 
     def __init__(self, **options: float) -> None:
         self.now = 1000.0
         self.chance = 0.0
         self.made = 0
-        self.circuit = Circuit("MVI at mvi:443", clock=lambda: self.now, chance=lambda: self.chance, **options)  # type: ignore[arg-type]
+        self.backoff = Backoff(clock=lambda: self.now, chance=lambda: self.chance, **options)  # type: ignore[arg-type]
 
     def call(self, error: BaseException | None = None) -> BaseException | None:
         """One call that ends so; what the caller got to see."""
         try:
-            with self.circuit.call():
+            with self.backoff.attempt("MVI at mvi:443"):
                 self.made += 1
                 if error is not None:
                     raise error  # noqa: TRY301 - as a call does
@@ -169,7 +169,7 @@ def test_one_call_at_a_time_when_the_pause_is_over() -> None:
     bench = Bench()
     bench.silence()
     bench.now += 5
-    with bench.circuit.call():
+    with bench.backoff.attempt("it"):
         assert bench.left() == 5
         bench.now += 4.9
         assert isinstance(bench.call(), Resting)
@@ -183,7 +183,7 @@ def test_one_call_at_a_time_when_the_pause_is_over() -> None:
 def test_calls_that_set_out_together_count_as_one_try() -> None:
     """Calls that were under way when it opened do not make the pause longer."""
     bench = Bench()
-    under_way = [bench.circuit.call() for _ in range(3)]
+    under_way = [bench.backoff.attempt("it") for _ in range(3)]
     for one in under_way:
         one.__enter__()
     bench.silence()
@@ -215,7 +215,7 @@ def test_threads_get_one_call_between_them() -> None:
 
     def work() -> None:
         barrier.wait()
-        with contextlib.suppress(Resting), bench.circuit.call():
+        with contextlib.suppress(Resting), bench.backoff.attempt("it"):
             passed.append(1)
             stay.wait(5)
 
@@ -233,8 +233,8 @@ def test_threads_get_one_call_between_them() -> None:
     assert passed == [1]
 
 
-def test_open_circuit_ends_the_repeats_of_a_call() -> None:
-    """The wrapper repeats a silent call until the circuit opens, then stops at once and tells when it tries next."""
+def test_a_rest_ends_the_repeats_of_a_call() -> None:
+    """The wrapper repeats a silent call until the platform rests, then stops at once and tells when it tries next."""
     memory = MemoryPlatform()
     memory.fail_next("sign_in", SILENCE, times=99)
     patient = Retrying(memory, threading.Event(), first=0.001, attempts=9)
@@ -248,12 +248,12 @@ def test_open_circuit_ends_the_repeats_of_a_call() -> None:
     assert memory.calls["find_dataset"] == 0
 
 
-def test_given_circuit_is_shared() -> None:
-    """Wrappers that are given one circuit leave the platform alone together."""
+def test_given_back_off_is_shared() -> None:
+    """Wrappers that are given one back-off leave the platform alone together."""
     memory = MemoryPlatform()
     memory.fail_next("sign_in", SILENCE, times=5)
-    circuit = Circuit("it")
-    one, other = (Retrying(memory, threading.Event(), circuit=circuit, attempts=1) for _ in range(2))
+    backoff = Backoff()
+    one, other = (Retrying(memory, threading.Event(), backoff=backoff, attempts=1) for _ in range(2))
     for platform in (one, other, one, other, one):
         with pytest.raises(Unanswered):
             platform.sign_in()
@@ -294,10 +294,10 @@ def dead() -> Iterator[Dead]:
 
 
 @contextmanager
-def wrapped(url: str, circuit: Circuit) -> Iterator[Retrying]:
+def wrapped(url: str, backoff: Backoff) -> Iterator[Retrying]:
     """A platform at that address with hardly any waits of its own."""
     mvi = MviPlatform(url, stop=threading.Event(), timeouts=Timeouts(2, 2, 4))
-    yield Retrying(mvi, threading.Event(), circuit=circuit, first=0.001)
+    yield Retrying(mvi, threading.Event(), backoff=backoff, first=0.001)
     mvi.close()
 
 
@@ -330,8 +330,8 @@ def hammer(platform: Retrying, seconds: float) -> list[ImageSyncError]:
 
 def test_dead_server_is_hardly_bothered() -> None:
     """Four threads that hammer for two seconds make few connections: those before it opens, then one for each pause."""
-    circuit = Circuit("MVI", first=0.2, chance=lambda: 0.0)
-    with dead() as server, wrapped(f"http://127.0.0.1:{server.port}", circuit) as platform:
+    backoff = Backoff(first=0.2, chance=lambda: 0.0)
+    with dead() as server, wrapped(f"http://127.0.0.1:{server.port}", backoff) as platform:
         errors = hammer(platform, 2.0)
 
         pauses = 4  # tries after 0.2, 0.6, 1.4 seconds, and one to spare
@@ -344,8 +344,8 @@ def test_server_that_comes_back_is_used_again() -> None:
     """A router that says 503 for a while is left alone likewise; when the server is back, every thread works again."""
     up = threading.Event()
     with FakeHttp(script=lambda _request: ok([]) if up.is_set() else Reply(503, b"<html>")) as server:
-        circuit = Circuit("MVI", first=0.1, chance=lambda: 0.0)
-        with wrapped(server.url, circuit) as platform:
+        backoff = Backoff(first=0.1, chance=lambda: 0.0)
+        with wrapped(server.url, backoff) as platform:
             hammer(platform, 0.5)
             before = len(server.requests)
             assert before <= 5 + 3 + 4
@@ -363,8 +363,8 @@ def test_server_that_comes_back_is_used_again() -> None:
 
 def test_uploads_that_cannot_be_sent_count_too() -> None:
     """A closed port is noticed whatever is called; an upload then fails without being tried."""
-    circuit = Circuit("MVI")
-    with wrapped(f"http://127.0.0.1:{closed_port()}", circuit) as platform:
+    backoff = Backoff()
+    with wrapped(f"http://127.0.0.1:{closed_port()}", backoff) as platform:
         dataset = MemoryPlatform().ensure_dataset("d")
         sent = Batch("b" * 32, dataset, "c", (held("a.jpg", 1, "0" * 64, lambda: b"x"),))
         for _ in range(2):
