@@ -171,6 +171,7 @@ def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
         plain_names=settings.upload.names == "original",
         annotations=settings.annotations.mode,
         lock=lock,
+        alive=alive,
     )
     dataset = settings.dataset
     name = dataset.name

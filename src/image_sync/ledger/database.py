@@ -33,6 +33,7 @@ from image_sync.log import get_logger
 FILE = "ledger.sqlite"
 _BUSY_MS = 30_000
 _CACHE_KIB = 16_384
+_OFTEN = 1_000_000  # steps of SQLite's machine between two signs of life: some hundredths of a second
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
 TERM = "daemon"
 """The note that says which daemon may write to a PostgreSQL ledger."""
@@ -74,18 +75,26 @@ class Database:
         alone: the caller holds the ledger's lock: an older schema is migrated. Others leave it as it is.
         term: who the caller is, if its right to write can be lost while it runs (``ledger/lock.py``). From here on
             the ledger is its own, and a transaction of any earlier one fails.
+        alive: called at each transaction, and in SQLite also within a long statement, in the thread that waits for it.
 
     Raises:
         LedgerError: it cannot be opened, or was written by a newer image-sync, or by an older one and not ``alone``.
     """
 
-    def __init__(self, state: str | Path, *, alone: bool = False, term: str = "") -> None:
+    def __init__(
+        self, state: str | Path, *, alone: bool = False, term: str = "", alive: Callable[[], None] = lambda: None
+    ) -> None:
+        self._alive = alive
         self.where = _shown(state)
         self._alone = alone
         self._term = ""
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._engine = _engine(state)
+        if self._engine.dialect.name == "sqlite":
+            with self._engine.connect() as connection:  # the only one
+                driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+                driver.set_progress_handler(alive, _OFTEN)
         self._reader = self._writer if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
         self.insert = _insert(self._engine.dialect.name)
         try:
@@ -99,12 +108,14 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A short read transaction: one consistent look."""
+        self._alive()
         with self._reader, self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A short write transaction, durable when it returns; rolled back whole when it raises."""
+        self._alive()
         engine = self._engine.execution_options(writing=True)
         with self._writer, self._translated(), engine.begin() as connection:
             if engine.dialect.name != "sqlite":

@@ -230,6 +230,7 @@ def open_ledger(
     annotations: str = "none",
     clock: Callable[[], float] = time.time,
     lock: Lock | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Ledger:
     """Open the ledger in a state folder (made if needed) or at a PostgreSQL URL.
 
@@ -237,11 +238,12 @@ def open_ledger(
         annotations: the setting of that name.
         lock: the lock on it, if the caller holds it. Only then is an older ledger migrated; and once the lock is lost
             to somebody else, nothing more can be written.
+        alive: called again and again while the ledger works.
 
     Raises:
         LedgerError: it cannot be opened, or a newer image-sync wrote it, or an older one and there is no ``lock``.
     """
-    database = Database(state, alone=lock is not None, term=lock.term if lock else "")
+    database = Database(state, alone=lock is not None, term=lock.term if lock else "", alive=alive)
     context = LedgerContext(
         database, clock, skip_duplicates=skip_duplicates, plain_names=plain_names, annotations=annotations
     )

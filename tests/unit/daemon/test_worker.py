@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from image_sync.daemon.worker import Worker, alive
 from image_sync.errors import LedgerError
+from image_sync.ledger import open_ledger
 
 
 def worker(patience: float, *outcomes: LedgerError | None) -> Worker:
@@ -84,3 +87,21 @@ def test_whoever_works_long_says_that_it_lives() -> None:
     stop.set()
     assert busy.join(10)
     assert len(set(seen)) == 3
+
+
+def test_a_ledger_that_works_long_says_that_its_worker_lives(tmp_path: Path) -> None:
+    """Each of many short transactions is a sign of life, and there are some within one long statement."""
+    signs: list[str] = []
+    ledger = open_ledger(tmp_path, alive=lambda: signs.append(threading.current_thread().name))
+    signs.clear()
+    for _ in range(3):
+        ledger.troubles()
+    assert len(signs) >= 3
+
+    signs.clear()
+    long = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 500000) SELECT max(n) FROM c"
+    with ledger._context.db.reading() as tx:
+        assert tx.execute(text(long)).scalar() == 500_000
+    ledger.close()
+    assert len(signs) > 3
+    assert set(signs) == {threading.current_thread().name}
