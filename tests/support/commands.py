@@ -12,13 +12,14 @@ from pathlib import Path
 from support.daemon import Plant
 
 _DRIVER = """
-import json, os, sys
+import gc, json, os, sys, threading
 sys.argv[0] = "image-sync"
 from image_sync.cli import main
 import alembic.command, rich.table, image_sync.cli.status
 import image_sync.daemon.daemon, image_sync.ledger.migrations
 import image_sync.platforms.mvi.platform
 folder, calls = sys.argv[1], json.loads(sys.stdin.read())
+gc.freeze()  # what is never looked at is never copied
 for number, call in enumerate(calls):
     child = os.fork()
     if not child:
@@ -26,8 +27,18 @@ for number, call in enumerate(calls):
             os.dup2(os.open(f"{folder}/{number}.{descriptor}", os.O_CREAT | os.O_WRONLY), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv[1:] = call
-        main.run()
-        sys.exit(0)
+        code = 0
+        try:
+            main.run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            code = 1
+        threading._shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # taking the interpreter apart would copy all of it first
     with open(f"{folder}/{number}.code", "w") as file:
         file.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 """

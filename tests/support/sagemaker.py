@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+import botocore.session
 import pytest
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -43,10 +45,14 @@ def as_somebody(environ: Mapping[str, str]) -> dict[str, str]:
     return {**{name: value for name, value in environ.items() if not name.startswith("AWS_")}, **CREDENTIALS}
 
 
+_create_loader = functools.cache(botocore.session.create_loader)
+
+
 @contextlib.contextmanager
 def somebody() -> Iterator[None]:
-    """The process has these credentials."""
+    """The process has these credentials, and reads botocore's descriptions of services once."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", _create_loader)
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name, value in CREDENTIALS.items():
