@@ -17,7 +17,7 @@ from image_sync.config import load
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs/coming-from-image-sync-py.md").read_text(encoding="utf-8")
-TEMPLATE = json.loads((ROOT / "tests/unit/data/predecessor_template.json").read_text(encoding="utf-8"))
+TEMPLATE = json.loads((ROOT / "tests/unit/config/data/predecessor_template.json").read_text(encoding="utf-8"))
 NAMES = {"PIL": "pillow"}
 
 

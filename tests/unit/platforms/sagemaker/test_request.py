@@ -1,32 +1,31 @@
-"""What is sent to SageMaker: the requests of the two notebooks that users come from, made by two configurations."""
+"""What is sent to SageMaker: the requests of the two notebooks that users come from, and how figures follow."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
-import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.response import StreamingBody
-from botocore.stub import ANY, Stubber
 
 from image_sync.config import Settings
+from image_sync.config.sagemaker import gpus_of
 from image_sync.domain import Annotation, Box, DatasetRef
-from image_sync.errors import Ambiguous, NotFound, Refused, Transient, Unauthorised
+from image_sync.errors import NotFound, Refused
 from image_sync.platforms.base import RemotePicture, TrainingPlan
 from image_sync.platforms.sagemaker.api import Api
-from image_sync.platforms.sagemaker.datasets import Datasets, Documents, Place
+from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.lists import Chosen, Lists
-from image_sync.platforms.sagemaker.outcomes import NoRoom, Taken
-from image_sync.platforms.sagemaker.request import Snapshot, request
+from image_sync.platforms.sagemaker.request import Snapshot, hyperparameters, image_of, request
 from support.configuration import settings
-from support.sagemaker import BUCKET, REGION, ROLE, somebody
+from support.sagemaker import BUCKET, REGION, ROLE
 
 AWS = {"region": REGION, "role": ROLE, "bucket": BUCKET, "prefix": "ic-lstformat"}
+
+
 CALTECH = {
     "platform": "sagemaker",
     "credentials": ...,
@@ -56,6 +55,8 @@ CALTECH = {
         },
     },
 }
+
+
 ROADS = {
     "platform": "sagemaker",
     "credentials": ...,
@@ -88,6 +89,8 @@ ROADS = {
         },
     },
 }
+
+
 DAMAGES = ("D00", "D01", "D10", "D11", "D20", "D40", "D43", "D44")
 
 
@@ -300,128 +303,47 @@ def test_everything_that_can_be_set_reaches_the_request(tmp_path: Path) -> None:
     assert body["AlgorithmSpecification"]["TrainingImage"].endswith("/mine:1")
 
 
-# -- what answers prove, by botocore's own stub
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    """Our API on boto3's clients, none of which is called yet."""
-    with somebody():
-        made = Api(settings(tmp_path, **CALTECH).sagemaker)
-        yield made
-        made.close()
-
-
-BODY = {
-    "TrainingJobName": "m-1",
-    "AlgorithmSpecification": {"TrainingInputMode": "File"},
-    "RoleArn": ROLE,
-    "OutputDataConfig": {"S3OutputPath": "s3://b/p"},
-    "ResourceConfig": {"InstanceType": "ml.p2.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 1},
-    "StoppingCondition": {"MaxRuntimeInSeconds": 60},
-}
+BLANK = Snapshot("m", "d", detection=False, classes=("a", "b"), samples=100, validating=30)
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "status", "kind"),
-    [
-        ("ResourceInUse", "a training job with this name already exists", 400, Taken),
-        ("ResourceLimitExceeded", "The account-level service limit is 0", 400, NoRoom),
-        ("ThrottlingException", "Rate exceeded", 400, Transient),
-        ("AccessDeniedException", "not authorized to perform: sagemaker:CreateTrainingJob", 400, Unauthorised),
-        ("ExpiredTokenException", "The security token included in the request is expired", 403, Unauthorised),
-        ("ValidationException", "No S3 objects found under S3 URL", 400, Refused),
-        ("ValidationException", "1 validation error detected", 400, Refused),
-        ("InternalFailure", "", 500, Ambiguous),
-        ("ServiceUnavailable", "", 503, Transient),
-    ],
+    ("machine", "gpus"),
+    [("ml.p3.16xlarge", 8), ("ml.p2.16xlarge", 16), ("ml.g4dn.12xlarge", 4), ("ml.g5.xlarge", 1), ("ml.x9.new", 1)],
 )
-def test_what_the_answer_to_a_start_proves(
-    api: Api, code: str, message: str, status: int, kind: type[Exception]
-) -> None:
-    """Each answer becomes the error that says whether the job may have been made."""
-    with Stubber(api.client("sagemaker")) as stub:
-        stub.add_client_error("create_training_job", code, message, status, expected_params=BODY)
-        with pytest.raises(kind) as caught:
-            api.create_training_job(BODY)
-        stub.assert_no_pending_responses()
-
-    assert type(caught.value) is kind
-    assert message in str(caught.value)
+def test_a_batch_is_shared_by_the_gpus(machine: str, gpus: int) -> None:
+    """It is a multiple of their number and no more than there are pictures on either side."""
+    assert gpus_of(machine) == gpus
+    batch = int(hyperparameters(BLANK, machine, 1)["mini_batch_size"])
+    assert batch % gpus == 0
+    assert batch <= 30
 
 
-@pytest.mark.parametrize("text", ["Requested resource not found.", 'Could not find endpoint "x".'])
-def test_what_is_not_there_is_not_found(api: Api, text: str) -> None:
-    """SageMaker says it as a validation error, whatever its model promises."""
-    with Stubber(api.client("sagemaker")) as stub:
-        stub.add_client_error("describe_training_job", "ValidationException", text, 400)
-        with pytest.raises(NotFound):
-            api.training_job("x")
-        stub.add_client_error("describe_endpoint", "ResourceNotFound", "gone", 400)
-        with pytest.raises(NotFound):
-            api.endpoint("x")
+def test_figures_follow_from_the_pictures() -> None:
+    """Batch, epochs, label width and resize are computed; too few pictures for the machine are refused."""
+    few = Snapshot("m", "d", detection=False, classes=("a", "b"), samples=9, validating=3, max_iter=30)
+    values = hyperparameters(few, "ml.g4dn.xlarge", 1)
+    assert (values["mini_batch_size"], values["epochs"], values["resize"]) == ("3", "10", "256")
+    with pytest.raises(Refused, match="8 GPUs"):
+        hyperparameters(few, "ml.p3.16xlarge", 1)
+    shape = {"image_shape": "3,28,28", "use_pretrained_model": "0"}
+    small = Snapshot("m", "d", detection=False, classes=("a", "b"), samples=9, validating=3, values=shape)
+    assert hyperparameters(small, "ml.g4dn.xlarge", 1)["resize"] == "28"
+    narrow = Snapshot(
+        "m", "d", detection=True, classes=("a",), samples=9, validating=3, objects=100, values={"label_width": "360"}
+    )
+    assert hyperparameters(narrow, "ml.g4dn.xlarge", 1)["label_width"] == "580"
 
 
-def test_a_container_that_cannot_read_a_picture_refuses_it(api: Api) -> None:
-    """The container's own status decides: 400 is the picture's fault, 500 is passing."""
-    with Stubber(api.client("runtime")) as stub:
-        for own, kind in ((400, Refused), (500, Transient)):
-            fields = {"OriginalStatusCode": own, "OriginalMessage": "unable to decode"}
-            stub.add_client_error("invoke_endpoint", "ModelError", "Received client error", 424, modeled_fields=fields)
-            with pytest.raises(kind):
-                api.invoke("e", b"x", "application/x-image")
+def test_a_snapshot_survives_storage() -> None:
+    """What was written is what is read; something else is refused."""
+    assert Snapshot.of(asdict(BLANK)) == BLANK
+    with pytest.raises(Refused):
+        Snapshot.of({"name": "m"})
 
 
-def test_answers_of_both_shapes_are_read(api: Api) -> None:
-    """The bytes go out as they are, and JSON comes back."""
-    picture_bytes = b"\xff\xd8\x00\xff"
-    with Stubber(api.client("runtime")) as stub:
-        for answer in (b"[0.25, 0.75]", b'{"prediction": [0.25, 0.75]}'):
-            stub.add_response(
-                "invoke_endpoint",
-                {"Body": StreamingBody(io.BytesIO(answer), len(answer)), "ContentType": "application/json"},
-                {
-                    "EndpointName": "e",
-                    "Body": picture_bytes,
-                    "ContentType": "application/x-image",
-                    "Accept": "application/json",
-                },
-            )
-        assert api.invoke("e", picture_bytes, "application/x-image") == [0.25, 0.75]
-        assert api.invoke("e", picture_bytes, "application/x-image") == {"prediction": [0.25, 0.75]}
-
-
-def test_objects_are_stored_unless_they_are_there(api: Api) -> None:
-    """A condition goes along with each picture; a document is changed only if it is still the one that was read."""
-    with Stubber(api.client("s3")) as stub:
-        wanted = {"Bucket": BUCKET, "Key": "k", "Body": b"x", "IfNoneMatch": "*"}
-        stub.add_client_error("put_object", "PreconditionFailed", "", 412, expected_params=wanted)
-        with pytest.raises(Taken):
-            api.put("k", b"x", unless_there=True)
-        stub.add_client_error("put_object", "ConditionalRequestConflict", "", 409)
-        with pytest.raises(Transient):
-            api.put("k", b"x", unless_there=True)
-        stub.add_response("put_object", {"ETag": "2"}, {"Bucket": BUCKET, "Key": "k", "Body": ANY, "IfMatch": "1"})
-        assert api.put("k", b"x", match="1") == "2"
-
-
-def test_a_document_that_is_changed_by_two_keeps_both_changes(api: Api) -> None:
-    """The second machine reads again what the first one wrote meanwhile."""
-    documents = Documents(api, threading.Event())
-    documents._stop.set()  # no pause between two tries
-    bodies = [b'{"format": 1, "seen": ["a"]}', b'{"format": 1, "seen": ["a", "b"]}']
-    with Stubber(api.client("s3")) as stub:
-        for number, content in enumerate(bodies):
-            answer = {"Body": StreamingBody(io.BytesIO(content), len(content)), "ETag": f"{number}"}
-            stub.add_response("get_object", answer, {"Bucket": BUCKET, "Key": "k"})
-            if number == 0:
-                stub.add_client_error("put_object", "PreconditionFailed", "", 412)
-            else:
-                stub.add_response(
-                    "put_object",
-                    {"ETag": "2"},
-                    {"Bucket": BUCKET, "Key": "k", "Body": ANY, "IfMatch": "1", "ContentType": ANY},
-                )
-        changed = documents.change("k", lambda content: {"seen": [*content["seen"], "c"]})
-
-    assert changed == {"seen": ["a", "b", "c"]}
+def test_containers() -> None:
+    """Every documented region has an account of twelve digits; others say what to do."""
+    assert image_of("us-west-2", detection=True) == "433757028032.dkr.ecr.us-west-2.amazonaws.com/object-detection:1"
+    assert image_of("us-isob-east-1", detection=False).split("/")[0].endswith("sc2s.sgov.gov")
+    with pytest.raises(Refused, match="mx-central-1"):
+        image_of("mx-central-1", detection=False)
