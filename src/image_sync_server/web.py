@@ -216,14 +216,14 @@ class FormLimits:
         parts: parts of one form.
         fields: bytes of all plain fields together.
         memory: bytes of files that are kept in memory.
-        scratch: gives a fresh path for a part that is too large for memory; without it all are kept there.
+        scratch: gives a fresh path for a part that is too large for memory.
     """
 
     file: str
     parts: int
     fields: int
-    memory: int = 0
-    scratch: Callable[[], Path] | None = None
+    memory: int
+    scratch: Callable[[], Path]
 
 
 class _FormReader:
@@ -290,7 +290,7 @@ class _FormReader:
             if self._told > self._limits.fields:
                 fault = f"The form's plain fields have more than {self._limits.fields} bytes, up to {part.name[:40]!r}."
                 raise HTTPException(413, fault)
-        elif part.path is None and self._limits.scratch is not None and self._is_large(part):
+        elif part.path is None and (part.size > _IN_MEMORY or self._held + part.size > self._limits.memory):
             part.path = self._limits.scratch()
             self._sink = part.path.open("xb")
             self._sink.write(part.data)
@@ -299,9 +299,6 @@ class _FormReader:
             self._sink.write(memoryview(data)[start:end])
         else:
             part.data += data[start:end]
-
-    def _is_large(self, part: Part) -> bool:
-        return part.size > _IN_MEMORY or self._held + part.size > self._limits.memory
 
     def _finish(self) -> None:
         part = self._part
