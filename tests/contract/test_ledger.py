@@ -13,8 +13,8 @@ from sqlalchemy import inspect
 from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, Sighting, Stamp, TrainingState, WatchMode
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
 from image_sync.ledger import Ledger, Remote, exists, open_ledger
+from image_sync.ledger.context import IllegalTransition
 from image_sync.ledger.lock import Holder, Lock, holder_of
-from image_sync.ledger.moves import IllegalTransition
 from image_sync.ledger.schema import metadata
 from support.postgres import cut, stopped
 
@@ -145,6 +145,14 @@ def test_a_sound_picture_is_ready(ledger: Ledger) -> None:
 
     assert ledger.tally().ready == 1
     assert state_of(ledger, "good/1.jpg") == "ready"
+
+
+def test_only_some_files_of_a_folder_may_be_asked_for(ledger: Ledger) -> None:
+    """By their names; those that are not recorded are left out."""
+    record(ledger, ("good/1.jpg", "a"), ("good/2.jpg", "b"), ("bad/1.jpg", "c"))
+    category, stamps = ledger.files.known(ROOT + b"/good", [b"2.jpg", b"3.jpg"])
+    assert (category, list(stamps)) == ("good", [b"2.jpg"])
+    assert stamps[b"2.jpg"] == ledger.files.known(ROOT + b"/good")[1][b"2.jpg"]
 
 
 def test_a_broken_picture_is_quarantined_with_its_reason(ledger: Ledger) -> None:

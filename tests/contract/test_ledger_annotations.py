@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from image_sync.domain import DatasetRef, Sighting, Stamp
-from image_sync.ledger import Ledger, counts, open_ledger
-from image_sync.ledger.lock import Lock
+from image_sync.ledger import Ledger, counters, open_ledger
 from image_sync.ledger.remote_index import Remote
-from image_sync.ledger.schema import annotation, marks, place
+from image_sync.ledger.schema import annotation, annotation_text, file
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -48,7 +46,7 @@ def ledger(opened) -> Ledger:
 def assert_true(ledger: Ledger) -> None:
     """Counts agree with what they count, and what is due is exactly what a look at every picture finds."""
     with ledger._context.db.reading() as tx:
-        assert counts.correct(tx)
+        assert counters.correct(tx)
         rows = tx.execute(select(annotation)).mappings().all()
         found = tx.exec_driver_sql("SELECT id FROM picture WHERE state = 'confirmed'").scalars().all()
     due = {
@@ -88,7 +86,7 @@ def send(ledger: Ledger, *, annotated: bool = False) -> list[str]:
     while batch := ledger.batches.claim(DATASET, 100, 64 * MIB):
         stored = {item.picture_id: f"r-{item.key}" for item in batch.pictures}
         texts = {item.picture_id: item.annotation for item in batch.pictures if item.annotation}
-        ledger.batches.confirm(batch.id, stored, {}, annotated=texts if annotated else None)
+        ledger.batches.confirm(batch.id, stored, {}, annotated=texts if annotated else {})
         sent += [f"{item.key.partition('.')[0]}: {item.annotation}" for item in batch.pictures]
     return sent
 
@@ -388,7 +386,7 @@ def test_equal_annotations_are_kept_once(ledger: Ledger) -> None:
     record(ledger, *(seen(f"good/{number}.jpg", f"{number:04}", "nothing") for number in range(50)))
 
     with ledger._context.db.reading() as tx:
-        assert len(tx.execute(select(marks)).all()) == 1
+        assert len(tx.execute(select(annotation_text)).all()) == 1
     assert len(send(ledger)) == 50
 
 
@@ -418,8 +416,8 @@ def test_without_annotations_nothing_is_kept_of_them(opened) -> None:
     send(ledger, annotated=True)
 
     with ledger._context.db.reading() as tx:
-        assert [tx.execute(select(table)).all() for table in (marks, annotation)] == [[], []]
-        assert tx.execute(select(place.c.annotation, place.c.marks)).all() == [("", "")]
+        assert [tx.execute(select(table)).all() for table in (annotation_text, annotation)] == [[], []]
+        assert tx.execute(select(file.c.annotation, file.c.annotation_text)).all() == [("", "")]
     assert ledger.files.known(ROOT + b"/good")[1][b"1.jpg"].annotation == ""
     assert ledger.annotations.due(10) == []
 
@@ -431,41 +429,3 @@ def test_pictures_without_a_category_are_counted_as_such(opened) -> None:
     assert list(ledger.census().categories) == [""]
     assert send(ledger) == ["1: A"]
     assert ledger.tally().trainable == {"": 1}
-
-
-def test_an_older_ledger_takes_up_annotations(state, tmp_path: Path) -> None:
-    """The tables are made by a migration; what was known stays."""
-    if not isinstance(state, Path):
-        pytest.skip("the migrations are the same on both")
-    made = open_ledger(state, clock=lambda: 1.0)
-    made.use_target("mvi", "http://server", "parts", "append", "parts")
-    made.dataset(DATASET)
-    record(made, seen("good/1.jpg", "a"))
-    send(made)
-    with made._context.db.writing() as tx:
-        for count in ("insert", "update", "delete"):
-            tx.exec_driver_sql(f"DROP TRIGGER label_count_{count}")
-        for table in ("label_count", "label", "annotation", "marks"):
-            tx.exec_driver_sql(f"DROP TABLE {table}")
-        tx.exec_driver_sql("ALTER TABLE place DROP COLUMN annotation")
-        tx.exec_driver_sql("ALTER TABLE place DROP COLUMN marks")
-        tx.exec_driver_sql("DROP TABLE kept")
-        tx.exec_driver_sql("DROP TABLE told")
-        for index in ("picture_kind", "picture_refused", "picture_orphaned", "place_aside", "place_conflict"):
-            tx.exec_driver_sql(f"DROP INDEX {index}")
-        tx.exec_driver_sql("CREATE INDEX picture_state ON picture (target_id, state, category, id)")
-        tx.exec_driver_sql("CREATE INDEX place_state ON place (state, role)")
-        tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN refusals")
-        tx.exec_driver_sql("ALTER TABLE picture DROP COLUMN retry_at")
-        tx.exec_driver_sql("ALTER TABLE folder DROP COLUMN ground")
-        tx.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
-    made.close()
-
-    with Lock(state) as lock:
-        again = open_ledger(state, clock=lambda: 2.0, annotations="required", lock=lock)
-        again.use_target("mvi", "http://server", "parts", "append", "parts")
-        assert again.tally().confirmed == 1
-        record(again, seen("good/1.jpg", "a", "A", "hole"))
-        assert pay(again) == {"r-1": "A"}
-        assert again.tally().labelled == {"hole": 1}
-        again.close()

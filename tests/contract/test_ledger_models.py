@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from image_sync.domain import DatasetRef, Metric, ModelOutcome, NextStep, Sighting, Stamp, Training, TrainingState
-from image_sync.ledger import Ledger, open_ledger, series
-from image_sync.ledger.moves import IllegalTransition
+from image_sync.ledger import Ledger, open_ledger, trainings
+from image_sync.ledger.context import IllegalTransition
 
 ROOT = b"/pictures"
 DATASET = DatasetRef("d-1", "parts")
@@ -108,7 +108,7 @@ def test_a_curve_of_many_thousand_points_is_thinned_when_it_comes(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training that ran for days before the first look does not fill the ledger."""
-    monkeypatch.setattr(series, "MOST", 20)
+    monkeypatch.setattr(trainings, "MOST", 20)
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
     ledger.trainings.started(run.id, "t-1")
@@ -122,7 +122,7 @@ def test_a_curve_of_many_thousand_points_is_thinned_when_it_comes(
 
 def test_a_long_series_is_thinned_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """It never holds more points than it may, keeps its ends, and stays in order."""
-    monkeypatch.setattr(series, "MOST", 20)
+    monkeypatch.setattr(trainings, "MOST", 20)
     put(ledger, "good/1", "bad/2")
     run = begun(ledger, "m-1")
     ledger.trainings.started(run.id, "t-1")

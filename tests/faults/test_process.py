@@ -15,18 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy import create_engine, text
 
 from image_sync.domain import TrainingState
 from image_sync.errors import EXIT_LEDGER, EXIT_TRY_LATER
-from image_sync.ledger import migrations, open_ledger
+from image_sync.ledger import migrations, open_ledger, schema
 from image_sync.ledger.database import FILE
 from image_sync.ledger.lock import Lock
-from image_sync.ledger.schema import HEAD, metadata
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.server import MviServer
-from support import diary, strace
+from support import diary, next_schema, strace
 from support.daemon import Plant, put_some, stored
 from support.mvi_server import Caller, serving
 from support.resources import LONG
@@ -286,25 +283,12 @@ def test_systemd_hears_of_a_daemon_that_sends_over_a_slow_line(tmp_path: Path, p
     assert max(later - sooner for sooner, later in itertools.pairwise(pings)) < 1.5
 
 
-OLD_ROWS = (
-    "target VALUES (1, 'mvi', 'http://server', 'plates', 'append', 'plates', 'd-1', 1, 1.0)",
-    "batch VALUES ('b1', 1, 'dark', 'confirmed', 1, 9, 2.0, NULL, 3.0)",
-    "run VALUES (1, 1, 'run-0', 'trained', 'task-0', '', 1, 4.0, 4.0, 5.0, NULL, 0, 0, NULL, NULL, NULL, '')",
-    f"picture VALUES (1, 1, '{1:064x}', 0, 'dark', 'dark', 'k', 9, 'confirmed', 'b1', 'r-1', '', 1, 1, 1.0, 3.0, NULL)",
-)
-
-
 def old_ledger(state: Path) -> None:
-    """A ledger as the first version left it, with an upload and a training in it."""
-    state.mkdir()
-    engine = create_engine(f"sqlite:///{state / FILE}")
-    with engine.begin() as connection:
-        config = migrations._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for row in OLD_ROWS:
-            connection.execute(text(f"INSERT INTO {row}"))
-    engine.dispose()
+    """A ledger as this version left it, with an upload and a training in it."""
+    writer = diary.Writer(state)
+    for number in range(len(diary.CYCLE)):
+        writer.do(diary.Step(number))
+    writer._ledger.close()
 
 
 def shape(state: Path) -> tuple[str, dict[str, set[str]]]:
@@ -312,8 +296,7 @@ def shape(state: Path) -> tuple[str, dict[str, set[str]]]:
     with contextlib.closing(sqlite3.connect(state / FILE)) as db:
         (version,) = db.execute("SELECT version_num FROM alembic_version").fetchone()
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        tables = {name: {column[1] for column in db.execute(f"PRAGMA table_info({name})")} for name in names}
-    return version, {name: columns for name, columns in tables.items() if name in metadata.tables}
+        return version, {name: {column[1] for column in db.execute(f"PRAGMA table_info({name})")} for name in names}
 
 
 @pytest.mark.parametrize(
@@ -322,26 +305,33 @@ def shape(state: Path) -> tuple[str, dict[str, set[str]]]:
     if LONG
     else [("pwrite64", 24), ("fdatasync", 2), ("fdatasync", 4)],
 )
-def test_an_upgrade_of_the_ledger_is_whole_or_not_at_all(tmp_path: Path, call: str, number: int) -> None:
+def test_an_upgrade_of_the_ledger_is_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
     """SIGKILL in the middle of a migration: the old schema or the new one, with all rows; the next start goes on."""
     strace.needed()
     state = tmp_path / "state"
     old_ledger(state)
-    before = shape(state)
+    before, held = shape(state), diary.found(state)
     killed = strace.python(
-        *("-m", "support.diary", str(state), "0", "0"),
+        *("-m", "support.next_schema", str(state), str(tmp_path / "next")),
         under=strace.injecting(state, f"{call}:signal=KILL:when={number}"),
     )
-    new = HEAD, {name: {column.name for column in table.columns} for name, table in metadata.tables.items()}
-
     assert LONG or killed.returncode == -signal.SIGKILL, killed.stderr
-    assert shape(state) in {True: (before, new), False: (new,)}[killed.returncode != 0]
+    there = shape(state)
+
+    monkeypatch.setattr(migrations, "VERSIONS", migrations.VERSIONS)
+    monkeypatch.setattr(schema, "HEAD", schema.HEAD)
+    next_schema.release(tmp_path / "next")
     with Lock(state) as lock:
         open_ledger(state, lock=lock).close()
-    assert shape(state) == new
-    kept = diary.found(state)
-    assert kept.pictures == {1: ("dark", "confirmed", "r-1", 1, "run-0")}
-    assert kept.runs == {"run-0": ("trained", "task-0")}
+    after = shape(state)
+    assert there in {True: (before, after), False: (after,)}[killed.returncode != 0]
+    assert after[0] == next_schema.NEXT
+    assert {name: after[1][name] - columns for name, columns in before[1].items() if after[1][name] != columns} == {
+        "picture": {"colour"}
+    }
+    assert diary.found(state) == held
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(plant: Plant, server: MviServer) -> None:

@@ -146,7 +146,11 @@ def judged(aws: Aws, plant: Plant) -> None:
     assert sorted(aws.control.jobs) == sorted(run.task_id for run in runs)
     threshold = plant.document["threshold"]["training"]
     with ledger_of(settings_of(plant.config)) as ledger, ledger._context.db.reading() as tx:
-        counted = tx.exec_driver_sql("SELECT count(*) FROM picture WHERE run_id > 0 GROUP BY run_id").scalars().all()
+        counted = (
+            tx.exec_driver_sql("SELECT count(*) FROM picture WHERE training_id > 0 GROUP BY training_id")
+            .scalars()
+            .all()
+        )
     assert len(counted) == len(runs)
     assert min(counted) >= threshold
     assert plant.tally().untrained < threshold

@@ -103,7 +103,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     def places(self) -> dict[tuple[bytes, bytes], dict[str, Any]]:
         found = self.rows(
-            "SELECT place.*, folder.path, folder.category FROM place JOIN folder ON folder.id = place.folder_id"
+            "SELECT file.*, folder.path, folder.category FROM file JOIN folder ON folder.id = file.folder_id"
         )
         return {(row["path"], row["name"]): row for row in found}
 
@@ -403,7 +403,7 @@ class LedgerModel(RuleBasedStateMachine):
             held = self.known[number] == READY and number in contradicted
             assert row["state"] == (PictureState.HELD if held else self.known[number])
         assert set(self.pictures()) == set(self.known)
-        assert {number: row["run_id"] for number, row in self.pictures().items()} == self.runs
+        assert {number: row["training_id"] for number, row in self.pictures().items()} == self.runs
         states = Counter(state for n, state in self.known.items() if state != READY or n not in contradicted)
         tally = self.ledger.tally()
         assert tally.ready + tally.cleared == states[READY]

@@ -143,8 +143,8 @@ def found(state: Path) -> Diary:
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         order = {key: at for at, (key,) in enumerate(db.execute("SELECT id FROM batch ORDER BY rowid"), 1)}
         batches = [word for (word,) in db.execute("SELECT state FROM batch ORDER BY rowid")]
-        runs = {key: values for key, *values in db.execute("SELECT id, name, state, task_id FROM run")}
-        question = "SELECT sha256, category, state, remote_id, batch_id, run_id FROM picture ORDER BY id"
+        runs = {key: values for key, *values in db.execute("SELECT id, name, state, task_id FROM training")}
+        question = "SELECT sha256, category, state, remote_id, batch_id, training_id FROM picture ORDER BY id"
         rows = db.execute(question).fetchall()
         cleared = db.execute("SELECT cleared_to FROM target").fetchone()
     return Diary(
@@ -216,7 +216,7 @@ class Writer:
             self._ledger.batches.confirm(rows[0][0], stored, refused)
 
     def _run(self) -> int:
-        return int(self._ask("SELECT max(id) FROM run")[0][0])
+        return int(self._ask("SELECT max(id) FROM training")[0][0])
 
     def _ask(self, question: str) -> list[Any]:
         with closing(sqlite3.connect(self._file)) as db:

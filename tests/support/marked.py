@@ -53,8 +53,8 @@ class MarkedWorld(World):
         labels: Counter[str] = Counter()
         for row in self._rows(
             "SELECT p.remote_id, f.path, l.name, m.text, a.refused = a.wanted AS refused FROM picture p"
-            " LEFT JOIN place l ON l.picture_id = p.id AND l.role = 'owner' LEFT JOIN folder f ON f.id = l.folder_id"
-            " LEFT JOIN annotation a ON a.picture_id = p.id LEFT JOIN marks m ON m.fingerprint = a.sent"
+            " LEFT JOIN file l ON l.picture_id = p.id AND l.role = 'owner' LEFT JOIN folder f ON f.id = l.folder_id"
+            " LEFT JOIN annotation a ON a.picture_id = p.id LEFT JOIN annotation_text m ON m.fingerprint = a.sent"
             " WHERE p.state = 'confirmed'"
         ):
             there = self.remote.annotation(row["remote_id"])

@@ -540,7 +540,7 @@ class World:
 
     def runs(self) -> list[dict[str, Any]]:
         """The ledger's trainings, as they are stored."""
-        return self._rows("SELECT * FROM run ORDER BY id")
+        return self._rows("SELECT * FROM training ORDER BY id")
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:
         with self.process.ledger._context.db.reading() as tx:

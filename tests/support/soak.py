@@ -392,7 +392,9 @@ class Soak:
             runs = [run for run in ledger.trainings.history(_MOST) if run.state is not TrainingState.REFUSED]
             untrained = ledger.tally().untrained
             with ledger._context.db.reading() as tx:
-                rows = tx.exec_driver_sql("SELECT run_id, count(*) FROM picture WHERE run_id > 0 GROUP BY run_id")
+                rows = tx.exec_driver_sql(
+                    "SELECT training_id, count(*) FROM picture WHERE training_id > 0 GROUP BY training_id"
+                )
                 counted = {run_id: count for run_id, count in rows}  # noqa: C416 - rows are not pairs to mypy
         outcome.started = len(tasks)
         outcome.due = len(runs) + untrained // threshold

@@ -26,7 +26,7 @@ from image_sync.daemon.assemble import thresholds_of, watch_rules
 from image_sync.domain import Tally
 from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError
 from image_sync.ledger import Ledger
-from image_sync.ledger.folder import full
+from image_sync.ledger.database import full
 from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Platform

@@ -16,8 +16,8 @@ from image_sync.domain import PictureState
 from image_sync.errors import Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.history import Left
+from image_sync.ledger.keys import stem_of
 from image_sync.ledger.lock import holder_of
-from image_sync.ledger.names import stem_of
 from image_sync.log import show_path, show_text
 from image_sync.watcher.rules import Filter
 

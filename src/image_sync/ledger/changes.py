@@ -1,37 +1,42 @@
-"""What is owed to the platform beside uploads: new categories, removals, and second looks after a doubt."""
+"""What else the platform is to be told: new categories and removals; and what is looked at again after a doubt."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
 from image_sync.domain import Batch, BatchState, PictureState
-from image_sync.ledger import contents, markings
-from image_sync.ledger.annotations import retry_refused
-from image_sync.ledger.batches import dataset_of, given_out, held_by
-from image_sync.ledger.bulk import Bulk
-from image_sync.ledger.context import LedgerContext
-from image_sync.ledger.moves import READY_OR_HELD
+from image_sync.ledger.annotations import mark_unknown, retry_refused, update_due
+from image_sync.ledger.batches import PICTURES, dataset_of, given_out, pictures_of
+from image_sync.ledger.bulk import execute_rows, rows, rows_of
+from image_sync.ledger.context import LedgerContext, value_of
+from image_sync.ledger.history import close_membership
 from image_sync.ledger.remote_index import RELABEL, note_generation, raise_generation
 from image_sync.ledger.schema import (
+    READY_OR_HELD,
     annotation,
     batch,
     doubt,
-    inventory,
+    file,
     kept,
-    note,
+    keyvalue,
+    pending_removal,
     picture,
     picture_count,
-    place,
-    removal,
+    remote_index,
     word,
 )
 
 _CONFIRMED = "removals confirmed"
-_RELABELLED = Bulk.update(picture, "sent_category = given.text", "picture.id = given.id", "id", "text")
+_IN_DOUBT = "picture.id IN (SELECT picture_id FROM doubt WHERE batch_id = ?)"
+_RELABELLED = (
+    "WITH given (id, text) AS (VALUES {(?, ?)}) UPDATE picture SET sent_category = given.text"
+    " FROM given WHERE picture.id = given.id"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class PictureStatus:
 
 
 class PendingChanges:
-    """Debts that may be paid at any time, and in any order."""
+    """What the platform may be told at any time, and in any order."""
 
     def __init__(self, context: LedgerContext) -> None:
         self._context = context
@@ -78,23 +83,19 @@ class PendingChanges:
     def relabels(self, limit: int) -> list[Relabel]:
         """Stored pictures that the platform has under another category than the folders say, or may have."""
         with self._context.db.reading() as tx:
-            owed = _owed(tx, self._target)
-            if owed is None:
+            which = _to_move(tx, self._target)
+            if which is None:
                 return []
-            rows = tx.execute(
-                select(picture.c.id, picture.c.remote_id, picture.c.category)
-                .where(owed)
-                .order_by(picture.c.id)
-                .limit(limit)
-            )
-            return [Relabel(row.id, row.remote_id, row.category) for row in rows]
+            columns = (picture.c.id, picture.c.remote_id, picture.c.category)
+            found = tx.execute(select(*columns).where(which).order_by(picture.c.id).limit(limit))
+            return [Relabel(row.id, row.remote_id, row.category) for row in found]
 
     def relabelling(self, picture_ids: Iterable[int]) -> None:
         """The platform is about to be told the categories of these pictures.
 
         Until :meth:`relabelled` nobody knows which it has: a file that is moved back meanwhile must be told again.
         """
-        telling = self._context.db.insert(note).on_conflict_do_nothing(index_elements=["name"])
+        telling = self._context.db.insert(keyvalue).on_conflict_do_nothing(index_elements=["name"])
         with self._context.db.writing() as tx:
             number = raise_generation(tx, self._context)
             tx.execute(telling, [{"name": f"{RELABEL}{picture_id}", "value": ""} for picture_id in picture_ids])
@@ -106,10 +107,10 @@ class PendingChanges:
 
         def write_down(tx: Connection) -> None:
             for change in done:
-                contents.close(tx, change.picture_id)
-            _RELABELLED(tx, [(change.picture_id, change.category) for change in done])
+                close_membership(tx, change.picture_id)
+            execute_rows(tx, _RELABELLED, [(change.picture_id, change.category) for change in done])
             begun = [f"{RELABEL}{change.picture_id}" for change in done]
-            tx.execute(delete(note).where(note.c.name.in_(begun)))
+            tx.execute(delete(keyvalue).where(keyvalue.c.name.in_(begun)))
             tx.execute(delete(kept).where(kept.c.picture_id.in_([change.picture_id for change in done])))
 
         if done:
@@ -123,13 +124,13 @@ class PendingChanges:
             picture_count.c.target_id == self._target, picture_count.c.state == PictureState.CONFIRMED
         )
         with self._context.db.reading() as tx:
-            rows = tx.execute(gone).all()
-            if not rows:
+            found = tx.execute(gone).all()
+            if not found:
                 return []
             meant = _confirmed_until(tx)
             there = {row.category: int(row.pictures) for row in tx.execute(stored.group_by(picture_count.c.category))}
         times: dict[str, list[float]] = {}
-        for row in rows:
+        for row in found:
             times.setdefault(row.category, []).append(row.orphaned_at)
         return [
             Departed(name, sum(at > meant for at in seen), sum(at <= meant for at in seen), there[name], max(seen))
@@ -147,41 +148,43 @@ class PendingChanges:
         with self._context.db.reading() as tx:
             allowed = picture.c.category.not_in(but) | (picture.c.orphaned_at <= _confirmed_until(tx))
             which = self._orphaned & (picture.c.orphaned_at < before) & allowed
-            chosen = select(picture.c.id).where(which).order_by(picture.c.id).limit(limit)
-            return Batch("", dataset_of(tx, self._target), "", held_by(tx, picture.c.id.in_(chosen)))
+            chosen = tx.execute(select(picture.c.id).where(which).order_by(picture.c.id).limit(limit)).scalars().all()
+            return self._as_batch(tx, chosen)
 
     def confirm_removals(self) -> None:
         """A person says that the deletions which were seen up to now are meant."""
         with self._context.db.writing() as tx:
-            values = {"value": repr(self._context.clock())}
-            statement = self._context.db.insert(note).values(name=_CONFIRMED, **values)
-            tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+            self._context.write_value(tx, _CONFIRMED, repr(self._context.clock()))
         self._context.changed()
 
     def forget(self, picture_id: int, remote_ids: Collection[str]) -> None:
         """Forget an orphan and write down what is to be removed for it. If a file came back meanwhile: nothing."""
-        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        files = select(file.c.picture_id).where(file.c.picture_id == picture.c.id).exists()
         with self._context.db.writing() as tx:
             if tx.execute(select(picture.c.id).where(picture.c.id == picture_id, ~files)).first() is not None:
-                contents.close(tx, picture_id)
+                close_membership(tx, picture_id)
                 tx.execute(delete(picture).where(picture.c.id == picture_id))
-                tx.execute(delete(note).where(note.c.name == f"{RELABEL}{picture_id}"))
-                statement = self._context.db.insert(removal).on_conflict_do_nothing()
+                tx.execute(delete(keyvalue).where(keyvalue.c.name == f"{RELABEL}{picture_id}"))
+                statement = self._context.db.insert(pending_removal).on_conflict_do_nothing()
                 for remote_id in remote_ids:
                     tx.execute(statement.values(target_id=self._target, remote_id=remote_id))
 
     def removals(self, limit: int) -> list[str]:
         """Remote ids that are still to be removed."""
         with self._context.db.reading() as tx:
-            mine = select(removal.c.remote_id).where(removal.c.target_id == self._target)
+            mine = select(pending_removal.c.remote_id).where(pending_removal.c.target_id == self._target)
             return list(tx.execute(mine.limit(limit)).scalars())
 
     def removed(self, remote_id: str) -> None:
         """The platform no longer has it."""
         with self._context.db.writing() as tx:
-            tx.execute(delete(removal).where(removal.c.target_id == self._target, removal.c.remote_id == remote_id))
-            this = (inventory.c.target_id == self._target) & (inventory.c.remote_id == remote_id)
-            tx.execute(delete(inventory).where(this))
+            tx.execute(
+                delete(pending_removal).where(
+                    pending_removal.c.target_id == self._target, pending_removal.c.remote_id == remote_id
+                )
+            )
+            this = (remote_index.c.target_id == self._target) & (remote_index.c.remote_id == remote_id)
+            tx.execute(delete(remote_index).where(this))
 
     def requeue_refused(self) -> int:
         """Refused pictures go back in line, and refused annotations are due again (``image-sync retry``).
@@ -213,8 +216,8 @@ class PendingChanges:
             ref = dataset_of(tx, self._target)
             found = []
             for row in tx.execute(select(batch).where(due).order_by(batch.c.sweep_at).limit(limit)).all():
-                held = picture.c.id.in_(select(doubt.c.picture_id).where(doubt.c.batch_id == row.id))
-                found.append((Batch(row.id, ref, row.category, held_by(tx, held), row.claimed_at), row.sweeps))
+                held = pictures_of(rows(tx, f"{PICTURES} WHERE {_IN_DOUBT} ORDER BY picture.id", row.id))
+                found.append((Batch(row.id, ref, row.category, held, row.claimed_at), row.sweeps))
             return found
 
     def swept(self, batch_id: str, *, again_at: float | None) -> None:
@@ -228,8 +231,7 @@ class PendingChanges:
     def of_pictures(self, picture_ids: Collection[int]) -> Batch:
         """These pictures as if they were a batch, for asking the platform about them."""
         with self._context.db.reading() as tx:
-            ref = dataset_of(tx, self._target)
-            return Batch("", ref, "", held_by(tx, picture.c.id.in_(picture_ids)))
+            return self._as_batch(tx, picture_ids)
 
     def status(self, picture_ids: Collection[int]) -> dict[int, PictureStatus]:
         """Where each of these pictures stands."""
@@ -242,9 +244,9 @@ class PendingChanges:
         )
         look = select(*columns).outerjoin(kept, kept.c.picture_id == picture.c.id)
         with self._context.db.reading() as tx:
-            rows = tx.execute(look.where(picture.c.id.in_(picture_ids)))
+            found = tx.execute(look.where(picture.c.id.in_(picture_ids)))
             return {
-                row.id: PictureStatus(PictureState(row.state), row.remote_id, row.ready_at, row.has) for row in rows
+                row.id: PictureStatus(PictureState(row.state), row.remote_id, row.ready_at, row.has) for row in found
             }
 
     def ours(self, batch_ids: Collection[str]) -> set[str]:
@@ -282,16 +284,20 @@ class PendingChanges:
             if self._context.annotated:
                 another = select(picture.c.id).where(this, picture.c.remote_id != remote_id)
                 if tx.execute(another).first() is not None:
-                    markings.lost(tx, [picture_id])
+                    mark_unknown(tx, [picture_id])
             tx.execute(update(picture).where(this).values(**values))
             tx.execute(delete(kept).where(kept.c.picture_id == picture_id))
             if self._context.annotated:
-                markings.reckon(tx, annotation.c.picture_id == picture_id)
+                update_due(tx, annotation.c.picture_id == picture_id)
         self._context.changed()
+
+    def _as_batch(self, tx: Connection, picture_ids: Collection[int]) -> Batch:
+        found = rows_of(tx, f"{PICTURES} WHERE picture.id IN ({{?}})", sorted(picture_ids))
+        return Batch("", dataset_of(tx, self._target), "", pictures_of(sorted(found, key=itemgetter(0))))
 
     @property
     def _orphaned(self) -> Any:
-        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        files = select(file.c.picture_id).where(file.c.picture_id == picture.c.id).exists()
         mine = (picture.c.target_id == self._target) & (picture.c.state == PictureState.CONFIRMED)
         return mine & picture.c.orphaned_at.is_not(None) & ~files
 
@@ -302,16 +308,16 @@ class PendingChanges:
 
 def _confirmed_until(tx: Connection) -> float:
     """Deletions that were seen up to this Unix time were confirmed by a person."""
-    return float(tx.execute(select(note.c.value).where(note.c.name == _CONFIRMED)).scalar() or 0.0)
+    return float(value_of(tx, _CONFIRMED) or 0.0)
 
 
-def moving(tx: Connection, aim: int) -> int:
-    """Stored pictures whose category is owed to the platform."""
-    owed = _owed(tx, aim)
-    return 0 if owed is None else int(tx.execute(select(func.count()).where(owed)).scalar_one())
+def number_to_move(tx: Connection, aim: int) -> int:
+    """Stored pictures whose category the platform has still to be told."""
+    which = _to_move(tx, aim)
+    return 0 if which is None else int(tx.execute(select(func.count()).where(which)).scalar_one())
 
 
-def _owed(tx: Connection, aim: int) -> Any | None:
+def _to_move(tx: Connection, aim: int) -> Any | None:
     """Which pictures the platform has under another category than the folders say, or may have; None: there are none.
 
     Asked every few seconds: the counts tell at once when there are none.
@@ -323,7 +329,7 @@ def _owed(tx: Connection, aim: int) -> Any | None:
         picture_count.c.pictures > 0,
     )
     categories = tx.execute(contradicting.distinct()).scalars().all()
-    begun = tx.execute(select(note.c.name).where(note.c.name.startswith(RELABEL))).scalars().all()
+    begun = tx.execute(select(keyvalue.c.name).where(keyvalue.c.name.startswith(RELABEL))).scalars().all()
     if not categories and not begun:
         return None
     return (

@@ -6,8 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sqlalchemy import Connection, select
+
 from image_sync.domain import DatasetRef
 from image_sync.ledger.database import Database
+from image_sync.ledger.schema import keyvalue
+
+
+class IllegalTransition(RuntimeError):  # noqa: N818 - it is what the program attempted
+    """A state change that a batch or a training cannot make: a mistake of ours.
+
+    Pictures change many at a time: each statement names the states that it expects.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,7 @@ class Target:
 
 @dataclass(slots=True)
 class LedgerContext:
-    """The open ledger. ``current_target`` is None until it was said where pictures go: then files are only recorded."""
+    """The open ledger."""
 
     db: Database
     clock: Callable[[], float]
@@ -45,6 +55,7 @@ class LedgerContext:
     folder: Path | None = None
     """The state folder; None for a database server."""
     current_target: Target | None = None
+    """None until it was said where pictures go: then files are only recorded."""
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -63,3 +74,18 @@ class LedgerContext:
         """Wake whoever waits for news. Called after the transaction, never inside it."""
         for listener in self.listeners:
             listener()
+
+    def write_value(self, tx: Connection, name: str, value: str) -> None:
+        """Keep a text under a name, in place of what was there."""
+        statement = self.db.insert(keyvalue).values(name=name, value=value)
+        tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+    def set_flag(self, tx: Connection, name: str) -> None:
+        """Keep a name, with the time at which it was first set."""
+        statement = self.db.insert(keyvalue).values(name=name, value=str(self.clock()))
+        tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+
+
+def value_of(tx: Connection, name: str) -> str | None:
+    """What is kept under a name, or None."""
+    return tx.execute(select(keyvalue.c.value).where(keyvalue.c.name == name)).scalar()

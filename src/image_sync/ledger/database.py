@@ -10,6 +10,7 @@ nobody sleeps because of a lock of our own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -25,19 +26,22 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import StaticPool
 
 from image_sync.errors import AlreadyRunning, LedgerError
-from image_sync.ledger import counts
-from image_sync.ledger.folder import make_folder, unusable
-from image_sync.ledger.schema import HEAD, annotation, metadata, note, picture, place
+from image_sync.ledger import counters, schema
+from image_sync.ledger.schema import annotation, file, keyvalue, metadata, picture
 from image_sync.log import get_logger
 
 FILE = "ledger.sqlite"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_LITTLE = 128 << 10
+"""Bytes of room below which a ledger cannot be written to: a transaction needs some pages, twice."""
 _BUSY_MS = 30_000
 _CACHE_KIB = 16_384
 _OFTEN = 1_000_000  # steps of SQLite's machine between two signs of life: some hundredths of a second
 _ADVISORY = 0x696D6773  # any constant; ours spells "imgs"
 TERM = "daemon"
-"""The note that says which daemon may write to a PostgreSQL ledger."""
-_WHOSE = select(note.c.value).where(note.c.name == TERM)
+"""The name under which it is kept which daemon may write to a PostgreSQL ledger."""
+_WHOSE = select(keyvalue.c.value).where(keyvalue.c.name == TERM)
 _CONNECT = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -189,24 +193,25 @@ class Database:
                     version = _version(connection)
                 else:
                     version = _make(connection)
-        if version == HEAD:
+        ours = schema.HEAD
+        if version == ours:
             return
         from image_sync.ledger import migrations
 
         if version is not None and not migrations.known(version):
             raise LedgerError(
-                f"the ledger {self.where} was written by a newer image-sync (schema {version}, this one knows {HEAD})",
+                f"the ledger {self.where} was written by a newer image-sync (schema {version}, this one knows {ours})",
                 hint="Install the newer version again, or point `state` at another folder.",
             )
         if not self._alone:
             raise LedgerError(
-                f"the ledger {self.where} has the schema {version} of an older image-sync (this one knows {HEAD})",
+                f"the ledger {self.where} has the schema {version} of an older image-sync (this one knows {ours})",
                 hint="Start the daemon of this version: it brings the ledger up to date, and keeps a copy.",
             )
         copy = self._copy(version)
         with self.writing() as connection:
             migrations.upgrade(connection)
-        log.info("ledger.migrated", was=version, now=HEAD, copy=copy)
+        log.info("ledger.migrated", was=version, now=ours, copy=copy)
 
     def _copy(self, version: str | None) -> str:
         """Keep the ledger as the older version left it, should anybody want to go back to that. Returns where."""
@@ -244,7 +249,7 @@ class Database:
     def _take_over(self, term: str) -> None:
         if term:
             with self.writing() as connection:
-                statement = self.insert(note).values(name=TERM, value=term)
+                statement = self.insert(keyvalue).values(name=TERM, value=term)
                 connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": term}))
             self._term = term
 
@@ -288,13 +293,48 @@ def carry_over(old: Path, new: Path) -> int:
             told = ledger.execute(
                 "INSERT INTO told (target_id, remote_id, category) SELECT DISTINCT target_id, remote_id, sent_category"
                 " FROM old.picture WHERE state = 'confirmed' AND remote_id <> ''"
-                " AND 'relabel/' || id NOT IN (SELECT name FROM old.note)"
+                " AND 'relabel/' || id NOT IN (SELECT name FROM old.keyvalue)"
             ).rowcount
         except sqlite3.Error:
             ledger.execute("ROLLBACK")
             raise
         ledger.execute("COMMIT")
     return told
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, and what is missing above it, if it is not there. Raises OSError.
+
+    SQLite syncs its files and the folder they are in; that the folder itself is there is for its maker to sync.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(folder.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def unusable(folder: Path, error: OSError) -> LedgerError:
+    """What to tell a person whose state folder cannot be used."""
+    hint = "Make it readable and writable for the user that runs image-sync, or point `state` at another folder."
+    if error.errno in _FULL:
+        hint = "The disk is full: free some space. Nothing was sent without being written down first."
+    elif error.errno in _DENIED:
+        hint = f"Run this as the user that runs the daemon, or as root (sudo). Else: {hint[0].lower()}{hint[1:]}"
+    return LedgerError(f"the state folder {folder} cannot be used: {error.strerror}", hint=hint)
+
+
+def full(folder: Path) -> bool:
+    """Whether the disk has no room for the ledger any more. A daemon cannot write that down in the ledger itself."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False  # not there: another trouble, told elsewhere
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE
 
 
 def _insert(dialect: str) -> Any:
@@ -316,13 +356,13 @@ def _version(connection: Connection) -> str | None:
 def _make(connection: Connection) -> str:
     """Make the newest schema in an empty database, as all migrations together would, in a tenth of the time."""
     if connection.dialect.name == "postgresql":
-        for index in annotation.indexes | picture.indexes | place.indexes:
+        for index in annotation.indexes | picture.indexes | file.indexes:
             index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
     metadata.create_all(connection, checkfirst=False)
-    counts.install(connection)
+    counters.install(connection)
     connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
-    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
-    return HEAD
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": schema.HEAD})
+    return schema.HEAD
 
 
 def _shown(state: str | Path) -> str:

@@ -1,32 +1,31 @@
-"""The watcher's side of the ledger: which files lie where."""
+"""The watcher's side of the ledger: which files lie where, and what each is to the picture of its content.
+
+A picture has one *owner*, the file that is sent. Another file with the same content is a *duplicate* in the same
+category and a *conflict* in another one. When the owner goes, the next file in line stands for the picture; if that one
+lies in another category, the picture has been moved and is labelled anew. So the order in which two folders are looked
+at does not matter.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 
 from image_sync.domain import FileRole, FileState, PictureState, RootReport, Sighting, Stamp
-from image_sync.ledger import markings
-from image_sync.ledger.bulk import Bulk
-from image_sync.ledger.context import LedgerContext
-from image_sync.ledger.newcomers import LOOK, columns_of, marks_of, write_down
-from image_sync.ledger.owners import Owners, at, files_where, set_roles, unsent
-from image_sync.ledger.schema import folder, note, picture, place, place_count, root, word
+from image_sync.ledger.annotations import SENT, fingerprint, keep_texts, set_wanted
+from image_sync.ledger.bulk import execute_rows, rows, rows_of
+from image_sync.ledger.context import LedgerContext, value_of
+from image_sync.ledger.counters import count
+from image_sync.ledger.keys import LONGEST, key_of, plain_key
+from image_sync.ledger.remote_index import BEFORE, take_known
+from image_sync.ledger.schema import READY_OR_HELD, file, file_count, folder, keyvalue, picture, root, word
 
 RESCAN = "rescan"
 _PAGE = 1000
-_STAMPS = select(
-    place.c.name, place.c.size, place.c.mtime_ns, place.c.ctime_ns, place.c.inode, place.c.annotation
-).where(place.c.folder_id == bindparam("folder"))
-_NUMBER = (
-    select(folder.c.category, func.coalesce(func.sum(place_count.c.files), 0).label("files"))
-    .outerjoin(place_count, place_count.c.folder_id == folder.c.id)
-    .where(folder.c.path == bindparam("folder"))
-    .group_by(folder.c.id)
-)
-_DROP = Bulk("DELETE FROM place WHERE (folder_id, name) IN (VALUES {rows})", "(?, ?)")
+_WAITS = [str(PictureState.READY), str(PictureState.HELD)]
 
 
 class Files:
@@ -34,58 +33,62 @@ class Files:
 
     def __init__(self, context: LedgerContext) -> None:
         self._context = context
-        self._owners = Owners(context)
 
     def known(self, path: bytes, names: Collection[bytes] | None = None) -> tuple[str | None, Mapping[bytes, Stamp]]:
         """The category the folder was recorded under, and its recorded files (of these names) with their stamps."""
-        stamps = _STAMPS if names is None else _STAMPS.where(place.c.name.in_(bindparam("names", expanding=True)))
         with self._context.db.reading() as tx:
-            row = tx.execute(select(folder.c.id, folder.c.category).where(folder.c.path == path)).first()
-            if row is None:
+            found = rows(tx, "SELECT id, category FROM folder WHERE path = ?", path)
+            if not found:
                 return None, {}
-            # A million of these are read at each full look: by position, since looking up names takes as long again.
-            return row.category, {
-                name: Stamp(size, mtime_ns, ctime_ns, int(inode), annotation)
-                for files in tx.execute(stamps, {"folder": row.id, "names": list(names or ())}).partitions(_PAGE)
-                for name, size, mtime_ns, ctime_ns, inode, annotation in files
-            }
+            ((folder_id, category),) = found
+            if names is None:
+                files = rows(tx, f"{_STAMPS} WHERE folder_id = ?", folder_id)
+            else:
+                files = rows_of(tx, f"{_STAMPS} WHERE name IN ({{?}}) AND folder_id = ?", [*names], folder_id)
+        return category, {
+            name: Stamp(size, mtime, ctime, int(inode), text) for name, size, mtime, ctime, inode, text in files
+        }
 
     def recorded(self, path: bytes) -> tuple[str | None, int]:
         """The category the folder was recorded under, and the number of recorded files."""
         with self._context.db.reading() as tx:
-            row = tx.execute(_NUMBER, {"folder": path}).first()
-            return (None, 0) if row is None else (row.category, int(row.files))
+            found = rows(tx, _NUMBER, path)
+        return (found[0][0], int(found[0][1])) if found else (None, 0)
 
     def folders(self, root_path: bytes) -> Sequence[bytes]:
         """All folders at or below the root in which files are recorded."""
-        recorded = select(place_count.c.folder_id).where(place_count.c.files > 0)
+        recorded = select(file_count.c.folder_id).where(file_count.c.files > 0)
         with self._context.db.reading() as tx:
-            rows = tx.execute(select(folder.c.path).where(folder.c.root == root_path, folder.c.id.in_(recorded)))
-            return [row.path for row in rows]
+            which = (folder.c.root == root_path) & folder.c.id.in_(recorded)
+            return list(tx.execute(select(folder.c.path).where(which)).scalars())
 
     def record(self, root_path: bytes, sightings: Sequence[Sighting]) -> None:
         """Write down what was seen: each sighting replaces what was recorded of its path."""
 
-        def note_down(tx: Connection) -> None:
-            folders = {one.folder: one for one in sightings}.values()
-            ids = {seen.folder: self._folder(tx, root_path, seen) for seen in folders}
+        def write(tx: Connection) -> None:
+            last = {seen.folder: seen for seen in sightings}
+            folders = {
+                path: rows(tx, _FOLDER, path, root_path, seen.category, seen.ground)[0][0]
+                for path, seen in last.items()
+            }
             if self._context.annotated:
-                markings.keep(tx, self._context.db, sightings)
-            for seen in write_down(tx, self._context, ids, sightings):
-                self._place(tx, ids[seen.folder], seen)
+                keep_texts(tx, self._context.db, sightings)
+            for seen in self._insert_new_files(tx, folders, sightings):
+                self._record(tx, folders[seen.folder], seen)
 
-        self._context.db.write(note_down)
+        self._context.db.write(write)
         self._context.changed()
 
     def gone(self, path: bytes, names: Sequence[bytes], *, deleted: bool = True) -> None:
         """These files are no longer there; if they were not ``deleted``, their pictures stay at the platform."""
         for start in range(0, len(names), _PAGE):
-            self._forget(place.c.name.in_(names[start : start + _PAGE]), folder.c.path == path, deleted=deleted)
+            self._forget(file.c.name.in_(names[start : start + _PAGE]), folder.c.path == path, deleted=deleted)
 
     def ground(self, path: bytes) -> str | None:
         """On which file system and in which root all files of the folder were last seen; None: it is not known."""
         with self._context.db.reading() as tx:
-            return tx.execute(select(folder.c.ground).where(folder.c.path == path)).scalar()
+            found = rows(tx, "SELECT ground FROM folder WHERE path = ?", path)
+        return found[0][0] if found else None
 
     def stands(self, path: bytes, ground: str) -> None:
         """All files of the folder were seen there."""
@@ -95,18 +98,18 @@ class Files:
     def recategorise(self, path: bytes, category: str | None) -> None:
         """The folder belongs to another category from now on; so do the pictures that its files stand for."""
         with self._context.db.writing() as tx:
-            rows = tx.execute(files_where(folder.c.path == path)).all()
+            found = tx.execute(_files_where(folder.c.path == path)).all()
             tx.execute(update(folder).where(folder.c.path == path).values(category=category))
             if category is None:
-                self._uncategorise(tx, rows)
-            for row in rows if category is not None else ():
+                self._uncategorise(tx, found)
+            for row in found if category is not None else ():
                 if row.state == FileState.UNCATEGORISED:
                     # Such files are recorded unread: forgotten, they are looked at like new ones.
-                    tx.execute(delete(place).where(at(row)))
+                    tx.execute(delete(file).where(_at(row)))
                 elif row.role == FileRole.OWNER:
                     tx.execute(update(picture).where(picture.c.id == row.picture_id).values(category=category))
-            for picture_id in {row.picture_id for row in rows if row.role}:
-                set_roles(tx, picture_id)
+            for picture_id in {row.picture_id for row in found if row.role}:
+                _set_roles(tx, picture_id)
         self._context.changed()
 
     def report(self, seen: RootReport) -> None:
@@ -127,7 +130,7 @@ class Files:
         if not self.rescan_wanted():
             return False
         with self._context.db.writing() as tx:
-            tx.execute(delete(note).where(note.c.name == RESCAN))
+            tx.execute(delete(keyvalue).where(keyvalue.c.name == RESCAN))
         return True
 
     # -- below: for the rest of the ledger, and for the other stages
@@ -135,12 +138,7 @@ class Files:
     def rescan_wanted(self) -> bool:
         """Whether a full look was asked for and has not begun."""
         with self._context.db.reading() as tx:
-            return tx.execute(select(note.c.name).where(note.c.name == RESCAN)).first() is not None
-
-    def want_rescan(self, tx: Connection) -> None:
-        """Ask for a full look."""
-        statement = self._context.db.insert(note).values(name=RESCAN, value=str(self._context.clock()))
-        tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+            return value_of(tx, RESCAN) is not None
 
     def keep_roots(self, roots: Sequence[bytes]) -> None:
         """Forget files under roots that are no longer configured. Nothing is removed at the platform for it."""
@@ -151,10 +149,10 @@ class Files:
     def recheck_quarantined(self) -> int:
         """Forget the verdict on quarantined files, so that the next look checks them again. Returns how many."""
         forgotten = self._forget(
-            place.c.state == FileState.QUARANTINED, place.c.state != word(FileState.SOUND), deleted=False
+            file.c.state == FileState.QUARANTINED, file.c.state != word(FileState.SOUND), deleted=False
         )
         with self._context.db.writing() as tx:
-            self.want_rescan(tx)
+            self._context.set_flag(tx, RESCAN)
         return forgotten
 
     def look_again(self, path: bytes, sha256: str) -> None:
@@ -164,72 +162,173 @@ class Files:
         """
         head, _, name = path.rpartition(b"/")
         with self._context.db.writing() as tx:
-            self._drop(tx, place.c.name == name, folder.c.path == head, place.c.sha256 == sha256, deleted=False)
-            self.want_rescan(tx)  # no event will name the file again
+            self._drop(tx, file.c.name == name, folder.c.path == head, file.c.sha256 == sha256, deleted=False)
+            self._context.set_flag(tx, RESCAN)  # no event will name the file again
         self._context.changed()
 
     def attach_all(self, tx: Connection) -> None:
         """After the target changed: give every sound file its picture there."""
-        tx.execute(update(place).values(role="", picture_id=None))
-        rows = tx.execute(
-            select(place.c.folder_id, place.c.name, folder.c.category)
-            .join(folder, folder.c.id == place.c.folder_id)
-            .where(place.c.state == FileState.SOUND)
-            .order_by(place.c.seen_at, place.c.folder_id, place.c.name)
+        tx.execute(update(file).values(role="", picture_id=None))
+        found = tx.execute(
+            select(file.c.folder_id, file.c.name, folder.c.category)
+            .join(folder, folder.c.id == file.c.folder_id)
+            .where(file.c.state == FileState.SOUND)
+            .order_by(file.c.seen_at, file.c.folder_id, file.c.name)
         ).all()
-        for row in rows:
-            self._owners.attach(tx, row.folder_id, row.name, row.category)
-        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        for row in found:
+            self._attach(tx, row.folder_id, row.name, row.category)
+        files = select(file.c.picture_id).where(file.c.picture_id == picture.c.id).exists()
         mine = picture.c.target_id == self._context.target.id
-        tx.execute(delete(picture).where(mine, unsent(), ~files))  # its file went while another target was in use
+        tx.execute(delete(picture).where(mine, _unsent(), ~files))  # its file went while another target was in use
 
     def forget_annotations(self, tx: Connection) -> None:
         """Annotations are used in another way than before: what was not sent, or waits for one, is looked at anew."""
         mine = picture.c.target_id == self._context.target.id
-        waits = picture.c.state.in_([str(PictureState.READY), str(PictureState.HELD)])
-        ready = select(picture.c.id).where(mine, waits)
-        faulty = and_(place.c.state == FileState.QUARANTINED, place.c.annotation != "")
-        tx.execute(delete(place).where(or_(place.c.state == FileState.WAITING, faulty, place.c.picture_id.in_(ready))))
+        ready = select(picture.c.id).where(mine, picture.c.state.in_(_WAITS))
+        faulty = and_(file.c.state == FileState.QUARANTINED, file.c.annotation != "")
+        tx.execute(delete(file).where(or_(file.c.state == FileState.WAITING, faulty, file.c.picture_id.in_(ready))))
         tx.execute(delete(picture).where(picture.c.id.in_(ready)))
-        tx.execute(update(place).where(place.c.annotation != "").values(annotation="", marks=""))
+        tx.execute(update(file).where(file.c.annotation != "").values(annotation="", annotation_text=""))
 
-    def _folder(self, tx: Connection, root_path: bytes, seen: Sighting) -> int:
-        values = {"path": seen.folder, "root": root_path, "category": seen.category, "ground": seen.ground}
-        statement = self._context.db.insert(folder).values(**values)
-        found = tx.execute(
-            statement.on_conflict_do_update(
-                index_elements=["path"], set_={"root": root_path, "category": seen.category}
-            ).returning(folder.c.id)
-        ).scalar_one()
-        return int(found)
+    # -- below: many new files at once
 
-    def _place(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
-        was = tx.execute(files_where(and_(place.c.folder_id == folder_id, place.c.name == seen.name))).first()
+    def _insert_new_files(
+        self, tx: Connection, folders: Mapping[bytes, int], sightings: Sequence[Sighting]
+    ) -> Sequence[Sighting]:
+        """Record the sound files of which the ledger knows nothing: all of a backlog. Returns the other sightings.
+
+        Args:
+            folders: the ids of the sightings' folders.
+        """
+        if self._context.current_target is None or self._context.plain_names:  # these are compared one by one
+            return sightings
+        aim, now = self._context.current_target.id, self._context.clock()
+        sound = [seen for seen in sightings if seen.category is not None and not (seen.fault or seen.waits)]
+        looks = Counter((seen.folder, seen.name) for seen in sightings)
+        if len(looks) < len(sightings):  # a file was looked at twice: the later look replaces the earlier one
+            sound = [seen for seen in sound if looks[seen.folder, seen.name] == 1]
+        if rows(tx, "SELECT 1 FROM remote_index WHERE target_id = ? LIMIT 1", aim):
+            there = {digest for (digest,) in rows_of(tx, _THERE, [seen.sha256[:16] for seen in sound], aim)}
+            sound = [seen for seen in sound if seen.sha256[:16] not in there]
+        copies = bool(rows(tx, "SELECT 1 FROM picture WHERE target_id = ? AND copy > 0 LIMIT 1", aim))
+        if copies:
+            repeated = {sha256 for (sha256,) in rows_of(tx, _COPIES, [seen.sha256 for seen in sound], aim)}
+            sound = [seen for seen in sound if seen.sha256 not in repeated]
+        if not sound:
+            return sightings
+        first = {seen.sha256: seen for seen in reversed(sound)}
+        new = [seen for seen in sound if first[seen.sha256] is seen] if len(first) < len(sound) else sound
+        done = self._insert_owners(tx, folders, aim, now, new)
+        if len(done) < len(sound) and self._context.skip_duplicates and not copies:
+            there = set(map(id, done))
+            done += self._insert_duplicates(tx, folders, aim, now, [seen for seen in sound if id(seen) not in there])
+        if len(done) == len(sightings):
+            return ()
+        recorded = set(map(id, done))
+        return [seen for seen in sightings if id(seen) not in recorded]
+
+    def _insert_owners(
+        self, tx: Connection, folders: Mapping[bytes, int], aim: int, now: float, new: Sequence[Sighting]
+    ) -> list[Sighting]:
+        """Record those of the files, each of another content, of which path and content are new. Returns them."""
+        ((before,),) = rows(tx, "SELECT coalesce(max(id), 0) FROM picture")
+        # What is known makes no row: the content, or its name at the platform, whose digits two may share.
+        pictures = [
+            (aim, seen.sha256, seen.category, key_of(seen.name, seen.sha256, seen.suffix), seen.stamp.size, now)
+            for seen in new
+        ]
+        made = list(new)
+        if execute_rows(tx, _NEW_PICTURE, pictures) == len(new) and tx.dialect.name == "sqlite":
+            ((last,),) = rows(tx, "SELECT max(id) FROM picture")
+            ids = list(range(last - len(new) + 1, last + 1))  # SQLite counts on, row by row
+        else:
+            by_content = dict(rows(tx, "SELECT sha256, id FROM picture WHERE id > ?", before))
+            made = [seen for seen in new if seen.sha256 in by_content]
+            ids = [by_content[seen.sha256] for seen in made]
+        categories = Counter(seen.category for seen in made)
+        count(tx, pictures=[(aim, "ready", category, "", 0, number) for category, number in categories.items()])
+        files = [
+            (folders[seen.folder], seen.name, *self._look(seen, now), "sound", "owner", picture_id)
+            for seen, picture_id in zip(made, ids, strict=True)
+        ]
+        if execute_rows(tx, _NEW_FILE, files) < len(files):  # a known path with a new content is not for here
+            gone = {sha256 for (sha256,) in rows(tx, _WITHOUT_FILE, before)}
+            made = [seen for seen in made if seen.sha256 not in gone]
+        owners = Counter(folders[seen.folder] for seen in made)
+        count(tx, files=[(folder_id, "sound", "owner", number) for folder_id, number in owners.items()])
+        if self._context.annotated:
+            ids_of = dict(rows(tx, "SELECT sha256, id FROM picture WHERE id > ?", before))
+            marked = [(aim, fingerprint(seen.annotation), ids_of[seen.sha256]) for seen in made if seen.annotation]
+            execute_rows(tx, "INSERT INTO annotation (target_id, wanted, picture_id) VALUES {(?, ?, ?)}", marked)
+        return made
+
+    def _insert_duplicates(
+        self, tx: Connection, folders: Mapping[bytes, int], aim: int, now: float, sightings: Sequence[Sighting]
+    ) -> list[Sighting]:
+        """Record those of the files whose paths are new and for whose contents other files stand. Returns them."""
+        owned = {
+            sha256: (picture_id, category)
+            for sha256, picture_id, category in rows_of(tx, _OWNED, sorted({seen.sha256 for seen in sightings}), aim)
+        }
+        names: dict[int, list[bytes]] = {}
+        for seen in sightings:
+            names.setdefault(folders[seen.folder], []).append(seen.name)
+        known = {
+            (folder_id, name)
+            for folder_id, some in names.items()
+            for (name,) in rows_of(tx, "SELECT name FROM file WHERE name IN ({?}) AND folder_id = ?", some, folder_id)
+        }
+        files, made, conflicts = [], [], set()
+        for seen in sightings:
+            if seen.sha256 in owned and (folders[seen.folder], seen.name) not in known:
+                picture_id, category = owned[seen.sha256]
+                role = FileRole.DUPLICATE if category == seen.category else FileRole.CONFLICT
+                if role is FileRole.CONFLICT:
+                    conflicts.add(picture_id)
+                made.append(seen)
+                files.append((folders[seen.folder], seen.name, *self._look(seen, now), "sound", str(role), picture_id))
+        execute_rows(tx, _NEW_FILE, files)
+        if conflicts:
+            which = picture.c.id.in_(conflicts) & picture.c.state.in_(_WAITS)
+            tx.execute(update(picture).where(which).values(state=READY_OR_HELD))
+        return made
+
+    def _look(self, seen: Sighting, now: float) -> tuple[Any, ...]:
+        """What one look says of one file: the values of ``_LOOK``."""
+        size, mtime_ns, ctime_ns, inode, annotation = seen.stamp
+        text = ""
+        if not self._context.annotated:
+            annotation = ""
+        elif seen.annotation:
+            text = fingerprint(seen.annotation)
+        return size, mtime_ns, ctime_ns, str(inode), seen.fault, seen.sha256, seen.suffix, now, annotation, text
+
+    # -- below: one file at a time
+
+    def _record(self, tx: Connection, folder_id: int, seen: Sighting) -> None:
+        here = and_(file.c.folder_id == folder_id, file.c.name == seen.name)
+        was = tx.execute(_files_where(here)).first()
         state = _state(seen)
         values: dict[str, Any] = {
-            **dict(zip(LOOK, columns_of(seen, self._context.clock()), strict=True)),
+            **dict(zip(_LOOK, self._look(seen, self._context.clock()), strict=True)),
             "state": state,
         }
-        if self._context.annotated:
-            values |= marks_of(seen)
-        same = (
-            was is not None and (was.sha256, was.state) == (seen.sha256, str(state)) and was.category == seen.category
-        )
+        same = was is not None and (was.sha256, was.state, was.category) == (seen.sha256, str(state), seen.category)
         stays = was if same or self._stays(tx, was, seen, state) else None
         if stays is None:
             values |= {"role": "", "picture_id": None}
-        statement = self._context.db.insert(place).values(folder_id=folder_id, name=seen.name, **values)
+        statement = self._context.db.insert(file).values(folder_id=folder_id, name=seen.name, **values)
         tx.execute(statement.on_conflict_do_update(index_elements=["folder_id", "name"], set_=values))
         if stays is not None:
             if self._context.annotated and state == FileState.SOUND and stays.role == FileRole.OWNER:
-                self._owners.mark(tx, stays.picture_id, values["marks"])
+                self._mark(tx, stays.picture_id, values["annotation_text"])
             return
         if was is not None and was.role:
             # What lies there on another disk says nothing of what became of the file that lay there before.
             ground = tx.execute(select(folder.c.ground).where(folder.c.id == folder_id)).scalar_one()
-            self._owners.inherit(tx, was, deleted=ground == seen.ground)
+            self._promote_duplicate(tx, was, deleted=ground == seen.ground)
         if state == FileState.SOUND:
-            self._owners.attach(tx, folder_id, seen.name, seen.category)
+            self._attach(tx, folder_id, seen.name, seen.category)
 
     def _stays(self, tx: Connection, was: Any, seen: Sighting, state: FileState) -> bool:
         """Whether the file goes on to stand for its picture although it no longer is what it was.
@@ -241,7 +340,60 @@ class Files:
         if state == FileState.SOUND:
             return True
         mine = select(picture.c.state).where(picture.c.id == was.picture_id)
-        return seen.category is not None and tx.execute(mine).scalar() in markings.SENT
+        return seen.category is not None and tx.execute(mine).scalar() in SENT
+
+    def _attach(self, tx: Connection, folder_id: int, name: bytes, category: str | None) -> None:
+        """Find or make the picture of a sound file and say what the file is to it."""
+        if self._context.current_target is None or category is None:
+            return
+        target = self._context.current_target.id
+        here = and_(file.c.folder_id == folder_id, file.c.name == name)
+        one = tx.execute(select(file.c.sha256, file.c.suffix, file.c.size, file.c.annotation_text).where(here)).one()
+        owned = select(file.c.picture_id).where(file.c.picture_id == picture.c.id, file.c.role == FileRole.OWNER)
+        candidates = tx.execute(
+            select(picture.c.id, picture.c.category, picture.c.copy, owned.exists().label("owned"))
+            .where(picture.c.target_id == target, picture.c.sha256 == one.sha256)
+            .order_by(picture.c.category != category, picture.c.id)
+        ).all()
+        orphans = [row for row in candidates if not row.owned]
+        role = FileRole.OWNER
+        if orphans:
+            chosen = orphans[0].id
+            tx.execute(update(picture).where(picture.c.id == chosen).values(category=category, orphaned_at=None))
+        elif candidates and self._context.skip_duplicates:
+            chosen = candidates[0].id
+            role = FileRole.DUPLICATE if candidates[0].category == category else FileRole.CONFLICT
+        else:
+            copy = 1 + max((row.copy for row in candidates), default=-1)
+            chosen = self._new_picture(tx, target, name, category, one, copy)
+        tx.execute(update(file).where(here).values(picture_id=chosen, role=role))
+        if candidates:
+            _hold(tx, chosen)
+        if self._context.annotated and role is FileRole.OWNER:
+            self._mark(tx, chosen, one.annotation_text)
+
+    def _mark(self, tx: Connection, picture_id: int, wanted: str) -> None:
+        set_wanted(tx, self._context.db, self._context.target.id, picture_id, wanted)
+
+    def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, one: Any, copy: int) -> int:
+        now = self._context.clock()
+        values = {"target_id": target, "sha256": one.sha256, "copy": copy, "category": category, "size": one.size}
+        there = take_known(tx, target, one.sha256, one.size)
+        if there is not None:  # it lies at the platform already, from before this ledger knew of it
+            values |= {"key": there.key[:LONGEST], "remote_id": there.remote_id, "sent_category": there.category}
+            values |= {"training_id": BEFORE if there.counted else None, "state": PictureState.CONFIRMED}
+            values |= {"ready_at": now, "confirmed_at": now}
+        else:
+            keys = [key_of(name, one.sha256, one.suffix, copy), key_of(name, one.sha256, one.suffix, copy, whole=True)]
+            plain = plain_key(name) if self._context.plain_names else None
+            if plain is not None:
+                keys.insert(0, plain)
+            same = select(picture.c.key).where(picture.c.target_id == target, picture.c.key.in_(keys))
+            taken = set(tx.execute(same).scalars())
+            key = next(one for one in keys if one not in taken)
+            values |= {"key": key, "state": PictureState.READY, "ready_at": now}
+            count(tx, pictures=[(target, "ready", category, "", 0, 1)])
+        return int(tx.execute(insert(picture).values(values).returning(picture.c.id)).scalar_one())
 
     def _forget(self, *which: Any, deleted: bool) -> int:
         """A page in each transaction: others want to write, too. Returns how many files were forgotten."""
@@ -254,18 +406,53 @@ class Files:
         return forgotten
 
     def _drop(self, tx: Connection, *which: Any, deleted: bool) -> int:
-        rows = tx.execute(files_where(and_(*which)).limit(_PAGE)).all()
-        _DROP(tx, [(row.folder_id, row.name) for row in rows])
-        self._owners.bereave(tx, rows, deleted=deleted)
-        return len(rows)
+        found = tx.execute(_files_where(and_(*which)).limit(_PAGE)).all()
+        execute_rows(tx, _DROP, [(row.folder_id, row.name) for row in found])
+        owners = {row.picture_id: row for row in found if row.role == FileRole.OWNER}
+        left = set(tx.execute(select(file.c.picture_id).where(file.c.picture_id.in_(list(owners)))).scalars())
+        for picture_id in left:
+            self._promote_duplicate(tx, owners[picture_id], deleted=deleted)
+        self._leave(tx, picture.c.id.in_([one for one in owners if one not in left]), deleted=deleted)
+        for picture_id in {row.picture_id for row in found if row.role == FileRole.CONFLICT} - owners.keys():
+            _hold(tx, picture_id)
+        return len(found)
 
-    def _uncategorise(self, tx: Connection, rows: Sequence[Any]) -> None:
-        sound = [row for row in rows if row.role or row.state in {FileState.SOUND, FileState.WAITING}]
+    def _uncategorise(self, tx: Connection, found: Sequence[Any]) -> None:
+        sound = [row for row in found if row.role or row.state in {FileState.SOUND, FileState.WAITING}]
         values = {"state": FileState.UNCATEGORISED, "role": "", "picture_id": None, "sha256": ""}
-        for row in sound:  # all of them first: none of them may inherit from another
-            tx.execute(update(place).where(at(row)).values(**values))
+        for row in sound:  # all of them first: none of them may stand for the picture of another
+            tx.execute(update(file).where(_at(row)).values(**values))
         for row in sound:
-            self._owners.inherit(tx, row, deleted=False)
+            self._promote_duplicate(tx, row, deleted=False)
+
+    def _promote_duplicate(self, tx: Connection, was: Any, *, deleted: bool) -> None:
+        """The file ``was`` no longer stands for its picture: let the next in line do so, if there is one."""
+        if was.role != FileRole.OWNER:
+            _hold(tx, was.picture_id)
+            return
+        this = picture.c.id == was.picture_id
+        heir = tx.execute(
+            select(file.c.folder_id, file.c.name, file.c.annotation_text, folder.c.category)
+            .join(folder, folder.c.id == file.c.folder_id)
+            .where(file.c.picture_id == was.picture_id, file.c.role != FileRole.OWNER)
+            .order_by(file.c.role != FileRole.DUPLICATE, file.c.seen_at, file.c.name)
+            .limit(1)
+        ).first()
+        if heir is None:
+            self._leave(tx, this, deleted=deleted)
+            return
+        tx.execute(update(file).where(_at(heir)).values(role=FileRole.OWNER))
+        tx.execute(update(picture).where(this).values(category=heir.category))
+        _set_roles(tx, was.picture_id)
+        if self._context.annotated and heir.annotation_text:
+            self._mark(tx, was.picture_id, heir.annotation_text)
+
+    def _leave(self, tx: Connection, these: Any, *, deleted: bool) -> None:
+        """No file stands for these pictures any more."""
+        # Not at the platform and not on its way there: without a file there is nothing left of it.
+        tx.execute(delete(picture).where(these, _unsent()))
+        if deleted:
+            tx.execute(update(picture).where(these).values(orphaned_at=self._context.clock()))
 
 
 def _state(seen: Sighting) -> FileState:
@@ -274,3 +461,80 @@ def _state(seen: Sighting) -> FileState:
     if seen.category is None:
         return FileState.UNCATEGORISED
     return FileState.WAITING if seen.waits else FileState.SOUND
+
+
+def _hold(tx: Connection, picture_id: int) -> None:
+    """Hold a picture back that was not sent while its files contradict each other, and no longer."""
+    waits = (picture.c.id == picture_id) & picture.c.state.in_(_WAITS)
+    tx.execute(update(picture).where(waits).values(state=READY_OR_HELD))
+
+
+def _set_roles(tx: Connection, picture_id: int) -> None:
+    """Say of every other file of the picture whether it repeats or contradicts the owner's category."""
+    category = select(picture.c.category).where(picture.c.id == picture_id).scalar_subquery()
+    for role, same in ((FileRole.DUPLICATE, True), (FileRole.CONFLICT, False)):
+        inside = select(folder.c.id).where((folder.c.category == category) == same)
+        others = (file.c.picture_id == picture_id) & (file.c.role != FileRole.OWNER) & file.c.folder_id.in_(inside)
+        tx.execute(update(file).where(others).values(role=role))
+    _hold(tx, picture_id)
+
+
+def _unsent() -> Any:
+    """Pictures that are neither at the platform nor on their way there."""
+    return picture.c.state.in_([*_WAITS, str(PictureState.REFUSED)])
+
+
+def _files_where(which: Any) -> Any:
+    """The files that meet the condition, with what they are to their pictures."""
+    columns = (
+        file.c.folder_id,
+        file.c.name,
+        file.c.sha256,
+        file.c.state,
+        file.c.reason,
+        file.c.role,
+        file.c.picture_id,
+    )
+    return select(*columns, folder.c.category).join(folder, folder.c.id == file.c.folder_id).where(which)
+
+
+def _at(row: Any) -> Any:
+    """The file that this row is about."""
+    return and_(file.c.folder_id == row.folder_id, file.c.name == row.name)
+
+
+_LOOK = (
+    *("size", "mtime_ns", "ctime_ns", "inode", "reason", "sha256", "suffix", "seen_at", "annotation"),
+    "annotation_text",
+)
+"""The columns of a file that one look fills."""
+_STAMPS = "SELECT name, size, mtime_ns, ctime_ns, inode, annotation FROM file"
+_NUMBER = (
+    "SELECT folder.category, coalesce(sum(file_count.files), 0) FROM folder"
+    " LEFT JOIN file_count ON file_count.folder_id = folder.id WHERE folder.path = ? GROUP BY folder.id"
+)
+_FOLDER = (
+    "INSERT INTO folder (path, root, category, ground) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (path) DO UPDATE SET root = excluded.root, category = excluded.category RETURNING id"
+)
+_NEW_PICTURE = (
+    "INSERT INTO picture (target_id, sha256, category, key, size, ready_at, copy, state, sent_category, batch_id,"
+    " remote_id, reason, attempts, refusals)"
+    " VALUES {(?, ?, ?, ?, ?, ?, 0, 'ready', '', '', '', '', 0, 0)} ON CONFLICT DO NOTHING"
+)
+_NEW_FILE = (
+    f"INSERT INTO file (folder_id, name, {', '.join(_LOOK)}, state, role, picture_id)"
+    " VALUES {(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)} ON CONFLICT DO NOTHING"
+)
+_WITHOUT_FILE = (
+    "DELETE FROM picture WHERE id > ? AND NOT EXISTS (SELECT 1 FROM file WHERE file.picture_id = picture.id)"
+    " RETURNING sha256"
+)
+_COPIES = "SELECT sha256 FROM picture WHERE sha256 IN ({?}) AND target_id = ? AND copy > 0"
+_OWNED = (
+    "SELECT picture.sha256, picture.id, picture.category FROM picture"
+    " JOIN file ON file.picture_id = picture.id AND file.role = 'owner'"
+    " WHERE picture.sha256 IN ({?}) AND picture.target_id = ?"
+)
+_THERE = "SELECT digest FROM remote_index WHERE digest IN ({?}) AND target_id = ?"
+_DROP = "DELETE FROM file WHERE (folder_id, name) IN (VALUES {(?, ?)})"

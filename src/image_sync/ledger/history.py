@@ -1,4 +1,9 @@
-"""What happened to one file: the answer to ``image-sync show PATH``."""
+"""What happened to one file: the answer to ``image-sync show PATH``.
+
+A picture is in every training of its dataset from the first that counted it (``picture.training_id``) on, until it is
+removed. So nothing is written for each picture and training: only when a picture that was trained on is removed or
+given another category, the range of trainings that ends is written down.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, literal_column, select
+from sqlalchemy import Connection, func, insert, literal_column, select
 
-from image_sync.domain import FileRole, FileState, PictureState
-from image_sync.ledger.contents import Membership, memberships
+from image_sync.domain import FileRole, FileState, ModelOutcome, PictureState, TrainingState
 from image_sync.ledger.context import LedgerContext
-from image_sync.ledger.names import plain_stem
-from image_sync.ledger.schema import annotation, batch, folder, kept, marks, picture, place, run, target, word
+from image_sync.ledger.keys import plain_stem
+from image_sync.ledger.schema import (
+    annotation,
+    annotation_text,
+    batch,
+    file,
+    folder,
+    kept,
+    membership,
+    picture,
+    target,
+    training,
+    training_content,
+    word,
+)
+
+_IN = (TrainingState.DOUBTFUL, TrainingState.RUNNING, TrainingState.TRAINED, TrainingState.FAILED)
+"""States of a training that contains what it was begun with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A training that contains a picture."""
+
+    model: str
+    """The training's name, and that of its model."""
+    category: str
+    """Under which the picture was trained on; empty when that is not known."""
+    state: TrainingState
+    accuracy: float | None
+    fate: ModelOutcome
+    pictures: int = 0
+    """How many it contains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +116,19 @@ class History:
         head, _, name = path.rpartition(b"/")
         with self._context.db.reading() as tx:
             here = tx.execute(
-                select(place, folder.c.category)
-                .join(folder, folder.c.id == place.c.folder_id)
-                .where(folder.c.path == (head or b"/"), place.c.name == name)
+                select(file, folder.c.category)
+                .join(folder, folder.c.id == file.c.folder_id)
+                .where(folder.c.path == (head or b"/"), file.c.name == name)
             ).first()
             if here is None:
                 return None
             content = tx.execute(_pictures().where(picture.c.id == here.picture_id)).first()
             owner = tx.execute(
-                select(folder.c.path, place.c.name)
-                .join(folder, folder.c.id == place.c.folder_id)
-                .where(place.c.picture_id == here.picture_id, place.c.role == FileRole.OWNER)
+                select(folder.c.path, file.c.name)
+                .join(folder, folder.c.id == file.c.folder_id)
+                .where(file.c.picture_id == here.picture_id, file.c.role == FileRole.OWNER)
             ).first()
-            models = memberships(tx, self._context.target.id, here.sha256) if here.sha256 else []
+            models = _memberships(tx, self._context.target.id, here.sha256) if here.sha256 else []
             drawn = _annotation(tx, here) if self._context.annotated else {}
         return replace(_history(path, here, content, owner), models=tuple(models), **drawn)
 
@@ -104,15 +139,15 @@ class History:
         if which is None:
             which = (picture.c.key == name) | (picture.c.remote_id == name)
             gone = picture.c.key.startswith(f"{stem}.", autoescape=True) & ~picture.c.id.in_(
-                select(place.c.picture_id).where(place.c.picture_id.is_not(None))
+                select(file.c.picture_id).where(file.c.picture_id.is_not(None))
             )
             which = which | gone if stem else which
         mine = (picture.c.target_id == self._context.target.id) & which
         files = (
             select(picture.c.id, picture.c.key, picture.c.state, picture.c.remote_id, folder.c.path, folder.c.root)
-            .add_columns(place.c.name, picture.c.category)
-            .outerjoin(place, place.c.picture_id == picture.c.id)
-            .outerjoin(folder, folder.c.id == place.c.folder_id)
+            .add_columns(file.c.name, picture.c.category)
+            .outerjoin(file, file.c.picture_id == picture.c.id)
+            .outerjoin(folder, folder.c.id == file.c.folder_id)
             .order_by(picture.c.id)
         )
         found: dict[int, Left] = {}
@@ -139,10 +174,10 @@ class History:
                 rows = tx.execute(_pictures().where(aim, named, picture.c.orphaned_at.is_not(None))).all()
             places = {}
             for row in rows:
-                lies = place.join(folder, folder.c.id == place.c.folder_id)
-                owner = (place.c.picture_id == row.id) & (place.c.role == FileRole.OWNER)
-                places[row.id] = tx.execute(select(folder.c.path, place.c.name).select_from(lies).where(owner)).first()
-            models = {row.id: memberships(tx, self._context.target.id, row.sha256) for row in rows}
+                lies = file.join(folder, folder.c.id == file.c.folder_id)
+                owner = (file.c.picture_id == row.id) & (file.c.role == FileRole.OWNER)
+                places[row.id] = tx.execute(select(folder.c.path, file.c.name).select_from(lies).where(owner)).first()
+            models = {row.id: _memberships(tx, self._context.target.id, row.sha256) for row in rows}
         found = []
         for row in rows:
             here = places[row.id]
@@ -160,23 +195,23 @@ class History:
         turned_away = select(picture.c.id).where(
             targets, picture.c.state == word(PictureState.REFUSED), picture.c.retry_at.is_(None)
         )
-        contradicted = select(place.c.picture_id).where(place.c.role == word(FileRole.CONFLICT))
+        contradicted = select(file.c.picture_id).where(file.c.role == word(FileRole.CONFLICT))
         held = select(picture.c.id).where(picture.c.id.in_(contradicted), picture.c.state == PictureState.HELD)
         needy = (
-            (place.c.state != word(FileState.SOUND)) & (place.c.state != FileState.WAITING),
-            place.c.role == word(FileRole.CONFLICT),
-            (place.c.role == FileRole.OWNER) & place.c.picture_id.in_(turned_away),
-            (place.c.role == FileRole.OWNER) & place.c.picture_id.in_(held),
+            (file.c.state != word(FileState.SOUND)) & (file.c.state != FileState.WAITING),
+            file.c.role == word(FileRole.CONFLICT),
+            (file.c.role == FileRole.OWNER) & file.c.picture_id.in_(turned_away),
+            (file.c.role == FileRole.OWNER) & file.c.picture_id.in_(held),
         )
-        files = _files().add_columns(place.c.seen_at).order_by(place.c.seen_at.desc()).limit(limit)
+        files = _files().add_columns(file.c.seen_at).order_by(file.c.seen_at.desc()).limit(limit)
         with self._context.db.reading() as tx:
             rows = [row for which in needy for row in tx.execute(files.where(which))]
             rows.sort(key=lambda row: -row.seen_at)
             marked: Sequence[Any] = []
             if self._context.annotated:
                 ids = select(annotation.c.picture_id).where(annotation.c.refused != literal_column("''"))  # an index
-                refused = (place.c.role == FileRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
-                refused &= place.c.picture_id.in_(ids)
+                refused = (file.c.role == FileRole.OWNER) & (annotation.c.refused == annotation.c.wanted)
+                refused &= file.c.picture_id.in_(ids)
                 of_picture = annotation.c.picture_id == picture.c.id
                 marked = tx.execute(
                     files.join(annotation, of_picture).add_columns(annotation.c.reason.label("why")).where(refused)
@@ -188,41 +223,41 @@ class History:
 
     def in_state(self, state: str) -> list[tuple[bytes, str, str]]:
         """(path, state, reason) of all files in one state, by path; ``sending`` is the picture's state ``claimed``."""
-        sound = (place.c.state == FileState.SOUND) & (picture.c.target_id == self._context.target.id)
+        sound = (file.c.state == FileState.SOUND) & (picture.c.target_id == self._context.target.id)
         if state == CATEGORY_CHANGED:
             owners = _files().join(kept, kept.c.picture_id == picture.c.id).add_columns(kept.c.category)
-            owners = owners.where(sound, place.c.role == FileRole.OWNER).order_by(folder.c.path, place.c.name)
+            owners = owners.where(sound, file.c.role == FileRole.OWNER).order_by(folder.c.path, file.c.name)
             with self._context.db.reading() as tx:
                 return [(_path(row), state, f"{row.category!r} at the server") for row in tx.execute(owners)]
         if state in set(FileState):
-            which = place.c.state == word(state)
-            which = which if state == FileState.SOUND else which & (place.c.state != word(FileState.SOUND))
+            which = file.c.state == word(state)
+            which = which if state == FileState.SOUND else which & (file.c.state != word(FileState.SOUND))
         elif state in set(FileRole):
-            which = sound & (place.c.role == word(state))
+            which = sound & (file.c.role == word(state))
             if state == FileRole.CONFLICT:
-                which |= sound & (place.c.role == FileRole.OWNER) & (picture.c.state == PictureState.HELD)
+                which |= sound & (file.c.role == FileRole.OWNER) & (picture.c.state == PictureState.HELD)
         else:
             wanted = PictureState.CLAIMED if state == "sending" else state
-            which = sound & (place.c.role == FileRole.OWNER) & (picture.c.state == word(wanted))
+            which = sound & (file.c.role == FileRole.OWNER) & (picture.c.state == word(wanted))
         with self._context.db.reading() as tx:
-            rows = tx.execute(_files().where(which).order_by(folder.c.path, place.c.name)).all()
+            rows = tx.execute(_files().where(which).order_by(folder.c.path, file.c.name)).all()
         return [(_path(row), state, row.reason or row.refusal or _held_back(row)) for row in rows]
 
 
 def _pictures() -> Any:
     return (
-        select(picture, batch.c.state.label("batch_state"), batch.c.claimed_at, run.c.name.label("run_name"))
+        select(picture, batch.c.state.label("batch_state"), batch.c.claimed_at, training.c.name.label("run_name"))
         .outerjoin(batch, batch.c.id == picture.c.batch_id)
-        .outerjoin(run, run.c.id == picture.c.run_id)
+        .outerjoin(training, training.c.id == picture.c.training_id)
     )
 
 
 def _files() -> Any:
     return (
-        select(folder.c.path, place.c.name, place.c.state, place.c.role, place.c.reason)
+        select(folder.c.path, file.c.name, file.c.state, file.c.role, file.c.reason)
         .add_columns(picture.c.state.label("picture_state"), picture.c.reason.label("refusal"))
-        .join(folder, folder.c.id == place.c.folder_id)
-        .outerjoin(picture, picture.c.id == place.c.picture_id)
+        .join(folder, folder.c.id == file.c.folder_id)
+        .outerjoin(picture, picture.c.id == file.c.picture_id)
     )
 
 
@@ -232,7 +267,9 @@ def _path(row: Any) -> bytes:
 
 def _annotation(tx: Connection, here: Any) -> dict[str, Any]:
     """What is to be marked in a picture, and whether the platform has it."""
-    told = tx.execute(select(marks.c.labels).where(marks.c.fingerprint == here.marks)).scalar()
+    told = tx.execute(
+        select(annotation_text.c.labels).where(annotation_text.c.fingerprint == here.annotation_text)
+    ).scalar()
     row = tx.execute(select(annotation).where(annotation.c.picture_id == here.picture_id)).first()
     found: dict[str, Any] = {} if told is None else {"labels": tuple(json.loads(told))}
     if here.state == FileState.WAITING:
@@ -280,7 +317,8 @@ def _history(path: bytes, here: Any, content: Any | None, owner: Any | None) -> 
         sent_as = b"" if owner is None else owner.path.rstrip(b"/") + b"/" + owner.name
         return PictureHistory(**basics, sent_as=sent_as, sent_category=content.category)
     return PictureHistory(
-        **{**basics, "reason": here.reason or content.reason or (HELD_BACK if held else "")}, **_sent(content)
+        **{**basics, "reason": here.reason or content.reason or (HELD_BACK if held else "")},
+        **_sent(content),
     )
 
 
@@ -312,3 +350,60 @@ def _sent(content: Any) -> dict[str, Any]:
         "remote_category": content.sent_category if content.confirmed_at else "",
         "training": content.run_name or "",
     }
+
+
+def close_membership(tx: Connection, picture_id: int) -> None:
+    """A picture is about to be removed or given another category: later trainings do not contain it as it is."""
+    row = tx.execute(select(picture).where(picture.c.id == picture_id)).first()
+    if row is None or row.training_id is None:
+        return
+    last = tx.execute(
+        select(func.max(training.c.id)).where(training.c.target_id == row.target_id, training.c.state.in_(_IN))
+    ).scalar()
+    same = (membership.c.target_id == row.target_id) & (membership.c.sha256 == row.sha256)
+    ended = tx.execute(select(func.max(membership.c.last_training)).where(same)).scalar()
+    first = row.training_id if ended is None else max(row.training_id, ended + 1)
+    if last is not None and first <= last:
+        values = {"sha256": row.sha256, "category": row.sent_category, "first_training": first, "last_training": last}
+        tx.execute(insert(membership).values(target_id=row.target_id, **values))
+
+
+def _memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]:
+    """The trainings that contain this content, newest first; those that failed or were not started left out."""
+    same = (picture.c.target_id == target_id) & (picture.c.sha256 == sha256)
+    there = select(picture.c.training_id, picture.c.sent_category.label("category")).where(
+        same, picture.c.state == PictureState.CONFIRMED, picture.c.training_id.is_not(None)
+    )
+    open_ = tx.execute(there.order_by(picture.c.training_id, picture.c.id)).first()
+    closed = tx.execute(
+        select(membership)
+        .where(membership.c.target_id == target_id, membership.c.sha256 == sha256)
+        .order_by(membership.c.id)
+    ).all()
+    if open_ is None and not closed:
+        return []
+    wanted = [str(TrainingState.RUNNING), str(TrainingState.TRAINED)]
+    known = (training.c.target_id == target_id) & training.c.state.in_(wanted)
+    found = []
+    for row in tx.execute(select(training).where(known).order_by(training.c.id.desc())):
+        category = _category(row.id, open_, closed)
+        if category is not None and _contains(tx, row.id, category):
+            state, fate = TrainingState(row.state), ModelOutcome(row.fate)
+            found.append(Membership(row.name, category, state, row.accuracy, fate, row.pictures))
+    return found
+
+
+def _contains(tx: Connection, training_id: int, category: str) -> bool:
+    """Whether the training contains the category; the oldest ones, of which nothing was noted, contain all."""
+    noted = set(
+        tx.execute(select(training_content.c.category).where(training_content.c.training_id == training_id)).scalars()
+    )
+    return not noted or category in noted
+
+
+def _category(training_id: int, open_: Any | None, closed: Any) -> str | None:
+    """Under which category a training contains the picture; None when it does not."""
+    for one in closed:
+        if one.first_training <= training_id <= one.last_training:
+            return str(one.category)
+    return str(open_.category) if open_ is not None and training_id >= open_.training_id else None

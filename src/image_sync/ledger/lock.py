@@ -23,13 +23,12 @@ from sqlalchemy import Connection, Engine, exc, text
 from sqlalchemy.engine import make_url
 
 from image_sync.errors import AlreadyRunning, LedgerError
-from image_sync.ledger.database import TERM, postgresql
-from image_sync.ledger.folder import make_folder, unusable
+from image_sync.ledger.database import TERM, make_folder, postgresql, unusable
 
 FILE = "lock"
 _ADVISORY = 0x696D676C  # any constant, but another one than the writers'
 _LOOK = 2.0  # seconds between two proofs that the session is there
-_TERM = text("SELECT value FROM note WHERE name = :name")
+_TERM = text("SELECT value FROM keyvalue WHERE name = :name")
 _HELD = text(
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = :key"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -200,7 +199,7 @@ def _drop(session: Connection | None) -> None:
 
 
 def _term(session: Connection) -> str:
-    if not session.dialect.has_table(session, "note"):
+    if not session.dialect.has_table(session, "keyvalue"):
         return ""
     return str(session.execute(_TERM, {"name": TERM}).scalar() or "")
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from image_sync.domain import PictureState
-from image_sync.ledger import contents, markings
+from image_sync.ledger.annotations import mark_unknown, update_due
 from image_sync.ledger.batches import given_out
-from image_sync.ledger.context import LedgerContext
-from image_sync.ledger.folder import generation, write_generation
-from image_sync.ledger.names import LONGEST, digest_of
+from image_sync.ledger.context import LedgerContext, value_of
+from image_sync.ledger.history import close_membership
+from image_sync.ledger.keys import LONGEST, digest_of
 from image_sync.ledger.schema import (
     annotation,
-    inventory,
+    file,
     kept,
-    note,
+    keyvalue,
+    pending_removal,
     picture,
     picture_count,
-    place,
-    removal,
+    remote_index,
     target,
     told,
 )
@@ -40,6 +44,7 @@ RELABEL = "relabel/"
 RESTORED = "restored/"
 """Notes of targets (ids) whose pictures were told categories that this ledger does not know of."""
 _GENERATION = "generation"
+_WRITING = 3.0  # seconds that writing its file may take
 BEFORE = 0
 """The "training" that counted what was trained on before this ledger knew of it."""
 
@@ -95,15 +100,13 @@ class RemoteIndex:
         """Whether others send the same pictures to the dataset: then it is asked for each before it is sent."""
         if self._shared is None:
             with self._context.db.reading() as tx:
-                known = tx.execute(select(note.c.name).where(note.c.name == self._sharing)).first()
-            self._shared = known is not None
+                self._shared = value_of(tx, self._sharing) is not None
         return self._shared
 
     def share(self) -> None:
         """Others send the same pictures to the dataset."""
         with self._context.db.writing() as tx:
-            statement = self._context.db.insert(note).values(name=self._sharing, value=str(self._context.clock()))
-            tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+            self._context.set_flag(tx, self._sharing)
         self._shared = True
 
     @property
@@ -126,13 +129,13 @@ class RemoteIndex:
     def restored(self) -> bool:
         """Whether this ledger is older than what was told to the platform: it came from a backup."""
         with self._context.db.reading() as tx:
-            return tx.execute(select(note.c.name).where(note.c.name == self._restored)).first() is not None
+            return value_of(tx, self._restored) is not None
 
     def recognise_backup(self) -> None:
         """Whoever takes the ledger asks this first: is it older than the file beside it, or is that one a copy?"""
         if self._context.folder is None:
             return
-        there, copied = generation(self._context.folder)
+        there, copied = _noted_generation(self._context.folder)
         with self._context.db.writing() as tx:
             number = _generation(tx)
             older = there > number or copied
@@ -140,8 +143,7 @@ class RemoteIndex:
                 return  # nothing to write down: on a full disk the daemon begins all the same, and waits for room
             targets = tx.execute(select(target.c.id)).scalars().all() if older else []
             for one in targets:
-                statement = self._context.db.insert(note).values(name=f"{RESTORED}{one}", value="")
-                tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+                self._context.set_flag(tx, f"{RESTORED}{one}")
             number = raise_generation(tx, self._context, above=there)
         note_generation(self._context, number)
         if targets:
@@ -162,7 +164,7 @@ class RemoteIndex:
         with self._context.db.reading() as tx:
             sent = (picture_count.c.target_id == aim) & (picture_count.c.state == PictureState.CONFIRMED)
             mine = tx.execute(select(func.coalesce(func.sum(picture_count.c.pictures), 0)).where(sent)).scalar_one()
-            leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
+            leaving = tx.execute(select(func.count()).where(pending_removal.c.target_id == aim)).scalar_one()
         return int(mine - leaving)
 
     def expected(self) -> int:
@@ -172,9 +174,9 @@ class RemoteIndex:
         with self._context.db.reading() as tx:
             sent = (picture_count.c.target_id == aim) & picture_count.c.state.in_(there)
             mine = tx.execute(select(func.coalesce(func.sum(picture_count.c.pictures), 0)).where(sent)).scalar_one()
-            waiting = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
-            leaving = tx.execute(select(func.count()).where(removal.c.target_id == aim)).scalar_one()
-            foreign = tx.execute(select(target.c.strangers).where(target.c.id == aim)).scalar() or 0
+            waiting = tx.execute(select(func.count()).where(remote_index.c.target_id == aim)).scalar_one()
+            leaving = tx.execute(select(func.count()).where(pending_removal.c.target_id == aim)).scalar_one()
+            foreign = tx.execute(select(target.c.foreign_files).where(target.c.id == aim)).scalar() or 0
         return int(mine + waiting + leaving + foreign)
 
     def recognises(self, rows: Iterable[Remote]) -> bool:
@@ -187,7 +189,7 @@ class RemoteIndex:
                 sent = select(picture.c.key).where(
                     picture.c.target_id == aim, picture.c.key.in_(keys), picture.c.state.in_(there)
                 )
-                known = select(inventory.c.key).where(inventory.c.target_id == aim, inventory.c.key.in_(keys))
+                known = select(remote_index.c.key).where(remote_index.c.target_id == aim, remote_index.c.key.in_(keys))
                 wanted -= {row.key for row in tx.execute(sent)} | {row.key for row in tx.execute(known)}
         return not wanted
 
@@ -209,7 +211,7 @@ class RemoteIndex:
         misnamed: list[tuple[int, Remote]] = []
         restored = self.restored
         with self._context.db.writing() as tx:
-            tx.execute(delete(inventory).where(inventory.c.target_id == aim))
+            tx.execute(delete(remote_index).where(remote_index.c.target_id == aim))
         for chunk in _chunks(rows):
             listed += len(chunk)
             with self._context.db.writing() as tx:
@@ -240,9 +242,9 @@ class RemoteIndex:
                     else:
                         foreign += 1  # the same content under another name: somebody else's
         with self._context.db.writing() as tx:
-            tx.execute(delete(note).where(note.c.name == self._restored))
-            tx.execute(update(target).where(target.c.id == aim).values(strangers=foreign))
-            remembered = tx.execute(select(func.count()).where(inventory.c.target_id == aim)).scalar_one()
+            tx.execute(delete(keyvalue).where(keyvalue.c.name == self._restored))
+            tx.execute(update(target).where(target.c.id == aim).values(foreign_files=foreign))
+            remembered = tx.execute(select(func.count()).where(remote_index.c.target_id == aim)).scalar_one()
         self._context.changed()
         absent = frozenset(self._absent(seen, before=began))
         found = (tuple(sorted(doubles)), tuple(misnamed), absent, tuple(changed), foreign_copies)
@@ -258,7 +260,7 @@ class RemoteIndex:
             return []
         if not restored:
             return [(stored.id, row.category)]
-        contents.close(tx, stored.id)
+        close_membership(tx, stored.id)
         tx.execute(update(picture).where(picture.c.id == stored.id).values(sent_category=row.category))
         return []
 
@@ -269,7 +271,7 @@ class RemoteIndex:
         """
         for chunk in _chunks(changed):
             with self._context.db.writing() as tx:
-                telling = select(note.c.name).where(note.c.name.in_([f"{RELABEL}{one}" for one, _ in chunk]))
+                telling = select(keyvalue.c.name).where(keyvalue.c.name.in_([f"{RELABEL}{one}" for one, _ in chunk]))
                 told_soon = set(tx.execute(telling).scalars())
                 statement = self._context.db.insert(kept)
                 for picture_id, category in chunk:
@@ -306,7 +308,7 @@ class RemoteIndex:
         """
         waiting = 0
         mine = (picture.c.target_id == self._context.target.id) & (picture.c.state == PictureState.CONFIRMED)
-        files = select(place.c.picture_id).where(place.c.picture_id == picture.c.id).exists()
+        files = select(file.c.picture_id).where(file.c.picture_id == picture.c.id).exists()
         gone = {"state": PictureState.REFUSED, "reason": GONE, "retry_at": None, "batch_id": ""}
         gone |= {"remote_id": "", "sent_category": ""}
         if picture_ids is None:
@@ -316,14 +318,14 @@ class RemoteIndex:
             these = mine & picture.c.id.in_(chunk)
             with self._context.db.writing() as tx:
                 for picture_id in chunk:
-                    contents.close(tx, picture_id)
+                    close_membership(tx, picture_id)
                 if self._context.annotated:
-                    markings.lost(tx, chunk)
+                    mark_unknown(tx, chunk)
                 tx.execute(delete(picture).where(these, ~files))
                 tx.execute(delete(kept).where(kept.c.picture_id.in_(chunk)))
                 waiting += int(tx.execute(update(picture).where(these).values(**gone)).rowcount)
                 if self._context.annotated:
-                    markings.reckon(tx, annotation.c.picture_id.in_(chunk))
+                    update_due(tx, annotation.c.picture_id.in_(chunk))
         self._context.changed()
         return waiting
 
@@ -337,7 +339,7 @@ class RemoteIndex:
         values = {"state": PictureState.READY, "reason": "", "attempts": 0, "ready_at": self._context.clock()}
         with self._context.db.writing() as tx:
             again = int(tx.execute(update(picture).where(self._gone).values(**values)).rowcount)
-            tx.execute(delete(note).where(note.c.name == REPAIR))
+            tx.execute(delete(keyvalue).where(keyvalue.c.name == REPAIR))
         if again:
             self._context.changed()
         return again
@@ -345,13 +347,12 @@ class RemoteIndex:
     def request_repair(self) -> None:
         """A person wants to have sent again what is no longer there."""
         with self._context.db.writing() as tx:
-            statement = self._context.db.insert(note).values(name=REPAIR, value=str(self._context.clock()))
-            tx.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
+            self._context.set_flag(tx, REPAIR)
 
     def repair_requested(self) -> bool:
         """Whether a person asked for it."""
         with self._context.db.reading() as tx:
-            return tx.execute(select(note.c.name).where(note.c.name == REPAIR)).first() is not None
+            return value_of(tx, REPAIR) is not None
 
     def sample(self, after: int, number: int) -> list[int]:
         """The next stored pictures (ids) behind this one; from the beginning again when there are no more."""
@@ -369,7 +370,7 @@ class RemoteIndex:
 
     def _remember(self, tx: Connection, aim: int, row: Remote, category: str, *, counted: bool) -> None:
         tx.execute(
-            insert(inventory).values(
+            insert(remote_index).values(
                 target_id=aim,
                 remote_id=row.remote_id,
                 digest=digest_of(row.key),
@@ -390,12 +391,12 @@ class RemoteIndex:
                 remote_id=row.remote_id,
                 sent_category=category,
                 reason="",
-                run_id=BEFORE if counted else None,
+                training_id=BEFORE if counted else None,
                 confirmed_at=row.uploaded_at or self._context.clock(),
             )
         )
         if self._context.annotated:
-            markings.reckon(tx, annotation.c.picture_id == picture_id)
+            update_due(tx, annotation.c.picture_id == picture_id)
 
 
 def raise_generation(tx: Connection, context: LedgerContext, *, above: int = 0) -> int:
@@ -405,32 +406,53 @@ def raise_generation(tx: Connection, context: LedgerContext, *, above: int = 0) 
     ledger must never be ahead of it.
     """
     number = 1 + max(above, _generation(tx))
-    statement = context.db.insert(note).values(name=_GENERATION, value=str(number))
-    tx.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": str(number)}))
+    context.write_value(tx, _GENERATION, str(number))
     return number
 
 
 def note_generation(context: LedgerContext, number: int) -> None:
     """Write the number into the file beside the ledger; a database server has none."""
     if context.folder is not None:
-        write_generation(context.folder, number)
+        _write_generation(context.folder, number)
 
 
 def _generation(tx: Connection) -> int:
-    return int(tx.execute(select(note.c.value).where(note.c.name == _GENERATION)).scalar() or 0)
+    return int(value_of(tx, _GENERATION) or 0)
 
 
-def waiting_for(tx: Connection, aim: int, sha256: str, size: int) -> Any:
+def _noted_generation(folder: Path) -> tuple[int, bool]:
+    """The number in the file beside the ledger (0: there is none), and whether that file is itself a copy.
+
+    It names the time at which it was written, and no copy can have its own time of change set to that.
+    """
+    file = folder / _GENERATION
+    try:
+        number, written = file.read_text(encoding="ascii").split()
+        return int(number), abs(file.stat().st_ctime - float(written)) > _WRITING
+    except (OSError, ValueError):
+        return 0, False
+
+
+def _write_generation(folder: Path, number: int) -> None:
+    """Write the number down. Where that fails a ledger from a backup is not recognised: no reason to stop."""
+    file = folder / _GENERATION
+    with contextlib.suppress(OSError):
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as text:
+            text.write(f"{number} {time.time()!r}\n")
+
+
+def take_known(tx: Connection, aim: int, sha256: str, size: int) -> Any:
     """The oldest remembered picture of this content, or None. It is no longer remembered afterwards."""
     row = tx.execute(
-        select(inventory)
-        .where(inventory.c.target_id == aim, inventory.c.digest == sha256[:16])
-        .order_by(inventory.c.key, inventory.c.remote_id)
+        select(remote_index)
+        .where(remote_index.c.target_id == aim, remote_index.c.digest == sha256[:16])
+        .order_by(remote_index.c.key, remote_index.c.remote_id)
         .limit(1)
     ).first()
     if row is None or (row.size is not None and row.size != size):
         return None
-    for table in (inventory, told):
+    for table in (remote_index, told):
         tx.execute(delete(table).where(table.c.target_id == aim, table.c.remote_id == row.remote_id))
     return row
 
@@ -459,7 +481,9 @@ class _Known:
         digests = sorted({digest for row in rows if (digest := digest_of(row.key))})
         ids = [row.remote_id for row in rows]
         self.batches = given_out(tx, {row.batch_id for row in rows if row.batch_id})
-        gone = select(removal.c.remote_id).where(removal.c.target_id == aim, removal.c.remote_id.in_(ids))
+        gone = select(pending_removal.c.remote_id).where(
+            pending_removal.c.target_id == aim, pending_removal.c.remote_id.in_(ids)
+        )
         self.leaving = set(tx.execute(gone).scalars())
         self.by_remote = {row.remote_id: row for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
         self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys)))}

@@ -20,11 +20,13 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    case,
     literal_column,
+    select,
     text,
 )
 
-HEAD = "0006"
+HEAD = "0001"
 """The newest migration: the schema that this version of image-sync reads and writes."""
 
 metadata = MetaData()
@@ -61,8 +63,8 @@ def word(state: str) -> ColumnElement[Any]:
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
 
 # Names and flags: the ledger's own id, requests of the command line to a running daemon.
-note = Table(
-    "note",
+keyvalue = Table(
+    "keyvalue",
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", Text, nullable=False),
@@ -83,7 +85,7 @@ target = Table(
     Column("cleared_to", _Id, nullable=False, default=0),
     Column("created_at", Float, nullable=False),
     # Files in the dataset that are none of ours, as the last reading of the platform's listing found.
-    Column("strangers", Integer, nullable=False, default=0, server_default="0"),
+    Column("foreign_files", Integer, nullable=False, default=0, server_default="0"),
     UniqueConstraint("platform", "endpoint", "setting", "action"),
 )
 
@@ -110,8 +112,8 @@ folder = Table(
 )
 
 # One path: what the last look at it said. ``stamp`` columns are what stat gave.
-place = Table(
-    "place",
+file = Table(
+    "file",
     metadata,
     Column("folder_id", _Id, ForeignKey("folder.id"), primary_key=True),
     Column("name", Raw, primary_key=True),
@@ -129,10 +131,11 @@ place = Table(
     Column("picture_id", _Id),
     # Only written while annotations are used: what their files' stamps come to, and what is marked.
     Column("annotation", String(24), nullable=False, server_default=""),
-    Column("marks", String(64), nullable=False, server_default=""),
-    Index("place_picture", "picture_id"),
-    Index("place_aside", "state", sqlite_where=text("state <> 'sound'")),
-    Index("place_conflict", "role", sqlite_where=text("role = 'conflict'")),
+    Column("annotation_text", String(64), nullable=False, server_default=""),
+    Index("file_picture", "picture_id"),
+    Index("file_aside", "state", sqlite_where=text("state <> 'sound'")),
+    Index("file_conflict", "role", sqlite_where=text("role = 'conflict'")),
+    sqlite_with_rowid=False,  # a folder's files lie side by side, and there is one tree less to keep
 )
 
 picture = Table(
@@ -154,7 +157,7 @@ picture = Table(
     # How often it was refused for what may pass; and of a refused one: when it is tried again by itself (Unix time).
     Column("refusals", Integer, nullable=False, default=0, server_default="0"),
     Column("retry_at", Float),
-    Column("run_id", _Id),  # the training that counted it
+    Column("training_id", _Id),  # the training that counted it
     Column("ready_at", Float, nullable=False),
     Column("confirmed_at", Float),
     Column("orphaned_at", Float),  # when its last file was deleted
@@ -162,17 +165,17 @@ picture = Table(
     UniqueConstraint("target_id", "key"),
     # Most pictures are confirmed for good: an index that leaves them out costs a third of one that does not. SQLite
     # uses it only for a condition that is written like its own, see ``word``.
-    Index("picture_queue", "target_id", "id", sqlite_where=text("state = 'ready'")),
-    Index("picture_kind", "target_id", "category", "id", sqlite_where=text("state = 'ready'")),
+    Index("picture_ready", "target_id", "category", "id", sqlite_where=text("state = 'ready'")),
     Index("picture_refused", "target_id", "retry_at", sqlite_where=text("state = 'refused'")),
     Index("picture_batch", "batch_id", sqlite_where=text("batch_id <> ''")),
+    Index("picture_copy", "target_id", sqlite_where=text("copy > 0")),
     Index("picture_orphaned", "target_id", "orphaned_at", sqlite_where=text("orphaned_at IS NOT NULL")),
     sqlite_autoincrement=True,  # ids only grow: the quiet time and ``cleared_to`` rest on it
 )
 
-# How many there are of each kind, kept by triggers: see ``counts.py``.
-place_count = Table(
-    "place_count",
+# How many there are of each kind, see ``counters.py``.
+file_count = Table(
+    "file_count",
     metadata,
     Column("folder_id", _Id, primary_key=True, autoincrement=False),
     Column("state", Word, primary_key=True),
@@ -192,8 +195,8 @@ picture_count = Table(
 )
 
 # What annotations say, each kept once under the SHA-256 of its text; ``labels`` is a JSON list.
-marks = Table(
-    "marks",
+annotation_text = Table(
+    "annotation_text",
     metadata,
     Column("fingerprint", String(64), primary_key=True),
     Column("text", Text, nullable=False),
@@ -217,7 +220,7 @@ annotation = Table(
 for _name, _which in (("annotation_due", text("due = 1")), ("annotation_refused", text("refused <> ''"))):
     Index(_name, annotation.c.target_id, annotation.c.picture_id, sqlite_where=_which)
 
-# The labels of what the platform has marked in a picture; and how many pictures carry each, kept by triggers.
+# The labels of what the platform has marked in a picture; and how many pictures carry each.
 label = Table(
     "label",
     metadata,
@@ -262,16 +265,16 @@ doubt = Table(
 )
 
 # Stored pictures that are to be removed: written down before, because their picture is forgotten in the same stroke.
-removal = Table(
-    "removal",
+pending_removal = Table(
+    "pending_removal",
     metadata,
     Column("target_id", _Id, ForeignKey("target.id"), primary_key=True),
     Column("remote_id", String(128), primary_key=True),
 )
 
 # Pictures that lay at the platform before this ledger knew of them, until a file with their content is found.
-inventory = Table(
-    "inventory",
+remote_index = Table(
+    "remote_index",
     metadata,
     Column("target_id", _Id, ForeignKey("target.id"), primary_key=True),
     Column("remote_id", String(128), primary_key=True),
@@ -280,7 +283,7 @@ inventory = Table(
     Column("category", Text, nullable=False),
     Column("size", BigInteger),
     Column("counted", Integer, nullable=False),  # 1: a training has seen it
-    Index("inventory_digest", "target_id", "digest"),
+    Index("remote_index_digest", "target_id", "digest"),
 )
 
 # Pictures to which a person gave another category at the platform than it was told last: theirs is kept.
@@ -300,8 +303,8 @@ told = Table(
     Column("category", Text, nullable=False),
 )
 
-run = Table(
-    "run",
+training = Table(
+    "training",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
     Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
@@ -326,14 +329,14 @@ run = Table(
     Column("owed", Word, nullable=False, default="", server_default=""),  # what is still to be done about it
     Column("fate", Word, nullable=False, default="", server_default=""),  # what became of its model
     Column("fate_reason", Text, nullable=False, default="", server_default=""),
-    Index("run_state", "target_id", "state"),
+    Index("training_state", "target_id", "state"),
 )
 
 # How a training went: one row for each look that found it further on.
-point = Table(
-    "point",
+metric = Table(
+    "metric",
     metadata,
-    Column("run_id", _Id, ForeignKey("run.id"), primary_key=True),
+    Column("training_id", _Id, ForeignKey("training.id"), primary_key=True),
     Column("iteration", Integer, primary_key=True),
     Column("at", Float, nullable=False),
     Column("loss", Float),
@@ -341,35 +344,39 @@ point = Table(
 )
 
 # What a training contains.
-content = Table(
-    "content",
+training_content = Table(
+    "training_content",
     metadata,
-    Column("run_id", _Id, ForeignKey("run.id"), primary_key=True),
+    Column("training_id", _Id, ForeignKey("training.id"), primary_key=True),
     Column("category", Text, primary_key=True),
     Column("pictures", Integer, nullable=False),
     Column("fingerprint", String(64), nullable=False),
 )
 
-# A picture is in every training from ``picture.run_id`` on, under the category that it has now; but for these
-# stretches, in which it had another one, or after which it was removed. Run ids, both ends included.
-stretch = Table(
-    "stretch",
+# A picture is in every training from ``picture.training_id`` on, under the category that it has now; but for these
+# ranges, in which it had another one, or after which it was removed. Ids of trainings, both ends included.
+membership = Table(
+    "membership",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=True),
     Column("target_id", _Id, ForeignKey("target.id"), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("category", Text, nullable=False),
-    Column("first_run", _Id, nullable=False),
-    Column("last_run", _Id, nullable=False),
-    Index("stretch_content", "target_id", "sha256"),
+    Column("first_training", _Id, nullable=False),
+    Column("last_training", _Id, nullable=False),
+    Index("membership_content", "target_id", "sha256"),
 )
 
 # What keeps a stage from its work at the moment: shown by ``status`` until it passes.
-trouble = Table(
-    "trouble",
+stage_error = Table(
+    "stage_error",
     metadata,
     Column("stage", String(32), primary_key=True),
     Column("what", Text, nullable=False),
     Column("hint", Text, nullable=False),
     Column("since", Float, nullable=False),
 )
+
+_contradicted = select(file.c.picture_id).where(file.c.picture_id == picture.c.id, file.c.role == "conflict").exists()
+READY_OR_HELD = case((_contradicted, "held"), else_="ready")
+"""The state of a picture that is to be sent: held back while its files contradict each other."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from image_sync.domain import Batch, PictureState
 from image_sync.ledger import Ledger, PictureStatus
-from image_sync.ledger.names import digest_of
+from image_sync.ledger.keys import digest_of
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture
 from image_sync.reconciler.question import groups, joined

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from image_sync.domain import Batch
-from image_sync.ledger.names import digest_of
+from image_sync.ledger.keys import digest_of
 
 _TOGETHER = 10_000  # pictures in one question
 

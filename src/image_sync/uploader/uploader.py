@@ -26,7 +26,7 @@ from image_sync.errors import (
     Unfit,
 )
 from image_sync.ledger import Ledger
-from image_sync.ledger.names import digest_of
+from image_sync.ledger.keys import digest_of
 from image_sync.log import get_logger
 from image_sync.platforms.base import Outcome, Platform, RemotePicture
 from image_sync.tracker import Quiet, Thresholds, upload_verdict

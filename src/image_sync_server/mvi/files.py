@@ -166,7 +166,7 @@ def _lag(request: Request, dataset_id: str, file_ids: list[str]) -> None:
 
 def _postponed(request: Request, dataset_id: str, work: Callable[[Request], object]) -> BackgroundTask | None:
     """The task that carries an upload with an archive out later, if that is switched on; it takes the form over."""
-    if not any(part.read(4).startswith(ZIP_SIGNATURES) for part in request.form.files):
+    if not any(part.start().startswith(ZIP_SIGNATURES) for part in request.form.files):
         return None
     fault = request.server.faults.pick("POST", f"/datasets/{dataset_id}/files", Action.LATE_ZIP)
     if fault is None:

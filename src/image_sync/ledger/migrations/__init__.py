@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 
 from alembic import command
@@ -9,11 +10,15 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+VERSIONS = [str(files(__name__) / "versions")]
+"""Folders with the steps."""
+
 
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(files(__name__)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", os.pathsep.join(VERSIONS).replace("%", "%%"))
     return config
 
 
