@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from image_sync.config.messages import nearest, show_value
 from image_sync.config.model import Range
@@ -118,6 +117,13 @@ DETECTION: dict[str, Rule] = {
     "label_width": _whole(),
     "freeze_layer_pattern": _form(re.compile(r".{1,2500}"), "a regular expression for the names of layers"),
 }
+NETWORKS = {
+    **{f"resnet-{layers}": ("num_layers", layers) for layers in (*DEEP_LAYERS, *SMALL_LAYERS)},
+    "ssd": ("base_network", ""),
+    **{f"ssd-{base}": ("base_network", base) for base in BASE_NETWORKS},
+}
+"""What each ``nn_arch`` asks for: a parameter and its value, empty for the default."""
+_ITERATIONS = _whole(1, 10**7)
 _DROPPED = {
     "test_iter": "SageMaker validates once in each epoch, with all validation pictures",
     "test_interval": "SageMaker validates once in each epoch, with all validation pictures",
@@ -135,27 +141,6 @@ _NEEDS = (
     ("momentum", "optimizer", ("", "sgd", "nag")),
     ("weight_decay", "optimizer", ("", "sgd", "nag", "rmsprop")),
 )
-
-
-class Network(NamedTuple):
-    """What ``nn_arch`` asks for: ``size`` is the value of ``num_layers`` or ``base_network``, empty for the default."""
-
-    detection: bool
-    size: str
-
-
-def networks() -> dict[str, Network]:
-    """Every value of ``nn_arch`` that SageMaker has a network for."""
-    return {
-        **{f"resnet-{layers}": Network(detection=False, size=layers) for layers in (*DEEP_LAYERS, *SMALL_LAYERS)},
-        "ssd": Network(detection=True, size=""),
-        **{f"ssd-{base}": Network(detection=True, size=base) for base in BASE_NETWORKS},
-    }
-
-
-def network(nn_arch: str | None) -> Network | None:
-    """The network that this ``nn_arch`` means; none given: the default classifier; None: there is no such network."""
-    return networks().get(nn_arch.lower()) if nn_arch else Network(detection=False, size="")
 
 
 @dataclass(slots=True)
@@ -180,22 +165,32 @@ def read(strategy: Mapping[str, object], *, detection: bool, nn_arch: str | None
     reading = Reading()
     rules = DETECTION if detection else CLASSIFICATION
     for key, value in strategy.items():
-        if key in rules:
-            _take(reading, key, rules[key], value)
-        elif key == "max_iter":
-            _max_iter(reading, value)
-        elif key in _DROPPED:
+        text = _text(key, value)
+        rule = _ITERATIONS if key == "max_iter" else rules.get(key)
+        if key in _DROPPED:
             reading.notes.append((key, f"is not used: {_DROPPED[key]}"))
-        else:
+        elif rule is None:
             reading.mistakes.append((key, _unknown(key, rules, detection=detection)))
-    found = network(nn_arch)
-    if found and found.size:
-        _agree(reading, "base_network" if found.detection else "num_layers", found.size, nn_arch or "")
+        elif wrong := rule(text):
+            reading.mistakes.append((key, f"{show_value((), value)} {wrong}"))
+        elif key == "max_iter":
+            reading.max_iter = int(text)
+            counted = "becomes epochs = max_iter x mini_batch_size / pictures trained on, counted at each start"
+            reading.notes.append((key, counted))
+        elif key in COMPUTED:
+            reading.notes.append((key, "is counted when a training starts; the value here is not used"))
+        else:
+            reading.values[key] = "".join(text.split()) if key in {"image_shape", "lr_scheduler_step"} else text
+    key, wanted = NETWORKS.get((nn_arch or "").lower(), ("", ""))
+    if wanted and reading.values.setdefault(key, wanted) != wanted:
+        given = reading.values[key]
+        reading.mistakes.append((key, f'"{given}" contradicts model.nn_arch "{nn_arch}"; keep one of the two'))
     if reading.max_iter is not None and "epochs" in reading.values:
         reading.notes.append(("max_iter", "is not used, because epochs is given"))
         reading.max_iter = None
-    for key, text in _relations(reading.values, detection=detection):
-        reading.mistakes.append((key, text))
+    reading.mistakes += _relations(reading.values)
+    if not detection:
+        reading.mistakes += _of_classifiers(reading.values)
     return reading
 
 
@@ -208,25 +203,6 @@ def epochs_of(max_iter: int, batch: int, samples: int) -> int:
     return max(1, math.ceil(max_iter * batch / samples))
 
 
-def shape_of(text: str) -> tuple[int, int, int]:
-    """Channels, height and width of a classifier's ``image_shape``."""
-    found = _SHAPE.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a shape")
-    return int(found[1]), int(found[2]), int(found[3])
-
-
-def _take(reading: Reading, key: str, rule: Rule, value: object) -> None:
-    text = _text(key, value)
-    wrong = rule(text)
-    if wrong:
-        reading.mistakes.append((key, f"{show_value((), value)} {wrong}"))
-    elif key in COMPUTED:
-        reading.notes.append((key, "is counted when a training starts; the value here is not used"))
-    else:
-        reading.values[key] = "".join(text.split()) if key in {"image_shape", "lr_scheduler_step"} else text
-
-
 def _text(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value) if key == "early_stopping" else str(int(value))
@@ -236,32 +212,13 @@ def _text(key: str, value: object) -> str:
     return text.capitalize() if key == "early_stopping" else text
 
 
-def _max_iter(reading: Reading, value: object) -> None:
-    wrong = _whole(1, 10**7)(_text("max_iter", value))
-    if wrong:
-        reading.mistakes.append(("max_iter", f"{show_value((), value)} {wrong}"))
-        return
-    reading.max_iter = int(_text("max_iter", value))
-    reading.notes.append(
-        ("max_iter", "becomes epochs = max_iter x mini_batch_size / pictures trained on, counted at each start")
-    )
-
-
-def _agree(reading: Reading, key: str, size: str, nn_arch: str) -> None:
-    given = reading.values.setdefault(key, size)
-    if given != size:
-        reading.mistakes.append((key, f'"{given}" contradicts model.nn_arch "{nn_arch}"; keep one of the two'))
-
-
-def _relations(values: Mapping[str, str], *, detection: bool) -> Iterator[tuple[str, str]]:
+def _relations(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for key, other, meanings in _NEEDS:
         if key in values and values.get(other, "") not in meanings:
             wanted = _either([word for word in meanings if word])
             yield key, f"means nothing unless {other} is {wanted}; remove it or set that"
     if "lr_scheduler_factor" in values and "lr_scheduler_step" not in values:
         yield "lr_scheduler_factor", "means nothing without lr_scheduler_step; add that"
-    if not detection:
-        yield from _of_classifiers(values)
 
 
 def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -278,7 +235,7 @@ def _of_classifiers(values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             "num_layers",
             f'has no pretrained network; write one of {_either(DEEP_LAYERS)}, or add "use_pretrained_model": 0',
         )
-    channels, height, width = shape_of(values.get("image_shape", "3,224,224"))
+    channels, height, width = map(int, values.get("image_shape", "3,224,224").split(","))
     if channels != CHANNELS:
         yield "image_shape", f"has {channels} channels, but pictures are stored with {CHANNELS}; begin it with 3"
     if min(height, width) < 1:

@@ -300,8 +300,8 @@ class _Reading:
 
     def _hyperparameters(self, nn_arch: str | None, strategy: object) -> None:
         """At SageMaker a mistake would only show when the machine is paid for."""
-        if hyperparameters.network(nn_arch) is None:
-            text = f"is not a network of SageMaker; write one of {', '.join(hyperparameters.networks())}"
+        if nn_arch and nn_arch.lower() not in hyperparameters.NETWORKS:
+            text = f"is not a network of SageMaker; write one of {', '.join(hyperparameters.NETWORKS)}"
             self._refuse(("model", "nn_arch"), InvalidValue(text), nn_arch)
             nn_arch = None
         given = strategy if isinstance(strategy, dict) else {}

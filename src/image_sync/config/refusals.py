@@ -13,50 +13,48 @@ from image_sync.config.json5 import Key, Position
 from image_sync.config.messages import InvalidValue, Problem, nearest, show_key, show_value
 from image_sync.config.settings import Settings
 
+_WHOLE = "is not a whole number; write one without quotation marks, such as 3"
+_NUMBER = "is not a number; write one without quotation marks, such as 10"
+_LIST, _OBJECT = "is not a list; {example}", "is not an object; write {{ ... }} with keys in it"
+_SENTENCES = {
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": _NUMBER,
+    "finite_number": _NUMBER,
+    "greater_than_equal": "is too small; write {ge:.10g} or more",
+    "less_than_equal": "is too large; write {le:.10g} or less",
+    "literal_error": "is not one of the choices; write {choices}",
+    "bool_type": "is neither on nor off; write true or false",
+    "string_type": "is not text; write it in quotation marks",
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "model_type": _OBJECT,
+    "dict_type": _OBJECT,
+    "mapping_type": _OBJECT,
+}
+"""What follows the value in the sentence, by the kind of pydantic's error."""
+_BARE = {"too_short": "is empty; {example}", "missing": "is missing; {example}"}
+
 
 def problem_of(error: ErrorDetails, positions: Mapping[Key, Position]) -> Problem:
     """What a person is told of an error that pydantic found."""
-    path: Key = error["loc"]
+    path, kind, context = error["loc"], error["type"], error.get("ctx", {})
     if path == ("threshold", "training") and path not in positions:
         path = ("threshold", "train")  # the alias, where that is what was written
-    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
-    if path == ("annotations", "mode") and path not in positions:  # its short form
-        return Problem(path[:1], f"{show_value(path, value)} {_sentence(kind, context, path)}")
     cause = context.get("error")
     if isinstance(cause, InvalidValue):
-        return Problem(path, cause.text if cause.bare else f"{show_value(path, value)} {cause.text}")
-    if kind == "extra_forbidden":
-        return Problem(path, _unknown(path))
-    if kind == "too_short":
-        return Problem(path, f"is empty; {_example(path)}")
-    if kind == "missing":
-        return Problem(path, f"is missing; {_example(path)}")
-    return Problem(path, f"{show_value(path, value)} {_sentence(kind, context, path)}")
-
-
-def _sentence(kind: str, context: Mapping[str, Any], path: Key) -> str:
-    example = _example(path)
-    match kind:
-        case "int_type" | "int_parsing" | "int_from_float":
-            return "is not a whole number; write one without quotation marks, such as 3"
-        case "float_type" | "finite_number":
-            return "is not a number; write one without quotation marks, such as 10"
-        case "greater_than_equal":
-            return f"is too small; write {context['ge']:.10g} or more"
-        case "less_than_equal":
-            return f"is too large; write {context['le']:.10g} or less"
-        case "literal_error":
-            return f"is not one of the choices; write {_choices(path)}"
-        case "bool_type":
-            return "is neither on nor off; write true or false"
-        case "string_type":
-            return "is not text; write it in quotation marks"
-        case "tuple_type" | "list_type":
-            return f"is not a list; {example}"
-        case "model_type" | "dict_type" | "mapping_type":
-            return "is not an object; write { ... } with keys in it"
-        case _:
-            return f"cannot be used; {example}"
+        text, bare = cause.text, cause.bare
+    elif kind == "extra_forbidden":
+        text, bare = _unknown(path), True
+    else:
+        choices = _choices(path) if kind == "literal_error" else ""
+        sentence = _BARE.get(kind) or _SENTENCES.get(kind, "cannot be used; {example}")
+        text, bare = sentence.format(**context, example=_example(path), choices=choices), kind in _BARE
+    text = text if bare else f"{show_value(path, error['input'])} {text}"
+    if path == ("annotations", "mode") and path not in positions:  # its short form
+        path = path[:1]
+    return Problem(path, text)
 
 
 def _field(path: Key) -> Any:

@@ -129,8 +129,8 @@ def blank_snapshot(place: Place, plan: TrainingPlan) -> Snapshot:
     """Everything that does not depend on the pictures. Raises Refused for settings that SageMaker does not know."""
     detection = plan.detection or is_detection(plan.nn_arch)
     nn_arch = plan.nn_arch or None
-    if checked.network(nn_arch) is None:
-        hint = f"model.nn_arch is one of {', '.join(checked.networks())}"
+    if nn_arch and nn_arch.lower() not in checked.NETWORKS:
+        hint = f"model.nn_arch is one of {', '.join(checked.NETWORKS)}"
         raise Refused(f"SageMaker has no network {sanitize(plan.nn_arch)}", hint=hint)
     reading = checked.read(plan.strategy, detection=detection, nn_arch=nn_arch)
     if reading.mistakes:
