@@ -113,11 +113,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, raw: Any) -> Fault:
-        """A fault from its JSON form.
-
-        Raises:
-            ValueError: one sentence about what is wrong with it.
-        """
+        """A fault from its JSON form. Raises ValueError: one sentence about what is wrong with it."""
         if not isinstance(raw, Mapping):
             raise ValueError("a fault is a JSON object with an action")  # noqa: TRY004 - one kind of error for callers
         known = {field.name for field in fields(cls)}

@@ -84,11 +84,7 @@ class Guard:
         return self.credentials.user or ANYONE
 
     def sign_in(self, user: str, password: str) -> str:
-        """A fresh session token.
-
-        Raises:
-            Failure: 401.
-        """
+        """A fresh session token. Raises Failure: 401."""
         if not self.open:
             right = _same(user, self.credentials.user) & _same(password, self.credentials.password)
             if not right or not self.credentials.password:

@@ -46,11 +46,7 @@ _SIDE = 240
 
 
 def add(store: Store, dataset_id: str, owner: str, files: Sequence[NewFile]) -> None:
-    """Take pictures into a dataset, all or none of them.
-
-    Raises:
-        Failure: 404 when the dataset is gone meanwhile.
-    """
+    """Take pictures into a dataset, all or none of them. Raises Failure: 404 when the dataset is gone meanwhile."""
     now = now_ms()
     moved: list[Path] = []
     try:

@@ -138,11 +138,7 @@ class Jobs:
         self._chores.put(work)
 
     def abort(self, task_id: str) -> None:
-        """Stop a training that waits or runs, and wait until it has stopped.
-
-        Raises:
-            Failure: 409 when it is over.
-        """
+        """Stop a training that waits or runs, and wait until it has stopped. Raises Failure: 409 when it is over."""
         with self._lock:
             running = self._running if self._running and self._running.task_id == task_id else None
             if running is not None:

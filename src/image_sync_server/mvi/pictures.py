@@ -121,11 +121,7 @@ def _size_fault(member: zipfile.ZipInfo, limits: Limits) -> str:
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """One member, whole, never more than its entry promised.
-
-    Raises:
-        BadZip: it is damaged, or longer than it says.
-    """
+    """One member, whole, never more than its entry promised. Raises BadZip: it is damaged, or longer than it says."""
     try:
         with archive.open(member) as file:
             raw = file.read(member.file_size + 1)
