@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.errors import Changed, Unreadable
-from image_sync.uploader import read_verified
+from image_sync.upload import read_verified
 from support.catalogue import MemoryCatalogue
 from support.pictures import jpeg
 from support.watching import quick, watching

@@ -29,7 +29,7 @@ from image_sync.platforms.memory.platform import parts
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Recipe, Trainer
-from image_sync.uploader import Uploader, UploadRules
+from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 from support import temporary
 from support.pictures import jpeg

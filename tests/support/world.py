@@ -13,7 +13,7 @@ from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.memory import MemoryPlatform
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
-from image_sync.uploader import Uploader, UploadRules
+from image_sync.upload import Uploader, UploadRules
 
 
 class World:

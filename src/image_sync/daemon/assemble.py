@@ -23,7 +23,7 @@ from image_sync.platforms.mobius.tags import NEGATIVE
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
-from image_sync.uploader import Uploader, UploadRules
+from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 
 _PATIENCE = 60.0  # seconds that ``run --once`` waits for a ledger on a full disk; the daemon waits for ever

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from image_sync import upload
 from image_sync.domain import PictureState, Stamp
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unfit, Unreadable
 from image_sync.platforms.base import Outcome
-from image_sync.uploader import read_verified
-from image_sync.uploader.size import Size
+from image_sync.upload import RequestSize, read_verified
 from support.world import World
 
 
@@ -340,15 +340,15 @@ def test_a_batch_whose_files_all_vanished_does_not_end_an_outage(world: World) -
     world.uploader.step(world.now)
     world.pass_time(11)
     world.platform.fail_next("upload", Transient("no answer"))
-    lstat = os.lstat
+    read = upload._read
 
-    def vanish(path, **more):
+    def vanish(picture, **more):
         world.uploader.backoff.failed(Transient("no answer"))
-        os.unlink(path)
-        return lstat(path, **more)
+        os.unlink(picture.path)
+        return read(picture, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("image_sync.uploader.uploader.os.lstat", vanish)
+        patch.setattr(upload, "_read", vanish)
         world.uploader.step(world.now)
 
     assert world.uploader.backoff.remaining() > 0
@@ -508,7 +508,7 @@ def test_a_file_with_the_stamp_that_it_was_hashed_with_is_not_hashed_again(tmp_p
 
 def test_requests_grow_while_answers_are_quick_and_shrink_on_a_slow_line() -> None:
     """From 100 pictures and 8 MiB up to the limits; after a slow one half of what it held, and up again later."""
-    size = Size(500, 32 << 20)
+    size = RequestSize(500, 32 << 20)
     assert (size.files, size.bytes) == (100, 8 << 20)
     for _ in range(4):
         size.taken(size.files, size.bytes, 0.1)
@@ -522,7 +522,7 @@ def test_requests_grow_while_answers_are_quick_and_shrink_on_a_slow_line() -> No
     assert size.files == 1
     size.taken(1, 20 << 20, 1.0)
     assert (size.files, size.bytes) == (2, 32 << 20)
-    assert Size(3, 1000).files == 3
+    assert RequestSize(3, 1000).files == 3
 
 
 def test_after_stop_nothing_new_is_begun(world: World) -> None:
