@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pathspec import GitIgnoreSpec
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
 
 from image_sync.config.credentials import Credentials
@@ -375,6 +374,8 @@ class Settings(Section):
     @field_validator("exclude")
     @classmethod
     def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value:
+            from pathspec import GitIgnoreSpec  # late: most files exclude nothing
         for pattern in value:
             refuse_unprintable(pattern)
             try:

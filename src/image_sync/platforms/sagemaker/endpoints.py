@@ -22,8 +22,9 @@ _log = get_logger(__name__)
 _SERVING = {"InService", "Updating", "SystemUpdating", "RollingBack"}
 _BROKEN = {"Failed", "OutOfService", "UpdateRollbackFailed"}
 _VARIANT = "AllTraffic"
-_FIRST_POLL, _LONGEST_POLL = 1.0, 15.0
+_LONGEST_POLL = 15.0
 _TIMEOUT = 3600.0
+"""Seconds after which a change is no longer waited for."""
 _SETTINGS = 6
 _LOOKS = 5
 
@@ -33,24 +34,14 @@ class Endpoints:
 
     Args:
         stop: ends every wait.
-        poll: seconds until the second look; then twice as long each time, up to a quarter of a minute.
-        timeout: seconds after which a change is no longer waited for.
     """
 
-    def __init__(
-        self,
-        api: Api,
-        setup: SageMaker,
-        stop: threading.Event,
-        *,
-        poll: float = _FIRST_POLL,
-        timeout: float = _TIMEOUT,
-    ) -> None:
+    def __init__(self, api: Api, setup: SageMaker, stop: threading.Event) -> None:
         self._api = api
         self._setup = setup
         self._stop = stop
-        self.poll = poll
-        self._timeout = timeout
+        self.poll = 1.0
+        """Seconds until the second look; then twice as long each time, up to a quarter of a minute."""
 
     def name(self, place: Place) -> str:
         """The endpoint's name."""
@@ -68,7 +59,7 @@ class Endpoints:
             Refused: AWS could not bring it into service. Transient: not yet, or the wait was ended.
         """
         name, config = self.name(place), self._make_entries(root, job, snapshot)
-        give_up = time.monotonic() + self._timeout
+        give_up = time.monotonic() + _TIMEOUT
         asked = seen = False
         waiting = self._waiting()
         while True:
@@ -105,7 +96,7 @@ class Endpoints:
         name = self.name(place)
         found = self._find(name)
         if found is not None and _model_in(found.config) == root:
-            give_up, waiting = time.monotonic() + self._timeout, self._waiting()
+            give_up, waiting = time.monotonic() + _TIMEOUT, self._waiting()
             while found is not None and found.status in {"Creating", "Updating", "SystemUpdating"}:
                 self._wait(give_up, f"The endpoint {name} is being changed and cannot be deleted yet", next(waiting))
                 found = self._find(name)
@@ -176,7 +167,7 @@ class Endpoints:
 
     def _remove(self, name: str) -> None:
         """Delete the endpoint and wait until it is."""
-        give_up, waiting = time.monotonic() + self._timeout, self._waiting()
+        give_up, waiting = time.monotonic() + _TIMEOUT, self._waiting()
         with suppress(NotFound):
             self._api.call("sagemaker", "delete_endpoint", f"Deleting the endpoint {name}", EndpointName=name)
         while self._find(name) is not None:
@@ -211,7 +202,7 @@ class Endpoints:
 
     def _wait(self, give_up: float, still: str, pause: float) -> None:
         if time.monotonic() > give_up:
-            raise Transient(f"{still} after {self._timeout:g} s", hint="Look at it in SageMaker's console")
+            raise Transient(f"{still} after {_TIMEOUT:g} s", hint="Look at it in SageMaker's console")
         if self._stop.wait(pause):
             raise Transient(f"{still}; it goes on at AWS")
 

@@ -21,7 +21,7 @@ Codes are matched wherever there are any; a few cases come as a ``ValidationExce
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from image_sync.errors import (
     Ambiguous,
@@ -39,53 +39,22 @@ DOUBT = "It may have been carried out; SageMaker will be asked for its name befo
 POLICY = "`image-sync check --policy` prints the rights that are needed"
 _QUOTA_PAUSE = 900.0
 _LONGEST_TEXT = 400
-_THROTTLED = {
-    "Throttling",
-    "ThrottlingException",
-    "ThrottledException",
-    "RequestThrottled",
-    "RequestThrottledException",
-    "RequestLimitExceeded",
-    "TooManyRequestsException",
-    "BandwidthLimitExceeded",
-    "LimitExceededException",
-    "SlowDown",
-    "ModelNotReadyException",
-    "RequestTimeout",
-}
-_STRANGERS = {
-    "UnrecognizedClientException",
-    "InvalidClientTokenId",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "IncompleteSignature",
-    "MissingAuthenticationToken",
-    "TokenRefreshRequired",
-    "AuthFailure",
-    "NotSignedUp",
-    "OptInRequired",
-}
-_ABSENT = {
-    "ResourceNotFoundException",
-    "NoSuchKey",
-    "NoSuchBucket",
-    "NoSuchUpload",
-    "NoSuchEntity",
-    "ResourceNotFound",
-    "404",
-    "NotFound",
-}
-_ELSEWHERE = {
-    "PermanentRedirect",
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "TemporaryRedirect",
-    "301",
-    "307",
-}
+_THROTTLED = re.compile(
+    "Throttling|ThrottlingException|ThrottledException|RequestThrottled|RequestThrottledException|"
+    "RequestLimitExceeded|TooManyRequestsException|BandwidthLimitExceeded|LimitExceededException|"
+    "SlowDown|ModelNotReadyException|RequestTimeout"
+)
+_STRANGERS = re.compile(
+    "UnrecognizedClientException|InvalidClientTokenId|InvalidAccessKeyId|SignatureDoesNotMatch|"
+    "ExpiredToken|ExpiredTokenException|InvalidToken|IncompleteSignature|MissingAuthenticationToken|"
+    "TokenRefreshRequired|AuthFailure|NotSignedUp|OptInRequired"
+)
+_ABSENT = re.compile(
+    "ResourceNotFoundException|NoSuchKey|NoSuchBucket|NoSuchUpload|NoSuchEntity|ResourceNotFound|404|NotFound"
+)
+_ELSEWHERE = re.compile(
+    "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException|TemporaryRedirect|301|307"
+)
 _ABSENT_TEXT = re.compile(r"requested resource not found|could not find", re.IGNORECASE)
 _TAKEN_TEXT = re.compile(r"already exist", re.IGNORECASE)
 _NO_DATA_TEXT = re.compile(r"no s3 objects found", re.IGNORECASE)
@@ -99,8 +68,7 @@ class NoRoom(Transient):
     """The account's quota for these machines is used up, or is zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """An answer that is no success."""
 
     code: str
@@ -118,21 +86,21 @@ def error_of(what: str, said: Said, *, repeatable: bool) -> PlatformError:  # no
     """The error for such an answer; ``what`` says what was being done."""
     text = f"{what}: {sanitize(said.message or said.code)} ({said.code or said.status})"
     validation = said.code in {"ValidationException", "ValidationError"}
-    if said.code in _THROTTLED or said.status == 429 or (said.code, said.status) == ("ServiceUnavailable", 503):  # noqa: PLR2004
+    if _THROTTLED.fullmatch(said.code) or said.status == 429 or (said.code, said.status) == ("ServiceUnavailable", 503):  # noqa: PLR2004
         return Transient(text, retry_after=said.retry_after)
     if said.code == "ResourceLimitExceeded":
         hint = "Ask AWS for a larger quota (Service Quotas, Amazon SageMaker), or name other instance types"
         return NoRoom(text, hint=hint, retry_after=_QUOTA_PAUSE)
     if said.code == "RequestTimeTooSkewed":
         return Unauthorised(text, hint="Set the clock of this machine")
-    if said.code in _STRANGERS or said.status == 401:  # noqa: PLR2004 - unauthorised
+    if _STRANGERS.fullmatch(said.code) or said.status == 401:  # noqa: PLR2004 - unauthorised
         hint = "Check AWS's credentials: the environment, sagemaker.profile, or the role of this machine"
         return Unauthorised(text, hint=hint)
-    if said.code in _ELSEWHERE or said.status in {301, 307}:
+    if _ELSEWHERE.fullmatch(said.code) or said.status in {301, 307}:
         return Permanent(text, hint="The bucket lies in another region: correct sagemaker.region or sagemaker.bucket")
     if said.code.startswith("AccessDenied") or said.status == 403:  # noqa: PLR2004 - forbidden
         return Unauthorised(text, hint=POLICY)
-    if said.code in _ABSENT or (validation and _ABSENT_TEXT.search(said.message)):
+    if _ABSENT.fullmatch(said.code) or (validation and _ABSENT_TEXT.search(said.message)):
         return NotFound(text)
     if said.code in {"ResourceInUse", "PreconditionFailed"} or (validation and _TAKEN_TEXT.search(said.message)):
         return Taken(text)

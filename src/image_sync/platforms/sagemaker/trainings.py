@@ -285,21 +285,20 @@ class Trainings:
             except Taken as error:
                 if not self._adopted(place, root_of(job)):
                     raise Refused(f"There is a training job {job} that is not of this dataset") from error
-            except Ambiguous as error:
-                self._settle(job, error)
+            except Ambiguous:
+                # The answer got lost. If the job is not there now, it may still come, and the caller has to ask later.
+                if not self._is_there(job):
+                    raise
+                _log.info("training.found", job=job, reason="the answer to its start got lost")
             return
         if refused is not None:
             raise refused
 
-    def _settle(self, job: str, doubt: Ambiguous) -> None:
-        """The answer got lost: is the job there? If not now, it may still come, and the caller has to ask later."""
+    def _is_there(self, job: str) -> bool:
         try:
-            found = self._jobs.job(job)
+            return self._jobs.job(job) is not None
         except PlatformError:
-            raise doubt from None
-        if found is None:
-            raise doubt
-        _log.info("training.found", job=job, reason="the answer to its start got lost")
+            return False
 
     def _adopted(self, place: Place, root: str) -> bool:
         """Whether the job is there, and ours. Raises Refused when the name is somebody else's."""
