@@ -16,6 +16,7 @@ from support import temporary
 if TYPE_CHECKING:
     from image_sync_server.mvi.server import MviServer
 
+pytest.register_assert_rewrite("image_sync_contract")
 # One thread for each test process: several that compute with several each get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.notes import MemoryNotes, Notes
+from image_sync.platforms.state import MemoryState, PlatformState
 from support.postgres import a_database
 
 
@@ -26,11 +26,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger | N
 
 
 @pytest.fixture
-def notes(place: Ledger | None) -> Notes:
-    return MemoryNotes() if place is None else place.notes
+def notes(place: Ledger | None) -> PlatformState:
+    return MemoryState() if place is None else place.notes
 
 
-def test_notes_are_kept_changed_and_removed(notes: Notes) -> None:
+def test_notes_are_kept_changed_and_removed(notes: PlatformState) -> None:
     """Several changes at one stroke; what was never there is removed without an error."""
     assert notes.get("t/a") is None
     notes.write({"t/a": "1", "t/b": "2" * 100_000, "r/a": "3"})
@@ -41,7 +41,7 @@ def test_notes_are_kept_changed_and_removed(notes: Notes) -> None:
     assert notes.under("t/") == {"t/a": "ä", "t/b": "2" * 100_000}
 
 
-def test_a_prefix_is_taken_literally(notes: Notes) -> None:
+def test_a_prefix_is_taken_literally(notes: PlatformState) -> None:
     """Neither capitals nor wildcards match."""
     notes.write({"t/%": "1", "T/x": "2", "t/_": "3", "ty": "4"})
 

@@ -29,9 +29,9 @@ from image_sync.platforms.sagemaker.access import steps
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.outcomes import NoRoom
 from image_sync.platforms.sagemaker.platform import SageMakerPlatform
+from image_sync_contract import held, read_held
 from support.pictures import encoded
 from support.sagemaker import BUCKET, Aws, somebody
-from support.sending import held, read_held
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 180, 30)}
 

@@ -37,8 +37,8 @@ from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi import api
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retry import Retrying
+from image_sync_contract import held, read_held
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
-from support.sending import held, read_held
 
 ATTEMPTS = 3
 KEY = "AbC1-d2E3-fG4h-5IjK"

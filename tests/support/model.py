@@ -24,14 +24,13 @@ from image_sync.domain import Batch, DatasetRef, Picture, PictureState, Tally, T
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Outcome, Platform, Reader, RemotePicture, TrainingPlan
-from image_sync.platforms.memory import MemoryPlatform
-from image_sync.platforms.memory.platform import parts
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Recipe, Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 from support import temporary
+from support.memory import MemoryPlatform, parts
 from support.pictures import jpeg
 
 DATASET = "parts"

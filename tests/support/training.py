@@ -11,12 +11,11 @@ from image_sync.backoff import Backoff
 from image_sync.domain import Batch, DatasetRef, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Model, TrainingPlan
-from image_sync.platforms.memory import MemoryPlatform
-from image_sync.platforms.memory.stored import StoredTraining
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
+from image_sync_contract import held, read_held
 from support import temporary
-from support.sending import held, read_held
+from support.memory import MemoryPlatform, StoredTraining
 
 ENOUGH = ("good",) * 5 + ("scratch",) * 5
 

@@ -17,11 +17,11 @@ from image_sync.backoff import Backoff
 from image_sync.domain import Batch
 from image_sync.errors import Ambiguous, Changed, ImageSyncError, NotFound, Refused, Resting, Transient, Unanswered
 from image_sync.platforms.http import Timeouts
-from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retry import Retrying
+from image_sync_contract import held, read_held
 from support.fake_http import FakeHttp, Reply, closed_port, ok
-from support.sending import held, read_held
+from support.memory import MemoryPlatform
 
 SILENCE = Unanswered("Listing: nothing listens at mvi:443", hint="Check credentials.endpoint")
 

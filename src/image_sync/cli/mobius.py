@@ -26,12 +26,13 @@ from image_sync.errors import Ambiguous, Refused, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import Lock
 from image_sync.log import show_path, show_text
-from image_sync.platforms import registry
+from image_sync.platforms.base import Site
 from image_sync.platforms.mobius.api import Api
+from image_sync.platforms.mobius.platform import make
 from image_sync.platforms.mobius.records import Records, Tag, image_id, short
 from image_sync.platforms.mobius.scores import Score, scores
 from image_sync.platforms.mobius.tags import Rule, TagPlan, role_of, tag_of
-from image_sync.platforms.notes import MemoryNotes
+from image_sync.platforms.state import MemoryState
 
 app = typer.Typer(
     help="What only a Mobius Vision SDK can do: ask single tags, ask about added pictures, load a state.",
@@ -108,7 +109,7 @@ def set_state(
             raise UsageError("This is not a terminal, so it cannot be confirmed", hint="Add --yes if it is")
         typer.confirm("Replace everything?", abort=True)
     with Lock(settings.state), notes_of(settings) as notes, _api(settings) as api, state.open("rb") as file:
-        known = Records(notes or MemoryNotes())
+        known = Records(notes or MemoryState())
         try:
             api.set_state(file, state.name, size)
         except Ambiguous:
@@ -152,7 +153,7 @@ def _about_added(api: Api, contents: list[tuple[Path, bytes]], tags: list[str]) 
 
 @contextmanager
 def _api(settings: Settings) -> Iterator[Api]:
-    platform = registry.mobius(settings, threading.Event(), MemoryNotes())
+    platform = make(Site(settings, threading.Event(), MemoryState()))
     try:
         yield platform.api
     finally:

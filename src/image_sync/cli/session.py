@@ -18,7 +18,7 @@ from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock, holder_of
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform
-from image_sync.platforms.notes import Notes
+from image_sync.platforms.state import PlatformState
 
 SECRETS = "Run this as a user that may read it: the one that runs the daemon, or root (sudo)."
 
@@ -95,7 +95,7 @@ def platform_of(settings: Settings, *, called: bool = True) -> Iterator[Platform
     if settings.unread and called:
         raise ConfigError("\n".join(settings.unread), hint=SECRETS)
     with notes_of(settings) as notes:
-        platform = registry.make(settings, threading.Event(), attempts=1, notes=notes)
+        platform = registry.make(settings, threading.Event(), attempts=1, state=notes)
         try:
             yield platform
         finally:
@@ -103,7 +103,7 @@ def platform_of(settings: Settings, *, called: bool = True) -> Iterator[Platform
 
 
 @contextlib.contextmanager
-def notes_of(settings: Settings) -> Iterator[Notes | None]:
+def notes_of(settings: Settings) -> Iterator[PlatformState | None]:
     """What the platform wrote down for itself, where it does."""
     if settings.platform != "mobius":
         yield None

@@ -89,6 +89,11 @@ class Credentials(Section):
         json_schema_extra={"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]},
     )
 
+    @property
+    def trust(self) -> bool | str:
+        """Whether a server's certificate is checked, or the file with those to trust."""
+        return str(self.ca_bundle) if self.ca_bundle and self.verify_tls else self.verify_tls
+
     @field_validator("endpoint")
     @classmethod
     def _normalised(cls, value: str) -> str:

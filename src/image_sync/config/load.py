@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from image_sync.config import hyperparameters, paths, url
+from image_sync.config.adapters import settings_model
 from image_sync.config.credentials import Credentials, refers, resolve
 from image_sync.config.json5 import Document, Key, read
 from image_sync.config.messages import (
@@ -138,6 +139,7 @@ class _Reading:
         self._unread: list[Problem] = []
         self._secret_files: list[Path] = []
         self._roots: list[Root] = []
+        self._model = Settings
 
     def settings(self) -> Settings | list[str]:
         """The settings, or every mistake as a line, in the order of the file."""
@@ -167,14 +169,14 @@ class _Reading:
         refused = {problem.path for problem in self._problems}
         spoilt = {flaw.path for flaw in self._document.flaws if flaw.spoilt}
         try:
-            settings = Settings.model_validate(values)
+            settings = self._model.model_validate(values)
         except ValidationError as error:
             for each in error.errors():
                 path = each["loc"]
                 told = path in spoilt or any(path[:length] in refused for length in range(1, len(path) + 1))
                 # Items that were refused one by one leave a list that is too short: one mistake, not two.
                 if not told and not (each["type"] == "too_short" and each["input"]):
-                    self._problems.append(problem_of(each, self._document.positions))
+                    self._problems.append(problem_of(each, self._document.positions, self._model))
             return None
         if settings.platform == "mobius":
             settings = self._of_mobius(settings)
@@ -207,6 +209,7 @@ class _Reading:
     def _placed(self, given: dict[str, Any]) -> dict[str, Any]:
         platform, values = given.get("platform"), dict(given)
         platform = platform if isinstance(platform, str) else "mvi"
+        self._take(("platform",), platform, self._use_model)
         for name in ("sagemaker", "mobius"):
             if name in given and name != platform:
                 text = f'stands beside another platform; write "platform": "{name}", or remove it'
@@ -233,13 +236,17 @@ class _Reading:
             state = self._take(("state",), state, lambda value: paths.state(value, self._source, self._roots))
         return {**values, "state": state}
 
+    def _use_model(self, platform: str) -> None:
+        self._model = settings_model(platform)
+
     def _credentials(self, given: object, platform: str) -> object:
         if not isinstance(given, dict):
             return given
         data = {key: value for key, value in given.items() if value is not None or key not in Credentials.model_fields}
         # IBM's own names: they must not send pictures for somebody else to an MVI server, or its key to somebody else.
-        environ = {} if platform == "mobius" else self._source.environ
-        if "endpoint" not in data and platform != "memory":
+        elsewhere = platform == "mobius" or self._model is not Settings
+        environ = {} if elsewhere else self._source.environ
+        if "endpoint" not in data and self._model is Settings:
             data["endpoint"] = self._endpoint(environ.get("VAPI_BASE_URI"), platform)
         has_login = bool({"username", "password"} & set(data))
         if "api_key" in data and has_login:

@@ -37,7 +37,7 @@ _SENTENCES = {
 _BARE = {"too_short": "is empty; {example}", "missing": "is missing; {example}"}
 
 
-def problem_of(error: ErrorDetails, positions: Mapping[Key, Position]) -> Problem:
+def problem_of(error: ErrorDetails, positions: Mapping[Key, Position], settings: type[Settings]) -> Problem:
     """What a person is told of an error that pydantic found."""
     path, kind, context = error["loc"], error["type"], error.get("ctx", {})
     if path == ("threshold", "training") and path not in positions:
@@ -46,20 +46,21 @@ def problem_of(error: ErrorDetails, positions: Mapping[Key, Position]) -> Proble
     if isinstance(cause, InvalidValue):
         text, bare = cause.text, cause.bare
     elif kind == "extra_forbidden":
-        text, bare = _unknown(path), True
+        text, bare = _unknown(path, settings), True
     else:
-        choices = _choices(path) if kind == "literal_error" else ""
+        field = _field(path, settings)
+        choices = _choices(field) if kind == "literal_error" else ""
         sentence = _BARE.get(kind) or _SENTENCES.get(kind, "cannot be used; {example}")
-        text, bare = sentence.format(**context, example=_example(path), choices=choices), kind in _BARE
+        text, bare = sentence.format(**context, example=_example(field), choices=choices), kind in _BARE
     text = text if bare else f"{show_value(path, error['input'])} {text}"
     if path == ("annotations", "mode") and path not in positions:  # its short form
         path = path[:1]
     return Problem(path, text)
 
 
-def _field(path: Key) -> Any:
+def _field(path: Key, settings: type[Settings]) -> Any:
     """The pydantic field that the path leads to, or None."""
-    model: type[BaseModel] | None = Settings
+    model: type[BaseModel] | None = settings
     field = None
     for part in path:
         field = next((field for name, field in _fields(model) if name == part), field)
@@ -76,29 +77,27 @@ def _is_model(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _example(path: Key) -> str:
-    field = _field(path)
+def _example(field: Any) -> str:
     if field is None or not field.examples:
         return "write another value"
     return f"write, for example, {json.dumps(field.examples[0])}"
 
 
-def _choices(path: Key) -> str:
-    names = [name for name in _field(path).annotation.__args__ if name != "memory"]
-    quoted = [f'"{name}"' for name in names]
+def _choices(field: Any) -> str:
+    quoted = [f'"{name}"' for name in field.annotation.__args__]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
-def _unknown(path: Key) -> str:
+def _unknown(path: Key, settings: type[Settings]) -> str:
     key = str(path[-1])
-    section = _field(path[:-1])
-    model = section.annotation if section else Settings
+    section = _field(path[:-1], settings)
+    model = section.annotation if section else settings
     known = [name for name, _ in _fields(model)]
     if meant := nearest(key, [*known, *(["train"] if path[0] == "threshold" else [])]):
         return f'is not a known key; did you mean "{meant}"?'
     if key.lower() in {"comment", "comments"}:
         return 'is not a known key; did you mean "_comment"?'
-    for name, field in _fields(Settings):
+    for name, field in _fields(settings):
         if _is_model(field.annotation) and key in (inner for inner, _ in _fields(field.annotation)):
             return f"is not a known key here; did you mean {show_key((name, key))}?"
         if name == key:

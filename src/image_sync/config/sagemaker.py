@@ -188,7 +188,7 @@ class SageMaker(Section):
     )
 
     @property
-    def uri(self) -> str:
+    def address(self) -> str:
         """Where everything lies: ``s3://bucket/prefix``."""
         return f"s3://{self.bucket}/{self.prefix}"
 

@@ -225,13 +225,12 @@ class Mobius(Section):
 class Settings(Section):
     """Everything that a configuration file says."""
 
-    platform: Literal["mvi", "sagemaker", "mobius", "memory"] = Field(
+    platform: Literal["mvi", "sagemaker", "mobius"] = Field(
         default="mvi",
         description=(
             "Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker, `mobius` is a "
             "Mobius Vision SDK."
         ),
-        json_schema_extra={"enum": ["mvi", "sagemaker", "mobius"]},
     )
     credentials: Credentials = Field(default_factory=Credentials, description="The server, and who we are there.")
     sagemaker: SageMaker = Field(
@@ -354,7 +353,12 @@ class Settings(Section):
     @property
     def address(self) -> str:
         """Where the platform is: what a ledger is tied to, and what people are shown."""
-        return self.sagemaker.uri if self.platform == "sagemaker" else self.credentials.endpoint
+        return str(getattr(self.section, "address", "")) or self.credentials.endpoint
+
+    @property
+    def section(self) -> Section | None:
+        """The platform's own section, if it has one."""
+        return getattr(self, self.platform, None)
 
     def most_removals(self, stored: int) -> int:
         """How many pictures may be removed at once of a category of which so many are stored (``max_removals``)."""

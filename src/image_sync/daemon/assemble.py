@@ -19,7 +19,6 @@ from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
-from image_sync.platforms.mobius.tags import NEGATIVE
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.trainer import Recipe, Trainer
@@ -67,7 +66,7 @@ def assemble(
     _retrying(ledger, None)
     backoff = Backoff(ledger.trouble)
     platform = registry.make(
-        settings, stop, backoff=backoff, notes=ledger.notes, notice=partial(_retrying, ledger), alive=alive
+        settings, stop, backoff=backoff, state=ledger.notes, notice=partial(_retrying, ledger), alive=alive
     )
     _suits(settings, platform)
     roots = [os.fsencode(folder) for folder in settings.folders]
@@ -237,7 +236,7 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         category_from=settings.category_from,
         exclude=settings.exclude,
         categories=settings.categories,
-        negatives=NEGATIVE if settings.platform == "mobius" else "",
+        negatives=traits.negatives,
         annotations=settings.annotations.mode,
         ignored_labels=frozenset(settings.annotations.ignore_labels),
         annotation_format=settings.annotation_format,

@@ -12,13 +12,17 @@ from several threads at once.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from image_sync.config.section import Section
+from image_sync.config.settings import Settings
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.platforms.state import PlatformState
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
 """A picture's bytes if they are at hand, proved to be what was checked; else pieces of its file, which is opened when
@@ -56,6 +60,8 @@ class Traits:
     """Whether a training can leave out a category that has too few pictures; if not, it holds training back."""
     who: str = ""
     """How errors name it, such as ``MVI at mvi.example.com``."""
+    negatives: str = ""
+    """Name of a folder inside a category's folder whose pictures show what the category is not; empty: none has."""
     keeps_models: bool = True
     """Whether each training leaves a model of its own, to be deployed; if not, there is one, which always answers."""
 
@@ -317,3 +323,24 @@ class Platform(Protocol):
     def close(self) -> None:
         """Give back connections. The platform is not used afterwards."""
         ...
+
+
+class Site(NamedTuple):
+    """What an adapter is made from: one configuration, and this process."""
+
+    settings: Settings
+    stop: threading.Event
+    """Ends every wait."""
+    state: PlatformState
+    """What its server cannot tell, and must outlive the process."""
+    alive: Callable[[], None] = lambda: None
+    """To be called for each request, and for each block of it that is sent or read."""
+
+
+class Adapter(NamedTuple):
+    """What an entry point of the group ``image_sync.platforms`` gives; its name is that of the platform."""
+
+    make: Callable[[Site], Platform]
+    """Touches no network. Raises ConfigError when the settings cannot be used for it."""
+    section: type[Section] | None = None
+    """Its own section of the configuration, under the platform's name."""

@@ -14,9 +14,9 @@ from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, Box, DatasetRef, Tally
 from image_sync.errors import NotFound, Refused, Transient
 from image_sync.platforms.base import TrainingPlan
-from image_sync.platforms.memory import MemoryPlatform
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer import Recipe, Trainer
+from support.memory import MemoryPlatform
 from support.world import World
 
 HOLE = Annotation(40, 30, (Box("hole", 1.0, 2.0, 3.0, 4.0),))

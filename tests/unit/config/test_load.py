@@ -246,13 +246,6 @@ def test_no_training_has_three_names(tmp_path: Path, value: str | None) -> None:
     assert settings(tmp_path, model={"action": value}).model.action == "none"
 
 
-def test_the_memory_platform_needs_no_server(tmp_path: Path) -> None:
-    """For tests there is a platform without an address; no message mentions it."""
-    assert settings(tmp_path, platform="memory", credentials={}).credentials.endpoint == ""
-    (told,) = mistakes(tmp_path, platform="other")
-    assert told == 'platform: "other" is not one of the choices; write "mvi", "sagemaker" or "mobius"'
-
-
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"folder": ["x"]}, 'folder: is not a known key; did you mean "folders"?'),
     ({"Threshold": {}}, 'Threshold: is not a known key; did you mean "threshold"?'),

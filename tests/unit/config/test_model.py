@@ -10,8 +10,8 @@ import pytest
 from image_sync.config import difference
 from image_sync.config.model import covers, parsed
 from image_sync.daemon.assemble import recipe_of, thresholds_of, watch_rules
-from image_sync.platforms.memory import MemoryPlatform
 from support.configuration import mistakes, settings, warnings
+from support.memory import MemoryPlatform
 
 
 def test_defaults_do_nothing_by_themselves(tmp_path: Path) -> None:

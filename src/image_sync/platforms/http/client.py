@@ -70,6 +70,11 @@ class Timeouts(NamedTuple):
     read: float = 60.0
     total: float = 120.0
 
+    @classmethod
+    def of(cls, seconds: float) -> Timeouts:
+        """What the setting ``upload.timeout`` means."""
+        return cls(connect=min(10.0, seconds), read=seconds, total=2 * seconds)
+
 
 class Client:
     """Sends requests below one base address, from any number of threads, each with its own connection.

@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient, Unanswered, Unsupported
-from image_sync.platforms.base import Model, Prediction, Traits
+from image_sync.platforms.base import Adapter, Model, Prediction, Site, Traits
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.assign import Assigner
 from image_sync.platforms.mobius.pictures import Pictures
 from image_sync.platforms.mobius.records import Records, Training, short
 from image_sync.platforms.mobius.scores import scores
-from image_sync.platforms.mobius.tags import Naming, Rule
+from image_sync.platforms.mobius.tags import NEGATIVE, Naming, Rule
 from image_sync.platforms.mobius.trainings import Trainings
-from image_sync.platforms.notes import Notes
+from image_sync.platforms.state import PlatformState
 
 _BATCH = 10
 """Pictures in one batch: each is a request of its own, and several threads share the work by batches."""
@@ -30,7 +30,7 @@ class MobiusPlatform:
 
     Args:
         endpoint: its address, without a slash at the end.
-        notes: what the server cannot be asked; see ``records.py``.
+        state: what the server cannot be asked; see ``records.py``.
         negatives, max_negatives, parallel, tags: see the section ``mobius`` of the configuration.
         grace: seconds in which a request without an answer may still be carried out, and a tag's training ends.
         verify: whether to check the server's certificate, or a file with those to trust.
@@ -46,7 +46,7 @@ class MobiusPlatform:
         endpoint: str,
         *,
         stop: threading.Event,
-        notes: Notes,
+        state: PlatformState,
         negatives: str = "others",
         max_negatives: int = 200,
         parallel: int = 4,
@@ -61,7 +61,7 @@ class MobiusPlatform:
     ) -> None:
         client = Client(endpoint, verify=verify, proxy=proxy, timeouts=timeouts, alive=alive)
         self.api = Api(client, timeouts, parallel)
-        records = Records(notes)
+        records = Records(state)
         assigner = Assigner(self.api, records, parallel, stop)
         self.pictures = Pictures(self.api, records, tags, stop)
         rule = Rule(negatives, max_negatives)
@@ -80,6 +80,7 @@ class MobiusPlatform:
             idempotent_starts=True,
             lists_pictures=False,
             keeps_models=False,
+            negatives=NEGATIVE,
         )
 
     def sign_in(self) -> None:
@@ -172,3 +173,27 @@ class Models:
             created_at=training.ended,
             deployed=True,
         )
+
+
+def make(site: Site) -> MobiusPlatform:
+    """The Mobius SDK of the settings."""
+    who, upload, how = site.settings.credentials, site.settings.upload, site.settings.mobius
+    return MobiusPlatform(
+        who.endpoint,
+        stop=site.stop,
+        state=site.state,
+        negatives=how.negatives,
+        max_negatives=how.max_negatives,
+        parallel=how.parallel,
+        tags=how.tags,
+        grace=site.settings.model.grace,
+        verify=who.trust,
+        proxy=who.proxy or "",
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeouts=Timeouts.of(upload.timeout),
+        alive=site.alive,
+    )
+
+
+ADAPTER = Adapter(make)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from image_sync.domain import DatasetRef
-from image_sync.platforms.notes import Notes
+from image_sync.platforms.state import PlatformState
 
 _MODULUS = 1 << 128
 STARTED, TRAINED, RESET = "started", "trained", "reset"
@@ -135,7 +135,7 @@ class Training:
 class Records:
     """Reads and writes them."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: PlatformState) -> None:
         self._notes = notes
 
     # datasets

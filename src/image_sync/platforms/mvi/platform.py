@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from image_sync.errors import ConfigError
-from image_sync.platforms.base import Traits
+from image_sync.platforms.base import Adapter, Site, Traits
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mvi import auth, wire
 from image_sync.platforms.mvi.api import Api
@@ -104,3 +104,23 @@ def base_uri(endpoint: str, port: int | None = None) -> str:
     number = port if port is not None else parts.port
     root = parts.path.rstrip("/").removesuffix("/api")
     return f"{parts.scheme}://{host}{f':{number}' if number else ''}{root}/api"
+
+
+def _make(site: Site) -> MviPlatform:
+    who, upload = site.settings.credentials, site.settings.upload
+    return MviPlatform(
+        who.endpoint,
+        stop=site.stop,
+        username=who.username or "",
+        password=who.password.get_secret_value() if who.password else "",
+        api_key=who.api_key.get_secret_value() if who.api_key else "",
+        verify=who.trust,
+        proxy=who.proxy or "",
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeouts=Timeouts.of(upload.timeout),
+        alive=site.alive,
+    )
+
+
+ADAPTER = Adapter(_make)

@@ -208,7 +208,7 @@ def _check_bucket(setup: SageMaker, api: Api) -> Iterator[Step]:
     except PlatformError as error:
         yield _failed("bucket", error)
     else:
-        yield Step("bucket", f"{setup.uri} is there and may be listed, in {setup.region}")
+        yield Step("bucket", f"{setup.address} is there and may be listed, in {setup.region}")
 
 
 def _check_trainings(_setup: SageMaker, api: Api) -> Iterator[Step]:

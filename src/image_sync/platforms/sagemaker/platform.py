@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from image_sync.config.sagemaker import SageMaker
 from image_sync.errors import NotFound, Permanent
-from image_sync.platforms.base import Traits
+from image_sync.platforms.base import Adapter, Site, Traits
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Datasets, Documents
 from image_sync.platforms.sagemaker.endpoints import Endpoints
@@ -85,3 +85,18 @@ class SageMakerPlatform:
         """End threads and connections."""
         self.pictures.close()
         self.api.close()
+
+
+def _make(site: Site) -> SageMakerPlatform:
+    upload = site.settings.upload
+    return SageMakerPlatform(
+        site.settings.sagemaker,
+        stop=site.stop,
+        batch_files=upload.batch_files,
+        batch_bytes=upload.batch_bytes,
+        timeout=upload.timeout,
+        alive=site.alive,
+    )
+
+
+ADAPTER = Adapter(_make)

@@ -24,7 +24,7 @@ from image_sync.errors import (
 from image_sync.platforms.http import Client, Part, Timeouts
 from image_sync.platforms.mobius.api import Api, Reply
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.notes import MemoryNotes
+from image_sync.platforms.state import MemoryState
 from support.fake_http import FakeHttp, answer, ok
 from support.fake_http import Reply as Answer
 from support.mobius import serving_mobius
@@ -291,7 +291,7 @@ def test_at_most_so_many_at_the_same_time(server: FakeHttp) -> None:
 
 def test_signing_in_wants_the_right_words(server: FakeHttp) -> None:
     """A server that speaks of an unknown task is a Mobius SDK; a web page or another API is not."""
-    platform = MobiusPlatform(server.url, stop=threading.Event(), notes=MemoryNotes())
+    platform = MobiusPlatform(server.url, stop=threading.Event(), state=MemoryState())
     server.answers(ok({"status": "error", "message": "unknown_task_id"}))
     platform.sign_in()
     assert server.requests[0].path == f"/status/{'0' * 32}"

@@ -15,6 +15,7 @@ from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.retry import Retrying
 from image_sync.watcher.rules import Filter
 from support.configuration import mistakes, settings, warnings
+from support.memory import MemoryPlatform
 
 HERE: dict[str, Any] = {"platform": "mobius", "credentials": {"endpoint": "http://127.0.0.1:5000"}}
 
@@ -119,7 +120,7 @@ def test_settings_reach_the_platform(tmp_path: Path) -> None:
     assert traits.idempotent_starts
     assert thresholds_of(settings(tmp_path, **HERE), traits).min_categories == 1
     assert watch_rules(made, traits).negatives == "negative"
-    assert watch_rules(settings(tmp_path), traits).negatives == ""
+    assert watch_rules(settings(tmp_path), MemoryPlatform().traits).negatives == ""
     platform.close()
 
 
@@ -140,7 +141,7 @@ def test_folders_of_negatives(tmp_path: Path, mode: str, folder: str, category: 
     made = settings(tmp_path, **HERE, category_from=mode, categories={"crk": "crack"})
     platform = registry.make(made, threading.Event())
     there = Filter(watch_rules(made, platform.traits))
-    elsewhere = Filter(watch_rules(settings(tmp_path, category_from=mode), platform.traits))
+    elsewhere = Filter(watch_rules(settings(tmp_path, category_from=mode), MemoryPlatform().traits))
 
     assert there.category(b"/p", f"/p/{folder}".encode()).name == category
     assert "/" not in (elsewhere.category(b"/p", f"/p/{folder}".encode()).name or "")

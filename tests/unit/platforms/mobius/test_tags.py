@@ -14,7 +14,7 @@ from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
 from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag, short
 from image_sync.platforms.mobius.tags import Rule, TagPlan, choose, tag_of
-from image_sync.platforms.notes import MemoryNotes
+from image_sync.platforms.state import MemoryState
 
 DATASET = DatasetRef("d", "parts")
 
@@ -208,7 +208,7 @@ def test_tags_may_carry_the_name_of_the_dataset() -> None:
 
 def test_what_is_written_down_is_read_again() -> None:
     """A tag in the middle of a start, an attempt, a training: nothing of them is lost."""
-    notes = MemoryNotes()
+    notes = MemoryState()
     records = Records(notes)
     start = Start("m-1", "asking", "t-1", Sum.of(ids("a", 3)), tuple(ids("a", 2)), '{"x": 1}')
     tag = Tag("Größe", "d", "Größe", Sum.of(ids("a", 2)), tuple(ids("b", 2)), Sum.of(ids("c", 1)), "m-0", start)

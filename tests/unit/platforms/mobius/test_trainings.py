@@ -17,13 +17,13 @@ from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, 
 from image_sync.platforms.base import Phase, RemotePicture, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.notes import MemoryNotes
+from image_sync.platforms.state import MemoryState
+from image_sync_contract import held, read_held
 from image_sync_server.mobius.server import MobiusServer
 from support.fake_http import FakeHttp, Request, ok
 from support.fake_http import Reply as Answer
 from support.mobius import assigned, calls, fault, serving_mobius, tasks
 from support.mvi_server import picture
-from support.sending import held, read_held
 
 GRACE = 100.0
 
@@ -34,7 +34,7 @@ class Site:
     def __init__(self, server: MobiusServer, **options) -> None:
         self.server = server
         self.options = options
-        self.notes = MemoryNotes()
+        self.notes = MemoryState()
         self.stop = threading.Event()
         self.now = 0.0
         self.contents: dict[str, str] = {}
@@ -47,7 +47,7 @@ class Site:
         self.platform = MobiusPlatform(
             self.server.url,
             stop=self.stop,
-            notes=self.notes,
+            state=self.notes,
             grace=GRACE,
             timeouts=Timeouts(2, 5, 10),
             **self.options,
@@ -246,7 +246,7 @@ def test_negatives_are_added_but_assigned_later(site: Site, server: MobiusServer
 def test_a_server_that_gives_other_ids_is_refused() -> None:
     """Without ids of ours nothing can be promised."""
     with FakeHttp(script=lambda _request: ok({"status": "success", "image_id": "4711"})) as fake:
-        platform = MobiusPlatform(fake.url, stop=threading.Event(), notes=MemoryNotes())
+        platform = MobiusPlatform(fake.url, stop=threading.Event(), state=MemoryState())
         with pytest.raises(Refused, match="4711"):
             platform.pictures.upload(shipment(DatasetRef("d", "d"), "dark", [item(picture("dark", 1))]), read_held)
         platform.close()
@@ -265,7 +265,7 @@ def test_a_server_that_answers_with_ids_alone_is_understood() -> None:
         return ok({"status": "ok"} if "/custom/delete/" in request.target else {})
 
     with FakeHttp(script=script) as fake:
-        platform = MobiusPlatform(fake.url, stop=threading.Event(), notes=MemoryNotes())
+        platform = MobiusPlatform(fake.url, stop=threading.Event(), state=MemoryState())
         dataset = platform.pictures.ensure_dataset("d")
         contents = []
         for category, colour in (("dark", "dark"), ("light", "light")):

@@ -19,13 +19,13 @@ from image_sync.platforms.base import Model, Phase, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retry import Retrying
+from image_sync_contract import held, read_held
 from image_sync_server.faults import Action, Fault
 from image_sync_server.mvi.auth import Credentials
 from image_sync_server.mvi.fault_presets import preset
 from image_sync_server.mvi.pictures import Limits
 from image_sync_server.mvi.server import MviServer
 from support.mvi_server import Caller, until
-from support.sending import held, read_held
 
 KEY = "AbC1-d2E3-fG4h-5IjK"
 

@@ -18,8 +18,8 @@ from image_sync.platforms.base import Model, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retry import Retrying
+from image_sync_contract import held, read_held
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
-from support.sending import held, read_held
 
 DATASET = DatasetRef("ds-1", "parts")
 MODEL = Model("m-1", "pump", "ds-1")

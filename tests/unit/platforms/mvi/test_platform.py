@@ -21,8 +21,8 @@ from image_sync.errors import Ambiguous, ConfigError, ImageSyncError, NotFound, 
 from image_sync.platforms.base import Model, Outcome, Phase, Prediction, TrainingPlan
 from image_sync.platforms.http import Denied, Timeouts
 from image_sync.platforms.mvi.platform import MviPlatform, base_uri
+from image_sync_contract import held, read_held
 from support.fake_http import FakeHttp, Reply, Request, answer, ok
-from support.sending import held, read_held
 
 DATASET = DatasetRef("ds-1", "parts")
 MODEL = Model("m-1", "pump", "ds-1")

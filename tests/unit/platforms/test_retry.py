@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import Ambiguous, ImageSyncError, PlatformError, Refused, Transient, Unauthorised
 from image_sync.platforms.base import Models, Pictures, Platform, RemotePicture, TrainingPlan, Trainings
-from image_sync.platforms.memory import MemoryPlatform
 from image_sync.platforms.retry import Retrying
-from support.sending import held, read_held
+from image_sync_contract import held, read_held
+from support.memory import MemoryPlatform
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from image_sync.domain import Batch, DatasetRef
 from image_sync.errors import Ambiguous, Refused, Transient
 from image_sync.platforms.base import Phase, TrainingPlan
-from image_sync.platforms.memory import MemoryPlatform
-from support.sending import held, read_held
+from image_sync_contract import held, read_held
+from support.memory import MemoryPlatform
 
 
 def shipment(dataset: DatasetRef, category: str = "cat", count: int = 5) -> Batch:

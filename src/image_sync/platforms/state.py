@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
-class Notes(Protocol):
+class PlatformState(Protocol):
     """Texts under names of at most 52 ASCII characters. May be used from several threads."""
 
     def get(self, name: str) -> str | None:
@@ -26,8 +26,8 @@ class Notes(Protocol):
         ...
 
 
-class MemoryNotes:
-    """Notes that last as long as the process."""
+class MemoryState:
+    """What lasts as long as the process."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}

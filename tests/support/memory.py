@@ -1,4 +1,7 @@
-"""The platform itself: datasets, pictures and trainings that last as long as the process."""
+"""A platform in memory: real bookkeeping, no network, and switches that make calls slow, fail, or lose their answers.
+
+It is found as every platform of another package is: by its entry point (``tests/plugins``).
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from image_sync.config.section import Section
 from image_sync.domain import Annotation, Batch, DatasetRef
-from image_sync.errors import NotFound, Refused
+from image_sync.errors import ImageSyncError, NotFound, Refused
 from image_sync.platforms.base import (
+    Adapter,
     Model,
     Models,
     Outcome,
@@ -26,12 +32,128 @@ from image_sync.platforms.base import (
     Progress,
     Reader,
     RemotePicture,
+    Site,
     TrainingPlan,
     Trainings,
     Traits,
 )
-from image_sync.platforms.memory.mischief import Mischief
-from image_sync.platforms.memory.stored import Dataset, Stored, StoredTraining, check_categories, check_labels, whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    error: ImageSyncError
+    after: bool
+    applied: int | None
+
+
+class Mischief:
+    """Through which every call goes, one at a time.
+
+    Args:
+        stop: ends a delay.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._lock = threading.RLock()
+        self._faults: dict[str, list[_Fault]] = {}
+        self._delays: dict[str, float] = {}
+        self.calls: Counter[str] = Counter()
+        """How often each method was called."""
+
+    def fail_next(
+        self, method: str, error: ImageSyncError, *, after: bool = False, applied: int | None = None, times: int = 1
+    ) -> None:
+        """Let the next calls of a method fail.
+
+        Args:
+            after: do it first, then fail: the answer gets lost.
+            applied: of an upload that fails ``after``, only so many pictures are stored.
+            times: so many calls.
+        """
+        if not hasattr(self, method):
+            raise ValueError(f"there is no method {method}")
+        with self._lock:
+            self._faults.setdefault(method, []).extend([_Fault(error, after, applied)] * times)
+
+    def delay(self, method: str, seconds: float) -> None:
+        """Let every call of a method take so long; 0 ends that."""
+        with self._lock:
+            self._delays[method] = seconds
+
+    @contextmanager
+    def _at(self, method: str) -> Iterator[_Fault | None]:
+        """One call: delayed, made to fail before or after it, one at a time."""
+        with self._lock:
+            seconds = self._delays.get(method, 0.0)
+        if seconds:
+            self._stop.wait(seconds)
+        with self._lock:
+            self.calls[method] += 1
+            faults = self._faults.get(method)
+            fault = faults.pop(0) if faults else None
+            if fault is not None and not fault.after:
+                raise fault.error
+            yield fault
+            if fault is not None:
+                raise fault.error
+
+
+@dataclass(slots=True)
+class Stored:
+    """A stored picture: what it is, and what it shows."""
+
+    picture: RemotePicture
+    sha256: str
+    annotation: Annotation | None = None
+
+
+@dataclass(slots=True)
+class Dataset:
+    """A dataset and all that lies in it."""
+
+    ref: DatasetRef
+    categories: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, Stored] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StoredTraining:
+    """A training, and the model that it becomes."""
+
+    model: Model
+    learned: dict[str, str]
+    """SHA-256 of a picture -> its category: all that this platform can learn."""
+    looks: int = 0
+    stopped: bool = False
+    boxes: dict[str, Annotation] | None = None
+    """SHA-256 of a picture -> what is marked in it; None: it tells pictures apart and finds no objects."""
+
+
+def check_categories(dataset: DatasetRef, pictures: Iterable[Stored], traits: Traits) -> None:
+    """Raise Refused when there are too few categories with enough pictures."""
+    counts = Counter(stored.picture.category for stored in pictures if stored.picture.category)
+    enough = [name for name, count in counts.items() if count >= traits.min_pictures]
+    if len(enough) < traits.min_categories:
+        raise Refused(
+            f"The dataset {dataset.name} is too small to train: it needs {traits.min_categories} "
+            f"categories with {traits.min_pictures} pictures each"
+        )
+
+
+def check_labels(dataset: DatasetRef, pictures: Iterable[Stored], traits: Traits) -> None:
+    """Raise Refused when each label is in too few pictures, or there is none."""
+    marked = [{box.label for box in one.annotation.boxes} for one in pictures if one.annotation is not None]
+    counts = Counter(label for labels in marked for label in labels)
+    need = traits.min_labelled or 0
+    if not counts or max(counts.values()) < need:
+        raise Refused(f"The dataset {dataset.name} is too small to detect objects: no label is in {need} pictures")
+
+
+def whole(read: bytes | Iterable[bytes]) -> bytes:
+    """The content, however it is given."""
+    return read if isinstance(read, bytes) else b"".join(read)
+
 
 _NAMES: dict[type, dict[str, str]] = {
     Pictures: {},
@@ -338,3 +460,21 @@ class MemoryPlatform(Mischief):
 
     def _seen(self, training: StoredTraining) -> Model:
         return replace(training.model, deployed=training.model.id in self._deployed)
+
+
+class Memory(Section):
+    """Its section of the configuration."""
+
+    steps: int = 3
+    address: str = ""
+
+
+def _made(site: Site) -> MemoryPlatform:
+    section, upload = site.settings.section, site.settings.upload
+    assert isinstance(section, Memory)
+    return MemoryPlatform(
+        site.stop, steps=section.steps, batch_files=upload.batch_files, batch_bytes=upload.batch_bytes
+    )
+
+
+ADAPTER = Adapter(_made, Memory)
