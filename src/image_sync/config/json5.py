@@ -1,9 +1,7 @@
 """The text of a configuration file, read leniently, with the place of every key.
 
-JSON5 is what people write when they write JSON by hand: comments, trailing commas, single quotes, keys without
-quotes. The package of that name tells no positions, keeps the last of two equal keys, ends in a RecursionError on
-deep nesting and needs ten seconds for a megabyte; a person who must find a mistake needs the line. So this module
-reads the same language itself (a test compares the two) and goes on after a mistake wherever the meaning is plain.
+By hand, because the json5 package tells no positions and needs ten seconds for a megabyte (``docs/decisions``); a test
+compares the two. Reading goes on after a mistake wherever the meaning is plain.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 Key = tuple[str | int, ...]
 """Where a value stands: object keys and list indices from the outside in."""
@@ -44,8 +42,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A position in the text; both count from 1."""
 
     line: int

@@ -141,7 +141,7 @@ class Model(Section):
     @property
     def quiet(self) -> Hours:
         """The quiet hours in minutes of the day."""
-        return () if self.quiet_hours is None else parsed(self.quiet_hours)
+        return () if self.quiet_hours is None else hours_of(self.quiet_hours)
 
     @property
     def is_detection(self) -> bool:
@@ -172,7 +172,7 @@ class Model(Section):
     @classmethod
     def _times(cls, value: str | None) -> str | None:
         if value is not None:
-            parsed(value)
+            hours_of(value)
         return value
 
 
@@ -213,10 +213,10 @@ def without_effect(model: Model) -> Iterator[Problem]:
         yield Problem(("model", "min_accuracy"), 'has no effect while model.deploy is "never"')
 
 
-def parsed(text: str) -> Hours:
+def hours_of(text: str) -> Hours:
     """The stretches in the text, which are separated by commas. Raises :class:`InvalidValue`.
 
-    >>> parsed("22:00-06:00, 12:30-13:00")
+    >>> hours_of("22:00-06:00, 12:30-13:00")
     ((1320, 360), (750, 780))
     """
     stretches = tuple(_stretch(part) for part in text.split(","))

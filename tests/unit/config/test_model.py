@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from image_sync.config import difference
-from image_sync.config.model import covers, parsed
+from image_sync.config.model import covers, hours_of
 from image_sync.daemon.assemble import recipe_of, thresholds_of, watch_rules
 from support.configuration import mistakes, settings, warnings
 from support.memory import MemoryPlatform
@@ -182,12 +182,12 @@ def test_rules_without_effect_are_warned_of(tmp_path: Path, model: dict[str, Any
 
 def test_times_of_day() -> None:
     """A stretch covers its first minute and not its last; one that ends earlier than it begins goes over midnight."""
-    night = parsed(" 22:00 - 06:00 ")
+    night = hours_of(" 22:00 - 06:00 ")
 
     assert [covers(night, minute) for minute in (1319, 1320, 1439, 0, 359, 360)] == [
         False, True, True, True, True, False,
     ]  # fmt: skip
-    assert [covers(parsed("9:05-24:00"), minute) for minute in (544, 545, 1439, 0)] == [False, True, True, False]
+    assert [covers(hours_of("9:05-24:00"), minute) for minute in (544, 545, 1439, 0)] == [False, True, True, False]
 
 
 def test_a_misspelt_training_parameter_gets_a_note(tmp_path: Path) -> None:
