@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationInfo, WithJsonSchema, field_val
 from image_sync.config import url
 from image_sync.config.messages import InvalidValue, nearest, printable
 from image_sync.config.paths import Source, decode, expand, read_bytes
-from image_sync.config.section import REFERENCE, Section, is_placeholder, refuse_unprintable
+from image_sync.config.section import REFERENCE, Section, is_placeholder, refuse_unprintable, setting
 
 _LARGEST = 64 * 1024
 _KEYS = ("env", "file", "credential")
@@ -33,19 +33,17 @@ class Credentials(Section):
     needs none. Either ``api_key`` is set, or ``username`` and ``password`` are, or none of them.
     """
 
-    endpoint: str = Field(
-        default="",
-        description=(
-            "Address of the server, such as `https://mvi.example.com` or `https://host/visual-inspection`. "
-            "Required, unless the environment variable `VAPI_BASE_URI` holds it."
-        ),
+    endpoint: str = setting(
+        "",
+        "Address of the server, such as `https://mvi.example.com` or `https://host/visual-inspection`. "
+        "Required, unless the environment variable `VAPI_BASE_URI` holds it.",
         examples=["https://mvi.example.com"],
     )
-    port: int | None = Field(
-        default=None,
+    port: int | None = setting(
+        None,
+        "Port of the server, when the address does not hold it.",
         ge=1,
         le=65535,
-        description="Port of the server, when the address does not hold it.",
         examples=[8000],
         json_schema_extra={
             "anyOf": [
@@ -55,37 +53,33 @@ class Credentials(Section):
             ]
         },
     )
-    api_key: Secret = Field(
-        default=None,
-        description=(
-            'API key (MVI 8 and later): the text itself, or where it is kept: `{"file": "path"}`, `{"env": "NAME"}` or '
-            '`{"credential": "name"}` (systemd hands it over; elsewhere the file of that name beside this one). '
-            "`VAPI_TOKEN` is used when no credentials are given."
-        ),
+    api_key: Secret = setting(
+        None,
+        'API key (MVI 8 and later): the text itself, or where it is kept: `{"file": "path"}`, `{"env": "NAME"}` or '
+        '`{"credential": "name"}` (systemd hands it over; elsewhere the file of that name beside this one). '
+        "`VAPI_TOKEN` is used when no credentials are given.",
         examples=[{"file": "api-key.txt"}],
     )
-    username: str | None = Field(
-        default=None,
-        description="User name, for servers without API keys (up to MVI 1.3).",
+    username: str | None = setting(
+        None,
+        "User name, for servers without API keys (up to MVI 1.3).",
         json_schema_extra={"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]},
     )
-    password: Secret = Field(
-        default=None,
+    password: Secret = setting(
+        None,
+        "Password of that user: the text itself, or where it is kept, as with `api_key`.",
         validate_default=True,
-        description="Password of that user: the text itself, or where it is kept, as with `api_key`.",
         examples=[{"env": "MVI_PASSWORD"}],
     )
-    ca_bundle: Path | None = Field(
-        default=None,
-        description="File with the certificate of the authority that signed the server's, when it is a private one.",
+    ca_bundle: Path | None = setting(
+        None,
+        "File with the certificate of the authority that signed the server's, when it is a private one.",
         json_schema_extra={"anyOf": [{"type": "string"}, {"type": "null"}]},
     )
-    verify_tls: bool = Field(
-        default=True, description="`false` accepts any certificate: only for trying things out on a closed network."
-    )
-    proxy: str | None = Field(
-        default=None,
-        description="Proxy for all requests, such as `http://proxy:3128`; the usual environment variables are ignored.",
+    verify_tls: bool = setting(True, "`false` accepts any certificate: only for trying things out on a closed network.")
+    proxy: str | None = setting(
+        None,
+        "Proxy for all requests, such as `http://proxy:3128`; the usual environment variables are ignored.",
         json_schema_extra={"anyOf": [{"type": "string"}, REFERENCE, {"type": "null"}]},
     )
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from image_sync.config.messages import InvalidValue, Problem, nearest, show_value
-from image_sync.config.section import Name, Scalar, Seconds, Section, is_placeholder, name_of
+from image_sync.config.section import Name, Scalar, Seconds, Section, is_placeholder, name_of, setting
 
 ARCHITECTURES = ("frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3")
 """Values of ``nn_arch`` seen in IBM's clients and servers; all of them detect objects."""
@@ -58,84 +58,67 @@ _DETECTION = {**_COMMON, "max_iter": Range(100, 100_000)}
 class Model(Section):
     """What is trained."""
 
-    name: Name = Field(
-        default="", description="Models are called `<name>-<time>`; the dataset's name if it is left out."
-    )
-    action: Literal["train", "retrain", "none"] = Field(
-        default="train",
-        description=(
-            "`train` starts each model from the beginning, `retrain` continues from the newest one, `none` only "
-            "uploads (`nothing` and `null` mean the same)."
-        ),
+    name: Name = setting("", "Models are called `<name>-<time>`; the dataset's name if it is left out.")
+    action: Literal["train", "retrain", "none"] = setting(
+        "train",
+        "`train` starts each model from the beginning, `retrain` continues from the newest one, `none` only "
+        "uploads (`nothing` and `null` mean the same).",
         json_schema_extra={"enum": ["train", "retrain", "none", "nothing", None], "type": ["string", "null"]},
     )
-    nn_arch: str | None = Field(
-        default=None,
-        description=(
-            "Kind of network; left out: the server's classification default. "
-            f"For detection: {', '.join(f'`{name}`' for name in ARCHITECTURES)}."
-        ),
+    nn_arch: str | None = setting(
+        None,
+        "Kind of network; left out: the server's classification default. "
+        f"For detection: {', '.join(f'`{name}`' for name in ARCHITECTURES)}.",
     )
-    pretrained_model: str | None = Field(
-        default=None,
-        description='Model to continue from, whatever `action` says: its id, `"latest"` or `"none"`.',
+    pretrained_model: str | None = setting(
+        None, 'Model to continue from, whatever `action` says: its id, `"latest"` or `"none"`.'
     )
     strategy: Mapping[str, Scalar] = Field(
         default_factory=dict,
         description="Training parameters, passed to the server as they are: `max_iter`, `learning_rate` and so on.",
         examples=[{"max_iter": 1500, "test_iter": 100, "test_interval": 20, "learning_rate": 0.001}],
     )
-    grace: Seconds = Field(
-        default=600, ge=0, description="Seconds until a training whose start got no answer is looked for at the server."
+    grace: Seconds = setting(
+        600, "Seconds until a training whose start got no answer is looked for at the server.", ge=0
     )
-    cooldown: Seconds = Field(default=0, ge=0, description="Seconds between the starts of two trainings, at least.")
-    max_per_day: int | None = Field(
-        default=None, ge=1, le=10**6, description="Most trainings started within 24 hours; `null` for no limit."
+    cooldown: Seconds = setting(0, "Seconds between the starts of two trainings, at least.", ge=0)
+    max_per_day: int | None = setting(
+        None, "Most trainings started within 24 hours; `null` for no limit.", ge=1, le=10**6
     )
-    quiet_hours: str | None = Field(
-        default=None,
-        description=(
-            "Times of day, on this machine's clock, between which no training is started: `08:00-17:30`, or several "
-            "with commas. One that runs goes on."
-        ),
+    quiet_hours: str | None = setting(
+        None,
+        "Times of day, on this machine's clock, between which no training is started: `08:00-17:30`, or several "
+        "with commas. One that runs goes on.",
         examples=["22:00-06:00"],
     )
-    deadline: Seconds = Field(
-        default=7 * 86_400,
+    deadline: Seconds = setting(
+        7 * 86_400,
+        "Seconds after which a training that has not ended is reported as failed and no longer waited for "
+        "(default: a week).",
         ge=1,
-        description=(
-            "Seconds after which a training that has not ended is reported as failed and no longer waited for "
-            "(default: a week)."
-        ),
     )
-    poll: Seconds = Field(default=15, ge=0.1, description="Seconds between two looks at a running training.")
-    deploy: Literal["never", "always", "better"] = Field(
-        default="never",
-        description=(
-            "Whether a new model is deployed: `never`, `always`, or if it is `better` than the one of its name that is "
-            "deployed (each measured on its own held-out pictures). Those that image-sync deployed before are "
-            "undeployed once the new one is ready."
-        ),
+    poll: Seconds = setting(15, "Seconds between two looks at a running training.", ge=0.1)
+    deploy: Literal["never", "always", "better"] = setting(
+        "never",
+        "Whether a new model is deployed: `never`, `always`, or if it is `better` than the one of its name that is "
+        "deployed (each measured on its own held-out pictures). Those that image-sync deployed before are "
+        "undeployed once the new one is ready.",
     )
-    min_gain: float = Field(
-        default=0,
+    min_gain: float = setting(
+        0,
+        "With `deploy: better`: the accuracy (0 to 1) must be at least that of the deployed model plus this.",
         ge=0,
         le=1,
-        description=(
-            "With `deploy: better`: the accuracy (0 to 1) must be at least that of the deployed model plus this."
-        ),
     )
-    min_accuracy: float | None = Field(
-        default=None, ge=0, le=1, description="A model with less accuracy (0 to 1) than this is never deployed."
+    min_accuracy: float | None = setting(
+        None, "A model with less accuracy (0 to 1) than this is never deployed.", ge=0, le=1
     )
-    keep: int | None = Field(
-        default=None,
+    keep: int | None = setting(
+        None,
+        "Keep this many of the newest models of this name, besides the deployed and the best one; delete older "
+        "ones that image-sync trained. `null` keeps all.",
         ge=1,
         le=10**6,
-        description=(
-            "Keep this many of the newest models of this name, besides the deployed and the best one; delete older "
-            "ones that image-sync trained. `null` keeps all."
-        ),
     )
 
     @property

@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, fiel
 
 from image_sync.config import url
 from image_sync.config.messages import InvalidValue
-from image_sync.config.section import Seconds, Section, Switch, Texts, is_placeholder, name_of, text_of
+from image_sync.config.section import Seconds, Section, Switch, Texts, is_placeholder, name_of, setting, text_of
 
 _REGION = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)
@@ -95,78 +95,64 @@ class SageMaker(Section):
     Who we are is told by AWS's own chain: environment, profile, or the role of the machine.
     """
 
-    region: str = Field(
-        default="",
-        description="AWS region of bucket and trainings; `AWS_REGION` of the environment if it is left out.",
+    region: str = setting(
+        "",
+        "AWS region of bucket and trainings; `AWS_REGION` of the environment if it is left out.",
         examples=["eu-central-1"],
     )
-    role: str = Field(
-        default="",
-        description="ARN of the role that SageMaker works under: it reads and writes the bucket.",
+    role: str = setting(
+        "",
+        "ARN of the role that SageMaker works under: it reads and writes the bucket.",
         examples=["arn:aws:iam::123456789012:role/image-sync-training"],
     )
-    bucket: str = Field(default="", description="S3 bucket, in the same region.", examples=["acme-vision"])
-    prefix: str = Field(default="image-sync", description="Everything is stored below this prefix of the bucket.")
-    profile: str | None = Field(
-        default=None, description="Profile of AWS's own configuration files; left out: the usual chain."
-    )
-    split: float = Field(
-        default=0.8,
+    bucket: str = setting("", "S3 bucket, in the same region.", examples=["acme-vision"])
+    prefix: str = setting("image-sync", "Everything is stored below this prefix of the bucket.")
+    profile: str | None = setting(None, "Profile of AWS's own configuration files; left out: the usual chain.")
+    split: float = setting(
+        0.8,
+        "Share of the pictures that is trained on; the rest validates. Fixed when a dataset is made.",
         ge=0.01,
         le=0.99,
-        description="Share of the pictures that is trained on; the rest validates. Fixed when a dataset is made.",
     )
-    sides: Literal["split", "folders"] = Field(
-        default="split",
-        description=(
-            "Who validates: `split` divides each category (each label) by `split`; `folders` takes pictures below a "
-            "folder `train` or `validation` for that side, in any letter case, and all others by their hash."
-        ),
+    sides: Literal["split", "folders"] = setting(
+        "split",
+        "Who validates: `split` divides each category (each label) by `split`; `folders` takes pictures below a "
+        "folder `train` or `validation` for that side, in any letter case, and all others by their hash.",
     )
-    instance_types: Texts = Field(
-        default=("ml.g4dn.xlarge",),
+    instance_types: Texts = setting(
+        ("ml.g4dn.xlarge",),
+        "Machines to train on, with a GPU; the next one is taken when AWS has none of the first.",
         min_length=1,
-        description="Machines to train on, with a GPU; the next one is taken when AWS has none of the first.",
         examples=[["ml.g4dn.xlarge", "ml.g5.xlarge"]],
     )
-    instance_count: int = Field(default=1, ge=1, le=100, description="Machines for one training; above 1: distributed.")
-    volume_gb: int = Field(
-        default=50, ge=1, le=16384, description="Disk of each training machine, in GB; about three times the pictures."
+    instance_count: int = setting(1, "Machines for one training; above 1: distributed.", ge=1, le=100)
+    volume_gb: int = setting(
+        50, "Disk of each training machine, in GB; about three times the pictures.", ge=1, le=16384
     )
-    max_runtime: Seconds = Field(
-        default=4 * 3600, ge=60, le=_MONTH, description="Seconds after which a training is stopped: caps what it costs."
+    max_runtime: Seconds = setting(
+        4 * 3600, "Seconds after which a training is stopped: caps what it costs.", ge=60, le=_MONTH
     )
-    spot: Switch = Field(default=False, description="Train on spare machines: cheaper, and may take longer.")
-    max_wait: Seconds | None = Field(
-        default=None,
-        ge=60,
-        le=_MONTH,
-        description="Seconds for a spot training with all its waiting; left out: `max_runtime` and a day.",
+    spot: Switch = setting(False, "Train on spare machines: cheaper, and may take longer.")
+    max_wait: Seconds | None = setting(
+        None, "Seconds for a spot training with all its waiting; left out: `max_runtime` and a day.", ge=60, le=_MONTH
     )
-    endpoint: str | None = Field(
-        default=None, description="Name of the endpoint that models are deployed to; left out: the dataset's."
+    endpoint: str | None = setting(None, "Name of the endpoint that models are deployed to; left out: the dataset's.")
+    endpoint_instance_type: str = setting("ml.m5.large", "Machine that answers predictions.")
+    endpoint_instance_count: int = setting(1, "How many of them.", ge=1, le=100)
+    kms_key: str | None = setting(
+        None, "KMS key (id, alias or ARN) for what is stored in S3; left out: the bucket's own rule."
     )
-    endpoint_instance_type: str = Field(default="ml.m5.large", description="Machine that answers predictions.")
-    endpoint_instance_count: int = Field(default=1, ge=1, le=100, description="How many of them.")
-    kms_key: str | None = Field(
-        default=None,
-        description="KMS key (id, alias or ARN) for what is stored in S3; left out: the bucket's own rule.",
+    volume_kms_key: str | None = setting(
+        None, "KMS key for disks; machines with built-in disks (g4dn, g5) do not take one."
     )
-    volume_kms_key: str | None = Field(
-        default=None, description="KMS key for disks; machines with built-in disks (g4dn, g5) do not take one."
-    )
-    subnets: Texts = Field(default=(), description="Subnets of your VPC to train and answer in.")
-    security_groups: Texts = Field(
-        default=(), validate_default=True, description="Security groups of your VPC; needed with `subnets`."
-    )
+    subnets: Texts = setting((), "Subnets of your VPC to train and answer in.")
+    security_groups: Texts = setting((), "Security groups of your VPC; needed with `subnets`.", validate_default=True)
     tags: Annotated[
         Mapping[str, str],
         PlainValidator(_tags),
         WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
     ] = Field(default_factory=dict, description="Tags for trainings, models and endpoints.")
-    image_uri: str | None = Field(
-        default=None, description="Container of the algorithm, where it is not AWS's own for the region."
-    )
+    image_uri: str | None = setting(None, "Container of the algorithm, where it is not AWS's own for the region.")
     endpoint_url: Annotated[
         Mapping[str, str],
         PlainValidator(_endpoints),

@@ -25,6 +25,11 @@ class Section(BaseModel):
             yield name, mask_url(value) if isinstance(value, str) else value
 
 
+def setting(default: Any, meaning: str, **rules: Any) -> Any:
+    """A key of the configuration: its default (``...``: it is required), and its meaning, which the manual shows."""
+    return Field(default=default, description=meaning, **rules)
+
+
 def text_of(value: object) -> str:
     """The value, which must be a text. Raises :class:`InvalidValue`."""
     if not isinstance(value, str):

@@ -22,6 +22,7 @@ from image_sync.config.section import (
     alike,
     composed,
     refuse_unprintable,
+    setting,
 )
 
 _ALWAYS_REMOVED = 10
@@ -41,48 +42,41 @@ State = Annotated[Path | str, WithJsonSchema({"anyOf": [{"type": "string"}, REFE
 class Dataset(Section):
     """Where the pictures go."""
 
-    name: Name = Field(
-        description="Name of the dataset at the server; it is made if there is none.", examples=["classifier"]
+    name: Name = setting(
+        ..., "Name of the dataset at the server; it is made if there is none.", examples=["classifier"]
     )
-    action: Literal["append", "create"] = Field(
-        default="append",
-        description="`append` adds to the dataset of that name; `create` makes a new one, `<name>-<time>`, once.",
+    action: Literal["append", "create"] = setting(
+        "append", "`append` adds to the dataset of that name; `create` makes a new one, `<name>-<time>`, once."
     )
 
 
 class Threshold(Section):
     """How many pictures are enough."""
 
-    upload: int = Field(default=1, ge=1, le=10**9, description="Upload once this many pictures are waiting.")
-    training: int = Field(
-        default=10,
+    upload: int = setting(1, "Upload once this many pictures are waiting.", ge=1, le=10**9)
+    training: int = setting(
+        10,
+        "Train once this many pictures were uploaded since the last training. `train` is the same key.",
         ge=1,
         le=10**9,
-        description="Train once this many pictures were uploaded since the last training. `train` is the same key.",
     )
-    per_category: int | None = Field(
-        default=None,
+    per_category: int | None = setting(
+        None,
+        "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
+        "platform asks for (MVI: 5).",
         ge=1,
         le=10**6,
-        description=(
-            "Pictures that each category needs before anything is trained; `null`, or less than that: what the "
-            "platform asks for (MVI: 5)."
-        ),
     )
-    wait_for_all: Switch = Field(
-        default=False,
-        description=(
-            "Whether a category with too few pictures holds training back. If not, it is left out where the platform "
-            "can leave it out (SageMaker); MVI trains whole datasets, so there it always does."
-        ),
+    wait_for_all: Switch = setting(
+        False,
+        "Whether a category with too few pictures holds training back. If not, it is left out where the platform "
+        "can leave it out (SageMaker); MVI trains whole datasets, so there it always does.",
     )
-    max_ratio: float | None = Field(
-        default=10,
+    max_ratio: float | None = setting(
+        10,
+        "Warn when one category has more than this many times the pictures of another; `null` never warns.",
         ge=1,
         le=10**6,
-        description=(
-            "Warn when one category has more than this many times the pictures of another; `null` never warns."
-        ),
     )
 
     @model_validator(mode="before")
@@ -115,20 +109,18 @@ class Annotations(Section):
         ),
         json_schema_extra={"enum": ["required", "optional", "none", None], "type": ["string", "null"]},
     )
-    ignore_labels: Annotated[tuple[Name, ...], Field(strict=False)] = Field(
-        default=(),
-        description="Labels whose boxes are left out, in capitals or not. A change reads all annotations anew.",
+    ignore_labels: Annotated[tuple[Name, ...], Field(strict=False)] = setting(
+        (),
+        "Labels whose boxes are left out, in capitals or not. A change reads all annotations anew.",
         examples=[["unclear"]],
     )
-    minimum: int | None = Field(
-        default=None,
+    minimum: int | None = setting(
+        None,
+        "Pictures that must show a label before it counts as learnable; a training starts when one label is, and "
+        "the others are named. `null`: what the platform asks for (MVI: 5), or `threshold.per_category` if that "
+        "is more.",
         ge=1,
         le=10**6,
-        description=(
-            "Pictures that must show a label before it counts as learnable; a training starts when one label is, and "
-            "the others are named. `null`: what the platform asks for (MVI: 5), or `threshold.per_category` if that "
-            "is more."
-        ),
     )
 
     @field_validator("ignore_labels")
@@ -140,97 +132,76 @@ class Annotations(Section):
 class Watch(Section):
     """How pictures are found."""
 
-    mode: Literal["auto", "events", "polling"] = Field(
-        default="auto",
-        description="`events` listens to the system, `polling` looks regularly (network folders), `auto` chooses.",
+    mode: Literal["auto", "events", "polling"] = setting(
+        "auto", "`events` listens to the system, `polling` looks regularly (network folders), `auto` chooses."
     )
-    settle: Seconds = Field(
-        default=2, ge=0, description="Seconds for which a file must stay unchanged before it counts as complete."
-    )
-    rescan: Seconds = Field(default=300, ge=1, description="Seconds between two full looks at all folders.")
-    poll: Seconds = Field(default=10, ge=0.1, description="Seconds between two looks where events do not work.")
-    validation: Literal["header", "full"] = Field(
-        default="header",
+    settle: Seconds = setting(2, "Seconds for which a file must stay unchanged before it counts as complete.", ge=0)
+    rescan: Seconds = setting(300, "Seconds between two full looks at all folders.", ge=1)
+    poll: Seconds = setting(10, "Seconds between two looks where events do not work.", ge=0.1)
+    validation: Literal["header", "full"] = setting(
+        "header",
+        "`header` checks that a picture is whole by its start and end; `full` also decodes it (slower).",
         alias="validate",
-        description="`header` checks that a picture is whole by its start and end; `full` also decodes it (slower).",
     )
-    max_pixels: int = Field(
-        default=50_000_000, ge=1, le=10**10, description="Pictures with more pixels than this are set aside."
-    )
-    max_bytes: int = Field(
-        default=200 * 2**20, ge=1, le=2**40, description="Files larger than this are set aside (default: 200 MiB)."
-    )
+    max_pixels: int = setting(50_000_000, "Pictures with more pixels than this are set aside.", ge=1, le=10**10)
+    max_bytes: int = setting(200 * 2**20, "Files larger than this are set aside (default: 200 MiB).", ge=1, le=2**40)
 
 
 class Upload(Section):
     """How pictures are sent."""
 
-    batch_files: int = Field(
-        default=500,
+    batch_files: int = setting(
+        500,
+        "Most pictures in one request; the first have 100, larger ones follow while answers come quickly.",
         ge=1,
         le=10_000,
-        description="Most pictures in one request; the first have 100, larger ones follow while answers come quickly.",
     )
-    batch_bytes: int = Field(
-        default=32 * 2**20,
+    batch_bytes: int = setting(
+        32 * 2**20,
+        "Most bytes of pictures in one request (default: 32 MiB); a larger picture goes alone.",
         ge=1,
         le=2**40,
-        description="Most bytes of pictures in one request (default: 32 MiB); a larger picture goes alone.",
     )
-    grace: Seconds = Field(
-        default=180, ge=0, description="Seconds until the server is asked what became of a request without an answer."
+    grace: Seconds = setting(180, "Seconds until the server is asked what became of a request without an answer.", ge=0)
+    names: Literal["key", "original"] = setting(
+        "key",
+        "`key` adds part of the content's fingerprint to the file name, so that nothing is stored twice; "
+        "`original` keeps the plain name, and with it a small risk of doubles.",
     )
-    names: Literal["key", "original"] = Field(
-        default="key",
-        description=(
-            "`key` adds part of the content's fingerprint to the file name, so that nothing is stored twice; "
-            "`original` keeps the plain name, and with it a small risk of doubles."
-        ),
-    )
-    parallel: int = Field(default=4, ge=1, le=32, description="Requests at the same time.")
-    max_wait: Seconds = Field(
-        default=300, ge=0, description="Longest wait for quiet (`time`) once the threshold is reached, in seconds."
-    )
-    timeout: Seconds = Field(default=60, ge=0.1, description="Seconds to wait for a connection and for each answer.")
+    parallel: int = setting(4, "Requests at the same time.", ge=1, le=32)
+    max_wait: Seconds = setting(300, "Longest wait for quiet (`time`) once the threshold is reached, in seconds.", ge=0)
+    timeout: Seconds = setting(60, "Seconds to wait for a connection and for each answer.", ge=0.1)
 
 
 class Mobius(Section):
     """How a Mobius Vision SDK is used; only with `platform` "mobius"."""
 
-    negatives: Literal["others", "folders", "none"] = Field(
-        default="others",
-        description=(
-            "What a tag is not: `others` takes pictures of the other categories, `folders` only those in a folder "
-            "`_negative_` (for all tags) or `<category>/negative` (for one), `none` assigns no negatives."
-        ),
+    negatives: Literal["others", "folders", "none"] = setting(
+        "others",
+        "What a tag is not: `others` takes pictures of the other categories, `folders` only those in a folder "
+        "`_negative_` (for all tags) or `<category>/negative` (for one), `none` assigns no negatives.",
     )
-    max_negatives: int = Field(
-        default=200,
+    max_negatives: int = setting(
+        200,
+        "Most negatives of a tag that are taken from other categories; those in folders are all taken.",
         ge=1,
         le=100_000,
-        description="Most negatives of a tag that are taken from other categories; those in folders are all taken.",
     )
-    parallel: int = Field(
-        default=4, ge=1, le=32, description="Most pictures that are added or assigned at the same time."
-    )
-    tags: Literal["category", "dataset"] = Field(
-        default="category",
-        description=(
-            "`category` calls a tag as its category; `dataset` puts the dataset's name before it "
-            "(`<dataset>-<category>`), for servers that several datasets share."
-        ),
+    parallel: int = setting(4, "Most pictures that are added or assigned at the same time.", ge=1, le=32)
+    tags: Literal["category", "dataset"] = setting(
+        "category",
+        "`category` calls a tag as its category; `dataset` puts the dataset's name before it "
+        "(`<dataset>-<category>`), for servers that several datasets share.",
     )
 
 
 class Settings(Section):
     """Everything that a configuration file says."""
 
-    platform: Literal["mvi", "sagemaker", "mobius"] = Field(
-        default="mvi",
-        description=(
-            "Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker, `mobius` is a "
-            "Mobius Vision SDK."
-        ),
+    platform: Literal["mvi", "sagemaker", "mobius"] = setting(
+        "mvi",
+        "Where the pictures go: `mvi` is IBM Maximo Visual Inspection, `sagemaker` is AWS SageMaker, `mobius` is a "
+        "Mobius Vision SDK.",
     )
     credentials: Credentials = Field(default_factory=Credentials, description="The server, and who we are there.")
     sagemaker: SageMaker = Field(
@@ -238,65 +209,50 @@ class Settings(Section):
         description="Where pictures and trainings go at AWS; only with the platform `sagemaker`.",
     )
     threshold: Threshold = Field(default_factory=Threshold, description="How many pictures are enough.")
-    skip_duplicates: Switch = Field(
-        default=True,
-        description="Upload the same picture only once, whatever its name; hold it back when two categories claim it.",
+    skip_duplicates: Switch = setting(
+        True, "Upload the same picture only once, whatever its name; hold it back when two categories claim it."
     )
-    recursive: Switch = Field(default=True, description="Watch the folders inside the category folders too.")
-    time: Seconds = Field(
-        default=10,
-        ge=0,
-        description="Seconds without a new picture before an upload starts, once the threshold is reached.",
+    recursive: Switch = setting(True, "Watch the folders inside the category folders too.")
+    time: Seconds = setting(
+        10, "Seconds without a new picture before an upload starts, once the threshold is reached.", ge=0
     )
-    category_from: Literal["first", "parent"] = Field(
-        default="first",
-        description="Which folder names the category: the `first` below the watched one, or the picture's `parent`.",
+    category_from: Literal["first", "parent"] = setting(
+        "first", "Which folder names the category: the `first` below the watched one, or the picture's `parent`."
     )
-    deletions: Literal["keep", "remove"] = Field(
-        default="keep",
-        description=(
-            "`remove` deletes a picture at the server when its file is deleted here, after twice `watch.rescan`. Only "
-            "deletions that are seen while this is set count."
-        ),
+    deletions: Literal["keep", "remove"] = setting(
+        "keep",
+        "`remove` deletes a picture at the server when its file is deleted here, after twice `watch.rescan`. Only "
+        "deletions that are seen while this is set count.",
     )
-    max_removals: int | str = Field(
-        default="20%",
-        description=(
-            "Most pictures of a category that are removed at once; more wait for `image-sync removals confirm`. A "
-            'number, or a share like `"20%"` of the category, which always allows 10.'
-        ),
+    max_removals: int | str = setting(
+        "20%",
+        "Most pictures of a category that are removed at once; more wait for `image-sync removals confirm`. A "
+        'number, or a share like `"20%"` of the category, which always allows 10.',
         json_schema_extra={"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]},
     )
-    repair: Literal["ask", "auto"] = Field(
-        default="ask",
-        description=(
-            "What happens to pictures that somebody deleted at the server: `ask` says so and waits for "
-            "`image-sync repair`, `auto` sends them again."
-        ),
+    repair: Literal["ask", "auto"] = setting(
+        "ask",
+        "What happens to pictures that somebody deleted at the server: `ask` says so and waits for "
+        "`image-sync repair`, `auto` sends them again.",
     )
-    shutdown: Seconds = Field(
-        default=20, ge=0, description="Seconds that running requests get when the daemon is stopped."
-    )
-    dataset: Dataset = Field(description="Where the pictures go.", examples=[{"name": "classifier"}])
+    shutdown: Seconds = setting(20, "Seconds that running requests get when the daemon is stopped.", ge=0)
+    dataset: Dataset = setting(..., "Where the pictures go.", examples=[{"name": "classifier"}])
     model: Model = Field(default_factory=Model, description="What is trained.")
-    folders: Annotated[tuple[Folder, ...], Field(strict=False)] = Field(
+    folders: Annotated[tuple[Folder, ...], Field(strict=False)] = setting(
+        ...,
+        "Folders to watch, each with one folder per category in it. A relative path starts at this file's folder.",
         min_length=1,
-        description=(
-            "Folders to watch, each with one folder per category in it. A relative path starts at this file's folder."
-        ),
         examples=[["/data/pictures"]],
     )
     annotations: Annotations = Field(
         default_factory=Annotations,
         description="How annotations are used: boxes drawn in pictures, as files beside them.",
     )
-    annotation_format: Form = Field(default="auto", description=FORM)
-    exclude: Texts = Field(
-        default=(),
-        description=(
-            "Files and folders that are left alone, in the syntax of .gitignore, below each watched folder. Folders "
-            "that begin with `_` always are."
-        ),
+    annotation_format: Form = setting("auto", FORM)
+    exclude: Texts = setting(
+        (),
+        "Files and folders that are left alone, in the syntax of .gitignore, below each watched folder. Folders "
+        "that begin with `_` always are.",
         examples=[["/trash/", "*_preview.jpg"]],
     )
     categories: Mapping[str, Name | None] = Field(
@@ -319,12 +275,10 @@ class Settings(Section):
             "`$STATE_DIRECTORY`, or `~/.local/state/image-sync/` (`/var/lib/image-sync/` for files in /etc/image-sync)."
         ),
     )
-    status: dict[str, Any] | None = Field(
-        default=None, description="Reserved for the status page of a later version; ignored by this one."
+    status: dict[str, Any] | None = setting(
+        None, "Reserved for the status page of a later version; ignored by this one."
     )
-    notify: list[Any] | None = Field(
-        default=None, description="Reserved for the notifications of a later version; ignored by this one."
-    )
+    notify: list[Any] | None = setting(None, "Reserved for the notifications of a later version; ignored by this one.")
     _warnings: tuple[str, ...] = PrivateAttr(default=())
     _secret_files: tuple[Path, ...] = PrivateAttr(default=())
     _unread: tuple[str, ...] = PrivateAttr(default=())
