@@ -113,7 +113,7 @@ def plant(folder: Path, endpoint: str, root: Path, **changes: Any) -> Plant:
     }
     for key, value in changes.items():
         settings[key] = {**settings[key], **value} if isinstance(value, dict) and key in settings else value
-    return Plant(folder, endpoint, **settings)
+    return Plant(folder, endpoint, fresh=True, **settings)
 
 
 def arrived_once(tree: Tree, names: Iterable[str]) -> None:

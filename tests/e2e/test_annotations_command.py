@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from support.annotations import PICTURE, PNG, YOLO, coco, put, sagemaker, voc, voc_object
-from support.daemon import PROGRAM
+from support.daemon import PROGRAM, program
 from support.pictures import jpeg
 
 FORMATS = ("voc", "coco", "yolo", "sagemaker")
@@ -23,11 +23,15 @@ def call(*words: str | Path, limit: int | None = None) -> subprocess.CompletedPr
     """What a command line of the group does; never a traceback. ``limit``: bytes that a file may have."""
 
     def restrict() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit or 0, limit or 0))
 
-    command = [*PROGRAM, "annotations", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, preexec_fn=restrict)
+    command = ["annotations", *map(str, words)]
+    if limit is None:
+        done = program(*command)
+    else:
+        done = subprocess.run(
+            [*PROGRAM, *command], capture_output=True, text=True, check=False, timeout=60, preexec_fn=restrict
+        )
     assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
     return done
 

@@ -23,7 +23,7 @@ MOST_MEMORY = 250 * MIB
 
 @pytest.fixture
 def plant(tmp_path: Path, server: MviServer) -> Plant:
-    return Plant(tmp_path / "plant", server.url, upload={"grace": 0.5})
+    return Plant(tmp_path / "plant", server.url, fresh=True, upload={"grace": 0.5})
 
 
 def each_once(plant: Plant, server: MviServer, number: int) -> None:

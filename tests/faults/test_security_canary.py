@@ -79,7 +79,7 @@ def test_a_secret_shows_up_nowhere_while_everything_goes_wrong(kind, tmp_path, m
     monkeypatch.setenv("CANARY", secret)
     sign_in = {"api_key": secret} if kind == "key" else {"username": "anna", "password": {"env": "CANARY"}}
     with serving(tmp_path / "server", credentials=who) as server, systemd(tmp_path / "notify") as heard:
-        plant = Plant(tmp_path / "plant", server.url)
+        plant = Plant(tmp_path / "plant", server.url, fresh=True)
         plant.configure(credentials=sign_in, upload={"batch_files": 2, "grace": 1}, threshold={"training": 2})
         server.faults.add(*TROUBLES)
         for number in range(3):

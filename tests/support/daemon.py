@@ -9,26 +9,78 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.domain import Census, Tally, Training
 from image_sync.ledger import exists
+from support.forked import Forked
 from support.mvi_server import Caller, picture
 
 QUICK = {"max_iter": 100, "test_interval": 20, "learning_rate": 0.01}
 PROGRAM = (sys.executable, "-m", "image_sync")
 
 
-class Plant:
-    """A folder with pictures, a configuration and the program on it."""
+OF_THE_START = frozenset(
+    {"PYTHONPATH", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "LANG", "LC_ALL", "LD_PRELOAD"}
+)
+"""Variables that Python reads when it starts."""
 
-    def __init__(self, folder: Path, endpoint: str, **changes: Any) -> None:
+
+def start(
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    *,
+    folder: Path | None = None,
+    fresh: bool = False,
+) -> Forked | subprocess.Popen[bytes]:
+    """A process of the program with these words on its command line; see ``Plant`` for ``fresh``."""
+    if not fresh:
+        return Forked(words, environ, str(folder or Path.cwd()), stdout, stderr)
+    return subprocess.Popen(
+        [*PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environ, cwd=folder
+    )
+
+
+def program(
+    *words: str,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    timeout: float = 60,
+    fresh: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start(words, environ or os.environ, stdout, stderr, folder=folder, fresh=fresh)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        told = []
+        for stream in (stdout, stderr):
+            stream.seek(0)
+            told.append(stream.read().decode(errors="backslashreplace").replace("\r\n", "\n").replace("\r", "\n"))
+    return subprocess.CompletedProcess([*PROGRAM, *words], code, *told)
+
+
+class Plant:
+    """A folder with pictures, a configuration and the program on it.
+
+    Args:
+        fresh: its processes are started by Python itself, not forked from one that has the imports done.
+    """
+
+    def __init__(self, folder: Path, endpoint: str, *, fresh: bool = False, **changes: Any) -> None:
         self.folder = folder
+        self.fresh = fresh
         self.root = folder / "pictures"
         self.root.mkdir(parents=True, exist_ok=True)
         self.config = folder / "configuration.json"
@@ -65,16 +117,10 @@ class Plant:
 
     def call(self, *arguments: str, timeout: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; ``-c`` is added."""
-        command = [*PROGRAM, *arguments, "-c", str(self.config)]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**self.environ, **environ},
-            errors="backslashreplace",
+        words = [*arguments, "-c", str(self.config)]
+        variables = {**self.environ, **environ}
+        return program(
+            *words, environ=variables, timeout=timeout, fresh=self.fresh or not OF_THE_START.isdisjoint(environ)
         )
 
     def status(self) -> dict[str, Any]:
@@ -132,12 +178,12 @@ class Daemon:
 
     def __init__(self, plant: Plant, arguments: tuple[str, ...], environ: Mapping[str, str]) -> None:
         self._log = (plant.folder / "daemon.log").open("ab")
-        self.process = subprocess.Popen(
-            [*PROGRAM, "run", "-c", str(plant.config), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env={**plant.environ, **environ},
+        self.process = start(
+            ["run", *arguments, "-c", str(plant.config)],
+            {**plant.environ, **environ},
+            self._log,
+            self._log,
+            fresh=plant.fresh or not OF_THE_START.isdisjoint(environ),
         )
 
     def signal(self, number: int) -> None:
