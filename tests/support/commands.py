@@ -15,4 +15,4 @@ def one_by_one(plant: Plant, *calls: Sequence[str]) -> list[subprocess.Completed
 
 def forked(calls: Sequence[Sequence[str]], environ: Mapping[str, str]) -> list[subprocess.CompletedProcess[str]]:
     """What each command line says."""
-    return [program(*call, environ=environ) for call in calls]
+    return [program(*call, environ=environ, timeout=90) for call in calls]

@@ -68,7 +68,7 @@ def program(
         for stream in (stdout, stderr):
             stream.seek(0)
             told.append(stream.read().decode(errors="backslashreplace").replace("\r\n", "\n").replace("\r", "\n"))
-    return subprocess.CompletedProcess([*PROGRAM, *words], code, *told)
+    return subprocess.CompletedProcess(words, code, *told)
 
 
 class Plant:

@@ -52,6 +52,9 @@ class Forked:
             socket.send_fds(_server(), [json.dumps(request).encode()], [theirs.fileno(), *streams])
         self.pid = int(self._wire.recv(64))
 
+    def __del__(self) -> None:
+        self._wire.close()
+
     def poll(self) -> int | None:
         """Its exit code, if it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -138,8 +141,8 @@ def serve(handle: int) -> None:
                 os.close(waker)
                 _become(json.loads(message), handles[1:])
                 _work()
-            for one in handles[1:]:
-                os.close(one)
+            for stream in handles[1:]:
+                os.close(stream)
             wires[pid] = wire
             wire.send(str(pid).encode())
 
@@ -178,7 +181,7 @@ def _work() -> None:
         run()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1 if end.code else 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as Python does at its end
         sys.excepthook(*sys.exc_info())
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]  # as Python does at its end
