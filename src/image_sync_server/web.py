@@ -1,9 +1,12 @@
-"""What both servers need of the web: who may call them, uvicorn in a thread with bounds, forms, a log of requests."""
+"""What both servers need of the web: who may call them, uvicorn in a thread with bounds, forms, a log of requests.
+
+Ours, as Starlette and uvicorn have no such thing: forms whose plain fields are bounded together, whose large files need
+no copy, and that may not be cut short (its parser, python-multipart, is theirs); and an end for clients that go silent.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import io
 import ipaddress
 import resource
@@ -71,19 +74,16 @@ def refusal(header: Callable[[str], str | None]) -> str:
         header: the value of a header, whose name is given in lower case; None when there is none.
     """
     host, origin = header("host") or "", header("origin")
-    if not is_local(_split(f"//{host}", "hostname")):
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        page = host if origin is None else urlsplit(origin).netloc
+    except ValueError:
+        name = page = ""
+    if not is_local(name):
         return f"This server answers to localhost only, not to {host[:80]!r}, as it asks for no password."
-    foreign = origin is not None and _split(origin, "netloc") != host
-    if foreign or (header("sec-fetch-site") or "none") not in _OWN:
+    if page != host or (header("sec-fetch-site") or "none") not in _OWN:
         return "This server asks for no password, so it takes no requests from other web pages."
     return ""
-
-
-def _split(url: str, part: str) -> str:
-    try:
-        return getattr(urlsplit(url), part) or ""
-    except ValueError:
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +104,14 @@ class LogEntry:
 
 
 class AccessLog:
-    """The last requests, newest last; safe to look at while the server works."""
+    """The last requests, newest last; safe to look at while the server works, as copying a deque is one step."""
 
     def __init__(self, keep: int) -> None:
         self._entries: deque[LogEntry] = deque(maxlen=keep)
-        self._lock = threading.Lock()
-
-    def write(self, entry: LogEntry) -> None:
-        """Add a line."""
-        with self._lock:
-            self._entries.append(entry)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._entries.clear()
+        self.write, self.clear = self._entries.append, self._entries.clear
 
     def __iter__(self) -> Iterator[LogEntry]:
-        with self._lock:
-            return iter(list(self._entries))
+        return iter(self._entries.copy())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -137,7 +126,7 @@ class AccessLogMiddleware:
 
     def __init__(self, app: ASGIApp, log: AccessLog) -> None:
         self._app = app
-        self._access_log = log
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -147,25 +136,23 @@ class AccessLogMiddleware:
 
         def write() -> None:
             nonlocal written
-            written = True
-            seconds = time.perf_counter() - begun
-            known = int(length) if length.isdigit() else None
-            entry = LogEntry(scope["method"], scope["path"], at, known, status, seconds, scope[FAULT])
-            self._access_log.write(entry)
+            if not written:
+                written = True
+                seconds, known = time.perf_counter() - begun, int(length) if length.isdigit() else None
+                self._log.write(LogEntry(scope["method"], scope["path"], at, known, status, seconds, scope[FAULT]))
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif not message.get("more_body", False) and not written:
+            elif not message.get("more_body", False):
                 write()
             await send(message)
 
         try:
             await self._app(scope, receive, noting)
         finally:
-            if not written:
-                write()
+            write()
 
 
 _IN_MEMORY = 256 * 1024
@@ -174,22 +161,24 @@ _CHUNK = 512 * 1024
 
 @dataclass(slots=True)
 class Part:
-    """One part of a form: small ones in memory, large ones on disk."""
+    """A file of a form: small ones in memory, large ones on disk at ``path``."""
 
     name: str
     filename: str | None
     data: bytearray = field(default_factory=bytearray)
     path: Path | None = None
-    """Where it lies if it was too large for memory."""
     size: int = 0
-
-    def read(self) -> bytes:
-        """The whole content."""
-        return bytes(self.data) if self.path is None else self.path.read_bytes()
 
     def open(self) -> BinaryIO:
         """The content as a file; close it."""
         return io.BytesIO(self.data) if self.path is None else self.path.open("rb")
+
+    def read(self, most: int = -1) -> bytes:
+        """The first bytes, or all."""
+        if self.path is None:
+            return bytes(self.data if most < 0 else self.data[:most])
+        with self.path.open("rb") as file:
+            return file.read(most)
 
     def move(self, target: Path) -> None:
         """Put the content there; one that lies on disk must be on the same file system."""
@@ -198,11 +187,6 @@ class Part:
         else:
             self.path.replace(target)
             self.path = None
-
-    def start(self) -> bytes:
-        """The first bytes, enough to tell what it is."""
-        with self.open() as file:
-            return file.read(16)
 
 
 @dataclass(slots=True)
@@ -232,14 +216,14 @@ class FormLimits:
         parts: parts of one form.
         fields: bytes of all plain fields together.
         memory: bytes of files that are kept in memory.
-        scratch: gives a fresh path for a part that is too large for memory; without it all are kept there.
+        scratch: gives a fresh path for a part that is too large for memory.
     """
 
     file: str
     parts: int
     fields: int
-    memory: int = 0
-    scratch: Callable[[], Path] | None = None
+    memory: int
+    scratch: Callable[[], Path]
 
 
 class _FormReader:
@@ -247,21 +231,18 @@ class _FormReader:
 
     def __init__(self, boundary: bytes, limits: FormLimits) -> None:
         self.form = Form()
+        self.ended = False
         self._limits = limits
-        self._part: Part | None = None
+        self._part = Part("", None)
         self._sink: BinaryIO | None = None
-        self._header = (bytearray(), bytearray())
-        self._disposition = b""
-        self._parts = 0
-        self._held = 0
-        self._told = 0
-        self._ended = False
+        self._header, self._value, self._disposition = bytearray(), bytearray(), b""
+        self._parts = self._held = self._told = 0
         self._parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": self._begin,
-                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
                 "on_header_end": self._header_end,
                 "on_headers_finished": self._headers_finished,
                 "on_part_data": self._data,
@@ -271,26 +252,16 @@ class _FormReader:
         )
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise HTTPException(400, "The multipart body is damaged.") from error
 
-    def close(self) -> Form:
-        """The form."""
-        if not self._ended:
-            raise HTTPException(400, "The multipart body is cut short.")
-        return self.form
-
     def abandon(self) -> None:
         """Throw away what was read."""
         if self._sink is not None:
             self._sink.close()
-        if self._part is not None and self._part.path is not None:
-            with suppress(OSError):
-                self._part.path.unlink()
-        self.form.discard()
+        Form([self._part, *self.form.files]).discard()
 
     def _begin(self) -> None:
         self._parts += 1
@@ -299,11 +270,10 @@ class _FormReader:
         self._disposition = b""
 
     def _header_end(self) -> None:
-        name, value = self._header
-        if bytes(name).lower() == b"content-disposition":
-            self._disposition = bytes(value)
-        name.clear()
-        value.clear()
+        if bytes(self._header).lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header.clear()
+        self._value.clear()
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
@@ -314,15 +284,13 @@ class _FormReader:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
-        if part is None:
-            raise HTTPException(400, "The multipart body is damaged.")
         part.size += end - start
         if part.name != self._limits.file:
             self._told += end - start
             if self._told > self._limits.fields:
                 fault = f"The form's plain fields have more than {self._limits.fields} bytes, up to {part.name[:40]!r}."
                 raise HTTPException(413, fault)
-        elif part.path is None and self._limits.scratch is not None and self._is_large(part):
+        elif part.path is None and (part.size > _IN_MEMORY or self._held + part.size > self._limits.memory):
             part.path = self._limits.scratch()
             self._sink = part.path.open("xb")
             self._sink.write(part.data)
@@ -332,16 +300,11 @@ class _FormReader:
         else:
             part.data += data[start:end]
 
-    def _is_large(self, part: Part) -> bool:
-        return part.size > _IN_MEMORY or self._held + part.size > self._limits.memory
-
     def _finish(self) -> None:
-        part, self._part = self._part, None
+        part = self._part
         if self._sink is not None:
             self._sink.close()
             self._sink = None
-        if part is None:
-            return
         if part.name == self._limits.file:
             self._held += len(part.data)
             self.form.files.append(part)
@@ -349,21 +312,18 @@ class _FormReader:
             self.form.fields.setdefault(part.name, _decoded(bytes(part.data)))
 
     def _end(self) -> None:
-        self._ended = True
+        self.ended = True
 
 
 def _decoded(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return codecs.decode(raw, "latin-1")
+        return raw.decode("latin-1")
 
 
 async def read_form(content_type: str, body: AsyncIterator[bytes], limits: FormLimits) -> Form:
     """The form in a request's body; call ``discard`` when done with it.
-
-    Starlette's own reader keeps no bound on what the parts hold together, and writes each piece in the event loop; the
-    parser is the same, python-multipart.
 
     Raises:
         HTTPException: 400 when it is no multipart form or damaged, 413 when it is too large.
@@ -382,10 +342,12 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], limits: FormL
                 await run_in_threadpool(reader.write, b"".join(pending))
                 pending, size = [], 0
         await run_in_threadpool(reader.write, b"".join(pending))
-        return reader.close()
+        if not reader.ended:
+            raise HTTPException(400, "The multipart body is cut short.")  # noqa: TRY301 - as what the parser says
     except BaseException:
         reader.abandon()
         raise
+    return reader.form
 
 
 _CLAIMS = {h11.IDLE: 0, h11.SEND_BODY: 1}

@@ -23,8 +23,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from image_sync_server.learn import boxes, windows
-from image_sync_server.learn.boxes import Boxes, Find, edges, overlaps, precisions
+from image_sync_server.learn import windows
 from image_sync_server.learn.features import Floats
 from image_sync_server.learn.learner import (
     ANOTHER,
@@ -37,7 +36,23 @@ from image_sync_server.learn.learner import (
     read_model_file,
     softmax,
 )
-from image_sync_server.learn.windows import LENGTH, Grid, Marked, Picture, PictureSet, View, held_out, shapes_for
+from image_sync_server.learn.windows import (
+    HIT,
+    LENGTH,
+    Boxes,
+    Find,
+    Grid,
+    Marked,
+    Picture,
+    PictureSet,
+    View,
+    distinct,
+    edges,
+    held_out,
+    overlaps,
+    precisions,
+    shapes_for,
+)
 
 MOST = 500
 """Finds in one picture, at most."""
@@ -79,7 +94,7 @@ class Detector:
     @property
     def evaluation(self) -> Mapping[str, str]:
         """What MVI shows as ``eval_data``: what the accuracy is."""
-        return {"metric": f"mAP@{boxes.HIT:g}", "value": f"{self.accuracy:.4f}"}
+        return {"metric": f"mAP@{HIT:g}", "value": f"{self.accuracy:.4f}"}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,7 +147,7 @@ class Detector:
         place, label, score = place[real], label[real], score[real]
         return [
             Find(self.labels[label[one]], float(score[one]), *place[one].tolist())
-            for one in boxes.distinct(place, label, score, MOST)
+            for one in distinct(place, label, score, MOST)
         ]
 
     def _moved(self, grid: Grid, which: np.ndarray, names: np.ndarray) -> Boxes:
@@ -161,7 +176,7 @@ class Detector:
         facts = {
             "labels": self.labels,
             "accuracy": self.accuracy,
-            "figures": windows.LENGTH,
+            "figures": LENGTH,
             "shapes": len(self.shapes),
             "hidden": len(self.sight_bias),
         }
@@ -175,7 +190,7 @@ class Detector:
         length, count, hidden = facts["figures"], len(facts["labels"]), facts["hidden"]
         sizes = ((facts["shapes"], 2), (length,), (length, length), (length, hidden), (hidden,), (hidden, count + 1),
                  (count + 1,), (length, 4 * count), (4 * count,))  # fmt: skip
-        if length != windows.LENGTH:
+        if length != LENGTH:
             raise ValueError(ANOTHER)
         shapes, *rest = arrays_of(numbers, sizes)
         if not ((shapes > windows.SMALLEST / 2) & (shapes <= 1)).all():  # smaller ones would take all memory

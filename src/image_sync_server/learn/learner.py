@@ -46,9 +46,7 @@ def read_model_file(magic: bytes, raw: bytes) -> tuple[dict[str, Any], Floats]:
 def arrays_of(numbers: Floats, shapes: Sequence[tuple[int, ...]]) -> list[Floats]:
     """The numbers as arrays of these shapes. Raises ValueError when there are more or fewer, or some are no numbers."""
     sizes = [math.prod(shape) for shape in shapes]
-    if numbers.size != sum(sizes):
-        raise ValueError(ANOTHER)
-    if not np.isfinite(numbers).all():
+    if numbers.size != sum(sizes) or not np.isfinite(numbers).all():
         raise ValueError(ANOTHER)
     parts = np.split(numbers, np.cumsum(sizes)[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -172,26 +170,17 @@ class Strategy:
         """The strategy as a client sent it: numbers or numerals; other keys are ignored.
 
         Args:
-            strategy: as it was sent.
             max_iter: what an absent one stands for; IBM documents 1500 for classification and 4000 for detection.
 
         Raises ValueError that names key, value and range.
         """
         given = {"max_iter": max_iter, **strategy}
-        number = {key: _number(key, given.get(key, setting.default)) for key, setting in _SETTINGS.items()}
         return cls(
-            max_iter=int(number["max_iter"]),
-            test_iter=int(number["test_iter"]),
-            test_interval=int(number["test_interval"]),
-            learning_rate=number["learning_rate"],
-            ratio=number["ratio"],
-            momentum=number["momentum"],
-            weight_decay=number["weight_decay"],
+            **{key: _number(key, setting, given.get(key, setting.default)) for key, setting in _SETTINGS.items()}
         )
 
 
-def _number(key: str, value: object) -> float:
-    setting = _SETTINGS[key]
+def _number(key: str, setting: _Setting, value: object) -> Any:
     numeral = isinstance(value, str) and value.isascii() and "_" not in value  # float() takes more than people write
     number = math.nan
     if numeral or (isinstance(value, int | float) and not isinstance(value, bool)):
@@ -200,7 +189,7 @@ def _number(key: str, value: object) -> float:
     fits = setting.low <= number <= setting.high and not (setting.whole and number % 1)
     if not fits or (setting.above_low and number == setting.low) or (setting.below_high and number == setting.high):
         raise ValueError(f"The strategy's {key} is {ascii(value)[:60]}, but must be {setting.says}.")
-    return number
+    return int(number) if setting.whole else number
 
 
 BATCH = 32

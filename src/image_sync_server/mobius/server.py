@@ -19,7 +19,7 @@ import structlog
 from PIL import Image, ImageStat
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -28,20 +28,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from image_sync_server.fault_middleware import FaultMiddleware
-from image_sync_server.faults import Fault, Faults
+from image_sync_server.faults import Faults
 from image_sync_server.learn.features import extract
 from image_sync_server.mobius.store import Store, Tasks, usable_id
-from image_sync_server.web import FormLimits, HttpServer, read_form, refusal
+from image_sync_server.web import HttpServer, refusal
 
 _log = structlog.stdlib.get_logger(__name__)
 _LARGEST = 256 * 2**20
 _CONNECTIONS = 100
 _KEPT = 10_000
 """Requests that are remembered at least."""
-_FORM = FormLimits("data", parts=1000, fields=16 * 2**20)
-_ANYBODY = "the emulator lets anybody in"
-
-
 _SUCCESS = {"status": "success"}
 
 
@@ -51,10 +47,14 @@ class _Failure(HTTPException):
     def __init__(self, message: str) -> None:
         super().__init__(200, message)
 
-    @property
-    def body(self) -> dict[str, str]:
-        """What is answered."""
-        return {"status": "error", "message": self.detail}
+
+def _rendered(answer: Any, status: int = 200) -> Response:
+    raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    return Response(raw, status, media_type="application/x-tar" if raw[257:262] == b"ustar" else "application/json")
+
+
+def _failed(message: str, status: int = 200, **more: str) -> Response:
+    return _rendered({"status": "error", "message": message, **more}, status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +62,22 @@ class _Call:
     """One request.
 
     Attributes:
-        parts: what stands in the path for ids and tags, decoded.
+        path: what stands in the path for ids and tags, decoded.
         data: content of the form's part ``data``; None without one.
     """
 
-    parts: tuple[str, ...]
+    path: Mapping[str, str]
     query: Mapping[str, str]
     data: bytes | None
 
     @property
     def picture(self) -> bytes:
-        """The form's part ``data``."""
         if not self.data:
             raise _Failure("data_payload_required")
         return self.data
+
+    def listed(self, name: str) -> list[str]:
+        return [one for one in self.query.get(name, "").split(",") if one]
 
 
 class _Api:
@@ -84,20 +86,21 @@ class _Api:
     def __init__(self, store: Store, tasks: Tasks) -> None:
         self._store = store
         self._tasks = tasks
+        added, told, trained = self._picture, self._told, store.trained
         self.calls: list[tuple[str, str, Callable[[_Call], Any]]] = [
             ("POST", "/system/database/image/add", self._add),
             ("GET", "/custom/assign/{image}/{kind}/{tag}", self._assign),
             ("GET", "/custom/train/{tag}", self._train),
             ("GET", "/status/{task}", self._status),
             ("GET", "/custom/delete/{tag}", self._delete),
-            ("POST", "/predict/custom/{tag}", self._predict_tag),
-            ("POST", "/predict/custom", self._predict_custom),
+            ("POST", "/predict/custom/{tag}", lambda call: told(call.picture, [call.path["tag"]])),
+            ("POST", "/predict/custom", lambda call: told(call.picture, trained())),
             ("POST", "/predict", self._predict_all),
             ("GET", "/custom/predict_batch", self._predict_batch),
-            ("GET", "/custom/predict/{tag}/{image}", self._predict_added_tag),
-            ("GET", "/custom/predict/{image}", self._predict_added),
+            ("GET", "/custom/predict/{tag}/{image}", lambda call: told(added(call.path["image"]), [call.path["tag"]])),
+            ("GET", "/custom/predict/{image}", lambda call: told(added(call.path["image"]), trained())),
             ("POST", "/set_state", self._set_state),
-            ("GET", "/get_state", self._get_state),
+            ("GET", "/get_state", lambda _call: store.state()),
         ]
         """Method, path and what carries it out."""
 
@@ -117,7 +120,7 @@ class _Api:
         return {**_SUCCESS, "image_id": image}
 
     def _assign(self, call: _Call) -> Any:
-        image, kind, tag = call.parts
+        image, kind, tag = call.path["image"], call.path["kind"], call.path["tag"]
         if kind not in {"positive", "negative"}:
             raise _Failure("wrong_arguments_format")
         if not self._store.has(image):
@@ -126,48 +129,34 @@ class _Api:
         return _SUCCESS
 
     def _train(self, call: _Call) -> Any:
-        (tag,) = call.parts
+        tag = call.path["tag"]
         if "positive" not in {kind for _, _, kind in self._store.assigned(tag)}:
             raise _Failure("positive_samples_required")
         return {"task_id": self._tasks.train(tag).id, "status": "ongoing", "message": "training"}
 
     def _status(self, call: _Call) -> Any:
-        task = self._tasks.all.get(call.parts[0])
+        task = self._tasks.all.get(call.path["task"])
         if task is None:
             raise _Failure("unknown_task_id")
         return task.as_json()
 
     def _delete(self, call: _Call) -> Any:
-        if not self._store.reset(call.parts[0]):
+        if not self._store.reset(call.path["tag"]):
             raise _Failure("unknown_custom_model")
         return _SUCCESS
 
-    def _predict_tag(self, call: _Call) -> Any:
-        return self._told(call.picture, [call.parts[0]])
-
-    def _predict_custom(self, call: _Call) -> Any:
-        return self._told(call.picture, self._store.trained())
-
     def _predict_all(self, call: _Call) -> Any:
         picture = call.picture
+        answer = self._told(picture, self._store.trained())
         with Image.open(io.BytesIO(picture)) as image:  # how light it is stands for the SDK's base models
             light = ImageStat.Stat(image.convert("L")).mean[0] / 255
-        result = self._scores(picture, self._store.trained()) | {"light": light, "dark": 1 - light}
-        return {**_SUCCESS, "result": result}
-
-    def _predict_added(self, call: _Call) -> Any:
-        return self._told(self._picture(call.parts[0]), self._store.trained())
-
-    def _predict_added_tag(self, call: _Call) -> Any:
-        tag, image = call.parts
-        return self._told(self._picture(image), [tag])
+        return {**answer, "result": answer["result"] | {"light": light, "dark": 1 - light}}
 
     def _predict_batch(self, call: _Call) -> Any:
-        images = [image for image in call.query.get("image_id", "").split(",") if image]
-        tags = [tag for tag in call.query.get("tags", "").split(",") if tag] or self._store.trained()
+        images, tags = call.listed("image_id"), call.listed("tags") or self._store.trained()
         if not images:
             raise _Failure("wrong_arguments_format")
-        return {**_SUCCESS, "result": {image: self._scores(self._picture(image), tags) for image in images}}
+        return {**_SUCCESS, "result": {image: self._told(self._picture(image), tags)["result"] for image in images}}
 
     def _set_state(self, call: _Call) -> Any:
         try:
@@ -176,28 +165,23 @@ class _Api:
             raise _Failure("wrong_arguments_format") from None
         return _SUCCESS
 
-    def _get_state(self, _call: _Call) -> Any:
-        return self._store.state()
-
     def _picture(self, image: str) -> bytes:
         if not self._store.has(image):
             raise _Failure("image_id_not_found")
         return self._store.path(image).read_bytes()
 
-    def _told(self, picture: bytes, tags: list[str]) -> Any:
-        return {**_SUCCESS, "result": self._scores(picture, tags)}
-
-    def _scores(self, picture: bytes, tags: list[str]) -> dict[str, float]:
-        found = {}
+    def _told(self, picture: bytes, tags: list[str]) -> dict[str, Any]:
+        """How much a picture is like each of these tags."""
+        scores = {}
         for tag in tags:
             model = self._store.model(tag)
             if model is None:
                 raise _Failure("unknown_custom_model")
             try:
-                found[tag] = dict(model.predict(picture)).get("positive", 0.0)
+                scores[tag] = dict(model.predict(picture)).get("positive", 0.0)
             except ValueError:
                 raise _Failure("image_reading_error") from None
-        return found
+        return {**_SUCCESS, "result": scores}
 
 
 class MobiusServer:
@@ -221,9 +205,9 @@ class MobiusServer:
         faults = Middleware(
             FaultMiddleware,
             faults=self.faults,
-            pick=self._fault,
+            pick=lambda scope: self.faults.pick(scope["method"], _target(scope)),
             failure=lambda status, _text, headers: PlainTextResponse("Internal Server Error", status, headers),
-            soft_failure=lambda _text: _rendered(_Failure("unknown_error").body),
+            soft_failure=lambda _text: _failed("unknown_error"),
         )
         app = Starlette(
             routes=self.routes,
@@ -240,7 +224,7 @@ class MobiusServer:
         Raises:
             Unprotected: other machines could reach it. OSError: the address cannot be had.
         """
-        self.url = self._http.bind(host, port, lets_in=_ANYBODY)
+        self.url = self._http.bind(host, port, lets_in="the emulator lets anybody in")
         self.tasks.start()
         self._http.serve()
         _log.info("mobius_server.started", url=self.url)
@@ -257,9 +241,6 @@ class MobiusServer:
         if len(self.requests) > 2 * _KEPT:
             del self.requests[:_KEPT]
 
-    def _fault(self, scope: Scope) -> Fault | None:
-        return self.faults.pick(scope["method"], _line(scope).partition(" ")[2])
-
     def __enter__(self) -> Self:
         return self
 
@@ -269,10 +250,10 @@ class MobiusServer:
         self.stop()
 
 
-def _line(scope: Scope) -> str:
-    """``METHOD /path?query`` as it stood on the wire."""
+def _target(scope: Scope) -> str:
+    """``/path?query`` as it stood on the wire."""
     query = scope["query_string"].decode("latin-1")
-    return f"{scope['method']} {scope['path']}{'?' * bool(query)}{query}"
+    return f"{scope['path']}{'?' * bool(query)}{query}"
 
 
 class _Entrance:
@@ -293,12 +274,12 @@ class _Entrance:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > _LARGEST:
-                await _rendered(_Failure("wrong_arguments_format").body, 413)(scope, receive, send)
+                await _failed("wrong_arguments_format", 413)(scope, receive, send)
                 return
         if refusal(Headers(scope=scope).get):
-            await _rendered(_Failure("wrong_arguments_format").body, 403)(scope, receive, send)
+            await _failed("wrong_arguments_format", 403)(scope, receive, send)
             return
-        self._note(_line(scope))
+        self._note(f"{scope['method']} {_target(scope)}")
         given = False
 
         async def whole() -> Message:
@@ -316,14 +297,14 @@ def _endpoint(handler: Callable[[_Call], Any]) -> Callable[[Request], Any]:
 
     async def endpoint(request: Request) -> Response:
         try:
-            parts = tuple(unquote(part) for part in request.path_params.values())
-            call = _Call(parts, request.query_params, await _data(request))
+            path = {name: unquote(value) for name, value in request.path_params.items()}
+            call = _Call(path, request.query_params, await _data(request))
             return _rendered(await run_in_threadpool(handler, call))
         except _Failure:
             raise
         except Exception as error:  # noqa: BLE001 - see above
             _log.exception("mobius_server.broke", path=request.scope["path"])
-            return _rendered({**_Failure("unknown_error").body, "exception": type(error).__name__}, 500)
+            return _failed("unknown_error", 500, exception=type(error).__name__)
 
     return endpoint
 
@@ -331,18 +312,14 @@ def _endpoint(handler: Callable[[_Call], Any]) -> Callable[[Request], Any]:
 async def _data(request: Request) -> bytes | None:
     """The form's part ``data``, if there is one."""
     try:
-        form = await read_form(request.headers.get("content-type", ""), request.stream(), _FORM)
+        async with request.form() as form:
+            part = form.get("data")
+            return await part.read() if isinstance(part, UploadFile) else None
     except HTTPException:
         return None
-    return form.files[0].read() if form.files else None
 
 
 async def _told(_request: Request, error: Exception) -> Response:
     """A failure in the vendor's words; Starlette's own say that there is no such address or method."""
-    failure = error if isinstance(error, _Failure) else _Failure("wrong_arguments_format")
-    return _rendered(failure.body, getattr(error, "status_code", 500))
-
-
-def _rendered(answer: Any, status: int = 200) -> Response:
-    raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    return Response(raw, status, media_type="application/x-tar" if raw[257:262] == b"ustar" else "application/json")
+    message = error.detail if isinstance(error, _Failure) else "wrong_arguments_format"
+    return _failed(message, getattr(error, "status_code", 500))

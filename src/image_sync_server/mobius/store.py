@@ -10,14 +10,14 @@ import sqlite3
 import tarfile
 import threading
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from image_sync_server.learn import learner
-from image_sync_server.learn.learner import Model
+from image_sync_server.learn.learner import Model, Sample, train
 
 _log = structlog.stdlib.get_logger(__name__)
 _STATE = "state.sqlite"
@@ -90,11 +90,8 @@ class Store:
         """Forget a tag's model and assignments; False if there were none."""
         with self._lock:
             self._models.pop(tag, None)
-            return (
-                self._write("DELETE FROM assigned WHERE tag = ?", tag)
-                + self._write("DELETE FROM model WHERE tag = ?", tag)
-                > 0
-            )
+            gone = [self._write(f"DELETE FROM {table} WHERE tag = ?", tag) for table in ("assigned", "model")]
+            return any(gone)
 
     def model(self, tag: str) -> Model | None:
         """The tag's model."""
@@ -115,8 +112,6 @@ class Store:
     def trained(self) -> list[str]:
         """Tags that have a model."""
         return [row[0] for row in self._rows("SELECT tag FROM model ORDER BY tag")]
-
-    # everything
 
     def state(self) -> bytes:
         """All of it as a tar."""
@@ -160,9 +155,8 @@ class Store:
         if not (draft / _STATE).is_file():
             raise ValueError("it holds no state")
         try:
-            check = sqlite3.connect(draft / _STATE)
-            check.execute("SELECT id FROM picture, assigned, model LIMIT 1")
-            check.close()
+            with closing(sqlite3.connect(draft / _STATE)) as check:
+                check.execute("SELECT id FROM picture, assigned, model LIMIT 1")
         except sqlite3.DatabaseError as error:
             raise ValueError("its state cannot be read") from error
 
@@ -259,8 +253,8 @@ class Tasks:
         kinds = {image: kind for _, image, kind in self._store.assigned(tag)}
         if "negative" not in kinds.values():
             kinds = dict.fromkeys(self._store.pictures(), "negative") | kinds
-        samples = [learner.Sample(self._store.path(image), kind) for image, kind in kinds.items()]
+        samples = [Sample(self._store.path(image), kind) for image, kind in kinds.items()]
         base = self._store.model(tag)
         with threadpool_limits(limits=1):
-            model = learner.train(samples, _STRATEGY, base=base, report=lambda _point: None, stop=self._stop)
+            model = train(samples, _STRATEGY, base=base, report=lambda _point: None, stop=self._stop)
         self._store.keep_model(tag, model)

@@ -47,12 +47,12 @@ _SIDE = 240
 
 def add(store: Store, dataset_id: str, owner: str, files: Sequence[NewFile]) -> None:
     """Take pictures into a dataset, all or none of them. Raises Failure: 404 when the dataset is gone meanwhile."""
-    now = now_ms()
+    now, folder = now_ms(), store.pictures(dataset_id)
     moved: list[Path] = []
     try:
         # First the files, then the rows: a crash in between leaves a file without a row, never a row without a file.
         for file in files:
-            target = store.picture(dataset_id, file.file_name)
+            target = folder / file.file_name
             file.scratch.replace(target)
             moved.append(target)
         with store.transaction() as connection:
@@ -162,7 +162,7 @@ def _lag(request: Request, dataset_id: str, file_ids: list[str]) -> None:
 
 def _postponed(request: Request, dataset_id: str, work: Callable[[Request], object]) -> BackgroundTask | None:
     """The task that carries an upload with an archive out later, if that is switched on; it takes the form over."""
-    if not any(part.start().startswith(ZIP_SIGNATURES) for part in request.form.files):
+    if not any(part.read(4).startswith(ZIP_SIGNATURES) for part in request.form.files):
         return None
     fault = request.server.faults.pick("POST", f"/datasets/{dataset_id}/files", Action.LATE_ZIP)
     if fault is None:

@@ -234,7 +234,7 @@ class Jobs:
     def _learnt(self, task: Any, base: Model | Detector | None, running: _Running) -> Model | Detector:
         """The model that a task asks for. Raises ValueError with a sentence for the user, and StopTraining."""
         from image_sync_server.learn import detector, learner, windows  # late, as above
-        from image_sync_server.learn.boxes import Mark
+        from image_sync_server.learn.windows import Mark
 
         begun = False
 

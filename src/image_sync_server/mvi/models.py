@@ -24,9 +24,9 @@ from image_sync_server.mvi.request import Failure, Request, download, file_name,
 from image_sync_server.mvi.store import Store, new_id, now_ms
 
 if TYPE_CHECKING:
-    from image_sync_server.learn.boxes import Find
     from image_sync_server.learn.detector import Detector
     from image_sync_server.learn.learner import Model
+    from image_sync_server.learn.windows import Find
 
 _log = structlog.stdlib.get_logger(__name__)
 _SELECT = "SELECT m.*, (SELECT count(*) FROM webapis w WHERE w.id = m.id) AS deployed FROM models m"

@@ -58,6 +58,7 @@ class Limits:
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _RATIO_FROM = 1024 * 1024
 _HEADER = 30
+_START = 16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -323,7 +324,7 @@ def receive(parts: list[Part], store: Store, limits: Limits) -> list[Received]:
     found: list[Received] = []
     try:
         for part in parts:
-            if part.start().startswith(ZIP_SIGNATURES):
+            if part.read(_START).startswith(ZIP_SIGNATURES):
                 found.extend(_archive(part, store, limits))
             else:
                 found.append(_picture(part, store, limits))
@@ -334,7 +335,7 @@ def receive(parts: list[Part], store: Store, limits: Limits) -> list[Received]:
 
 
 def _picture(part: Part, store: Store, limits: Limits) -> Received:
-    name, start = shown_name(part.filename, limits.name), part.start()
+    name, start = shown_name(part.filename, limits.name), part.read(_START)
     video = is_video(start)  # of any length, so it is not read to memory
     if not video and part.size > limits.picture:
         return Received(name, fault=f"The picture has {part.size} bytes; at most {limits.picture} are taken.")

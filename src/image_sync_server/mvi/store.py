@@ -137,6 +137,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._incoming = folder / "incoming"
         self._lock = threading.RLock()
         self._depth = 0
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,7 +156,7 @@ class Store:
             self._connection.close()
             raise
         # Whatever was under way when the last server ended belongs to nobody now.
-        shutil.rmtree(folder / "incoming", ignore_errors=True)
+        shutil.rmtree(self._incoming, ignore_errors=True)
         for name in ("incoming", "datasets", "models", "inferences"):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
 
@@ -248,11 +249,15 @@ class Store:
 
     def scratch(self) -> Path:
         """A fresh path for a file that is not finished; on the same file system as all others."""
-        return self.folder / "incoming" / uuid.uuid4().hex
+        return self._incoming / uuid.uuid4().hex
+
+    def pictures(self, dataset_id: str) -> Path:
+        """The folder of a dataset's pictures; the argument must come from a row, never from a client."""
+        return self.folder / "datasets" / dataset_id / "files"
 
     def picture(self, dataset_id: str, file_name: str) -> Path:
         """Where a picture lies; both arguments must come from a row, never from a client."""
-        return self.folder / "datasets" / dataset_id / "files" / file_name
+        return self.pictures(dataset_id) / file_name
 
     def thumbnail(self, dataset_id: str, file_id: str) -> Path:
         """Where a picture's thumbnail lies once somebody asked for it."""

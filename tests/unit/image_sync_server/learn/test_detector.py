@@ -15,18 +15,19 @@ import pytest
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from image_sync_server.learn.boxes import Mark, precisions
 from image_sync_server.learn.detector import Detector, train
 from image_sync_server.learn.learner import Point, StopTraining, model_file, read_model_file
 from image_sync_server.learn.windows import (
     LENGTH,
     SMALLEST,
+    Mark,
     Marked,
     Picture,
     PictureSet,
     View,
     grid,
     held_out,
+    precisions,
     shapes_for,
 )
 from image_sync_server.mvi.models import read_model

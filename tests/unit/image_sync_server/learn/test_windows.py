@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from image_sync_server.learn.boxes import Find, Mark, distinct, edges, overlaps, precisions
 from image_sync_server.learn.detector import moved, moves_of
+from image_sync_server.learn.windows import Find, Mark, distinct, edges, overlaps, precisions
 
 
 def box(*corners: float) -> np.ndarray:
