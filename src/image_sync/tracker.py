@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from image_sync.config import Settings
 from image_sync.config.model import Hours, covers
 from image_sync.domain import Tally, Training, TrainingState, Verdict
+from image_sync.platforms.base import Traits
 
 _DAY = 86_400.0
 REFUSAL_WAIT = 300.0
@@ -51,6 +53,30 @@ class Thresholds:
     """Times of day, local, between which no training is started."""
     max_ratio: float | None = None
     """So many times the pictures of another category may one have without a warning."""
+
+
+def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
+    """When to act, by configuration and by what the platform needs."""
+    detection = settings.model.is_detection
+    least_labelled = max(traits.min_labelled or 0, settings.threshold.per_category or 0)
+    labelled = detection and settings.annotations.mode != "none"
+    return Thresholds(
+        upload=settings.threshold.upload,
+        training=settings.threshold.training,
+        quiet=settings.time,
+        max_wait=settings.upload.max_wait,
+        trains=settings.model.action != "none",
+        cooldown=settings.model.cooldown,
+        max_per_day=settings.model.max_per_day,
+        min_categories=1 if detection else traits.min_categories,
+        # Without annotations nobody here knows labels: the platform itself demands enough of each.
+        min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
+        min_labelled=settings.annotations.minimum or least_labelled if labelled else None,
+        labels_ignore_case=traits.labels_ignore_case,
+        leaves_out=traits.leaves_out and not detection and not settings.threshold.wait_for_all,
+        quiet_hours=settings.model.quiet,
+        max_ratio=None if detection else settings.threshold.max_ratio,
+    )
 
 
 class Quiet:
@@ -125,6 +151,8 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
         return no(owed)
     missing = _minimum(tally, thresholds)
     if missing:
+        if thresholds.min_labelled is not None:  # then it is not uploads that are counted
+            have, need = max(_labelled(tally, thresholds).values(), default=0), thresholds.min_labelled
         return no(f"due, {missing}")
     if _fails_again(tally, thresholds):
         last = tally.last.name if tally.last else ""

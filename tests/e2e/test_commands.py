@@ -210,7 +210,7 @@ def test_check_says_what_the_daemon_would_do(plant: Plant) -> None:
     done = plant.call("check")
 
     assert done.returncode == 0
-    assert "12 pictures" in done.stdout
+    assert f"{plant.root}: 12 pictures in 2 folders, " in done.stdout
     assert "accepts us" in done.stdout
     assert "Now it would upload 12 picture(s) (12 / 5) and then start a training (12 / 10" in done.stdout
     assert not (plant.folder / "state").exists()

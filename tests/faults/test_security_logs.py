@@ -180,16 +180,16 @@ def test_nothing_prints_settings_or_what_is_made_of_them(tmp_path: Path):
         settings = load(path, {"HOME": str(tmp_path)})
         assert len(secrets(settings)) == 2
         platform = registry.make(settings, threading.Event(), attempts=1)
-        crew = assemble(settings, failed=lambda _error: None)
-        shown = [settings, settings.credentials, platform, crew, platform.traits]
-        for thing in (platform, crew.uploader, crew.trainer, crew.watcher):
+        parts = assemble(settings, failed=lambda _error: None)
+        shown = [settings, settings.credentials, platform, parts, platform.traits]
+        for thing in (platform, parts.uploader, parts.trainer, parts.watcher):
             shown += [inner for inner in vars(thing).values() if not isinstance(inner, dict)]
         try:
             platform.sign_in()
         except ImageSyncError as error:
             shown += [error, repr(error), error.__cause__, error.__context__, error.hint]
-        crew.platform.close()
-        crew.ledger.close()
+        parts.platform.close()
+        parts.ledger.close()
         text = "\n".join(f"{thing!r} {thing}" for thing in shown)
         assert leaks(text.encode("utf-8", "surrogatepass"), KEY, PASSWORD, "CANARYproxy7") == []
     assert leaks(repr(api_key(KEY)).encode(), KEY) == []

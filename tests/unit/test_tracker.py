@@ -54,6 +54,24 @@ def test_spellings_of_a_label_are_counted_together_where_they_are_one() -> None:
     assert more.reason == "due, waits for a label in 6 pictures; the most frequent, 'Dent', is in 5"
 
 
+@pytest.mark.parametrize(
+    ("labelled", "have", "why"),
+    [
+        ({}, 0, "waits for pictures in which something is marked"),
+        ({"dent": 2, "hole": 3}, 3, "waits for a label in 5 pictures; the most frequent, 'hole', is in 3"),
+    ],
+)
+def test_a_detection_counts_pictures_with_boxes_once_enough_are_uploaded(
+    labelled: dict[str, int], have: int, why: str
+) -> None:
+    """Thirty uploads without boxes are nothing to learn from: what is missing is counted, not what was uploaded."""
+    tally = Tally(confirmed=30, untrained=30, trainable={"a": 30}, labelled=labelled)
+    verdict = training_verdict(tally, replace(RULES, training=24, min_labelled=5), now=NOW)
+
+    assert (verdict.due, verdict.have, verdict.need, verdict.short_by) == (False, have, 5, 5 - have)
+    assert verdict.reason == f"due, {why}"
+
+
 def test_rare_labels_are_told_most_frequent_first_and_no_more_than_ten() -> None:
     """57 labels below five are ten names and a number."""
     tally = Tally(labelled={"many": 9, "a": 4, **{f"rare{number:02}": 1 for number in range(56)}})

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.present import counted
 from image_sync.cli.removals import expected
 from image_sync.cli.session import SECRETS, ledger_of, platform_of, settings_of
 from image_sync.config import Settings
 from image_sync.config.model import is_detection
-from image_sync.daemon.assemble import thresholds_of, watch_rules
+from image_sync.daemon.assemble import watch_rules
 from image_sync.domain import Tally
 from image_sync.errors import EXIT_CONFIG, EXIT_DONE, EXIT_LEDGER, ImageSyncError, Unreadable, UsageError
 from image_sync.ledger import Ledger
@@ -30,7 +31,7 @@ from image_sync.ledger.database import full
 from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Platform
-from image_sync.tracker import Thresholds, training_verdict, upload_verdict
+from image_sync.tracker import Thresholds, thresholds_of, training_verdict, upload_verdict
 from image_sync.watcher.events import watch_limit
 from image_sync.watcher.folders import open_folder, remote_filesystem
 from image_sync.watcher.image_check import ImageCheck, examine
@@ -64,6 +65,8 @@ class _Found:
     """New pictures with a category that need not wait."""
     sorted: int = 0
     """Those that wait and lie in a category folder."""
+    holding: int = 0
+    """Folders with pictures in them."""
     folders: int = 0
     unreadable: int = 0
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -259,7 +262,9 @@ def _folder(settings: Settings, root: bytes, filters: Filter, news: _News) -> It
         yield Finding("folder", f"{shown} has {found.folders} folders", hint, warning=True)
     else:
         how = "watched by events"
-    yield Finding("folder", f"{shown}: {found.pictures} pictures in {found.folders} folders, {how}")
+    yield Finding(
+        "folder", f"{shown}: {counted(found.pictures, 'picture')} in {counted(found.holding, 'folder')}, {how}"
+    )
     if found.sorted and not found.annotated and not news.ledger.tally().labelled:
         arch = settings.model.nn_arch
         text = f"`model.nn_arch` {arch!r} learns from boxes, and none of the {found.sorted} pictures here has any"
@@ -316,6 +321,7 @@ def _walk(
             else:
                 filters.pass_over(found.passed_over, entry)
         found.pictures += len(pictures)
+        found.holding += bool(pictures)
         fresh = [] if category is None else [name for name in pictures if name not in known]
         if category is None or not fresh:
             continue

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from image_sync.cli import options
+from image_sync.cli.predict import read
 from image_sync.cli.present import wide_console
 from image_sync.cli.session import notes_of, settings_of
 from image_sync.config import Settings
@@ -67,7 +68,7 @@ def predict(
             hint="The base models only answer about pictures that are sent",
         )
     settings = _settings(config)
-    contents = [(image, _read(image)) for image in images]
+    contents = [(image, read(image)) for image in images]
     with _api(settings) as api:
         answers = list(_about_added(api, contents, tag or []) if added else _about(api, contents, tag or [], base=base))
     if as_json:
@@ -168,15 +169,6 @@ def _settings(config: Path) -> Settings:
             hint='`image-sync mobius` is for configurations with platform "mobius".',
         )
     return settings
-
-
-def _read(image: Path) -> bytes:
-    try:
-        return image.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"{show_path(str(image))} cannot be read: {error.strerror}", hint="Is the path right?"
-        ) from error
 
 
 def tags_of(settings: Settings, ledger: Ledger) -> list[dict[str, Any]]:

@@ -25,18 +25,16 @@ _SHOWN = 3
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Answer:
     """What the model says of one picture, best first."""
 
     image: Path
     content: bytes
     predictions: list[Prediction]
+    best: float
+    """How sure it is of the first."""
     drawn: Path | None = None
-
-    @property
-    def best(self) -> float:
-        return self.predictions[0].confidence if self.predictions else 0.0
 
 
 def predict(
@@ -74,22 +72,23 @@ def predict(
         used = _model(platform, platform.models.of_dataset(dataset), model, settings.model.name, deploy=deploy)
         if deploy:
             platform.models.deploy(used)
-        answers, bad = _asked(platform, used, files)
+        answers, bad = _ask(platform, used, files)
     if not answers:
         raise next(iter(bad.values()))
-    unsure = [one for one in answers if min_confidence is not None and one.best < min_confidence]
-    answers = [_sure(one, min_confidence or 0.0) for one in answers]
+    least = min_confidence or 0.0
+    unsure = [one for one in answers if one.best < least]
+    for one in answers:  # classifications stay, as second opinions
+        one.predictions = [found for found in one.predictions if found.box is None or found.confidence >= least]
     if annotate is not None:
-        answers = _drawn(answers, annotate)
+        _draw(answers, annotate)
     if as_json:
         rows = [_data(one, used, min_confidence) for one in answers]
         rows += [{"image": show_path(str(file)), "model": used.name, "error": why.what} for file, why in bad.items()]
         typer.echo(json.dumps(rows, indent=2))
     else:
         wide_console().print(_table(answers, used))
-        for one in answers:
-            if one.drawn is not None:
-                typer.echo(f"Drawn: {show_path(str(one.drawn))}")
+        for drawn in filter(None, (one.drawn for one in answers)):
+            typer.echo(f"Drawn: {show_path(str(drawn))}")
     for error in bad.values():
         typer.echo(show_text(str(error)), err=True)
     if unsure:
@@ -99,30 +98,29 @@ def predict(
 
 
 def _files(images: list[Path]) -> list[Path]:
-    files = [file for image in images for file in _within(image)]
+    """The files, and the pictures in the folders and their folders."""
+    files: list[Path] = []
+    for image in images:
+        found = [image]
+        if image.is_dir():
+            found = sorted(path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        if not found:
+            raise UsageError(f"there is no picture in {show_path(str(image))}", hint="JPEG and PNG files count.")
+        files += found
     if not any(os.access(file, os.R_OK) for file in files):
-        _read(files[0])  # says so before anybody is called
+        read(files[0])  # says so before anybody is called
     return files
 
 
-def _within(image: Path) -> list[Path]:
-    """The file, or the pictures in the folder and its folders."""
-    if not image.is_dir():
-        return [image]
-    found = sorted(path for path in image.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
-    if not found:
-        raise UsageError(f"there is no picture in {show_path(str(image))}", hint="JPEG and PNG files count.")
-    return found
-
-
-def _asked(platform: Platform, model: Model, files: list[Path]) -> tuple[list[_Answer], dict[Path, ImageSyncError]]:
+def _ask(platform: Platform, model: Model, files: list[Path]) -> tuple[list[_Answer], dict[Path, ImageSyncError]]:
     """What the model says of each file; those that cannot be read, or that the platform refuses, do not end it."""
     answers: list[_Answer] = []
     bad: dict[Path, ImageSyncError] = {}
     for file in files:
         try:
-            content = _read(file)
-            answers.append(_Answer(file, content, platform.models.predict(model, content)))
+            content = read(file)
+            found = platform.models.predict(model, content)
+            answers.append(_Answer(file, content, found, found[0].confidence if found else 0.0))
         except UsageError as error:
             bad[file] = error
         except Refused as error:
@@ -130,29 +128,16 @@ def _asked(platform: Platform, model: Model, files: list[Path]) -> tuple[list[_A
     return answers, bad
 
 
-def _sure(answer: _Answer, least: float) -> _Answer:
-    """The answer without the objects of which the model is less sure; classifications stay, as second opinions."""
-    kept = [one for one in answer.predictions if one.box is None or one.confidence >= least]
-    return _Answer(answer.image, answer.content, kept)
-
-
-def _drawn(answers: list[_Answer], folder: Path) -> list[_Answer]:
-    """The answers with the pictures that were written; none where the model finds no objects at all."""
+def _draw(answers: list[_Answer], folder: Path) -> None:
+    """Write the pictures with the objects found; none where the model finds no objects at all."""
     if not any(one.box for answer in answers for one in answer.predictions):
         typer.echo("Nothing is drawn: the model gave no positions of objects.", err=True)
-        return answers
+        return
     from image_sync.cli.draw_boxes import draw, save  # late: few need it, and Pillow takes its time
 
     taken: set[Path] = set()
-    return [
-        _Answer(
-            one.image,
-            one.content,
-            one.predictions,
-            save(draw(one.content, one.predictions), one.image, folder, taken),
-        )
-        for one in answers
-    ]
+    for one in answers:
+        one.drawn = save(draw(one.content, one.predictions), one.image, folder, taken)
 
 
 def _data(answer: _Answer, model: Model, least: float | None) -> dict[str, Any]:
@@ -205,7 +190,8 @@ def _place(one: Prediction) -> str:
     return f"{one.box.left:.0f}, {one.box.top:.0f} - {one.box.right:.0f}, {one.box.bottom:.0f}"
 
 
-def _read(image: Path) -> bytes:
+def read(image: Path) -> bytes:
+    """The picture. Raises UsageError: it cannot be read."""
     try:
         return image.read_bytes()
     except OSError as error:

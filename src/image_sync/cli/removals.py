@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from datetime import datetime
 import typer
 
 from image_sync.cli import options
-from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.session import ledger_of, settings_of, traits_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import watch_rules
 from image_sync.errors import UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
-from image_sync.platforms import registry
 from image_sync.watcher.rules import Filter
 from image_sync.watcher.scan import missing
 
@@ -106,7 +104,7 @@ def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Remova
 
 def filters_of(settings: Settings) -> Filter:
     """What these settings look at."""
-    return Filter(watch_rules(settings, registry.make(settings, threading.Event()).traits))
+    return Filter(watch_rules(settings, traits_of(settings)))
 
 
 def _data(settings: Settings, ledger: Ledger) -> dict[str, object]:

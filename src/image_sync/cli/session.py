@@ -17,7 +17,7 @@ from image_sync.errors import ConfigError, NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock, holder_of
 from image_sync.platforms import registry
-from image_sync.platforms.base import Platform
+from image_sync.platforms.base import Platform, Traits
 from image_sync.platforms.state import PlatformState
 
 SECRETS = "Run this as a user that may read it: the one that runs the daemon, or root (sudo)."
@@ -100,6 +100,11 @@ def platform_of(settings: Settings, *, called: bool = True) -> Iterator[Platform
             yield platform
         finally:
             platform.close()
+
+
+def traits_of(settings: Settings) -> Traits:
+    """Facts about the platform; nobody is called for them."""
+    return registry.make(settings, threading.Event()).traits
 
 
 @contextlib.contextmanager

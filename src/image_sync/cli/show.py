@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +15,13 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.present import Measure, local
-from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.session import ledger_of, settings_of, traits_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import watch_rules
 from image_sync.domain import ModelOutcome, TrainingState
 from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
 from image_sync.log import show_path, show_text
-from image_sync.platforms import registry
 from image_sync.watcher.rules import Filter, foreign_format
 
 _MODELS = 10
@@ -82,7 +80,7 @@ def _why_unknown(path: bytes, settings: Settings) -> str:
     root = next((one for one in roots if (folder + b"/").startswith(one.rstrip(b"/") + b"/")), None)
     if root is None:
         return "It lies in none of the watched folders: " + ", ".join(map(str, settings.folders)) + "."
-    filters = Filter(watch_rules(settings, registry.make(settings, threading.Event()).traits))
+    filters = Filter(watch_rules(settings, traits_of(settings)))
     return _passed_over(root, folder, name, filters) or (
         "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
     )

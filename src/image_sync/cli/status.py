@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -14,17 +13,15 @@ import typer
 
 from image_sync.cli import options
 from image_sync.cli.present import Measure, counted, duration, local, outcome_of, wide_console
-from image_sync.cli.session import ledger_of, settings_in_force
+from image_sync.cli.session import ledger_of, settings_in_force, traits_of
 from image_sync.config import Settings
-from image_sync.daemon.assemble import thresholds_of
 from image_sync.domain import RootState, Tally, Training, TrainingState, Verdict
 from image_sync.errors import EXIT_SOME_FAILED
 from image_sync.ledger import RETRYING, Ledger
 from image_sync.ledger.ledger import Trouble
 from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
-from image_sync.platforms import registry
-from image_sync.tracker import imbalance, rare_labels, rare_labels_told, training_verdict, upload_verdict
+from image_sync.tracker import imbalance, rare_labels, rare_labels_told, thresholds_of, training_verdict, upload_verdict
 
 _COLUMNS = ("found", "ready", "sending", "confirmed", "quarantined", "refused", "conflicts", "duplicates", "waiting")
 _ALWAYS = _COLUMNS[:4]
@@ -74,7 +71,7 @@ def status(
 def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
     """Everything ``status --json`` prints. Times are Unix seconds."""
     tally, census, now = ledger.tally(), ledger.census(), time.time()
-    thresholds = thresholds_of(settings, registry.make(settings, threading.Event()).traits)
+    thresholds = thresholds_of(settings, traits_of(settings))
     upload = upload_verdict(tally, thresholds, quiet_for=now - (tally.newest_ready_at or 0.0))
     upload = _with_waiting(upload, census.total.waiting)
     training = training_verdict(tally, thresholds, now=now)

@@ -16,16 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from image_sync.backoff import Backoff
 from image_sync.cli import options
 from image_sync.cli.present import Measure, outcome_of, remaining
-from image_sync.cli.session import ledger_of, platform_of, settings_of
+from image_sync.cli.session import ledger_of, platform_of, settings_of, traits_of
 from image_sync.config import Settings
-from image_sync.daemon.assemble import recipe_of, thresholds_of
+from image_sync.daemon.assemble import recipe_of
 from image_sync.domain import NextStep, Training, TrainingState
 from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.lock import Lock
 from image_sync.log import show_text
-from image_sync.platforms import registry
-from image_sync.tracker import Thresholds, training_verdict
+from image_sync.tracker import Thresholds, thresholds_of, training_verdict
 from image_sync.trainer import Trainer, keeping
 
 _TICK = 0.5
@@ -55,7 +54,7 @@ def _by_daemon(settings: Settings, *, follow: bool) -> None:
     """Ask the daemon that runs."""
     stop = threading.Event()
     with ledger_of(settings) as ledger:
-        known = _ask(ledger, thresholds_of(settings, registry.make(settings, stop).traits))
+        known = _ask(ledger, thresholds_of(settings, traits_of(settings)))
         _see(ledger, known, Measure.of(settings), follow=follow, turn=lambda: stop.wait(_TICK))
 
 

@@ -20,7 +20,7 @@ from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
 from image_sync.reconciler import Reconciler
-from image_sync.tracker import Thresholds
+from image_sync.tracker import Thresholds, thresholds_of
 from image_sync.trainer import Recipe, Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
@@ -31,7 +31,7 @@ _NO_HURRY = 0.3  # these stages count everything at each step; during an upload 
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Components:
     """All parts, ready to start."""
 
     settings: Settings
@@ -48,7 +48,7 @@ class Crew:
 
 def assemble(
     settings: Settings, *, once: bool = False, failed: Callable[[BaseException], None], lock: Lock | None = None
-) -> Crew:
+) -> Components:
     """Build every part for these settings. Nothing runs yet.
 
     Args:
@@ -73,7 +73,15 @@ def assemble(
     ledger.files.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
     thresholds = thresholds_of(settings, platform.traits)
-    uploader = Uploader(ledger, platform, thresholds, _upload_rules(settings, once=once), stop, backoff)
+    upload_rules = UploadRules(
+        batch_files=settings.upload.batch_files,
+        batch_bytes=settings.upload.batch_bytes,
+        grace=settings.upload.grace,
+        impatient=once,
+        # A file changed twice within one tick of the clock has one stamp: whoever hashes at once must hash again.
+        trusting=settings.watch.settle >= _A_TICK,
+    )
+    uploader = Uploader(ledger, platform, thresholds, upload_rules, stop, backoff)
     reconciler = Reconciler(
         ledger,
         platform,
@@ -88,36 +96,27 @@ def assemble(
     watch: list[Worker] = []
 
     def wake() -> None:
-        for worker in watch:
-            worker.wake()
+        for one in watch:
+            one.wake()
 
-    watcher = Watcher(
-        roots,
-        ledger.files,
-        watch_rules(settings, platform.traits, once=once),
-        stop,
-        wake,
-        alive=alive,
-    )
+    rules = watch_rules(settings, platform.traits, once=once)
+    watcher = Watcher(roots, ledger.files, rules, stop, wake, alive=alive)
     # What was moved while nothing ran is found first: a training would learn it under its old category.
     trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, backoff, looked=watcher.looked)
 
     def help_out(now: float) -> float:
         return min(uploader.help(now), reconciler.help(now))
 
-    hire = partial(Worker, stop=stop, failed=failed, patience=_PATIENCE if once else math.inf)
-    watch.append(hire("watcher", watcher.step))
-    senders = [hire("uploader", uploader.step)]
-    senders += [hire(f"uploader-{number}", help_out) for number in range(2, settings.upload.parallel + 1)]
-    others = [
-        hire("reconciler", reconciler.step, gap=_NO_HURRY),
-        hire("trainer", trainer.step, gap=_NO_HURRY),
-    ]
-    for worker in (*senders, *others):
-        ledger.listen(worker.wake)
+    worker = partial(Worker, stop=stop, failed=failed, patience=_PATIENCE if once else math.inf)
+    watch.append(worker("watcher", watcher.step))
+    senders = [worker("uploader", uploader.step)]
+    senders += [worker(f"uploader-{number}", help_out) for number in range(2, settings.upload.parallel + 1)]
+    others = [worker("reconciler", reconciler.step, gap=_NO_HURRY), worker("trainer", trainer.step, gap=_NO_HURRY)]
+    for one in (*senders, *others):
+        ledger.listen(one.wake)
     if lock is not None and lock.term:
-        watch.append(hire("lock", lock.keep))
-    return Crew(
+        watch.append(worker("lock", lock.keep))
+    return Components(
         settings=settings,
         ledger=ledger,
         platform=platform,
@@ -180,30 +179,6 @@ def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
     return ledger
 
 
-def thresholds_of(settings: Settings, traits: Traits) -> Thresholds:
-    """When to act, by configuration and by what the platform needs."""
-    detection = settings.model.is_detection
-    least_labelled = max(traits.min_labelled or 0, settings.threshold.per_category or 0)
-    labelled = detection and settings.annotations.mode != "none"
-    return Thresholds(
-        upload=settings.threshold.upload,
-        training=settings.threshold.training,
-        quiet=settings.time,
-        max_wait=settings.upload.max_wait,
-        trains=settings.model.action != "none",
-        cooldown=settings.model.cooldown,
-        max_per_day=settings.model.max_per_day,
-        min_categories=1 if detection else traits.min_categories,
-        # Without annotations nobody here knows labels: the platform itself demands enough of each.
-        min_pictures=max(1 if detection else traits.min_pictures, settings.threshold.per_category or 0),
-        min_labelled=settings.annotations.minimum or least_labelled if labelled else None,
-        labels_ignore_case=traits.labels_ignore_case,
-        leaves_out=traits.leaves_out and not detection and not settings.threshold.wait_for_all,
-        quiet_hours=settings.model.quiet,
-        max_ratio=None if detection else settings.threshold.max_ratio,
-    )
-
-
 def recipe_of(settings: Settings) -> Recipe:
     """What to train."""
     model = settings.model
@@ -245,15 +220,4 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         max_pixels=watch.max_pixels,
         max_bytes=watch.max_bytes,
         impatient=once,
-    )
-
-
-def _upload_rules(settings: Settings, *, once: bool) -> UploadRules:
-    return UploadRules(
-        batch_files=settings.upload.batch_files,
-        batch_bytes=settings.upload.batch_bytes,
-        grace=settings.upload.grace,
-        impatient=once,
-        # A file changed twice within one tick of the clock has one stamp: whoever hashes at once must hash again.
-        trusting=settings.watch.settle >= _A_TICK,
     )

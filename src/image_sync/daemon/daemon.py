@@ -1,4 +1,4 @@
-"""The process: starts the crew, waits, reloads, stops in order, and knows how it went."""
+"""The process: starts all parts, waits, reloads, stops in order, and knows how it went."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from image_sync.config import Settings, difference, load, secrets
-from image_sync.daemon.assemble import Crew, assemble, prove
+from image_sync.daemon.assemble import Components, assemble, prove
 from image_sync.daemon.signals import Signals
 from image_sync.daemon.systemd import Notifier
 from image_sync.daemon.worker import Worker
@@ -61,12 +61,12 @@ class Daemon:
         self._signals = Signals()
         self._news = threading.Event()
         self._failure: BaseException | None = None
-        self._files = _files(path, settings)
-        self._stamp = _stamp(self._files)
+        self._files = () if path is None else (path, *settings.secret_files)
+        self._stamp = [_stamp(file) for file in self._files]
         self._again_at = math.inf
         """When a configuration that the platform refused is tried once more, monotonic seconds."""
         self._mistake: ImageSyncError | None = None
-        self.crew: Crew | None = None
+        self.parts: Components | None = None
         """The parts at work; replaced when the configuration changes."""
 
     def run(self) -> int:
@@ -102,60 +102,60 @@ class Daemon:
         hide(*secrets(self._settings))
         for warning in self._settings.warnings:
             log.warning("configuration.warning", text=warning)
-        crew = assemble(self._settings, once=self._once, failed=self._fail, lock=lock)
-        self.crew = crew
+        parts = assemble(self._settings, once=self._once, failed=self._fail, lock=lock)
+        self.parts = parts
         self._say_mistake(self._mistake)
         with contextlib.suppress(LedgerError):  # only for who looks: no reason not to begin
-            crew.ledger.work_by(json.dumps({"file": str(self._path), "document": self._settings.document}))
+            parts.ledger.work_by(json.dumps({"file": str(self._path), "document": self._settings.document}))
         now = time.time()
-        doubtful = crew.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
-        starting = crew.ledger.trainings.doubt_all(not_before=now + self._settings.model.grace)
+        doubtful = parts.ledger.batches.doubt_all(not_before=now + self._settings.upload.grace)
+        starting = parts.ledger.trainings.doubt_all(not_before=now + self._settings.model.grace)
         if doubtful or starting:
             log.warning("ledger.recovered", batches_in_doubt=doubtful, trainings_in_doubt=starting)
-        crew.watcher.start()
-        for worker in crew.workers:
+        parts.watcher.start()
+        for worker in parts.workers:
             worker.start()
         log.info(
             "daemon.started",
             platform=self._settings.platform,
             endpoint=self._settings.address,
-            dataset=crew.ledger.target.dataset_name,
+            dataset=parts.ledger.target.dataset_name,
             folders=[str(folder) for folder in self._settings.folders],
-            ledger=crew.ledger.where,
+            ledger=parts.ledger.where,
         )
-        self._notifier.ready(self._line(crew))
+        self._notifier.ready(_line(parts))
 
     def _watch(self) -> Settings | None:
         """Wait. Returns new settings to go on with, or None to end."""
-        crew = self.crew
+        parts = self.parts
         interval = self._notifier.watchdog_interval
         said = time.monotonic()
-        while crew is not None:
+        while parts is not None:
             self._news.wait(min(_GLANCE if self._once else _LOOK, interval or _LOOK))
             self._news.clear()
             if self._signals.stop or self._failure is not None:
                 break
             now = time.monotonic()
-            self._ping(crew.workers)
+            self._ping(parts.workers)
             if now - said >= _STATUS:
                 said = now
-                self._notifier.status(self._line(crew))
-            if self._once and self._done(crew):
+                self._notifier.status(_line(parts))
+            if self._once and self._done(parts):
                 break
             settings = self._changed()
-            if settings is not None and self._accepted(settings, crew):
+            if settings is not None and self._accepted(settings, parts):
                 self._notifier.reloading()
                 return settings
         return None
 
     def _ping(self, workers: Iterable[Worker]) -> None:
-        """Tell systemd that we live, if these do."""
+        """Tell systemd that this process lives, if these workers do."""
         now = time.monotonic()
         if all(worker.healthy(now, _PATIENCE.get(worker.name, _LONG_PATIENCE)) for worker in workers):
             self._notifier.watchdog()
 
-    def _accepted(self, settings: Settings, crew: Crew) -> bool:
-        """Whether these settings can be assembled and let us in. The crew works on meanwhile, and if they do not.
+    def _accepted(self, settings: Settings, parts: Components) -> bool:
+        """Whether these settings can be assembled and let us in. The parts works on meanwhile, and if they do not.
 
         A server that does not answer just now can refuse nothing: they are taken over then.
         """
@@ -171,7 +171,7 @@ class Daemon:
         worker = Worker("reload", step, stop, refusals.append)
         worker.start()
         while not worker.join(_GLANCE):
-            self._ping(crew.workers)
+            self._ping(parts.workers)
             if self._signals.stop or self._failure is not None:
                 stop.set()
                 return False
@@ -192,22 +192,22 @@ class Daemon:
     def _end(self, *, reload: bool) -> int:
         """Stop taking work, finish what is in flight, close the ledger last.
 
-        For a reload, requests that take longer than ``shutdown`` are waited for: the new crew would take what they
-        still bring about for something that nobody does.
+        For a reload, requests that take longer than ``shutdown`` are waited for: else the new parts would ask what
+        became of them while they still go on.
         """
-        crew, self.crew = self.crew, None
-        if crew is None:
+        parts, self.parts = self.parts, None
+        if parts is None:
             return EXIT_DONE
         if self._signals.stop or self._failure is not None or self._once:
             self._notifier.stopping()
         log.info("daemon.stopping")
-        crew.stop.set()
-        for worker in crew.workers:
+        parts.stop.set()
+        for worker in parts.workers:
             worker.wake()
         deadline = time.monotonic() + self._settings.shutdown
-        waiting = list(crew.workers)
+        waiting = list(parts.workers)
         while waiting:
-            waiting = [worker for worker in waiting if not worker.join(_LOOK / len(crew.workers))]
+            waiting = [worker for worker in waiting if not worker.join(_LOOK / len(parts.workers))]
             if reload and (self._signals.stop or self._failure is not None):
                 reload, deadline = False, time.monotonic() + self._settings.shutdown
             if time.monotonic() >= deadline and not reload:
@@ -216,74 +216,59 @@ class Daemon:
         late = [worker.name for worker in waiting]
         if late:
             log.warning("daemon.unfinished", workers=late, hint="what they were sending is asked for at the next start")
-        crew.watcher.close()
-        code = self._outcome(crew)
+        parts.watcher.close()
+        code = self._outcome(parts)
         if not late:
-            crew.platform.close()
-            crew.ledger.close()
+            parts.platform.close()
+            parts.ledger.close()
         if self._failure is not None:
             raise self._failure
         log.info("daemon.stopped", exit_code=code)
         return code
 
-    def _outcome(self, crew: Crew) -> int:
+    def _outcome(self, parts: Components) -> int:
         """With ``once``: how it went. Else stopping is success."""
         if not self._once or self._failure is not None:
             return EXIT_DONE
-        for stage in (crew.reconciler, crew.uploader, crew.trainer, crew.trainer.keeper):
+        for stage in (parts.reconciler, parts.uploader, parts.trainer, parts.trainer.keeper):
             if stage.backoff.error is not None:
                 return stage.backoff.error.exit_code
-        census = crew.ledger.census()
+        census = parts.ledger.census()
         troubled = census.total.quarantined + census.total.refused + census.total.conflicts
-        troubled += crew.ledger.annotations.refusals()
-        tally = crew.ledger.tally()
+        troubled += parts.ledger.annotations.refusals()
+        tally = parts.ledger.tally()
         last, refusal = tally.last, tally.refusal
         failed = last is not None and (last.reason or last.fate is ModelOutcome.REFUSED)
         failed = failed or (refusal is not None and (last is None or refusal.id > last.id))
-        removals = len(crew.ledger.changes.removals(_MANY))
-        if crew.settings.deletions == "remove":
-            removals += len(crew.ledger.changes.orphans(before=math.inf, limit=_MANY).pictures)
-        if not (troubled or failed or removals or not crew.watcher.complete):
+        removals = len(parts.ledger.changes.removals(_MANY))
+        if parts.settings.deletions == "remove":
+            removals += len(parts.ledger.changes.orphans(before=math.inf, limit=_MANY).pictures)
+        if not (troubled or failed or removals or not parts.watcher.complete):
             return EXIT_DONE
         log.warning(
             "once.incomplete",
             pictures_set_aside=troubled,
             training_failed=bool(failed),
             removals_owed=removals,
-            folders_looked_at=crew.watcher.complete,
+            folders_looked_at=parts.watcher.complete,
             hint="image-sync status names what needs a person",
         )
         return EXIT_SOME_FAILED
 
-    def _done(self, crew: Crew) -> bool:
+    def _done(self, parts: Components) -> bool:
         """Whether nothing is left that can be worked off now."""
-        if any(stage.backoff.hopeless(_AT_THE_DOOR) for stage in (crew.reconciler, crew.uploader, crew.trainer)):
+        if any(stage.backoff.hopeless(_AT_THE_DOOR) for stage in (parts.reconciler, parts.uploader, parts.trainer)):
             return True  # the platform was tried as often as its calls allow
         try:
-            return self._idle(crew)
+            return _idle(parts)
         except LedgerError as error:
             if not error.passing:
                 raise
             return False  # the workers wait for it, too, and give up when it takes too long
 
-    def _idle(self, crew: Crew) -> bool:
-        again = crew.ledger.batches.next_up()
-        if again is not None and again - time.time() < _SOON:
-            return False
-        if not crew.watcher.idle or not crew.ledger.remote_index.checked:
-            return False
-        # Then once more: between the two questions the watcher may have begun the look that was wanted.
-        if crew.ledger.files.rescan_wanted() or not crew.watcher.idle:
-            return False
-        tally = crew.ledger.tally()
-        upload = upload_verdict(tally, crew.uploader.thresholds, quiet_for=float("inf"))
-        training = training_verdict(tally, crew.thresholds, now=time.time())
-        moving = upload.due or tally.sending or tally.unmarked or tally.active is not None or training.due
-        return not moving and not crew.ledger.changes.relabels(1) and not crew.trainer.keeper.busy
-
     def _changed(self) -> Settings | None:
         """New settings, if the file changed (or SIGHUP asks) and they are valid and different."""
-        stamp = _stamp(self._files)
+        stamp = [_stamp(file) for file in self._files]
         asked = self._signals.reload or time.monotonic() >= self._again_at
         if self._path is None or (stamp == self._stamp and not asked):
             return None
@@ -293,8 +278,8 @@ class Daemon:
         except ConfigError as error:
             self._refuse(error)
             return None
-        if self._files != (files := _files(self._path, settings)):
-            self._files, self._stamp = files, _stamp(files)
+        if self._files != (files := (self._path, *settings.secret_files)):
+            self._files, self._stamp = files, [_stamp(file) for file in files]
         changes = difference(self._settings, settings)
         if not changes:
             self._say_mistake(None)
@@ -310,34 +295,43 @@ class Daemon:
         """Let ``status`` say why the configuration is not the one at work; None: it is."""
         self._mistake = error
         with contextlib.suppress(LedgerError):  # it is away at the moment: the log has it
-            if self.crew is not None:
-                self.crew.ledger.trouble(_CONFIGURATION, error)
+            if self.parts is not None:
+                self.parts.ledger.trouble(_CONFIGURATION, error)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
         self._news.set()
 
-    def _line(self, crew: Crew) -> str:
-        """One line for ``systemctl status``."""
-        try:
-            tally: Tally = crew.ledger.tally()
-        except ImageSyncError as error:
-            return error.what
-        upload = f"upload {tally.ready} / {crew.thresholds.upload}"
-        return f"{upload}, training {tally.untrained} / {crew.thresholds.training}, {tally.confirmed} uploaded"
 
-
-def _files(path: Path | None, settings: Settings) -> tuple[Path, ...]:
-    return () if path is None else (path, *settings.secret_files)
-
-
-def _stamp(files: tuple[Path, ...]) -> list[tuple[int, int, int] | None]:
-    return [_stamp_of(file) for file in files]
-
-
-def _stamp_of(file: Path) -> tuple[int, int, int] | None:
+def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
         found = file.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _idle(parts: Components) -> bool:
+    again = parts.ledger.batches.next_up()
+    if again is not None and again - time.time() < _SOON:
+        return False
+    if not parts.watcher.idle or not parts.ledger.remote_index.checked:
+        return False
+    # Then once more: between the two questions the watcher may have begun the look that was wanted.
+    if parts.ledger.files.rescan_wanted() or not parts.watcher.idle:
+        return False
+    tally = parts.ledger.tally()
+    upload = upload_verdict(tally, parts.uploader.thresholds, quiet_for=float("inf"))
+    training = training_verdict(tally, parts.thresholds, now=time.time())
+    moving = upload.due or tally.sending or tally.unmarked or tally.active is not None or training.due
+    return not moving and not parts.ledger.changes.relabels(1) and not parts.trainer.keeper.busy
+
+
+def _line(parts: Components) -> str:
+    """One line for ``systemctl status``."""
+    try:
+        tally: Tally = parts.ledger.tally()
+    except ImageSyncError as error:
+        return error.what
+    upload = f"upload {tally.ready} / {parts.thresholds.upload}"
+    return f"{upload}, training {tally.untrained} / {parts.thresholds.training}, {tally.confirmed} uploaded"

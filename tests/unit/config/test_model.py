@@ -9,7 +9,8 @@ import pytest
 
 from image_sync.config import difference
 from image_sync.config.model import covers, hours_of
-from image_sync.daemon.assemble import recipe_of, thresholds_of, watch_rules
+from image_sync.daemon.assemble import recipe_of, watch_rules
+from image_sync.tracker import thresholds_of
 from support.configuration import mistakes, settings, warnings
 from support.memory import MemoryPlatform
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from image_sync.config import json_schema, settings_table
-from image_sync.daemon.assemble import thresholds_of, watch_rules
+from image_sync.daemon.assemble import watch_rules
 from image_sync.platforms import registry
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.retry import Retrying
+from image_sync.tracker import thresholds_of
 from image_sync.watcher.rules import Filter
 from support.configuration import mistakes, settings, warnings
 from support.memory import MemoryPlatform
