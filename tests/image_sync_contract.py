@@ -31,7 +31,7 @@ from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
 from image_sync.platforms.base import Model, Phase, Platform, RemotePicture, TrainingPlan
 from image_sync.platforms.retry import Retrying
-from image_sync.trainer.passing import passes
+from image_sync.trainer.follow import is_temporary_failure
 
 Marks = tuple[str, float, float, float, float]
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "été": (30, 180, 30)}
@@ -520,7 +520,7 @@ def test_a_training_is_stopped(rig: Rig, dataset: DatasetRef) -> None:
         assert time.monotonic() < give_up
         threading.Event().wait(0.05)
     assert progress.reason
-    assert not passes(progress.reason)
+    assert not is_temporary_failure(progress.reason)
     assert not progress.repeat
     assert rig.platform.models.of_task(task) is None
     rig.platform.trainings.stop(task)

@@ -55,7 +55,7 @@ run()
 HUNG = """
 import sys, threading
 from image_sync.daemon import daemon
-from image_sync.trainer import Trainer
+from image_sync.trainer.start import Trainer
 daemon._PATIENCE, daemon._LONG_PATIENCE = {{}}, 0.5
 step, turns = Trainer.step, iter(range(1000))
 def hanging(self, now):

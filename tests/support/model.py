@@ -26,7 +26,8 @@ from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Outcome, Platform, Reader, RemotePicture, TrainingPlan
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
-from image_sync.trainer import Recipe, Trainer
+from image_sync.trainer.lifecycle import TrainingSettings
+from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 from support import temporary
@@ -285,7 +286,7 @@ class Process:
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
         self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, backoff, clock=world.clock)
-        recipe = Recipe("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
+        recipe = TrainingSettings("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
         self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, backoff, clock=world.clock)
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(

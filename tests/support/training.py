@@ -12,7 +12,8 @@ from image_sync.domain import Batch, DatasetRef, Sighting, Stamp, Training, Trai
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Model, TrainingPlan
 from image_sync.tracker import Thresholds
-from image_sync.trainer import Recipe, Trainer
+from image_sync.trainer.lifecycle import TrainingSettings
+from image_sync.trainer.start import Trainer
 from image_sync_contract import held, read_held
 from support import temporary
 from support.memory import MemoryPlatform, StoredTraining
@@ -82,7 +83,7 @@ class World:
             self.ledger,
             self.platform,
             Thresholds(training=training, max_ratio=max_ratio),
-            Recipe(**{"name": "plates", "poll": 15, **recipe}),
+            TrainingSettings(**{"name": "plates", "poll": 15, **recipe}),
             self.stop,
             Backoff(self.ledger.trouble, clock=lambda: self.now),
             clock=lambda: self.unix,

@@ -14,7 +14,8 @@ from image_sync.domain import TrainingState
 from image_sync.errors import Ambiguous
 from image_sync.platforms.base import RemotePicture, TrainingPlan
 from image_sync.tracker import Thresholds
-from image_sync.trainer import Recipe, Trainer
+from image_sync.trainer.lifecycle import TrainingSettings
+from image_sync.trainer.start import Trainer
 from support.world import World
 
 
@@ -82,7 +83,7 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
         world.ledger,
         world.platform,
         thresholds,
-        Recipe("parts"),
+        TrainingSettings("parts"),
         threading.Event(),
         Backoff(world.ledger.trouble, clock=lambda: world.now),
         clock=lambda: world.unix,

@@ -20,7 +20,7 @@ from image_sync.errors import NotFound, Refused, UsageError
 from image_sync.ledger import Ledger
 from image_sync.log import show_path, show_text
 from image_sync.platforms.base import Model, Platform
-from image_sync.trainer import newest_of
+from image_sync.trainer.lifecycle import of_name
 
 _HISTORY = 1000  # trainings that are looked at
 _NAMED = 5  # models or trainings that a hint names
@@ -221,7 +221,7 @@ def chosen(platform: Platform, found: list[Model], wanted: str, name: str) -> Mo
     Raises:
         UsageError: there is none.
     """
-    if wanted == "latest" and (newest := newest_of(name, found)) is not None:
+    if wanted == "latest" and (newest := next(iter(of_name(name, found)), None)) is not None:
         return newest
     for model in found:
         if wanted in {model.id, model.name}:

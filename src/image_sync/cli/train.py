@@ -18,14 +18,15 @@ from image_sync.cli import options
 from image_sync.cli.present import Measure, outcome_of, remaining
 from image_sync.cli.session import ledger_of, platform_of, settings_of, traits_of
 from image_sync.config import Settings
-from image_sync.daemon.assemble import recipe_of
+from image_sync.daemon.assemble import training_settings_of
 from image_sync.domain import NextStep, Training, TrainingState
 from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
 from image_sync.ledger.lock import Lock
 from image_sync.log import show_text
 from image_sync.tracker import Thresholds, thresholds_of, training_verdict
-from image_sync.trainer import Trainer, keeping
+from image_sync.trainer import lifecycle
+from image_sync.trainer.start import Trainer
 
 _TICK = 0.5
 _DAEMON_ANSWERS = 60.0  # seconds in which a running daemon takes up the request
@@ -64,7 +65,7 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
     with ledger_of(settings, lock) as ledger, platform_of(settings) as platform:
         thresholds = thresholds_of(settings, platform.traits)
         known = _ask(ledger, thresholds)
-        trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, Backoff(ledger.trouble))
+        trainer = Trainer(ledger, platform, thresholds, training_settings_of(settings), stop, Backoff(ledger.trouble))
 
         def turn() -> None:
             stop.wait(min(trainer.step(time.monotonic()), _TICK))
@@ -118,12 +119,12 @@ def _see(ledger: Ledger, known: int, measure: Measure, *, follow: bool, turn: Ca
                 figures=measure.figures(run),
                 left=remaining(run) if run.state.active else str(run.fate or run.state),
             )
-            stuck = any(trouble.stage == keeping.STAGE for trouble in ledger.troubles())
+            stuck = any(trouble.stage == lifecycle.STAGE for trouble in ledger.troubles())
             if not run.state.active and (stuck or run.owed in {NextStep.NOTHING, NextStep.RETRY}):
                 break
     _tell(run, measure)
     for trouble in ledger.troubles() if follow else ():
-        if trouble.stage == keeping.STAGE:
+        if trouble.stage == lifecycle.STAGE:
             typer.echo(f"It is tried again: {trouble.what}. {trouble.hint}".rstrip(), err=True)
 
 

@@ -21,7 +21,8 @@ from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
 from image_sync.reconciler import Reconciler
 from image_sync.tracker import Thresholds, thresholds_of
-from image_sync.trainer import Recipe, Trainer
+from image_sync.trainer.lifecycle import TrainingSettings
+from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher import Rules, Watcher
 
@@ -102,7 +103,9 @@ def assemble(
     rules = watch_rules(settings, platform.traits, once=once)
     watcher = Watcher(roots, ledger.files, rules, stop, wake, alive=alive)
     # What was moved while nothing ran is found first: a training would learn it under its old category.
-    trainer = Trainer(ledger, platform, thresholds, recipe_of(settings), stop, backoff, looked=watcher.looked)
+    trainer = Trainer(
+        ledger, platform, thresholds, training_settings_of(settings), stop, backoff, looked=watcher.looked
+    )
 
     def help_out(now: float) -> float:
         return min(uploader.help(now), reconciler.help(now))
@@ -179,10 +182,10 @@ def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
     return ledger
 
 
-def recipe_of(settings: Settings) -> Recipe:
+def training_settings_of(settings: Settings) -> TrainingSettings:
     """What to train."""
     model = settings.model
-    return Recipe(
+    return TrainingSettings(
         name=model.name,
         continues=model.action == "retrain",
         pretrained=model.pretrained_model,

@@ -15,7 +15,8 @@ from image_sync.domain import Annotation, Box, DatasetRef, Tally
 from image_sync.errors import NotFound, Refused, Transient
 from image_sync.platforms.base import TrainingPlan
 from image_sync.tracker import Thresholds, training_verdict
-from image_sync.trainer import Recipe, Trainer
+from image_sync.trainer.lifecycle import TrainingSettings
+from image_sync.trainer.start import Trainer
 from support.memory import MemoryPlatform
 from support.world import World
 
@@ -174,7 +175,7 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
 
     world.platform.start_training = noted  # type: ignore[method-assign]
     thresholds = Thresholds(training=6, min_labelled=5)
-    recipe = Recipe("plates", nn_arch="frcnn", detection=True)
+    recipe = TrainingSettings("plates", nn_arch="frcnn", detection=True)
     return Trainer(
         world.ledger,
         world.platform,

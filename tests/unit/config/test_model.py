@@ -9,7 +9,7 @@ import pytest
 
 from image_sync.config import difference
 from image_sync.config.model import covers, hours_of
-from image_sync.daemon.assemble import recipe_of, watch_rules
+from image_sync.daemon.assemble import training_settings_of, watch_rules
 from image_sync.tracker import thresholds_of
 from support.configuration import mistakes, settings, warnings
 from support.memory import MemoryPlatform
@@ -18,7 +18,7 @@ from support.memory import MemoryPlatform
 def test_defaults_do_nothing_by_themselves(tmp_path: Path) -> None:
     """Nothing is deployed, deleted or held back unless a person wants it; a hanging training is told after a week."""
     loaded = settings(tmp_path)
-    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
+    recipe, thresholds = training_settings_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
 
     assert (recipe.deploy, recipe.keep, recipe.min_accuracy, recipe.deadline) == ("never", None, None, 7 * 86_400)
     assert (thresholds.quiet_hours, thresholds.min_pictures, thresholds.max_ratio) == ((), 5, 10)
@@ -32,7 +32,7 @@ def test_every_setting_reaches_its_stage(tmp_path: Path) -> None:
         "quiet_hours": "22:00-06:00,12:00-12:30", "nn_arch": None,
     }  # fmt: skip
     loaded = settings(tmp_path, model=model, threshold={"per_category": 12, "max_ratio": 4.5})
-    recipe, thresholds = recipe_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
+    recipe, thresholds = training_settings_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
 
     assert (recipe.deploy, recipe.min_gain, recipe.min_accuracy, recipe.keep) == ("better", 0.02, 0.8, 3)
     assert (recipe.deadline, recipe.detection) == (3600, False)
@@ -53,7 +53,7 @@ def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
     loaded = settings(tmp_path, model={"nn_arch": "frcnn"})
     thresholds = thresholds_of(loaded, MemoryPlatform().traits)
 
-    assert recipe_of(loaded).detection
+    assert training_settings_of(loaded).detection
     assert (thresholds.min_categories, thresholds.min_pictures, thresholds.max_ratio) == (1, 1, None)
 
 

@@ -12,8 +12,9 @@ from image_sync.domain import Sighting, Stamp, TrainingState
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
 from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
 from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Thresholds
-from image_sync.trainer import Recipe, Trainer, newest_of
-from image_sync.trainer.passing import passes
+from image_sync.trainer.follow import is_temporary_failure
+from image_sync.trainer.lifecycle import TrainingSettings, of_name
+from image_sync.trainer.start import Trainer
 from support.training import ENOUGH, World
 
 
@@ -328,7 +329,7 @@ def test_a_second_try_that_cannot_start_is_not_forgotten(world: World, error: Tr
 )
 def test_failures_that_pass(reason: str, expected: bool) -> None:
     """Resources, time and restarts pass; a person's wish, the data and silence do not."""
-    assert passes(reason) is expected
+    assert is_temporary_failure(reason) is expected
 
 
 def test_a_training_that_hangs_is_reported_after_the_deadline(world: World) -> None:
@@ -454,18 +455,18 @@ def test_the_newest_model_of_a_name_is_chosen_by_time() -> None:
         Model("5", "plates-xl-20260105-000000", "d", created_at=5.0),
     ]
 
-    chosen = newest_of("plates", models)
+    chosen = of_name("plates", models)[0]
 
     assert chosen is not None
     assert chosen.id == "2"
-    assert newest_of("none", models) is None
+    assert of_name("none", models) == []
 
 
 def test_a_scarce_category_is_left_out_of_the_training_where_the_platform_can(world: World) -> None:
     """Its pictures are counted, so that they start nothing by themselves, and no model is said to contain them."""
     thresholds = Thresholds(training=10, leaves_out=True)
     world.trainer = Trainer(
-        world.ledger, world.platform, thresholds, Recipe("plates"), world.stop, Backoff(world.ledger.trouble)
+        world.ledger, world.platform, thresholds, TrainingSettings("plates"), world.stop, Backoff(world.ledger.trouble)
     )
     world.upload(*["good", "bad"] * 6, "typo")
     plans: list[set[str]] = []

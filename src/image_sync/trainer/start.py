@@ -13,10 +13,8 @@ from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
 from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict
-from image_sync.trainer.following import Follower
-from image_sync.trainer.keeping import Keeper
-from image_sync.trainer.naming import newest_of, stamped
-from image_sync.trainer.recipe import Recipe
+from image_sync.trainer.follow import Follower
+from image_sync.trainer.lifecycle import Keeper, TrainingSettings, of_name, stamped
 
 STAGE = "training"
 _IDLE = 5.0
@@ -33,7 +31,7 @@ class Trainer:
         ledger: what was uploaded, and where trainings are written down.
         platform: where trainings run.
         thresholds: when to train.
-        recipe: what.
+        settings: what.
         stop: set when the program is to end: nothing new is begun then; a running training goes on at the platform.
         backoff: the platform's. clock: Unix time in seconds.
         looked: whether all folders were looked at since the program began; no training starts before.
@@ -44,7 +42,7 @@ class Trainer:
         ledger: Ledger,
         platform: Platform,
         thresholds: Thresholds,
-        recipe: Recipe,
+        settings: TrainingSettings,
         stop: threading.Event,
         backoff: Backoff,
         *,
@@ -52,21 +50,22 @@ class Trainer:
         looked: Callable[[], bool] = lambda: True,
     ) -> None:
         self._ledger = ledger
+        self._trainings = ledger.trainings
         self._platform = platform
         self._thresholds = thresholds
-        self._recipe = recipe
+        self._settings = settings
         self._stop = stop
         self._clock = clock
         self._looked = looked
         self._next_look = 0.0
         self._absent: tuple[int, float] | None = None
         self._said = ""
-        self._follower = Follower(ledger, platform, recipe, clock)
-        self.keeper = Keeper(ledger, platform, recipe, stop, backoff, clock)
+        self._follower = Follower(ledger, platform, settings, clock)
+        self.keeper = Keeper(ledger, platform, settings, stop, backoff, clock)
         self.backoff = backoff.stage(STAGE)
 
     def step(self, now: float) -> float:
-        """Start or follow, and do what is owed for trainings that ended.
+        """Start or follow, and take the next steps of trainings that ended.
 
         Returns seconds until it wants to be called again without news.
 
@@ -76,8 +75,8 @@ class Trainer:
         if self._stop.is_set() or self.backoff.remaining():
             return self.backoff.remaining()
         try:
-            run = self._ledger.trainings.active()
-            pause = self._consider() if run is None else self._follow(run, now)
+            training = self._trainings.active()
+            pause = self._consider() if training is None else self._follow(training, now)
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.backoff.failed(error)
         self.backoff.succeeded()
@@ -99,129 +98,126 @@ class Trainer:
                 short_by=verdict.short_by,
                 reason=verdict.reason,
             )
-        if verdict.due and not self._looked():
+        if not verdict.due:
+            return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
+        if not self._looked():
             return _SHORTLY
-        if verdict.due:
-            self._start()
-            return 0.0
-        return _IDLE if verdict.wait is None else min(_IDLE, verdict.wait)
+        base, base_name = self._base(self._ledger.target.dataset)
+        taken = {training.name for training in self._trainings.history()}
+        name = stamped(self._settings.name, self._clock(), taken)
+        training = self._trainings.begin(name, base, base_name, without=self._left_out())
+        if training is not None:
+            self._launch(training)
+        return 0.0
 
-    def _start(self) -> None:
-        dataset = self._ledger.target.dataset
-        base, base_name = self._base(dataset)
-        taken = {run.name for run in self._ledger.trainings.history()}
-        name = stamped(self._recipe.name, self._clock(), taken)
-        run = self._ledger.trainings.begin(name, base, base_name, without=self._left_out())
-        if run is not None:
-            self._launch(run)
-
-    def _launch(self, run: Training) -> None:
+    def _launch(self, training: Training) -> None:
         """Ask the platform for a training that is written down already."""
         plan = TrainingPlan(
-            name=run.name,
-            dataset=run.dataset,
-            base=run.base,
-            nn_arch=self._recipe.nn_arch,
-            detection=self._recipe.detection,
-            strategy=self._recipe.strategy,
+            name=training.name,
+            dataset=training.dataset,
+            base=training.base,
+            nn_arch=self._settings.nn_arch,
+            detection=self._settings.detection,
+            strategy=self._settings.strategy,
             contents=self._contents,
         )
-        base = run.base_name or run.base or None
-        log.info("training.starting", model=run.name, pictures=run.pictures, base=base)
-        warning = imbalance(self._ledger.trainings.trainable(), self._thresholds.max_ratio)
+        base = training.base_name or training.base or None
+        log.info("training.starting", model=training.name, pictures=training.pictures, base=base)
+        warning = imbalance(self._trainings.trainable(), self._thresholds.max_ratio)
         if warning:
-            log.warning("training.unbalanced", model=run.name, reason=warning)
+            log.warning("training.unbalanced", model=training.name, reason=warning)
         if self._thresholds.min_labelled is not None:
             rare = rare_labels_told(self._ledger.tally(), self._thresholds)
             if rare:
-                log.warning("training.rare_labels", model=run.name, reason=rare)
+                log.warning("training.rare_labels", model=training.name, reason=rare)
         try:
             task_id = self._platform.trainings.start(plan)
         except Ambiguous as error:
-            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
-            log.warning("training.doubtful", model=run.name, error=error.what)
-        except Unauthorised:
-            self._give_up(run)  # it was not even looked at
-            raise
+            self._doubt(training)
+            log.warning("training.doubtful", model=training.name, error=error.what)
         except Permanent as error:
-            self._ledger.trainings.refused(run.id, error.what)
-            log.error("training.refused", model=run.name, error=error.what, hint=error.hint)
+            if isinstance(error, Unauthorised):  # it was not even looked at
+                self._give_up(training)
+                raise
+            self._trainings.refused(training.id, error.what)
+            log.error("training.refused", model=training.name, error=error.what, hint=error.hint)
         except ImageSyncError:
-            self._give_up(run)
+            self._give_up(training)
             raise
         else:
-            self._ledger.trainings.started(run.id, task_id)
-            log.info("training.started", model=run.name, task=task_id, pictures=run.pictures)
+            self._trainings.started(training.id, task_id)
+            log.info("training.started", model=training.name, task=task_id, pictures=training.pictures)
 
-    def _give_up(self, run: Training) -> None:
+    def _doubt(self, training: Training) -> None:
+        self._trainings.doubt(training.id, not_before=self._clock() + self._settings.grace)
+
+    def _give_up(self, training: Training) -> None:
         """Nobody was there. What was in doubt before stays so: an earlier request may still be carried out."""
-        if run.doubts:
-            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+        if training.doubts:
+            self._doubt(training)
         else:
-            self._ledger.trainings.abandon(run.id)
+            self._trainings.abandon(training.id)
 
     def _base(self, dataset: DatasetRef) -> tuple[str, str]:
         """Id and name of the model to continue from; both empty to start from the beginning.
 
         The newest one is asked of the platform, which lists only what is trained: a ledger may be younger than that.
         """
-        wanted = self._recipe.pretrained
-        if wanted is None:
-            wanted = "latest" if self._recipe.continues else "none"
+        wanted = self._settings.pretrained or ("latest" if self._settings.continues else "none")
         if wanted == "none":
             return "", ""
         if wanted != "latest":
-            known = self._ledger.trainings.named(wanted)
+            known = self._trainings.named(wanted)
             return wanted, "" if known is None else known.name
-        newest = newest_of(self._recipe.name, self._platform.models.of_dataset(dataset))
-        if newest is None:
-            log.info("training.no_base", model=self._recipe.name, reason="no trained model of this name yet")
+        models = of_name(self._settings.name, self._platform.models.of_dataset(dataset))
+        if not models:
+            log.info("training.no_base", model=self._settings.name, reason="no trained model of this name yet")
             return "", ""
-        return newest.id, newest.name
+        return models[0].id, models[0].name
 
     def _left_out(self) -> dict[str, int]:
-        return left_out(self._ledger.trainings.trainable(), self._thresholds)
+        return left_out(self._trainings.trainable(), self._thresholds)
 
     def _contents(self) -> Iterator[RemotePicture]:
         without = self._left_out()
-        for remote_id, key, category, text in self._ledger.trainings.contents():
-            if category in without:
-                continue
-            yield RemotePicture(remote_id, key, category, annotation=Annotation.from_text(text) if text else None)
+        for remote_id, key, category, text in self._trainings.contents():
+            if category not in without:
+                annotation = Annotation.from_text(text) if text else None
+                yield RemotePicture(remote_id, key, category, annotation=annotation)
 
-    def _follow(self, run: Training, now: float) -> float:
+    def _follow(self, training: Training, now: float) -> float:
         if now < self._next_look:
             return self._next_look - now
-        if run.state is TrainingState.RUNNING:
-            pause = self._follower.pause(run)
+        if training.state is TrainingState.RUNNING:
+            pause = self._follower.pause(training)
             self._next_look = now + pause
-            self._follower.look(run, now)
-            return pause
-        between = max(0.05, min(_LOOK_AGAIN, self._recipe.grace / 4))
-        self._next_look = now + between
-        self._settle(run, now)
-        return between
+            self._follower.look(training, now)
+        else:
+            pause = max(0.05, min(_LOOK_AGAIN, self._settings.grace / 4))
+            self._next_look = now + pause
+            self._settle(training, now)
+        return pause
 
-    def _settle(self, run: Training, now: float) -> None:
+    def _settle(self, training: Training, now: float) -> None:
         """It is not known whether the training was started: ask for its name.
 
         Absence is believed at the second look at the earliest, and after the grace time on the monotonic clock.
         """
-        found = self._platform.trainings.find(run.dataset, run.name)
-        if run.state is TrainingState.STARTING:  # the ledger failed while it was being started
-            self._ledger.trainings.doubt(run.id, not_before=self._clock() + self._recipe.grace)
+        found = self._platform.trainings.find(training.dataset, training.name)
+        if training.state is TrainingState.STARTING:  # the ledger failed while it was being started
+            self._doubt(training)
         if found:
-            self._ledger.trainings.started(run.id, found[0])
+            self._trainings.started(training.id, found[0])
             self._next_look, self._absent = 0.0, None
-            log.info("training.adopted", model=run.name, task=found[0])
+            log.info("training.adopted", model=training.name, task=found[0])
         elif self._platform.traits.idempotent_starts:
-            log.info("training.start_continued", model=run.name)
-            self._ledger.trainings.again(run.id)
-            self._launch(run)
-        elif self._absent is None or self._absent[0] != run.id:
-            self._absent = (run.id, now)
-        elif now - self._absent[1] >= self._recipe.grace:
+            log.info("training.start_continued", model=training.name)
+            self._trainings.again(training.id)
+            self._launch(training)
+        elif self._absent is None or self._absent[0] != training.id:
+            self._absent = (training.id, now)
+        elif now - self._absent[1] >= self._settings.grace:
             self._absent, self._next_look = None, 0.0
-            log.warning("training.not_started", model=run.name)
-            self._ledger.trainings.again(run.id)
-            self._launch(run)
+            log.warning("training.not_started", model=training.name)
+            self._trainings.again(training.id)
+            self._launch(training)

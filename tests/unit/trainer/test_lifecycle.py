@@ -10,8 +10,7 @@ from structlog.testing import capture_logs
 from image_sync.domain import ModelOutcome, NextStep, TrainingState
 from image_sync.errors import Refused, Transient, Unauthorised
 from image_sync.platforms.base import Model
-from image_sync.trainer import Recipe
-from image_sync.trainer.judging import judge
+from image_sync.trainer.lifecycle import TrainingSettings, judge
 from support.training import ENOUGH, World
 
 
@@ -65,7 +64,7 @@ def model(accuracy: float | None, name: str = "old") -> Model:
 )
 def test_judging(rules: dict[str, object], accuracy: float | None, rivals: list[Model], deploy: bool, why: str) -> None:
     """Every rule, at and beside its limit, with its reason."""
-    decision = judge(Recipe("m", **rules), accuracy, rivals)  # type: ignore[arg-type]
+    decision = judge(TrainingSettings("m", **rules), accuracy, rivals)  # type: ignore[arg-type]
 
     assert decision.deploy is deploy
     assert why in decision.reason
