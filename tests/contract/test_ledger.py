@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
 
 from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, Sighting, Stamp, TrainingState, WatchMode
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
 from image_sync.ledger import Ledger, Remote, exists, open_ledger
 from image_sync.ledger.context import IllegalTransition
 from image_sync.ledger.lock import Holder, Lock, holder_of
-from image_sync.ledger.schema import metadata
 from support.postgres import cut, stopped
 
 ROOT = b"/pictures"
@@ -826,17 +824,6 @@ def test_looking_does_not_write(opened, state) -> None:
     assert ledger.tally().ready == 0
     assert ledger.take("mvi", "http://server", "parts", "append")
     assert ledger.tally().ready == 1
-
-
-def test_the_migrations_make_the_tables_that_the_code_uses(ledger: Ledger) -> None:
-    """Columns and indexes of a migrated ledger are those of the schema."""
-    with ledger._context.db.reading() as tx:
-        found = inspect(tx)
-        for table in metadata.sorted_tables:
-            columns = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
-            assert columns == {column.name: column.nullable for column in table.columns}, table.name
-            indexes = {index["name"] for index in found.get_indexes(table.name) if not index.get("unique")}
-            assert {index.name for index in table.indexes} <= indexes, table.name
 
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, state) -> None:

@@ -94,11 +94,7 @@ class Database:
         self._term = ""
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
-        self._engine = _engine(state)
-        if self._engine.dialect.name == "sqlite":
-            with self._engine.connect() as connection:  # the only one
-                driver = cast("sqlite3.Connection", connection.connection.driver_connection)
-                driver.set_progress_handler(alive, _OFTEN)
+        self._engine = _engine(state, alive)
         self._reader = self._writer if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
         self.insert = _insert(self._engine.dialect.name)
         try:
@@ -371,7 +367,7 @@ def _shown(state: str | Path) -> str:
     return str(Path(state) / FILE)
 
 
-def _engine(state: str | Path) -> Engine:
+def _engine(state: str | Path, alive: Callable[[], None]) -> Engine:
     if isinstance(state, str) and "://" in state:
         return postgresql(make_url(state))
     folder = Path(state)
@@ -387,7 +383,16 @@ def _engine(state: str | Path) -> Engine:
         connect_args={"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False},
         poolclass=StaticPool,
     )
-    event.listen(engine, "connect", _prepare)
+
+    def prepare(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.set_progress_handler(alive, _OFTEN)
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        connection.execute("PRAGMA journal_mode=TRUNCATE")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -418,14 +423,6 @@ def _introduce(connection: Any, _record: Any) -> None:
     connection.adapters.register_loader("numeric", IntLoader)  # the sum of whole numbers, which would be a Decimal
     connection.execute(_SESSION)
     connection.commit()
-
-
-def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    connection.execute("PRAGMA journal_mode=TRUNCATE")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin(connection: Connection) -> None:

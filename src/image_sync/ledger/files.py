@@ -21,7 +21,7 @@ from image_sync.ledger.context import LedgerContext, value_of
 from image_sync.ledger.counters import count
 from image_sync.ledger.keys import LONGEST, key_of, plain_key
 from image_sync.ledger.remote_index import BEFORE, take_known
-from image_sync.ledger.schema import READY_OR_HELD, file, file_count, folder, keyvalue, picture, root, word
+from image_sync.ledger.schema import READY_OR_HELD, file, file_count, folder, half_digest, keyvalue, picture, root, word
 
 RESCAN = "rescan"
 _PAGE = 1000
@@ -212,7 +212,7 @@ class Files:
             sound = [seen for seen in sound if seen.sha256[:16] not in there]
         copies = bool(rows(tx, "SELECT 1 FROM picture WHERE target_id = ? AND copy > 0 LIMIT 1", aim))
         if copies:
-            repeated = {sha256 for (sha256,) in rows_of(tx, _COPIES, [seen.sha256 for seen in sound], aim)}
+            repeated = {sha256 for (sha256,) in rows_of(tx, _COPIES, [seen.sha256[:16] for seen in sound], aim)}
             sound = [seen for seen in sound if seen.sha256 not in repeated]
         if not sound:
             return sightings
@@ -268,7 +268,9 @@ class Files:
         """Record those of the files whose paths are new and for whose contents other files stand. Returns them."""
         owned = {
             sha256: (picture_id, category)
-            for sha256, picture_id, category in rows_of(tx, _OWNED, sorted({seen.sha256 for seen in sightings}), aim)
+            for sha256, picture_id, category in rows_of(
+                tx, _OWNED, sorted({seen.sha256[:16] for seen in sightings}), aim
+            )
         }
         names: dict[int, list[bytes]] = {}
         for seen in sightings:
@@ -350,11 +352,13 @@ class Files:
         here = and_(file.c.folder_id == folder_id, file.c.name == name)
         one = tx.execute(select(file.c.sha256, file.c.suffix, file.c.size, file.c.annotation_text).where(here)).one()
         owned = select(file.c.picture_id).where(file.c.picture_id == picture.c.id, file.c.role == FileRole.OWNER)
-        candidates = tx.execute(
-            select(picture.c.id, picture.c.category, picture.c.copy, owned.exists().label("owned"))
-            .where(picture.c.target_id == target, picture.c.sha256 == one.sha256)
+        columns = (picture.c.id, picture.c.sha256, picture.c.category, picture.c.copy, owned.exists().label("owned"))
+        similar = tx.execute(
+            select(*columns)
+            .where(picture.c.target_id == target, half_digest == one.sha256[:16])
             .order_by(picture.c.category != category, picture.c.id)
         ).all()
+        candidates = [row for row in similar if row.sha256 == one.sha256]
         orphans = [row for row in candidates if not row.owned]
         role = FileRole.OWNER
         if orphans:
@@ -364,8 +368,7 @@ class Files:
             chosen = candidates[0].id
             role = FileRole.DUPLICATE if candidates[0].category == category else FileRole.CONFLICT
         else:
-            copy = 1 + max((row.copy for row in candidates), default=-1)
-            chosen = self._new_picture(tx, target, name, category, one, copy)
+            chosen = self._new_picture(tx, target, name, category, one, similar)
         tx.execute(update(file).where(here).values(picture_id=chosen, role=role))
         if candidates:
             _hold(tx, chosen)
@@ -375,8 +378,11 @@ class Files:
     def _mark(self, tx: Connection, picture_id: int, wanted: str) -> None:
         set_wanted(tx, self._context.db, self._context.target.id, picture_id, wanted)
 
-    def _new_picture(self, tx: Connection, target: int, name: bytes, category: str, one: Any, copy: int) -> int:
+    def _new_picture(
+        self, tx: Connection, target: int, name: bytes, category: str, one: Any, similar: Sequence[Any]
+    ) -> int:
         now = self._context.clock()
+        copy = 1 + max((row.copy for row in similar), default=-1)
         values = {"target_id": target, "sha256": one.sha256, "copy": copy, "category": category, "size": one.size}
         there = take_known(tx, target, one.sha256, one.size)
         if there is not None:  # it lies at the platform already, from before this ledger knew of it
@@ -384,14 +390,13 @@ class Files:
             values |= {"training_id": BEFORE if there.counted else None, "state": PictureState.CONFIRMED}
             values |= {"ready_at": now, "confirmed_at": now}
         else:
-            keys = [key_of(name, one.sha256, one.suffix, copy), key_of(name, one.sha256, one.suffix, copy, whole=True)]
+            others = any(row.sha256 != one.sha256 for row in similar)
+            number = 1 + max((row.copy for row in similar if row.sha256 == one.sha256), default=-1)
+            values |= {"key": key_of(name, one.sha256, one.suffix, number, whole=others), "plain": 0}
             plain = plain_key(name) if self._context.plain_names else None
-            if plain is not None:
-                keys.insert(0, plain)
-            same = select(picture.c.key).where(picture.c.target_id == target, picture.c.key.in_(keys))
-            taken = set(tx.execute(same).scalars())
-            key = next(one for one in keys if one not in taken)
-            values |= {"key": key, "state": PictureState.READY, "ready_at": now}
+            if plain is not None and not rows(tx, _PLAIN_TAKEN, target, plain):
+                values |= {"key": plain, "plain": 1}
+            values |= {"state": PictureState.READY, "ready_at": now}
             count(tx, pictures=[(target, "ready", category, "", 0, 1)])
         return int(tx.execute(insert(picture).values(values).returning(picture.c.id)).scalar_one())
 
@@ -530,11 +535,12 @@ _WITHOUT_FILE = (
     "DELETE FROM picture WHERE id > ? AND NOT EXISTS (SELECT 1 FROM file WHERE file.picture_id = picture.id)"
     " RETURNING sha256"
 )
-_COPIES = "SELECT sha256 FROM picture WHERE sha256 IN ({?}) AND target_id = ? AND copy > 0"
+_COPIES = "SELECT sha256 FROM picture WHERE substr(sha256, 1, 16) IN ({?}) AND target_id = ? AND copy > 0"
+_PLAIN_TAKEN = "SELECT 1 FROM picture WHERE target_id = ? AND key = ? AND plain = 1"
 _OWNED = (
     "SELECT picture.sha256, picture.id, picture.category FROM picture"
     " JOIN file ON file.picture_id = picture.id AND file.role = 'owner'"
-    " WHERE picture.sha256 IN ({?}) AND picture.target_id = ?"
+    " WHERE substr(picture.sha256, 1, 16) IN ({?}) AND picture.target_id = ?"
 )
 _THERE = "SELECT digest FROM remote_index WHERE digest IN ({?}) AND target_id = ?"
 _DROP = "DELETE FROM file WHERE (folder_id, name) IN (VALUES {(?, ?)})"

@@ -23,6 +23,7 @@ from image_sync.ledger.schema import (
     batch,
     file,
     folder,
+    half_digest,
     kept,
     membership,
     picture,
@@ -164,7 +165,8 @@ class History:
         """The pictures of this name or id at the platform, or of this SHA-256, or (gone files) of this file name."""
         stem = plain_stem(text.rpartition("/")[2])
         aim = picture.c.target_id == self._context.target.id
-        same = (picture.c.key == text) | (picture.c.sha256 == text.lower())
+        sha256 = text.lower()
+        same = (picture.c.key == text) | ((half_digest == sha256[:16]) & (picture.c.sha256 == sha256))
         same |= (picture.c.remote_id == text) & (picture.c.remote_id != "")
         with self._context.db.reading() as tx:
             rows = tx.execute(_pictures().where(aim, same)).all()
@@ -370,7 +372,7 @@ def close_membership(tx: Connection, picture_id: int) -> None:
 
 def _memberships(tx: Connection, target_id: int, sha256: str) -> list[Membership]:
     """The trainings that contain this content, newest first; those that failed or were not started left out."""
-    same = (picture.c.target_id == target_id) & (picture.c.sha256 == sha256)
+    same = (picture.c.target_id == target_id) & (half_digest == sha256[:16]) & (picture.c.sha256 == sha256)
     there = select(picture.c.training_id, picture.c.sent_category.label("category")).where(
         same, picture.c.state == PictureState.CONFIRMED, picture.c.training_id.is_not(None)
     )

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 
 from image_sync.domain import PictureState
 from image_sync.ledger.annotations import mark_unknown, update_due
@@ -23,6 +23,7 @@ from image_sync.ledger.keys import LONGEST, digest_of
 from image_sync.ledger.schema import (
     annotation,
     file,
+    half_digest,
     kept,
     keyvalue,
     pending_removal,
@@ -43,6 +44,7 @@ RELABEL = "relabel/"
 """Notes of pictures (ids) of which nobody knows which category the platform has until it was told."""
 RESTORED = "restored/"
 """Notes of targets (ids) whose pictures were told categories that this ledger does not know of."""
+_PLAIN = picture.c.plain == literal_column("1")  # as the index says it
 _GENERATION = "generation"
 _WRITING = 3.0  # seconds that writing its file may take
 BEFORE = 0
@@ -187,7 +189,7 @@ class RemoteIndex:
         for keys in _chunks(sorted(wanted)):
             with self._context.db.reading() as tx:
                 sent = select(picture.c.key).where(
-                    picture.c.target_id == aim, picture.c.key.in_(keys), picture.c.state.in_(there)
+                    picture.c.target_id == aim, half_digest.in_(set(map(digest_of, keys))), picture.c.state.in_(there)
                 )
                 known = select(remote_index.c.key).where(remote_index.c.target_id == aim, remote_index.c.key.in_(keys))
                 wanted -= {row.key for row in tx.execute(sent)} | {row.key for row in tx.execute(known)}
@@ -388,6 +390,7 @@ class RemoteIndex:
             .values(
                 state=PictureState.CONFIRMED,
                 key=row.key[:LONGEST],
+                plain=int(not digest_of(row.key)),
                 remote_id=row.remote_id,
                 sent_category=category,
                 reason="",
@@ -477,7 +480,7 @@ class _Known:
             .where(picture.c.target_id == aim)
             .order_by(picture.c.id)
         )
-        keys = [row.key for row in rows]
+        keys = [row.key for row in rows if not digest_of(row.key)]
         digests = sorted({digest for row in rows if (digest := digest_of(row.key))})
         ids = [row.remote_id for row in rows]
         self.batches = given_out(tx, {row.batch_id for row in rows if row.batch_id})
@@ -486,11 +489,11 @@ class _Known:
         )
         self.leaving = set(tx.execute(gone).scalars())
         self.by_remote = {row.remote_id: row for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
-        self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys)))}
-        halves = func.substr(picture.c.sha256, 1, 16)
+        self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys), _PLAIN))}
         self._by_digest: dict[str, list[Any]] = {}
-        for row in tx.execute(mine.where(halves.in_(digests))):
+        for row in tx.execute(mine.where(half_digest.in_(digests))):
             self._by_digest.setdefault(row.sha256[:16], []).append(row)
+            self._by_key[row.key] = row
         before = select(told.c.remote_id, told.c.category).where(told.c.target_id == aim, told.c.remote_id.in_(ids))
         self._told = {row.remote_id: row.category for row in tx.execute(before)}
         self.taken: set[int] = set()

@@ -148,6 +148,7 @@ picture = Table(
     Column("category", Text, nullable=False),  # as the folders say
     Column("sent_category", Text, nullable=False, default=""),  # as the platform has it
     Column("key", String(100), nullable=False),
+    Column("plain", Integer, nullable=False, default=0, server_default="0"),  # 1: the key does not hold the digest
     Column("size", BigInteger, nullable=False),
     Column("state", Word, nullable=False),
     Column("batch_id", String(32), nullable=False, default=""),
@@ -161,8 +162,10 @@ picture = Table(
     Column("ready_at", Float, nullable=False),
     Column("confirmed_at", Float),
     Column("orphaned_at", Float),  # when its last file was deleted
-    UniqueConstraint("target_id", "sha256", "copy"),
-    UniqueConstraint("target_id", "key"),
+    # Half of the digest makes an index of a third of the size; a picture of another content with the same half counts
+    # as a copy. A key that holds the digest and the number of the copy needs no index to be the only one.
+    Index("picture_content", "target_id", text("substr(sha256, 1, 16)"), "copy", unique=True),
+    Index("picture_plain", "target_id", "key", unique=True, sqlite_where=text("plain = 1")),
     # Most pictures are confirmed for good: an index that leaves them out costs a third of one that does not. SQLite
     # uses it only for a condition that is written like its own, see ``word``.
     Index("picture_ready", "target_id", "category", "id", sqlite_where=text("state = 'ready'")),
@@ -380,3 +383,6 @@ stage_error = Table(
 _contradicted = select(file.c.picture_id).where(file.c.picture_id == picture.c.id, file.c.role == "conflict").exists()
 READY_OR_HELD = case((_contradicted, "held"), else_="ready")
 """The state of a picture that is to be sent: held back while its files contradict each other."""
+
+half_digest: ColumnElement[Any] = literal_column("substr(picture.sha256, 1, 16)", String)
+"""The half of a picture's digest that its key holds, as the index of contents says it."""
