@@ -75,17 +75,10 @@ def _mask(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else masked(repr(value))
 
 
-def _mask_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Mask secrets; show paths, which may hold any byte, as text."""
     for key, value in event.items():
-        event[key] = _mask(value)
-    return event
-
-
-def _show_paths(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # A path may hold any byte: show it escaped, so that a name can neither break a line nor drive a terminal.
-    for key, value in event.items():
-        if isinstance(value, bytes):
-            event[key] = show_path(value)
+        event[key] = masked(show_path(value)) if isinstance(value, bytes) else _mask(value)
     return event
 
 
@@ -93,8 +86,7 @@ def _escape(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Muta
     # Values come from file names and servers: none may break a line, or drive a terminal. JSON escapes by itself.
     for key, value in event.items():
         if isinstance(value, str):
-            lines = value.split("\n") if key in _TEXTS else [value]
-            event[key] = "\n".join(map(show_text, lines))
+            event[key] = "\n".join(map(show_text, value.split("\n") if key in _TEXTS else [value]))
     return event
 
 
@@ -179,11 +171,7 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
     stream = stream or sys.stderr
     text = log_format == "text" or (log_format == "auto" and stream.isatty())
     journal = bool(os.environ.get("JOURNAL_STREAM"))
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        _show_paths,
-    ]
+    shared: list[Any] = [structlog.stdlib.add_log_level]
     if text:
         if not journal:
             shared.append(_local_time)
@@ -191,12 +179,12 @@ def configure(level: str = "info", *, log_format: str = "auto", stream: TextIO |
         renderer: Any = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), pad_event_to=30, exception_formatter=structlog.dev.plain_traceback
         )
-        tail: list[Any] = [structlog.processors.format_exc_info, _mask_event, _escape]
+        tail: list[Any] = [structlog.processors.format_exc_info, _clean, _escape]
     else:
         if not journal:
             shared.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
         renderer = structlog.processors.JSONRenderer(ensure_ascii=True, default=repr)
-        tail = [structlog.processors.format_exc_info, _mask_event, _facts_first]
+        tail = [structlog.processors.format_exc_info, _clean, _facts_first]
     if journal:
         renderer = _JournalPrefix(renderer)
     structlog.configure(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from image_sync.cli import options
+from image_sync.cli.present import counted
 from image_sync.cli.removals import filters_of
 from image_sync.cli.session import ledger_of, settings_of
 from image_sync.config import Settings
@@ -24,7 +25,10 @@ from image_sync.watcher.rules import Filter
 
 def forget(
     path: Annotated[
-        Path | None, typer.Argument(help="A picture's file, also a deleted one, or its name or id at the server.")
+        Path | None,
+        typer.Argument(
+            help="A picture's file, also a deleted one, or its name or id at the server.", metavar="PICTURE"
+        ),
     ] = None,
     category: Annotated[
         str | None, typer.Option("--category", metavar="NAME", help="All that is left of this category.")
@@ -52,11 +56,12 @@ def forget(
         left = [one for one in found if not _wanted(one, filters_of(settings))]
         _tell(settings, subject, found, left)
         if not yes:
-            typer.confirm(f"Remove {_pictures(len(left))} of {subject} at the server?", abort=True)
+            typer.confirm(f"Remove {counted(len(left), 'picture')} of {subject} at the server?", abort=True)
         kept = sum(not _gone(ledger, one) for one in left)
-    typer.echo(f"Forgotten: {_pictures(len(left) - kept)}.")
+    typer.echo(f"Forgotten: {counted(len(left) - kept, 'picture')}.")
     if kept:
-        typer.echo(f"{_pictures(kept)} on the way to the server: call this again when {subject} is sent.")
+        are = counted(kept, "picture is", "pictures are")
+        typer.echo(f"{are} on the way to the server: call this again when {subject} is sent.")
     if holder_of(settings.state) is None:
         typer.echo("The daemon is not running: the server is told when it is started (image-sync run).")
 
@@ -93,7 +98,9 @@ def _tell(settings: Settings, subject: str, found: list[Left], left: list[Left])
             '"categories": {"NAME": null}, or "exclude" in the configuration.',
         )
     if len(left) < len(found):
-        typer.echo(f"{_pictures(len(found) - len(left))} of {subject} stay: their files lie in a watched folder.")
+        typer.echo(
+            f"{counted(len(found) - len(left), 'picture')} of {subject} stay: their files lie in a watched folder."
+        )
     typer.echo(f"Dataset {show_text(settings.dataset.name)}: {', '.join(show_text(one.key) for one in left[:10])}")
     if len(left) > 10:  # noqa: PLR2004 - so many are named
         typer.echo(f"and {len(left) - 10} more")
@@ -107,7 +114,3 @@ def _gone(ledger: Ledger, one: Left) -> bool:
     if one.state is PictureState.CONFIRMED:
         ledger.changes.forget(one.picture_id, {one.remote_id} - {""})
     return True
-
-
-def _pictures(number: int) -> str:
-    return "1 picture" if number == 1 else f"{number} pictures"

@@ -45,7 +45,9 @@ def rebuild(config: options.Config = options.CONFIG) -> None:
         told = _carry_over(aside, folder, lock)
     typer.echo(f"The old ledger is kept as {aside}.")
     if told is None:
-        typer.echo("It cannot be read: where a picture has another category at the server, the folder's counts.")
+        typer.echo(
+            "It cannot be read: if somebody changed a picture's category at the server, that change will be undone."
+        )
     typer.echo(
         "Start the daemon (image-sync run): it looks at all pictures again, reads what the platform has, and sends"
     )

@@ -107,7 +107,7 @@ def set_state(
     typer.echo(_WARNING.format(server=settings.credentials.endpoint), err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("This is not a terminal, so it cannot be confirmed", hint="Add --yes if it is")
+            raise UsageError("replacing everything was not confirmed", hint="Add --yes to do it without being asked.")
         typer.confirm("Replace everything?", abort=True)
     with Lock(settings.state), notes_of(settings) as notes, _api(settings) as api, state.open("rb") as file:
         known = Records(notes or MemoryState())

@@ -76,7 +76,10 @@ def plot(
         typer.Option("--output", "-o", metavar="FILE", help="Picture to write: .png, .svg, .pdf or .jpg."),
     ] = None,
 ) -> None:
-    """Draw loss and accuracy of a training over its iterations, or all models with accuracy and pictures over time."""
+    """Draw how a training went, or how the models got better over time.
+
+    A training: its loss and accuracy over its iterations. All models: their accuracy and number of pictures.
+    """
     if output is not None and output.suffix.lower() not in _CHARTS:
         raise UsageError(
             f"{show_path(str(output))} does not end like the name of a picture",

@@ -54,7 +54,7 @@ def predict(
         float | None,
         typer.Option(
             "--min-confidence", min=0.0, max=1.0, metavar="0..1",
-            help="Exit with 1 if the model is less sure than this of any picture; less sure objects are left out.",
+            help="Exit with 1 if the model is less sure than this of a picture; objects below it are left out.",
         ),
     ] = None,
     annotate: Annotated[

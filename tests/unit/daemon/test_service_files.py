@@ -13,7 +13,7 @@ import pytest
 
 from image_sync.errors import EXIT_CONFIG, EXIT_UNAUTHORISED, EXIT_USAGE
 
-FOLDER = Path(__file__).parents[2] / "service-files"
+FOLDER = Path(__file__).parents[3] / "service-files"
 UNITS = ("image-sync.service", "image-sync@.service")
 ANALYZE = shutil.which("systemd-analyze")
 SHUTDOWN = 20  # seconds, the default of `shutdown`
