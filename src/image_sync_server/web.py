@@ -129,7 +129,6 @@ class AccessLogMiddleware:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
         at, begun, status, written = time.time(), time.perf_counter(), None, False
         length = Headers(scope=scope).get("content-length", "")
         scope[FAULT] = ""
@@ -200,7 +199,6 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
     def discard(self) -> None:
-        """Remove what lies on disk."""
         for part in self.files:
             if part.path is not None:
                 with suppress(OSError):

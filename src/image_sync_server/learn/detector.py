@@ -98,7 +98,6 @@ class Detector:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it finds."""
         return self.labels
 
     def predict(self, picture: bytes) -> list[Find]:
@@ -125,7 +124,6 @@ class Detector:
         return np.asarray(softmax(seen @ self.weights + self.bias), dtype=np.float32)
 
     def judge(self, figures: Floats) -> Floats:
-        """Probability of each label, and last of nothing, for standardised figures."""
         return self.told(self.seen(figures))
 
     def scores(self, grid: Grid) -> Floats:
@@ -250,7 +248,6 @@ class Windows:
         return len(self.labels)
 
     def rows(self, which: NDArray[np.intp]) -> Windows:
-        """Some of them."""
         return Windows(self.figures[which], self.labels[which], self.moves[which])
 
     def standardised(self, model: Detector) -> Windows:
@@ -259,7 +256,6 @@ class Windows:
 
     @classmethod
     def of(cls, parts: Sequence[Self]) -> Windows:
-        """All of these together."""
         return Windows(
             np.concatenate([part.figures for part in parts]),
             np.concatenate([part.labels for part in parts]),
@@ -433,7 +429,6 @@ class _Training:
         self._test = Windows.of([sampler.things(), sampler.nothings()]).standardised(model)
 
     def run(self, plan: Strategy, report: Callable[[Point], None], stop: threading.Event) -> Detector:
-        """The descent."""
         speeds = [np.zeros_like(some) for some in _numbers(self._model)]
         last = plan.max_iter
         searches = {max(1, round(last * share)) for share in _SEARCHES} - {last}
@@ -495,7 +490,6 @@ class _Training:
 
 
 def _numbers(model: Detector) -> list[Floats]:
-    """What the descent changes."""
     return [model.sight, model.sight_bias, model.weights, model.bias]
 
 

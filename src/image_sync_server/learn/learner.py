@@ -80,7 +80,6 @@ class Model:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it tells apart."""
         return self.categories
 
     def predict(self, picture: bytes) -> list[tuple[str, float]]:
@@ -291,7 +290,6 @@ def train(
 
 
 def _read(samples: Sequence[Sample], stop: threading.Event) -> tuple[Floats, list[str]]:
-    """Figures and SHA-256 of each picture."""
     figures = np.empty((len(samples), features.LENGTH), dtype=np.float32)
     digests = []
     for row, sample in enumerate(samples):
@@ -383,7 +381,6 @@ def _batches(learnt: _Table) -> Iterator[_Table]:
 
 
 def _measure(tested: _Table, weights: Floats, bias: Floats) -> tuple[float, float]:
-    """Loss and accuracy."""
     answers = softmax(tested.figures @ weights + bias)
     return cross_entropy(answers, tested.labels), float((answers.argmax(axis=1) == tested.labels).mean())
 

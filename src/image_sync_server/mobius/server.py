@@ -231,7 +231,6 @@ class MobiusServer:
         return self.url
 
     def stop(self) -> None:
-        """End."""
         self._http.stop()
         self.tasks.stop()
         self.store.close()

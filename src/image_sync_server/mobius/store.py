@@ -52,16 +52,13 @@ class Store:
         self._db = self._opened()
 
     def close(self) -> None:
-        """Close the database."""
         with self._lock:
             self._db.close()
 
     def path(self, image: str) -> Path:
-        """Where the picture lies."""
         return self._folder / _PICTURES / image
 
     def has(self, image: str) -> bool:
-        """Whether there is a picture of this id."""
         return bool(self._rows("SELECT 1 FROM picture WHERE id = ?", image))
 
     def add(self, image: str, content: bytes) -> bool:
@@ -74,7 +71,6 @@ class Store:
             return True
 
     def pictures(self) -> list[str]:
-        """All ids."""
         return [row[0] for row in self._rows("SELECT id FROM picture ORDER BY id")]
 
     def assign(self, tag: str, image: str, kind: str) -> None:
@@ -94,7 +90,6 @@ class Store:
             return any(gone)
 
     def model(self, tag: str) -> Model | None:
-        """The tag's model."""
         with self._lock:
             if tag not in self._models:
                 rows = self._rows("SELECT raw FROM model WHERE tag = ?", tag)
@@ -110,7 +105,6 @@ class Store:
             self._models[tag] = model
 
     def trained(self) -> list[str]:
-        """Tags that have a model."""
         return [row[0] for row in self._rows("SELECT tag FROM model ORDER BY tag")]
 
     def state(self) -> bytes:
@@ -213,11 +207,9 @@ class Tasks:
         self.gate.set()
 
     def start(self) -> None:
-        """Begin to work."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End promptly."""
         self._stop.set()
         self.gate.set()
         self._queue.put(None)
@@ -225,7 +217,6 @@ class Tasks:
             self._thread.join(_PATIENCE)
 
     def train(self, tag: str) -> Task:
-        """Queue a training."""
         task = Task(str(uuid.uuid4()), tag)
         self.all[task.id] = task
         self._queue.put(task)

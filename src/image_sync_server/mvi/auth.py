@@ -80,7 +80,6 @@ class Guard:
 
     @property
     def owner(self) -> str:
-        """The configured user."""
         return self.credentials.user or ANYONE
 
     def sign_in(self, user: str, password: str) -> str:
@@ -118,7 +117,6 @@ class Guard:
             self._store.run("DELETE FROM tokens")
 
     def key_of(self, owner: str) -> str | None:
-        """The API key of a user."""
         return self._keys.get(owner)
 
     def make_key(self, owner: str) -> str:

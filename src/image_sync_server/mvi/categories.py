@@ -28,7 +28,6 @@ def find(store: Store, dataset_id: str, category_id: str) -> sqlite3.Row:
 
 
 def listed(store: Store, dataset_id: str) -> list[dict[str, Any]]:
-    """All categories of a dataset, newest first."""
     return [
         _shown(row) for row in store.rows("SELECT * FROM categories WHERE dataset_id = ? ORDER BY seq DESC", dataset_id)
     ]

@@ -79,7 +79,6 @@ def show(request: Request) -> dict[str, Any]:
 
 
 def change(request: Request) -> dict[str, Any]:
-    """``PUT /datasets/{id}``: its project group and purpose."""
     row = request.dataset
     given = {name: request.text(name, row[name]) for name in ("project_group_id", "purpose")}
     request.store.update("datasets", row["id"], **given, updated_at=now_ms())
@@ -92,7 +91,6 @@ def delete(request: Request) -> dict[str, Any]:
 
 
 def act_on_many(request: Request) -> Response:
-    """``POST /datasets/action``: delete several."""
     return request.delete_several("datasets", ("dataset_id_list",), "dataset_id", partial(_delete, request.store))
 
 

@@ -263,7 +263,6 @@ def act(request: Request) -> dict[str, Any]:
 
 
 def act_on_many(request: Request) -> Response:
-    """``POST /action``: delete several."""
     dataset_id = request.dataset["id"]
     delete = partial(_delete, request.store, dataset_id)
     return request.delete_several("files", ("file_id_list", "id_list"), "file_id", delete, dataset_id=dataset_id)

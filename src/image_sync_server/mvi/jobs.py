@@ -43,7 +43,6 @@ class Curve:
         self._lock = threading.Lock()
 
     def add(self, point: Point) -> None:
-        """Take a point of the learner."""
         messages = _messages(point)
         with self._lock:
             if self._seen % self._stride == 0:
@@ -130,7 +129,6 @@ class Jobs:
                 thread.join(_PATIENCE)
 
     def train(self, task_id: str) -> None:
-        """Queue a training."""
         self._trainings.put(task_id)
 
     def chore(self, work: Callable[[], None]) -> None:

@@ -58,7 +58,6 @@ def _tag(request: Request) -> sqlite3.Row:
 
 
 def listed_tags(store: Store, dataset_id: str) -> list[dict[str, Any]]:
-    """All tags of a dataset, newest first."""
     return [_shown_tag(row) for row in store.rows(f"{_TAGS} WHERE t.dataset_id = ? ORDER BY t.seq DESC", dataset_id)]
 
 

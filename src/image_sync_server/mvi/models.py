@@ -80,7 +80,6 @@ class ModelCache:
             return model
 
     def drop(self, model_id: str) -> None:
-        """Forget a model."""
         with self._lock:
             self._models.pop(model_id, None)
 
@@ -139,7 +138,6 @@ def show(request: Request) -> dict[str, Any]:
 
 
 def change(request: Request) -> dict[str, Any]:
-    """``PUT /{model}``: its project group and production status."""
     row = _find(request, request.path["model"])
     production = request.text("production_status", row["production_status"])
     if production not in _PRODUCTION:
@@ -167,7 +165,6 @@ def delete(request: Request) -> dict[str, Any]:
 
 
 def act_on_many(request: Request) -> Response:
-    """``POST /action``: delete several."""
     return request.delete_several("models", ("model_list",), "model_id", partial(_delete, request))
 
 
@@ -300,7 +297,6 @@ def undeploy(request: Request) -> dict[str, Any]:
 
 
 def undeploy_many(request: Request) -> Response:
-    """``POST /webapis/action``: undeploy several."""
     return request.delete_several("deployed models", ("webapi_list",), "webapi_id", partial(_undeploy, request))
 
 

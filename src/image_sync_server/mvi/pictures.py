@@ -277,7 +277,6 @@ class NewFile:
 
     @property
     def file_name(self) -> str:
-        """The name it is stored under."""
         return f"{self.id}.{self.suffix}"
 
     @property

@@ -147,7 +147,6 @@ class Request:
 
     @property
     def store(self) -> Store:
-        """The disk."""
         return self.server.store
 
     @property
@@ -193,10 +192,6 @@ class Request:
     def chosen(self, name: str) -> list[str]:
         """The values that a comma-separated word of the query lists; none when it is not given."""
         return [one for one in self.query.get(name, "").split(",") if one]
-
-    def page(self) -> tuple[int, int]:
-        """``limit`` and ``skip`` of a listing; -1 means no limit. Raises Failure (400)."""
-        return page(self.query)
 
     def ordered(self, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Items, given newest first, in the order that the query asks for."""

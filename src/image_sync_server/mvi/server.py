@@ -181,7 +181,6 @@ _PUBLIC = re.compile(r"(GET|HEAD) /version-info|POST /tokens|POST /dlapis/[^/]+"
 
 
 def build(server: MviServer) -> ASGIApp:
-    """The ASGI application of one server."""
 
     def fault(scope: Scope) -> Fault | None:
         if scope["path"] == "/_faults":
@@ -270,7 +269,6 @@ class _Silence(Response):
 
 
 def _endpoint(server: MviServer, handlers: dict[str, Handler]) -> Callable[[HttpRequest], Awaitable[Response]]:
-    """What Starlette calls for a path."""
 
     async def endpoint(http: HttpRequest) -> Response:
         handler = handlers["GET" if http.method == "HEAD" else http.method]

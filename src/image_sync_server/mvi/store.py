@@ -179,7 +179,6 @@ class Store:
         self._connection.create_function("monotonic", 0, time.monotonic)
 
     def close(self) -> None:
-        """Give the folder back."""
         with self._lock:
             self._connection.close()
 
@@ -202,12 +201,10 @@ class Store:
                 self._connection.execute("COMMIT")
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        """All rows of a query."""
         with self._lock:
             return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
-        """The first row of a query."""
         with self._lock:
             found: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
             return found
@@ -264,11 +261,9 @@ class Store:
         return self.folder / "datasets" / dataset_id / "thumbnails" / f"{file_id}.jpg"
 
     def model(self, model_id: str) -> Path:
-        """Where a trained model lies."""
         return self.folder / "models" / f"{model_id}.model"
 
     def make_room(self, dataset_id: str) -> None:
-        """Make the folders of a dataset."""
         for name in ("files", "thumbnails"):
             (self.folder / "datasets" / dataset_id / name).mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -113,7 +113,6 @@ def find(store: Store, task_id: str) -> sqlite3.Row:
 
 
 def set_status(store: Store, task_id: str, status: str, fault: str = "") -> None:
-    """Note how it goes on."""
     store.update("tasks", task_id, status=status, fault=fault, updated_at=now_ms())
 
 
@@ -219,7 +218,6 @@ def note_progress(store: Store, task_id: str, succeeded: int, skipped: int, fail
 
 
 def end_background(store: Store, task_id: str, fault: str = "") -> None:
-    """Note that it is over."""
     store.update("bgtasks", task_id, status=FAILED if fault else _COMPLETED, fault=fault, updated_at=now_ms())
 
 
