@@ -353,7 +353,7 @@ def test_sixteen_uploads_at_once_lose_nothing(caller, dataset):
     assert len(found) == len(set(found)) == 1600
 
 
-def test_the_journal_tells_what_was_asked(server, caller, dataset):
+def test_the_log_of_requests_tells_what_was_asked(server, caller, dataset):
     """Method, path without its root, length, status and time of each request are kept."""
     server.requests.clear()
     caller.upload(dataset, [("a.jpg", JPG)])

@@ -1,4 +1,4 @@
-"""The named faults of ``image-sync serve --fault`` and ``/_faults``: each one a mishap that the field knows."""
+"""The named faults of ``image-sync serve --fault`` and ``/_faults``: each one happens in the field."""
 
 from __future__ import annotations
 

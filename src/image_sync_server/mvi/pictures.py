@@ -35,7 +35,7 @@ class Limits:
         connections: open connections; beyond that the one that has been silent for the longest time is closed.
         silence: seconds until a connection is closed whose headers are not whole, or whose body does not go on.
         points: entries kept of a training's curve; when there are more, every other one is dropped.
-        journal: requests remembered by the journal.
+        requests: requests remembered by the log of requests.
     """
 
     body: int = 2048 * _MIB
@@ -52,7 +52,7 @@ class Limits:
     connections: int = 500
     silence: float = 20.0
     points: int = 400
-    journal: int = 10_000
+    requests: int = 10_000
 
 
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")

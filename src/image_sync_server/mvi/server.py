@@ -311,6 +311,7 @@ def _response(answer: Any) -> Response:
     return answer if isinstance(answer, Response) else rendered(answer)
 
 
+# Starlette's own bound answers in plain text, where clients of MVI read a fault.
 async def _bounded(stream: AsyncIterator[bytes], failure: Failure, most: int) -> AsyncIterator[bytes]:
     seen = 0
     async for chunk in stream:
@@ -369,7 +370,7 @@ class MviServer:
         self.limits = limits or Limits()
         self.store = Store(data)
         self.faults = Faults(fault_seed)
-        self.requests = AccessLog(self.limits.journal)
+        self.requests = AccessLog(self.limits.requests)
         self.guard = Guard(self.store, credentials or Credentials(), token_life)
         self.cache = ModelCache(self.store)
         self.jobs = Jobs(self.store, self.cache, self.limits.points)

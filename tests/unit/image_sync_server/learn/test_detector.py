@@ -186,7 +186,7 @@ def test_same_input_gives_the_same_model_in_any_order(some, few):
 
 
 def test_pictures_that_do_not_fit_into_memory_are_read_again(some):
-    """An album without room gives the same windows as one that keeps them."""
+    """A set of pictures without room gives the same windows as one that keeps them."""
     pictures = [Picture.of(one) for one in some[:2]]
     sizes = shapes_for(pictures, np.empty((0, 2), dtype=np.float32), 4)
     roomy, tight = (PictureSet(pictures, sizes, threading.Event(), room) for room in (10**9, 0))
@@ -421,7 +421,7 @@ def test_shapes_serve_every_box():
 
 
 def test_a_stored_detector_answers_the_same(trained, unseen):
-    """What was read back finds the same; the shelf tells it from a classification model by its first bytes."""
+    """What was read back finds the same; the reader tells it from a classification model by its first bytes."""
     model, _ = trained
     read = read_model(model.to_bytes())
     assert isinstance(read, Detector)
