@@ -63,7 +63,7 @@ class UploadRules:
     batch_bytes: int = 32 << 20
     grace: float = 180.0
     """So long an unconfirmed request may still be carried out at the platform; written down for people to read."""
-    impatient: bool = False
+    once: bool = False
     """``run --once``: the quiet time is not waited for."""
     trusting: bool = False
     """Files rest before they are hashed, so that an unchanged stamp proves an unchanged file."""
@@ -233,13 +233,13 @@ class Uploader:
             log.info("picture.tried_again", pictures=again)
         tally = self._ledger.tally()
         quiet, reached = self._quiet.observe(tally, self.thresholds.upload, now)
-        if self._rules.impatient:
+        if self._rules.once:
             quiet = float("inf")
         verdict = upload_verdict(tally, self.thresholds, quiet_for=quiet, reached_for=reached)
         if verdict.due and not tally.cleared:
             self._ledger.batches.clear()
         self.busy = verdict.due
-        if verdict.due and self._rules.impatient:
+        if verdict.due and self._rules.once:
             # The folders may not be read to their end yet: what is still found belongs to the same "everything".
             self._everything = True
             self.thresholds = replace(self.thresholds, upload=1)

@@ -84,7 +84,7 @@ def test_the_catalogue_ends_true_to_the_disk(mode, script):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
         (root / "keep").mkdir(parents=True)
-        rules = quick(settle=0.0, poll=0.05, mode=mode, impatient=True)
+        rules = quick(settle=0.0, poll=0.05, mode=mode, once=True)
         with watching(root, rules=rules) as watch:
             for action in script:
                 if action[0] == "work":

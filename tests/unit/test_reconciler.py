@@ -85,7 +85,7 @@ def test_a_question_that_fails_holds_up_its_own_batch_only(world: World) -> None
 
 def test_many_batches_in_doubt_are_settled_by_one_question(world: World) -> None:
     """Recovery after an outage reads the listing once, not once for each of twenty batches."""
-    world.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    world.stage(upload=1, grace=40, batch_files=1, once=True)
     world.put(*(f"good/{number}.jpg" for number in range(20)))
     world.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, times=12)
     world.platform.fail_next("upload", Ambiguous("the connection broke"), times=8)
@@ -107,7 +107,7 @@ def test_many_batches_in_doubt_are_settled_by_one_question(world: World) -> None
 
 def test_batches_that_were_asked_about_lately_wait_for_company(world: World) -> None:
     """A batch that falls into doubt between two looks does not make the others be asked about again at once."""
-    world.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    world.stage(upload=1, grace=40, batch_files=1, once=True)
     world.put(*(f"good/{number}.jpg" for number in range(6)))
     world.platform.fail_next("upload", Ambiguous("the connection broke"), times=7)
     for _ in range(6):
@@ -126,7 +126,7 @@ def test_batches_that_were_asked_about_lately_wait_for_company(world: World) -> 
 def test_plain_names_are_asked_about_batch_by_batch(tmp_path: Path) -> None:
     """Without a fingerprint in the name, category and time have to say whose picture it is."""
     plain = World(tmp_path, plain_names=True)
-    plain.stage(upload=1, grace=40, batch_files=1, impatient=True)
+    plain.stage(upload=1, grace=40, batch_files=1, once=True)
     plain.put(*(f"good/{number}.jpg" for number in range(6)))
     plain.platform.fail_next("upload", Ambiguous("the connection broke"), after=True, times=6)
     for _ in range(6):

@@ -48,8 +48,8 @@ def test_at_the_threshold_everything_is_sent_after_quiet(world: World) -> None:
 
 
 def test_once_does_not_wait_for_quiet(world: World) -> None:
-    """An impatient stage sends at the first step."""
-    world.stage(impatient=True)
+    """With `once`, the stage sends at the first step."""
+    world.stage(once=True)
     world.put("good/1.jpg", "good/2.jpg")
     world.uploader.step(world.now)
 

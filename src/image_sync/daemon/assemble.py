@@ -78,7 +78,7 @@ def assemble(
         batch_files=settings.upload.batch_files,
         batch_bytes=settings.upload.batch_bytes,
         grace=settings.upload.grace,
-        impatient=once,
+        once=once,
         # A file changed twice within one tick of the clock has one stamp: whoever hashes at once must hash again.
         trusting=settings.watch.settle >= _A_TICK,
     )
@@ -222,5 +222,5 @@ def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Ru
         validate=watch.validation,
         max_pixels=watch.max_pixels,
         max_bytes=watch.max_bytes,
-        impatient=once,
+        once=once,
     )

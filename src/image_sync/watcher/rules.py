@@ -63,8 +63,8 @@ class Rules:
         validate: ``header`` checks type, dimensions and the end; ``full`` decodes the picture as well.
         max_pixels, max_bytes: a larger picture is refused.
         max_folders: a root with more folders is polled.
-        impatient: believe a file that is older than ``settle`` at one look on every file system, and report losses as
-            soon as everything else is done (for a run that ends when it is idle).
+        once: for a run that ends when it is idle: believe a file that is older than ``settle`` at one look on every
+            file system, and report losses as soon as everything else is done.
     """
 
     settle: float = 2.0
@@ -84,7 +84,7 @@ class Rules:
     max_pixels: int = 100_000_000
     max_bytes: int = 256 * 1024 * 1024
     max_folders: int = 4000
-    impatient: bool = False
+    once: bool = False
 
 
 def foreign_format(name: bytes) -> str:

@@ -374,7 +374,7 @@ class Scanner:
             sources: their annotations, where they are used. lost: a picture without one may have had one.
         """
         root, settling = look.root, self.settling
-        believed = (root.local or self._rules.impatient) and sources is None
+        believed = (root.local or self._rules.once) and sources is None
         sightings: list[Sighting] = []
         began, wall = perf_counter(), self._wall()
         rests = int((wall - self._rules.settle) * 1e9)

@@ -81,7 +81,7 @@ class SettleQueue:
         age = wall - max(stamp.mtime_ns, stamp.ctime_ns) / 1e9
         if newest:
             age = min(age, wall - newest)
-        if (local or self._rules.impatient) and age >= 0:
+        if (local or self._rules.once) and age >= 0:
             rests_at = min(rests_at, now + self._rules.settle - age)
         if rests_at <= now:
             return True

@@ -357,9 +357,9 @@ class Watcher:
         return False
 
     def _loss_due(self, since: float) -> float:
-        if self._rules.impatient and not self._scanner.settling:
+        if self._rules.once and not self._scanner.settling:
             return since
-        return since + (_LOSS_WAITS if self._rules.impatient else self._rules.settle + _AFTER_SETTLE)
+        return since + (_LOSS_WAITS if self._rules.once else self._rules.settle + _AFTER_SETTLE)
 
 
 _ENDED = object()

@@ -66,7 +66,7 @@ def test_a_change_starts_the_wait_anew():
 
 def test_the_impatient_believe_old_files_anywhere():
     """A run that ends when it is idle looks twice only at files younger than settle."""
-    settling = SettleQueue(replace(Rules(settle=2), impatient=True))
+    settling = SettleQueue(replace(Rules(settle=2), once=True))
     assert settling.quiet(PLACE, stamp(3), now=10, wall=WALL, local=False)
     assert not settling.quiet(PLACE, stamp(1), now=10, wall=WALL, local=False)
 
