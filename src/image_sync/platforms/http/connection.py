@@ -96,17 +96,17 @@ class _Observed:
             _send_gathered(self.sock, data)
 
 
-def _send_gathered(sock: socket.socket, buffers: list[Any]) -> None:
+def _send_gathered(sock: socket.socket, buffers: list[bytes | memoryview]) -> None:
     while buffers:
         sock.settimeout(this_call.moves())  # the library's own is that for connecting
         sent = sock.sendmsg(buffers[:_MOST_BUFFERS])
-        whole = 0
-        while whole < len(buffers) and sent >= len(buffers[whole]):
-            sent -= len(buffers[whole])
-            whole += 1
-        buffers = buffers[whole:]
-        if sent:
-            buffers[0] = memoryview(buffers[0])[sent:]
+        if sent == sum(map(len, buffers)):
+            return
+        for number, buffer in enumerate(buffers):  # the line is slow, or there are more of them than can go at once
+            if sent < len(buffer):
+                buffers = [memoryview(buffer)[sent:], *buffers[number + 1 :]]
+                break
+            sent -= len(buffer)
 
 
 def _send_joined(sock: socket.socket, buffers: Sequence[bytes]) -> None:

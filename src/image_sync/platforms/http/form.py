@@ -22,6 +22,7 @@ _BLOCK = 1 << 18
 """Bytes that are handed over at once, about: many small pictures together, or a piece of a large one."""
 _PLAIN = re.compile(r"[A-Za-z0-9._ -]+")
 """Names that stand in a header as they are."""
+_ANY = "application/octet-stream"
 _CONTENT_TYPES = {"jpg": "image/jpeg", "jpeg": "image/jpeg", "png": "image/png"}
 
 
@@ -35,14 +36,17 @@ class Part(NamedTuple):
     content_type: str | None = None
     size: int = 0
 
-    @classmethod
-    def of_picture(cls, name: str, picture: Picture, read: Reader) -> Part:
-        """A picture under its key: its bytes, if they are at hand, else read when its turn comes."""
-        content = read(picture)
-        kind = _CONTENT_TYPES.get(picture.key.rpartition(".")[2].lower(), "application/octet-stream")
-        return cls(
-            name, content if isinstance(content, bytes) else partial(read, picture), picture.key, kind, picture.size
+
+def picture_parts(name: str, pictures: Iterable[Picture], read: Reader) -> list[Part]:
+    """Pictures under their keys: with their bytes, if they are at hand, else read when their turn comes."""
+    parts = []
+    for picture in pictures:
+        key, content = picture.key, read(picture)
+        kind = "image/jpeg" if key.endswith(".jpg") else _CONTENT_TYPES.get(key.rpartition(".")[2].lower(), _ANY)
+        parts.append(
+            Part(name, content if isinstance(content, bytes) else partial(read, picture), key, kind, picture.size)
         )
+    return parts
 
 
 class Form:
@@ -76,23 +80,26 @@ class Form:
         waiting: list[bytes | memoryview] = []
         held = 0
         for head, part in zip(self._heads, self._parts, strict=True):
+            content = part.content
             waiting.append(head)
-            for piece in _pieces(part):
-                waiting.append(piece)
-                held += len(piece)
-                if held >= _BLOCK:
-                    yield waiting
-                    waiting, held = [], 0
+            if isinstance(content, bytes) and len(content) <= _BLOCK:
+                waiting.append(content)
+                held += len(content)
+            else:
+                for piece in _cut(content) if isinstance(content, bytes) else _fetched(content, part):
+                    waiting.append(piece)
+                    held += len(piece)
+                    if held >= _BLOCK:
+                        yield waiting
+                        waiting, held = [], 0
+            if held >= _BLOCK:
+                yield waiting
+                waiting, held = [], 0
         waiting.append(self._end)
         yield waiting
 
 
-def _pieces(part: Part) -> Iterable[bytes | memoryview]:
-    content = part.content
-    if not isinstance(content, bytes):
-        return _fetched(content, part)
-    if len(content) <= _BLOCK:
-        return (content,)
+def _cut(content: bytes) -> Iterator[memoryview]:
     view = memoryview(content)
     return (view[at : at + _BLOCK] for at in range(0, len(view), _BLOCK))
 

@@ -10,7 +10,7 @@ from image_sync.domain import Annotation, Batch, DatasetRef, Picture
 from image_sync.errors import NotFound, Refused, Transient, Unsupported
 from image_sync.log import get_logger
 from image_sync.platforms.base import Outcome, Reader, RemotePicture
-from image_sync.platforms.http import Part, sanitize
+from image_sync.platforms.http import picture_parts, sanitize
 from image_sync.platforms.mobius.api import BAD_PICTURE, Api
 from image_sync.platforms.mobius.records import Records, image_id
 from image_sync.platforms.mobius.tags import Naming, role_of, tag_of
@@ -127,7 +127,7 @@ class Pictures:
         return iter(())
 
     def _send(self, picture: Picture, image: str, read: Reader) -> Outcome:
-        reply = self._api.add(image, Part.of_picture("data", picture, read))
+        reply = self._api.add(image, *picture_parts("data", [picture], read))
         if reply.failed and reply.message in BAD_PICTURE:
             return Outcome(picture.key, refused=f"the Mobius SDK says {reply.message}", unfit=True)
         named = reply.id_of("image_id", "id")

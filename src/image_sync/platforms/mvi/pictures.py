@@ -17,7 +17,7 @@ from typing import TypeVar
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Unfit
 from image_sync.platforms.base import Outcome, Reader, RemotePicture
-from image_sync.platforms.http import Part
+from image_sync.platforms.http import picture_parts
 from image_sync.platforms.mvi import upload_results, wire
 from image_sync.platforms.mvi.api import Api
 
@@ -110,7 +110,7 @@ class Pictures:
         fields["user-metadata"] = json.dumps({"batch": batch.id, "source": "image-sync"}).encode()
         if labels is not None:
             fields["labels"] = json.dumps(labels).encode()
-        files = [Part.of_picture("files", picture, read) for picture in batch.pictures]
+        files = picture_parts("files", batch.pictures, read)
         try:
             body = self._api.upload_files(batch.dataset.id, files, fields, what=what)
         except Refused as error:

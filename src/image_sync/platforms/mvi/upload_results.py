@@ -72,10 +72,13 @@ def _all_stored(pictures: Sequence[Picture], body: Any) -> dict[str, Outcome] | 
     try:
         for picture, entry in zip(pictures, body["resultList"], strict=True):
             key, identity = picture.key, entry["id"]
-            if entry["original_file_name"] != key or entry["result"] != "success" or not wire.ID.fullmatch(identity):
+            name = entry.get("original_file_name")
+            if name is None and "filename" not in entry:
+                name = entry.get("file_name")
+            if name != key or entry["result"] != "success" or not wire.ID.fullmatch(identity):
                 return None
             stored[key] = Outcome(key, identity)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return stored
 
