@@ -48,8 +48,9 @@ _FIRST_FILES, _FIRST_BYTES = 100, 8 << 20
 _FASTEST_GROWTH = 8
 _PIECE = 1 << 18
 """Bytes of a large picture that are in memory at a time; a picture that has no more is small, and read at once."""
-_AHEAD = 12 << 20
-"""Bytes of small pictures that are read before their request begins: 500 of 20 KB, with some room."""
+_AHEAD = 16 << 20
+"""Bytes of small pictures that are read before their requests begin, those of all threads together: 500 of 20 KB, and
+some more."""
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -148,6 +149,7 @@ class Uploader:
         self._size = RequestSize(min(rules.batch_files, traits.batch_files), min(rules.batch_bytes, traits.batch_bytes))
         self.busy = False
         """Whether pictures that passed the threshold are still to be sent."""
+        self._room = _AHEAD
         self._stranded = False
         self._everything = False
         """Whether whatever is found is sent without counting."""
@@ -214,17 +216,22 @@ class Uploader:
         more: Batch | bool = batch
         while isinstance(more, Batch):
             most -= 1
-            held = more.id
+            carried = more
+            with self._lock:
+                room = min(self._room, sum(picture.size for picture in carried.pictures if picture.size <= _PIECE))
+                self._room -= room
             try:
-                more = self._send(more, further=most > 0)
+                more = self._send(carried, room, further=most > 0)
             except LedgerError:
                 # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first,
                 # or the step that doubts the stranded would pass it over.
-                self._ledger.batches.put_down(held)
+                self._ledger.batches.put_down(carried.id)
                 self._stranded = True
                 raise
             finally:
-                self._ledger.batches.put_down(held)
+                self._ledger.batches.put_down(carried.id)
+                with self._lock:
+                    self._room += room
         return more
 
     def _decide(self, now: float) -> Verdict:
@@ -265,10 +272,14 @@ class Uploader:
                 target = self._ledger.target
             return target.dataset
 
-    def _send(self, batch: Batch, *, further: bool) -> Batch | bool:
-        """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
+    def _send(self, batch: Batch, room: int, *, further: bool) -> Batch | bool:
+        """Send a batch, of which ``room`` bytes may be read ahead.
+
+        Returns:
+            The next one, if ``further`` and it could be claimed on the way, or what ``send`` does.
+        """
         spoiled: list[Picture] = []
-        present, read = _read_ahead(batch.pictures, spoiled, trusting=self._rules.trusting)
+        present, read = _read_ahead(batch.pictures, spoiled, room, trusting=self._rules.trusting)
         if not present:  # nobody was asked anything, so this tells nothing of the platform
             self._ledger.batches.release(batch.id)
             self._forget(spoiled)
@@ -416,15 +427,16 @@ class Uploader:
             self.backoff.failed(error)
 
 
-def _read_ahead(pictures: Iterable[Picture], spoiled: list[Picture], *, trusting: bool) -> tuple[list[Picture], Reader]:
+def _read_ahead(
+    pictures: Iterable[Picture], spoiled: list[Picture], room: int, *, trusting: bool
+) -> tuple[list[Picture], Reader]:
     """Those of the pictures that can be sent, and what reads them; the others are added to ``spoiled``.
 
-    Small ones are read now, as long as there is room for them: one that has changed is left out without harm to the
-    others, which would all be in doubt if it were found in the middle of the request.
+    Small ones are read now, as long as there is room (in bytes) for them: one that has changed is left out without harm
+    to the others, which would all be in doubt if it were found in the middle of the request.
     """
     present: list[Picture] = []
     held: dict[int, bytes] = {}
-    room = _AHEAD
     for picture in pictures:
         try:
             if picture.size <= room and picture.size <= _PIECE:
