@@ -18,7 +18,7 @@ import pytest
 
 from image_sync.domain import TrainingState
 from support.commands import one_by_one
-from support.daemon import PROGRAM, Plant
+from support.daemon import Plant, program
 from support.sagemaker import BUCKET, REGION, ROLE, Aws, as_somebody, somebody
 
 ROOT = Path(__file__).parents[2]
@@ -217,15 +217,8 @@ def test_the_page_retargets_the_demo_folder(aws: Aws, tmp_path: Path) -> None:
     said: dict[str, str] = {}
     for line in block("sagemaker commands").splitlines():
         _, *words = shlex.split(line)
-        done = subprocess.run(
-            [*PROGRAM, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env={**as_somebody(os.environ), "COLUMNS": "160"},
-            timeout=60,
-        )
+        environ = {**as_somebody(os.environ), "COLUMNS": "160"}
+        done = program(*words, environ=environ, folder=tmp_path)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         said.setdefault(words[0], done.stdout)
 

@@ -27,12 +27,14 @@ _IMPORTED = (
     "rich.table",
     "sqlalchemy.dialects.sqlite",
     "typer._adapters",
+    "boto3",
     "image_sync.cli.app",
     "image_sync.cli.run",
     "image_sync.cli.session",
     "image_sync.cli.status",
     "image_sync.daemon.assemble",
     "image_sync.platforms.mvi.platform",
+    "image_sync.platforms.sagemaker.platform",
 )
 _START = "from support.forked import serve; serve({})"
 _MESSAGE = 1 << 20

@@ -40,7 +40,7 @@ class Endpoints:
         self._api = api
         self._setup = setup
         self._stop = stop
-        self.poll = 1.0
+        self.poll = 0.25
         """Seconds until the second look; then twice as long each time, up to a quarter of a minute."""
 
     def name(self, place: Place) -> str:
@@ -149,7 +149,7 @@ class Endpoints:
             except Taken:
                 return
             except NotFound:
-                if not left or self._stop.wait(self.poll):
+                if not left or self._stop.wait(4 * self.poll):
                     raise
             else:
                 return
