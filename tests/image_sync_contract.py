@@ -27,9 +27,9 @@ import pytest
 from PIL import Image, ImageDraw
 from structlog.testing import capture_logs
 
-from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 from image_sync.errors import Ambiguous, Changed, NotFound, Permanent, Refused, Transient, Unsupported
-from image_sync.platforms.base import Model, Phase, Platform, RemotePicture, TrainingPlan
+from image_sync.platforms.base import Model, Phase, Platform, TrainingPlan
 from image_sync.platforms.retry import Retrying
 from image_sync.trainer.follow import is_temporary_failure
 

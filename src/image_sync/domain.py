@@ -265,6 +265,23 @@ class Batch(NamedTuple):
     """Unix time, seconds: nothing of it can have arrived at the platform earlier."""
 
 
+class RemotePicture(NamedTuple):
+    """A picture that lies at the platform."""
+
+    remote_id: str
+    key: str
+    category: str
+    """Empty when it has none."""
+    size: int | None = None
+    batch_id: str = ""
+    """Of the batch that it came with; empty where the platform keeps none, or tells it only when asked for a
+    single picture: listings may leave it out."""
+    uploaded_at: float | None = None
+    """Unix time."""
+    annotation: Annotation | None = None
+    """What the ledger knows to be marked in it; platforms leave it out."""
+
+
 class TrainingState(StrEnum):
     """What is known of one training."""
 

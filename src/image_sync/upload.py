@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from image_sync.backoff import Backoff
-from image_sync.domain import Annotation, Batch, DatasetRef, Picture, Stamp, Verdict
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture, RemotePicture, Stamp, Verdict
 from image_sync.errors import (
     Ambiguous,
     Changed,
@@ -32,7 +32,7 @@ from image_sync.errors import (
 from image_sync.ledger import Ledger
 from image_sync.ledger.keys import digest_of
 from image_sync.log import get_logger
-from image_sync.platforms.base import Outcome, Platform, Reader, RemotePicture
+from image_sync.platforms.base import Outcome, Platform, Reader
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 
 STAGE = "upload"

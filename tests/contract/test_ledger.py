@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import DatasetRef, PictureState, RootReport, RootState, Sighting, Stamp, TrainingState, WatchMode
+from image_sync.domain import (
+    DatasetRef,
+    PictureState,
+    RemotePicture,
+    RootReport,
+    RootState,
+    Sighting,
+    Stamp,
+    TrainingState,
+    WatchMode,
+)
 from image_sync.errors import AlreadyRunning, LedgerError, Transient
-from image_sync.ledger import Ledger, Remote, exists, open_ledger
+from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.context import IllegalTransition
 from image_sync.ledger.lock import Holder, Lock, holder_of
 from support.postgres import cut, stopped
@@ -928,9 +938,9 @@ def test_states_are_written_as_plain_words(ledger: Ledger) -> None:
 # -- what others do at the platform
 
 
-def listed(*rows: tuple[str, str, str], batch_id: str = "") -> list[Remote]:
+def listed(*rows: tuple[str, str, str], batch_id: str = "") -> list[RemotePicture]:
     """(remote id, key, category) as the platform lists them."""
-    return [Remote(remote_id, key, category, 10, 5.0, batch_id) for remote_id, key, category in rows]
+    return [RemotePicture(remote_id, key, category, 10, batch_id, 5.0) for remote_id, key, category in rows]
 
 
 def as_told(ledger: Ledger) -> list[tuple[str, str, str]]:

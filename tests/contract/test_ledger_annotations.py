@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import select
 
-from image_sync.domain import DatasetRef, Sighting, Stamp
+from image_sync.domain import DatasetRef, RemotePicture, Sighting, Stamp
 from image_sync.ledger import Ledger, counters, open_ledger
-from image_sync.ledger.remote_index import Remote
 from image_sync.ledger.schema import annotation, annotation_text, file
 
 ROOT = b"/pictures"
@@ -337,7 +336,7 @@ def test_nobody_knows_what_is_marked_while_it_is_being_changed(ledger: Ledger) -
 def test_an_adopted_picture_has_to_be_marked(ledger: Ledger, listed_first: bool) -> None:
     """What lies there from before this ledger's time may be marked in another way."""
     sighting = seen("good/1.jpg", "a", "A")
-    remote = Remote("r-1", f"1.{sighting.sha256[:16]}.jpg", "good", 10, 1.0)
+    remote = RemotePicture("r-1", f"1.{sighting.sha256[:16]}.jpg", "good", 10, uploaded_at=1.0)
     if not listed_first:
         record(ledger, sighting)
     ledger.remote_index.adopt([remote], trained_until=None)

@@ -20,9 +20,9 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from image_sync.config.sagemaker import SageMaker
-from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Transient, Unauthorised, Unsupported
-from image_sync.platforms.base import Model, Phase, Progress, RemotePicture, TrainingPlan
+from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
 from image_sync.platforms.sagemaker import models as models_module
 from image_sync.platforms.sagemaker import pictures as pictures_module
 from image_sync.platforms.sagemaker.access import steps

@@ -14,7 +14,7 @@ import pytest
 from image_sync.backoff import Backoff
 from image_sync.domain import DatasetRef
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.reconciler import Reconciler
+from image_sync.reconcile.stage import Reconciler
 from image_sync.watcher.rules import Filter, Rules
 from image_sync.watcher.scan import missing
 from support.memory import MemoryPlatform

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from image_sync.config.section import Section
-from image_sync.domain import Annotation, Batch, DatasetRef
+from image_sync.domain import Annotation, Batch, DatasetRef, RemotePicture
 from image_sync.errors import ImageSyncError, NotFound, Refused
 from image_sync.platforms.base import (
     Adapter,
@@ -31,7 +31,6 @@ from image_sync.platforms.base import (
     Prediction,
     Progress,
     Reader,
-    RemotePicture,
     Site,
     TrainingPlan,
     Trainings,
@@ -285,7 +284,7 @@ class MemoryPlatform(Mischief):
                 raise NotFound(f"There is no picture {remote_id} in the dataset {dataset.name}")
             if category:
                 self._category(place, category)
-            stored.picture = replace(stored.picture, category=category)
+            stored.picture = stored.picture._replace(category=category)
 
     def annotate(self, dataset: DatasetRef, remote_id: str, annotation: Annotation) -> None:
         """Other objects for a stored picture."""

@@ -20,11 +20,11 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from image_sync.backoff import Backoff
-from image_sync.domain import Batch, DatasetRef, Picture, PictureState, Tally, TrainingState
+from image_sync.domain import Batch, DatasetRef, Picture, PictureState, RemotePicture, Tally, TrainingState
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.base import Outcome, Platform, Reader, RemotePicture, TrainingPlan
-from image_sync.reconciler import Reconciler
+from image_sync.platforms.base import Outcome, Platform, Reader, TrainingPlan
+from image_sync.reconcile.stage import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer

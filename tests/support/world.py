@@ -10,7 +10,7 @@ from pathlib import Path
 from image_sync.backoff import Backoff
 from image_sync.domain import Annotation, Sighting, Stamp
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.reconciler import Reconciler
+from image_sync.reconcile.stage import Reconciler
 from image_sync.tracker import Thresholds
 from image_sync.upload import Uploader, UploadRules
 from support.memory import MemoryPlatform

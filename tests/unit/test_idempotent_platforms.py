@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from image_sync.backoff import Backoff
-from image_sync.domain import TrainingState
+from image_sync.domain import RemotePicture, TrainingState
 from image_sync.errors import Ambiguous
-from image_sync.platforms.base import RemotePicture, TrainingPlan
+from image_sync.platforms.base import TrainingPlan
 from image_sync.tracker import Thresholds
 from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer

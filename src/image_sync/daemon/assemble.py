@@ -19,7 +19,7 @@ from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
-from image_sync.reconciler import Reconciler
+from image_sync.reconcile.stage import Reconciler
 from image_sync.tracker import Thresholds, thresholds_of
 from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer

@@ -15,7 +15,6 @@ Written down before acting, confirmed after::
 from image_sync.ledger.changes import Departed, PictureStatus
 from image_sync.ledger.history import Membership, PictureHistory
 from image_sync.ledger.ledger import RETRYING, Ledger, exists, open_ledger
-from image_sync.ledger.remote_index import Remote
 
 __all__ = [
     "RETRYING",
@@ -24,7 +23,6 @@ __all__ = [
     "Membership",
     "PictureHistory",
     "PictureStatus",
-    "Remote",
     "exists",
     "open_ledger",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 
-from image_sync.domain import PictureState
+from image_sync.domain import PictureState, RemotePicture
 from image_sync.ledger.annotations import mark_unknown, update_due
 from image_sync.ledger.batches import given_out
 from image_sync.ledger.context import LedgerContext, value_of
@@ -52,19 +52,6 @@ BEFORE = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """One picture as the platform lists it."""
-
-    remote_id: str
-    key: str
-    category: str
-    size: int | None
-    uploaded_at: float | None
-    """Unix time."""
-    batch_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Adoption:
     """What reading the platform's listing came to."""
 
@@ -77,7 +64,7 @@ class Adoption:
     """Files that are none of ours."""
     doubles: tuple[int, ...]
     """Pictures (ids) of which there seems to be more than one copy under one name."""
-    misnamed: tuple[tuple[int, Remote], ...]
+    misnamed: tuple[tuple[int, RemotePicture], ...]
     """Pictures (ids) that this ledger sent under another name as well, before their file got its present one."""
     absent: frozenset[int] = frozenset()
     """Pictures (ids) that were confirmed before the listing was begun and are not in it."""
@@ -181,7 +168,7 @@ class RemoteIndex:
             foreign = tx.execute(select(target.c.foreign_files).where(target.c.id == aim)).scalar() or 0
         return int(mine + waiting + leaving + foreign)
 
-    def recognises(self, rows: Iterable[Remote]) -> bool:
+    def recognises(self, rows: Iterable[RemotePicture]) -> bool:
         """Whether every one of these pictures that carries our kind of name is one that the ledger sent or knows."""
         aim = self._context.target.id
         wanted = {row.key for row in rows if digest_of(row.key)}
@@ -195,7 +182,7 @@ class RemoteIndex:
                 wanted -= {row.key for row in tx.execute(sent)} | {row.key for row in tx.execute(known)}
         return not wanted
 
-    def adopt(self, rows: Iterable[Remote], *, trained_until: float | None) -> Adoption:
+    def adopt(self, rows: Iterable[RemotePicture], *, trained_until: float | None) -> Adoption:
         """Take note of everything that the platform lists: what is there is not sent again.
 
         In a ledger from a backup the listed categories are believed, so that what the folders say is told anew.
@@ -210,7 +197,7 @@ class RemoteIndex:
         seen: set[int] = set()  # hashes: the ids of a million pictures would be large
         changed: list[tuple[int, str]] = []
         doubles: set[int] = set()
-        misnamed: list[tuple[int, Remote]] = []
+        misnamed: list[tuple[int, RemotePicture]] = []
         restored = self.restored
         with self._context.db.writing() as tx:
             tx.execute(delete(remote_index).where(remote_index.c.target_id == aim))
@@ -252,7 +239,7 @@ class RemoteIndex:
         found = (tuple(sorted(doubles)), tuple(misnamed), absent, tuple(changed), foreign_copies)
         return Adoption(listed, adopted, int(remembered), foreign, *found)
 
-    def _category(self, tx: Connection, stored: Any, row: Remote, *, restored: bool) -> list[tuple[int, str]]:
+    def _category(self, tx: Connection, stored: Any, row: RemotePicture, *, restored: bool) -> list[tuple[int, str]]:
         """Compare the category of a stored picture with what it should be. Returns what is new and not ours."""
         if stored.kept is not None:
             if same(row.category, stored.kept):
@@ -370,7 +357,7 @@ class RemoteIndex:
         mine = picture.c.target_id == self._context.target.id
         return mine & (picture.c.state == PictureState.REFUSED) & (picture.c.reason == GONE)
 
-    def _remember(self, tx: Connection, aim: int, row: Remote, category: str, *, counted: bool) -> None:
+    def _remember(self, tx: Connection, aim: int, row: RemotePicture, category: str, *, counted: bool) -> None:
         tx.execute(
             insert(remote_index).values(
                 target_id=aim,
@@ -383,7 +370,7 @@ class RemoteIndex:
             )
         )
 
-    def _take(self, tx: Connection, picture_id: int, row: Remote, category: str, *, counted: bool) -> None:
+    def _take(self, tx: Connection, picture_id: int, row: RemotePicture, category: str, *, counted: bool) -> None:
         tx.execute(
             update(picture)
             .where(picture.c.id == picture_id)
@@ -463,7 +450,7 @@ def take_known(tx: Connection, aim: int, sha256: str, size: int) -> Any:
 class _Known:
     """What the ledger knows of a few listed pictures."""
 
-    def __init__(self, tx: Connection, aim: int, rows: Sequence[Remote]) -> None:
+    def __init__(self, tx: Connection, aim: int, rows: Sequence[RemotePicture]) -> None:
         mine = (
             select(
                 picture.c.id,
@@ -498,11 +485,11 @@ class _Known:
         self._told = {row.remote_id: row.category for row in tx.execute(before)}
         self.taken: set[int] = set()
 
-    def category(self, row: Remote) -> str:
+    def category(self, row: RemotePicture) -> str:
         """Which category this one was told last, as far as that is known; else the one it has."""
         return str(self._told.get(row.remote_id, row.category))
 
-    def of(self, row: Remote) -> Any:
+    def of(self, row: RemotePicture) -> Any:
         """Our picture that this one is, or None."""
         named = self._by_key.get(row.key)
         if digest_of(row.key):
@@ -521,7 +508,7 @@ def same(one: str, other: str) -> bool:
     return one == other or unicodedata.normalize("NFC", one).strip() == unicodedata.normalize("NFC", other).strip()
 
 
-def _fits(mine: Any, row: Remote) -> bool:
+def _fits(mine: Any, row: RemotePicture) -> bool:
     return row.size is None or row.size == mine.size
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 from image_sync.config.section import Section
 from image_sync.config.settings import Settings
-from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 from image_sync.platforms.state import PlatformState
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
@@ -76,24 +76,6 @@ class Outcome(NamedTuple):
     """Whether it was refused for what the picture is, so that it will never be taken; else the refusal may pass."""
     annotated: bool = False
     """Whether the annotation was stored with it; else :meth:`Pictures.annotate` has to be called."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemotePicture:
-    """A picture that lies at the platform."""
-
-    remote_id: str
-    key: str
-    category: str
-    """Empty when it has none."""
-    size: int | None = None
-    batch_id: str = ""
-    """Of the batch that it came with; empty where the platform keeps none, or tells it only when asked for a
-    single picture: listings may leave it out."""
-    uploaded_at: float | None = None
-    """Unix time."""
-    annotation: Annotation | None = None
-    """What the ledger knows to be marked in it; platforms leave it out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import tenacity
 
 from image_sync.backoff import Backoff
+from image_sync.domain import RemotePicture
 from image_sync.errors import PlatformError, Resting, Transient, Unauthorised
 from image_sync.log import get_logger
-from image_sync.platforms.base import Models, Pictures, Platform, RemotePicture, Trainings
+from image_sync.platforms.base import Models, Pictures, Platform, Trainings
 
 T = TypeVar("T")
 

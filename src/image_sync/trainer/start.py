@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from image_sync.backoff import Backoff
-from image_sync.domain import Annotation, DatasetRef, Training, TrainingState, Verdict
+from image_sync.domain import Annotation, DatasetRef, RemotePicture, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
-from image_sync.platforms.base import Platform, RemotePicture, TrainingPlan
+from image_sync.platforms.base import Platform, TrainingPlan
 from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict
 from image_sync.trainer.follow import Follower
 from image_sync.trainer.lifecycle import Keeper, TrainingSettings, of_name, stamped

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import Batch, DatasetRef
+from image_sync.domain import Batch, DatasetRef, RemotePicture
 from image_sync.errors import Ambiguous, ImageSyncError, PlatformError, Refused, Transient, Unauthorised
-from image_sync.platforms.base import Models, Pictures, Platform, RemotePicture, TrainingPlan, Trainings
+from image_sync.platforms.base import Models, Pictures, Platform, TrainingPlan, Trainings
 from image_sync.platforms.retry import Retrying
 from image_sync_contract import held, read_held
 from support.memory import MemoryPlatform

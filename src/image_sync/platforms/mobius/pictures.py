@@ -6,10 +6,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from image_sync.domain import Annotation, Batch, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture, RemotePicture
 from image_sync.errors import NotFound, Refused, Transient, Unsupported
 from image_sync.log import get_logger
-from image_sync.platforms.base import Outcome, Reader, RemotePicture
+from image_sync.platforms.base import Outcome, Reader
 from image_sync.platforms.http import picture_parts, sanitize
 from image_sync.platforms.mobius.api import BAD_PICTURE, Api
 from image_sync.platforms.mobius.records import Records, image_id

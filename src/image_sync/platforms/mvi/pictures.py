@@ -14,9 +14,9 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 from image_sync.errors import Ambiguous, NotFound, PlatformError, Refused, Unfit
-from image_sync.platforms.base import Outcome, Reader, RemotePicture
+from image_sync.platforms.base import Outcome, Reader
 from image_sync.platforms.http import picture_parts
 from image_sync.platforms.mvi import upload_results, wire
 from image_sync.platforms.mvi.api import Api

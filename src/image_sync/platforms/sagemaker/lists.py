@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from image_sync.domain import Annotation, Box
+from image_sync.domain import Annotation, Box, RemotePicture
 from image_sync.errors import NotFound, PlatformError, Refused
 from image_sync.log import get_logger
-from image_sync.platforms.base import RemotePicture, TrainingPlan
+from image_sync.platforms.base import TrainingPlan
 from image_sync.platforms.sagemaker.api import Api, TrainingJob
 from image_sync.platforms.sagemaker.datasets import Documents, Place, encoded
 from image_sync.platforms.sagemaker.keys import SIDES, id_of, parts_of

@@ -12,9 +12,9 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
-from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 from image_sync.errors import NotFound, PictureError, Refused
-from image_sync.platforms.base import Outcome, Reader, RemotePicture
+from image_sync.platforms.base import Outcome, Reader
 from image_sync.platforms.sagemaker import color
 from image_sync.platforms.sagemaker.api import Api, Object
 from image_sync.platforms.sagemaker.datasets import Datasets, Place

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from image_sync.domain import Annotation, Batch, DatasetRef, Picture
+from image_sync.domain import Annotation, Batch, DatasetRef, Picture, RemotePicture
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unsupported
-from image_sync.platforms.base import Phase, RemotePicture, TrainingPlan
+from image_sync.platforms.base import Phase, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.state import MemoryState

@@ -13,9 +13,9 @@ import pytest
 
 from image_sync.config import Settings
 from image_sync.config.sagemaker import gpus_of
-from image_sync.domain import Annotation, Box, DatasetRef
+from image_sync.domain import Annotation, Box, DatasetRef, RemotePicture
 from image_sync.errors import NotFound, Refused
-from image_sync.platforms.base import RemotePicture, TrainingPlan
+from image_sync.platforms.base import TrainingPlan
 from image_sync.platforms.sagemaker.api import Api
 from image_sync.platforms.sagemaker.datasets import Datasets, Place
 from image_sync.platforms.sagemaker.lists import Chosen, Lists

@@ -1,4 +1,4 @@
-"""The stage itself: signs in, then does what is owed, in order."""
+"""The reconcile stage: signs in, adopts what lies there, settles what is in doubt, then carries changes over."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from image_sync.errors import ImageSyncError
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform
-from image_sync.reconciler.adoption import Adoption
-from image_sync.reconciler.copies import Copies
-from image_sync.reconciler.doubts import Doubts
-from image_sync.reconciler.wishes import Wishes
+from image_sync.reconcile.adopt import Adopter
+from image_sync.reconcile.changes import LocalChanges
+from image_sync.reconcile.in_doubt import Deduplicator, InDoubtBatches
 
 STAGE = "reconcile"
 _IDLE = 5.0
@@ -57,29 +56,33 @@ class Reconciler:
         self._monotonic = backoff.clock
         self._signed_in = False
         self._crowded = False
-        self._doubts = Doubts(ledger, platform, grace, stop, clock)
-        self._copies = Copies(ledger, platform, stop, clock)
-        self._adoption = Adoption(ledger, platform, self._dataset, self._copies, grace, stop, auto=repair)
-        self._wishes = Wishes(ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock)
+        self._in_doubt = InDoubtBatches(ledger, platform, grace, stop, clock)
+        self._copies = Deduplicator(ledger, platform, stop, clock)
+        self._adopter = Adopter(ledger, platform, self._dataset, self._copies, grace, stop, auto=repair)
+        self._changes = LocalChanges(
+            ledger, platform, self._dataset, self._copies, remove_after, most_removals, stop, clock
+        )
         self.backoff = backoff.stage(STAGE)
 
     def step(self, _now: float) -> float:
-        """Do what is owed. Returns seconds until it wants to be called again without news."""
+        """Do what is to be done. Returns seconds until it wants to be called again without news."""
         if self._stop.is_set() or self.backoff.remaining():
             return self.backoff.remaining()
         try:
-            self._greet()
-            self._adoption.repair()
+            if not self._signed_in:
+                self._platform.sign_in()
+                self._signed_in = True
+            self._adopter.repair()
             if not self._ledger.remote_index.checked:
-                self._adoption.check(first=True)
+                self._adopter.check(first=True)
             # The time is asked anew: reading a listing may have taken minutes, which are no part of a grace time.
-            rest = self._doubts.settle(self._monotonic())
+            rest = self._in_doubt.settle(self._monotonic())
             self._copies.sweep()
             self._copies.prune(self._monotonic())
-            self._adoption.audit(self._monotonic())
-            more = self._relabel()
-            more = self._wishes.annotate() or more
-            self._wishes.remove()
+            self._adopter.audit(self._monotonic())
+            self._crowded = self._changes.relabel()
+            more = self._changes.annotate() or self._crowded
+            self._changes.remove()
         except ImageSyncError as error:
             return 0.0 if self._stop.is_set() else self.backoff.failed(error)
         self.backoff.succeeded()
@@ -93,30 +96,18 @@ class Reconciler:
         if not self._crowded or self._stop.is_set() or self.backoff.remaining():
             return _IDLE
         try:
-            self._crowded = self._wishes.relabel()
+            self._crowded = self._changes.relabel()
         except ImageSyncError as error:
             return _IDLE if self._stop.is_set() else self.backoff.failed(error)
         return 0.0
 
-    def _relabel(self) -> bool:
-        """Changes of category; when one round leaves some, the other threads may help."""
-        more = self._wishes.relabel()
-        self._crowded = more
-        return more
-
-    def _greet(self) -> None:
-        if not self._signed_in:
-            self._platform.sign_in()
-            self._signed_in = True
-
     def _dataset(self) -> DatasetRef | None:
         """The dataset, if there is one yet."""
         target = self._ledger.target
-        if not target.dataset_id:
-            found = self._platform.pictures.find_dataset(target.dataset_name)
-            if found is None:
-                return None
+        if target.dataset_id:
+            return target.dataset
+        found = self._platform.pictures.find_dataset(target.dataset_name)
+        if found is not None:
             self._ledger.dataset(found)
             log.info("dataset.found", dataset=found.name, id=found.id)
-            return found
-        return target.dataset
+        return found

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from image_sync.domain import Batch, DatasetRef
+from image_sync.domain import Batch, DatasetRef, RemotePicture
 from image_sync.errors import Ambiguous, Refused, Transient, Unfit
 from image_sync.ledger.batches import HOPELESS
-from image_sync.platforms.base import RemotePicture
 from image_sync_contract import held, read_held
 from support.world import World
 

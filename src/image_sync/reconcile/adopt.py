@@ -1,20 +1,20 @@
-"""Compares ledger and platform, and takes note of what lies there already."""
+"""Compares ledger and platform, and adopts what lies there already."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
-from image_sync.domain import DatasetRef
+from image_sync.domain import DatasetRef, RemotePicture
 from image_sync.errors import Changed, NotFound
-from image_sync.ledger import Ledger, Remote
+from image_sync.ledger import Ledger
 from image_sync.ledger.remote_index import same
 from image_sync.log import get_logger
-from image_sync.platforms.base import Platform, RemotePicture
-from image_sync.reconciler.copies import Copies
+from image_sync.platforms.base import Platform
+from image_sync.reconcile.in_doubt import Deduplicator
 
-_CHORES = 10_000  # pictures in one question about second copies
+_TOGETHER = 10_000  # pictures in one question about second copies
 _FIRST_PAGE = 200
 _SAMPLE = 10
 _SMALL = 1000  # so many pictures are listed in one request
@@ -24,7 +24,7 @@ _DATASET, _MISSING = "dataset", "missing"
 log = get_logger(__name__)
 
 
-class Adoption:
+class Adopter:
     """The comparison, at the start and whenever all has been quiet.
 
     Args:
@@ -40,14 +40,16 @@ class Adoption:
         ledger: Ledger,
         platform: Platform,
         dataset: Callable[[], DatasetRef | None],
-        copies: Copies,
+        copies: Deduplicator,
         grace: float,
         stop: threading.Event,
         *,
         auto: bool = False,
     ) -> None:
         self._ledger = ledger
+        self._index = ledger.remote_index
         self._platform = platform
+        self._pictures = platform.pictures
         self._dataset = dataset
         self._copies = copies
         self._grace = grace
@@ -65,45 +67,43 @@ class Adoption:
         anything is sent. A ledger that was lost, rebuilt or restored from a backup repeats nothing that way."""
         dataset = self._dataset()
         if dataset is not None and self._platform.traits.lists_pictures:
-            least = self._ledger.remote_index.least()
+            least = self._index.least()
             try:
-                count = self._platform.pictures.count(dataset)
+                count = self._pictures.count(dataset)
             except NotFound as error:
                 self._lost(dataset, error)
                 return
-            agreed = count is not None and least <= count <= self._ledger.remote_index.expected()
-            agreed = agreed and not self._ledger.remote_index.restored
+            agreed = count is not None and least <= count <= self._index.expected() and not self._index.restored
             if agreed and first and count:
-                newest = islice(self._platform.pictures.listing(dataset), _FIRST_PAGE)
-                agreed = self._ledger.remote_index.recognises(map(_remote, newest))
+                agreed = self._index.recognises(islice(self._pictures.listing(dataset), _FIRST_PAGE))
             if not agreed or not (first or self._sampled(dataset, count or 0)):
                 self._adopt(dataset, count)
-        self._ledger.remote_index.agree()
+        self._index.agree()
         self._ledger.trouble(_DATASET, None)
 
     def _sampled(self, dataset: DatasetRef, count: int) -> bool:
         """Whether a few of our pictures lie there as the ledger says; each look takes the next ones."""
         if count <= _SMALL:
             return count == 0  # the whole listing costs as little
-        chosen = self._ledger.remote_index.sample(self._sampled_to, _SAMPLE)
+        chosen = self._index.sample(self._sampled_to, _SAMPLE)
         self._sampled_to = chosen[-1] if chosen else 0
-        standing = self._ledger.changes.status(chosen)
+        status = self._ledger.changes.status(chosen)
         batch = self._ledger.changes.of_pictures(chosen)
-        copies = self._platform.pictures.copies(batch._replace(dataset=dataset))
-        for item in batch.pictures:
-            here = standing[item.picture_id]
-            mine = [one for one in copies.get(item.key, []) if one.remote_id == here.remote_id]
+        copies = self._pictures.copies(batch._replace(dataset=dataset))
+        for picture in batch.pictures:
+            here = status[picture.picture_id]
+            mine = [one for one in copies.get(picture.key, []) if one.remote_id == here.remote_id]
             if not mine or not same(mine[0].category, here.category):
                 return False
         return True
 
     def _lost(self, dataset: DatasetRef, error: NotFound) -> None:
         """The dataset is no longer there: perhaps another of its name is. Nothing is sent until that is clear."""
-        found = self._platform.pictures.find_dataset(dataset.name)
+        found = self._pictures.find_dataset(dataset.name)
         if found is not None and found.id == dataset.id:
             raise error  # it is listed: this answer says nothing
-        self._ledger.remote_index.checked = False
-        missing = self._ledger.remote_index.missed() or self._ledger.remote_index.missing()
+        self._index.checked = False
+        missing = self._index.missed() or self._index.missing()
         if found is not None:
             log.warning("dataset.replaced", dataset=dataset.name, was=dataset.id, now=found.id, pictures=missing)
             self._ledger.dataset(found)
@@ -124,20 +124,18 @@ class Adoption:
     def repair(self) -> None:
         """What is no longer at the platform is sent again, if a person asked for that, or once and for all
         (``repair: "auto"``)."""
-        index = self._ledger.remote_index
-        if not (self._auto or index.repair_requested()):
+        if not (self._auto or self._index.repair_requested()):
             return
         if self._dataset_gone():
             self._ledger.dataset(DatasetRef("", self._ledger.target.dataset_name))  # it is made with the next upload
             self._ledger.trouble(_DATASET, None)
-        if again := index.repair():
+        if again := self._index.repair():
             self._ledger.trouble(_MISSING, None)
             log.warning("picture.sent_again", pictures=again)
 
     def _adopt(self, dataset: DatasetRef, count: int | None) -> None:
         trained = max((model.created_at or 0.0 for model in self._platform.models.of_dataset(dataset)), default=None)
-        rows = map(_remote, self._platform.pictures.listing(dataset))
-        seen = self._ledger.remote_index.adopt(self._interruptible(rows), trained_until=trained)
+        seen = self._index.adopt(self._listing(dataset), trained_until=trained)
         log.info(
             "platform.listed",
             dataset=dataset.name,
@@ -148,7 +146,7 @@ class Adoption:
         )
         self._keep(dataset, frozenset(seen.changed))
         if seen.foreign_copies:
-            self._ledger.remote_index.share()
+            self._index.share()
             log.warning(
                 "dataset.shared",
                 dataset=dataset.name,
@@ -156,11 +154,15 @@ class Adoption:
                 hint="Another image-sync sends the same pictures to this dataset: stop one of them, or give it another "
                 "dataset. From now on the server is asked for each picture before it is sent",
             )
-        for start in range(0, len(seen.doubles), _CHORES):
-            self._copies.tidy(self._ledger.changes.of_pictures(seen.doubles[start : start + _CHORES]))
-        for picture_id, remote in seen.misnamed:
-            self._take_or_remove(dataset, picture_id, remote)
-
+        for start in range(0, len(seen.doubles), _TOGETHER):
+            self._copies.tidy(self._ledger.changes.of_pictures(seen.doubles[start : start + _TOGETHER]))
+        for picture_id, stray in seen.misnamed:
+            # A picture of ours under an old name of its file: needless if the content is there, welcome if it is not.
+            if self._pictures.copies(self._ledger.changes.of_pictures([picture_id])):
+                self._pictures.remove(dataset, stray.remote_id)
+                log.warning("picture.double_removed", key=stray.key, remote_id=stray.remote_id)
+            else:
+                self._ledger.changes.arrived(picture_id, stray.remote_id, stray.category)
         self._miss(seen.absent, complete=count is None or seen.listed >= count)
 
     def _keep(self, dataset: DatasetRef, changed: frozenset[tuple[int, str]]) -> None:
@@ -170,7 +172,7 @@ class Adoption:
         self._changed -= certain
         self._again = bool(self._changed)
         if certain:
-            self._ledger.remote_index.keep(certain)
+            self._index.keep(certain)
             log.warning(
                 "picture.category_changed",
                 dataset=dataset.name,
@@ -187,11 +189,11 @@ class Adoption:
         self._again = self._again or bool(absent - gone)
         if gone:
             self._absent -= gone
-            log.warning("picture.missing", pictures=self._ledger.remote_index.missed(gone))
+            log.warning("picture.missing", pictures=self._index.missed(gone))
         self._tell_missing()
 
     def _tell_missing(self) -> None:
-        missing = self._ledger.remote_index.missing()
+        missing = self._index.missing()
         if not missing:
             self._ledger.trouble(_MISSING, None)
         else:
@@ -199,16 +201,8 @@ class Adoption:
             hint = "To send them again: image-sync repair; which they are: image-sync list --state refused"
             self._ledger.trouble(_MISSING, NotFound(what, hint=hint))
 
-    def _take_or_remove(self, dataset: DatasetRef, picture_id: int, stray: Remote) -> None:
-        """A picture of ours under an old name of its file: needless if the content is there, welcome if it is not."""
-        if self._platform.pictures.copies(self._ledger.changes.of_pictures([picture_id])):
-            self._platform.pictures.remove(dataset, stray.remote_id)
-            log.warning("picture.double_removed", key=stray.key, remote_id=stray.remote_id)
-        else:
-            self._ledger.changes.arrived(picture_id, stray.remote_id, stray.category)
-
-    def _interruptible(self, rows: Iterable[Remote]) -> Iterable[Remote]:
-        for row in rows:
+    def _listing(self, dataset: DatasetRef) -> Iterator[RemotePicture]:
+        for row in self._pictures.listing(dataset):
             if self._stop.is_set():
                 raise Changed("the listing was left because the program ends")
             yield row
@@ -231,7 +225,3 @@ class Adoption:
 
     def _until_next(self) -> float:
         return min(_SOON, 2 * self._grace) if self._again else _REGULARLY
-
-
-def _remote(stored: RemotePicture) -> Remote:
-    return Remote(stored.remote_id, stored.key, stored.category, stored.size, stored.uploaded_at, stored.batch_id)

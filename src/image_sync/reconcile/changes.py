@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import ImageSyncError, NotFound, PlatformError, Refused
@@ -11,17 +11,17 @@ from image_sync.ledger import Departed, Ledger
 from image_sync.ledger.changes import Relabel
 from image_sync.log import get_logger
 from image_sync.platforms.base import Platform
-from image_sync.reconciler.copies import Copies
+from image_sync.reconcile.in_doubt import Deduplicator
 
 REMOVALS = "removals"
 """The name under which ``status`` tells that removals wait for a person."""
-_CHORES = 100
+_AT_ONCE = 100
 _ENOUGH = 5  # annotations refused in a row, after which the fault is looked for elsewhere
 
 log = get_logger(__name__)
 
 
-class Wishes:
+class LocalChanges:
     """What the folders want of the platform beside uploads.
 
     Args:
@@ -39,21 +39,22 @@ class Wishes:
         ledger: Ledger,
         platform: Platform,
         dataset: Callable[[], DatasetRef | None],
-        copies: Copies,
+        copies: Deduplicator,
         remove_after: float | None,
         most_removals: Callable[[int], int],
         stop: threading.Event,
         clock: Callable[[], float],
     ) -> None:
         self._ledger = ledger
-        self._platform = platform
+        self._changes = ledger.changes
+        self._pictures = platform.pictures
         self._dataset = dataset
         self._copies = copies
         self._remove_after = remove_after
+        self._most_removals = most_removals
         self._stop = stop
         self._clock = clock
-        self._turned_away = 0
-        self._most_removals = most_removals
+        self._refused_annotations = 0
         self._held: list[Departed] | None = None
         self._lock = threading.Lock()
         self._in_hand: set[int] = set()
@@ -73,7 +74,7 @@ class Wishes:
             return False
         done: list[Relabel] = []
         try:
-            self._ledger.changes.relabelling(change.picture_id for change in changes)
+            self._changes.relabelling(change.picture_id for change in changes)
             for change in changes:
                 if self._stop.is_set():
                     break
@@ -82,7 +83,7 @@ class Wishes:
                     log.info("picture.relabelled", remote_id=change.remote_id, category=change.category)
         finally:
             try:
-                self._ledger.changes.relabelled(done)
+                self._changes.relabelled(done)
             finally:
                 with self._lock:
                     self._in_hand -= {change.picture_id for change in changes}
@@ -92,8 +93,8 @@ class Wishes:
         """Changes of category that no other thread has in hand."""
         with self._lock:
             apart = self._in_hand | self._refused.keys()
-            owed = self._ledger.changes.relabels(_CHORES + len(apart))
-            changes = [one for one in owed if one.picture_id not in apart][:_CHORES]
+            owed = self._changes.relabels(_AT_ONCE + len(apart))
+            changes = [one for one in owed if one.picture_id not in apart][:_AT_ONCE]
             if not changes and self._refused and not self._in_hand:
                 error = next(iter(self._refused.values()))
                 self._refused.clear()  # they are tried again after the pause
@@ -103,9 +104,9 @@ class Wishes:
         return changes
 
     def _told(self, dataset: DatasetRef, change: Relabel) -> bool:
-        """Whether the platform took this change of category."""
+        """Whether nothing is left to be told of this change of category."""
         try:
-            self._platform.pictures.relabel(dataset, change.remote_id, change.category)
+            self._pictures.relabel(dataset, change.remote_id, change.category)
         except NotFound:
             log.warning("picture.missing_at_platform", remote_id=change.remote_id)
             self._ledger.remote_index.doubt()
@@ -122,47 +123,36 @@ class Wishes:
         What the platform refuses is reported and not tried again as it is. When several in a row are refused, it is
         not the annotations: a person is told before the others are tried.
         """
-        debts = self._ledger.annotations.due(_CHORES)
-        dataset = self._dataset() if debts else None
+        annotations = self._ledger.annotations
+        pending = annotations.due(_AT_ONCE)
+        dataset = self._dataset() if pending else None
         if dataset is None:
             return False
         done: dict[int, str] = {}
-        for debt in debts:
-            if self._stop.is_set():
-                break
-            try:
-                self._platform.pictures.annotate(dataset, debt.remote_id, Annotation.from_text(debt.text))
-            except NotFound:
-                log.warning("picture.missing_at_platform", remote_id=debt.remote_id)
-            except Refused as error:
-                self._ledger.annotations.refused(debt, error.what)
-                log.warning("annotation.refused", key=debt.key, error=error.what)
-                self._turned_away += 1
-                if self._turned_away % _ENOUGH:
+        try:
+            for one in pending:
+                if self._stop.is_set():
+                    break
+                try:
+                    self._pictures.annotate(dataset, one.remote_id, Annotation.from_text(one.text))
+                except NotFound:
+                    log.warning("picture.missing_at_platform", remote_id=one.remote_id)
+                except Refused as error:
+                    annotations.refused(one, error.what)
+                    log.warning("annotation.refused", key=one.key, error=error.what)
+                    self._refused_annotations += 1
+                    if self._refused_annotations % _ENOUGH == 0:
+                        raise
                     continue
-                self._ledger.annotations.sent(done)
-                raise
-            except PlatformError:
-                self._ledger.annotations.sent(done)
-                raise
-            else:
-                self._turned_away = 0
-                log.info("picture.annotated", key=debt.key, remote_id=debt.remote_id)
-            done[debt.picture_id] = debt.text
-        self._ledger.annotations.sent(done)
-        return len(debts) == _CHORES and not self._stop.is_set()
-
-    def _too_many(self) -> set[str]:
-        """Categories of which more files were deleted than may go without a person's word; it is said once."""
-        held = [one for one in self._ledger.changes.departed() if one.pictures > self._most_removals(one.stored)]
-        if held != self._held:
-            known = {one.category for one in self._held or ()}
-            for one in held:
-                if one.category not in known:
-                    log.error("removals.held", category=one.category, deleted=one.pictures, stored=one.stored)
-            self._held = held
-            self._ledger.trouble(REMOVALS, _held(held) if held else None)
-        return {one.category for one in held}
+                else:
+                    self._refused_annotations = 0
+                    log.info("picture.annotated", key=one.key, remote_id=one.remote_id)
+                done[one.picture_id] = one.text
+        except PlatformError:
+            annotations.sent(done)
+            raise
+        annotations.sent(done)
+        return len(pending) == _AT_ONCE and not self._stop.is_set()
 
     def remove(self) -> None:
         """Deleted files: every copy that is ours is written down, then the picture is forgotten, then they go.
@@ -171,34 +161,42 @@ class Wishes:
         """
         if self._remove_after is not None:
             self._give_up(self._clock() - self._remove_after)
-        owed = self._ledger.changes.removals(_CHORES)
+        owed = self._changes.removals(_AT_ONCE)
         dataset = self._dataset() if owed else None
         for remote_id in owed if dataset is not None else ():
             if self._stop.is_set() or dataset is None:
                 return
-            self._platform.pictures.remove(dataset, remote_id)
-            self._ledger.changes.removed(remote_id)
+            self._pictures.remove(dataset, remote_id)
+            self._changes.removed(remote_id)
             log.info("picture.removed", remote_id=remote_id)
 
     def _give_up(self, before: float) -> None:
         """Write down what is to be removed of pictures whose last file was deleted before that Unix time."""
-        orphans = self._ledger.changes.orphans(before=before, limit=_CHORES, but=self._too_many())
+        orphans = self._changes.orphans(before=before, limit=_AT_ONCE, but=self._too_many())
         if not orphans.pictures or self._dataset() is None:
             return
-        copies = self._platform.pictures.copies(orphans)
-        standing = self._ledger.changes.status([item.picture_id for item in orphans.pictures])
-        for item in orphans.pictures:
-            here = standing[item.picture_id]
-            stored = {copy.remote_id for copy in self._copies.proved(copies.get(item.key, []), here)}
-            self._ledger.changes.forget(item.picture_id, stored | {here.remote_id})
+        copies = self._pictures.copies(orphans)
+        status = self._changes.status([picture.picture_id for picture in orphans.pictures])
+        for picture in orphans.pictures:
+            here = status[picture.picture_id]
+            stored = {copy.remote_id for copy in self._copies.proved(copies.get(picture.key, []), here)}
+            self._changes.forget(picture.picture_id, stored | {here.remote_id})
 
-
-def _held(held: Sequence[Departed]) -> ImageSyncError:
-    """What a person is told of removals that wait for a word."""
-    counts = ", ".join(f"{one.pictures} of {one.stored} in category '{one.category}'" for one in held)
-    return ImageSyncError(
-        f"the files of many pictures were deleted ({counts}), more than max_removals allows at once: they stay at the "
-        "platform until a person confirms it",
-        hint="See what would go: image-sync removals. If it is meant: image-sync removals confirm. "
-        "If not, put the files back: nothing is removed then.",
-    )
+    def _too_many(self) -> set[str]:
+        """Categories of which more files were deleted than may go without a person's word; it is said once."""
+        held = [one for one in self._changes.departed() if one.pictures > self._most_removals(one.stored)]
+        if held != self._held:
+            known = {one.category for one in self._held or ()}
+            for one in held:
+                if one.category not in known:
+                    log.error("removals.held", category=one.category, deleted=one.pictures, stored=one.stored)
+            self._held = held
+            counts = ", ".join(f"{one.pictures} of {one.stored} in category '{one.category}'" for one in held)
+            error = ImageSyncError(
+                f"the files of many pictures were deleted ({counts}), more than max_removals allows at once: they stay "
+                "at the platform until a person confirms it",
+                hint="See what would go: image-sync removals. If it is meant: image-sync removals confirm. "
+                "If not, put the files back: nothing is removed then.",
+            )
+            self._ledger.trouble(REMOVALS, error if held else None)
+        return {one.category for one in held}
