@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from image_sync.domain import DatasetRef
+from image_sync.ledger.bulk import rows
 from image_sync.ledger.database import Database
 from image_sync.ledger.schema import keyvalue
 
@@ -57,11 +58,12 @@ class LedgerContext:
     current_target: Target | None = None
     """None until it was said where pictures go: then files are only recorded."""
     listeners: list[Callable[[], None]] = field(default_factory=list)
+    annotated: bool = field(init=False)
+    """Whether annotations are used. If not, nothing that is done for them costs anything."""
 
-    @property
-    def annotated(self) -> bool:
-        """Whether annotations are used. If not, nothing that is done for them costs anything."""
-        return self.annotations != "none"
+    def __post_init__(self) -> None:
+        """The setting is known."""
+        self.annotated = self.annotations != "none"
 
     @property
     def target(self) -> Target:
@@ -88,4 +90,5 @@ class LedgerContext:
 
 def value_of(tx: Connection, name: str) -> str | None:
     """What is kept under a name, or None."""
-    return tx.execute(select(keyvalue.c.value).where(keyvalue.c.name == name)).scalar()
+    found = rows(tx, "SELECT value FROM keyvalue WHERE name = ?", name)
+    return found[0][0] if found else None

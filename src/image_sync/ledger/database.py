@@ -95,38 +95,49 @@ class Database:
         self._writer = threading.RLock()
         self._jobs: deque[_Job] = deque()
         self._engine = _engine(state, alive)
-        self._reader = self._writer if self._engine.dialect.name == "sqlite" else contextlib.nullcontext()
+        self._file = self._engine.dialect.name == "sqlite"
+        self._reader = self._writer if self._file else contextlib.nullcontext()
         self.insert = _insert(self._engine.dialect.name)
         try:
-            with self._translated():
-                self._migrate()
-                self._take_over(term)
-        except BaseException:
+            self._migrate()
+            self._take_over(term)
+        except BaseException as error:
             self._engine.dispose()
+            if isinstance(error, exc.SQLAlchemyError):
+                raise self._told(error) from error
             raise
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A short read transaction: one consistent look."""
         self._alive()
-        with self._reader, self._translated(), self._engine.begin() as connection:
-            yield connection
+        try:
+            with self._reader, self._engine.begin() as connection:
+                if self._file:
+                    connection.exec_driver_sql("BEGIN")
+                yield connection
+        except exc.SQLAlchemyError as error:
+            raise self._told(error) from error
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A short write transaction, durable when it returns; rolled back whole when it raises."""
         self._alive()
-        engine = self._engine.execution_options(writing=True)
-        with self._writer, self._translated(), engine.begin() as connection:
-            if engine.dialect.name != "sqlite":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
-                # Asked in a statement of its own: this one sees what was committed while that one waited.
-                if self._term and connection.execute(_WHOSE).scalar() != self._term:
-                    raise AlreadyRunning(
-                        f"another image-sync has taken over {self.where}",
-                        hint="The connection to the database was cut, and the other one was quicker.",
-                    )
-            yield connection
+        try:
+            with self._writer, self._engine.begin() as connection:
+                if self._file:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY})
+                    # Asked in a statement of its own: this one sees what was committed while that one waited.
+                    if self._term and connection.execute(_WHOSE).scalar() != self._term:
+                        raise AlreadyRunning(
+                            f"another image-sync has taken over {self.where}",
+                            hint="The connection to the database was cut, and the other one was quicker.",
+                        )
+                yield connection
+        except exc.SQLAlchemyError as error:
+            raise self._told(error) from error
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Do ``work`` in a write transaction, durable when it returns, and return its result.
@@ -138,36 +149,30 @@ class Database:
         self._jobs.append(job)
         with self._writer:  # whoever is first does it for all who wait here
             if not job.done:
-                self._do_all()
+                self._do([self._jobs.popleft() for _ in range(len(self._jobs))])
         if job.error is not None:
             raise job.error
         return cast("T", job.result)
 
-    def _do_all(self) -> None:
-        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+    def _do(self, jobs: Sequence[_Job]) -> None:
         try:
-            self._do(jobs)
+            with self.writing() as tx:
+                for job in jobs:
+                    job.result = job.work(tx)
         except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
             # A database that went away while it committed may have committed: nothing is done a second time here.
             whole = len(jobs) == 1 or (isinstance(error, LedgerError) and error.passing)
-            for job in jobs if whole else ():
-                job.error = error
-            for job in jobs if not whole else ():  # one of them is to blame: each for itself, then
-                try:
+            for job in jobs:
+                if whole:
+                    job.error = error
+                else:  # one of them is to blame: each for itself, then
                     self._do([job])
-                except BaseException as own:  # noqa: BLE001 - it is raised where it belongs
-                    job.error = own
         for job in jobs:
             job.done = True
 
-    def _do(self, jobs: Sequence[_Job]) -> None:
-        with self.writing() as tx:
-            for job in jobs:
-                job.result = job.work(tx)
-
     def prove(self) -> None:
         """Read everything and compare it with what the indexes say. Raises LedgerError if it is damaged."""
-        if self._engine.dialect.name != "sqlite":
+        if not self._file:
             return  # a database server looks after itself
         with self.reading() as tx:
             found = tx.exec_driver_sql("PRAGMA integrity_check").scalars().all()
@@ -212,7 +217,7 @@ class Database:
     def _copy(self, version: str | None) -> str:
         """Keep the ledger as the older version left it, should anybody want to go back to that. Returns where."""
         name = f"schema-{version}"
-        if self._engine.dialect.name == "sqlite":
+        if self._file:
             return self._copy_file(f"{self._engine.url.database}.{name}")
         name = name.replace("-", "_")
         with self.writing() as connection:
@@ -249,22 +254,16 @@ class Database:
                 connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": term}))
             self._term = term
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn what the driver raises into a LedgerError that says what to do."""
-        try:
-            yield
-        except exc.DBAPIError as error:
-            said = str(error.orig).strip()
-            # Of a database server these are about the connection, or about what it lacks at the moment.
-            served = self._engine.dialect.name != "sqlite" and isinstance(
-                error, exc.OperationalError | exc.InterfaceError
-            )
-            hint, passing = _remedy(said, lost=served or error.connection_invalidated)
-            raise LedgerError(f"the ledger {self.where} cannot be used: {said}", hint=hint, passing=passing) from error
-        except exc.SQLAlchemyError as error:
+    def _told(self, error: exc.SQLAlchemyError) -> LedgerError:
+        """What the driver raised, with what to do about it."""
+        if not isinstance(error, exc.DBAPIError):
             passing = isinstance(error, exc.TimeoutError)  # all connections are busy waiting for the server
-            raise LedgerError(f"the ledger {self.where} cannot be used: {error}", passing=passing) from error
+            return LedgerError(f"the ledger {self.where} cannot be used: {error}", passing=passing)
+        said = str(error.orig).strip()
+        # Of a database server these are about the connection, or about what it lacks at the moment.
+        served = not self._file and isinstance(error, exc.OperationalError | exc.InterfaceError)
+        hint, passing = _remedy(said, lost=served or error.connection_invalidated)
+        return LedgerError(f"the ledger {self.where} cannot be used: {said}", hint=hint, passing=passing)
 
 
 def carry_over(old: Path, new: Path) -> int:
@@ -377,7 +376,7 @@ def _engine(state: str | Path, alive: Callable[[], None]) -> Engine:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
         raise unusable(folder, error) from error
-    # The driver's own transaction handling is off: ``begin`` below says what kind is meant.
+    # The driver's own transaction handling is off: `reading` and `writing` say what kind is meant.
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
         connect_args={"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False},
@@ -393,7 +392,6 @@ def _engine(state: str | Path, alive: Callable[[], None]) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
 
     event.listen(engine, "connect", prepare)
-    event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -423,11 +421,6 @@ def _introduce(connection: Any, _record: Any) -> None:
     connection.adapters.register_loader("numeric", IntLoader)  # the sum of whole numbers, which would be a Decimal
     connection.execute(_SESSION)
     connection.commit()
-
-
-def _begin(connection: Connection) -> None:
-    writing = connection.get_execution_options().get("writing")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 def _remedy(said: str, *, lost: bool) -> tuple[str, bool]:

@@ -127,8 +127,9 @@ class Files:
 
     def rescan_requested(self) -> bool:
         """Whether somebody asked for a full look since the last call."""
-        if not self.rescan_wanted():
-            return False
+        with self._context.db.reading() as tx:
+            if value_of(tx, RESCAN) is None:
+                return False
         with self._context.db.writing() as tx:
             tx.execute(delete(keyvalue).where(keyvalue.c.name == RESCAN))
         return True

@@ -28,7 +28,9 @@ def key_of(name: bytes, sha256: str, suffix: str, copy: int = 0, *, whole: bool 
         whole: take all 64 digits: for the one case in 2^64, or the one with bad intent, where 16 are taken.
     """
     tail = f".{sha256 if whole else sha256[:_DIGEST]}{f'-{copy}' if copy else ''}.{suffix}"
-    stem = _ascii(splitext(name.decode("utf-8", "replace"))[0])
+    stem = splitext(name.decode("utf-8", "replace"))[0]
+    if not _SAFE.fullmatch(stem):
+        stem = _ascii(stem)
     return f"{stem[: LONGEST - len(tail)] or 'picture'}{tail}"
 
 

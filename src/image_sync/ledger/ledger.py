@@ -180,6 +180,8 @@ class Ledger:
             elif oldest <= cleared_to:
                 ((uncleared,),) = rows(tx, _UNCLEARED, aim)
             stored = [row for row in counts if row[0] == PictureState.CONFIRMED]
+            notes = {name for (name,) in rows(tx, _NOTES, TRAIN)}
+            moved = notes - {TRAIN} or any(category != sent for _, category, sent, _, _ in stored)
             trained = bool(rows(tx, "SELECT 1 FROM training WHERE target_id = ? LIMIT 1", aim))
             starts = rows(tx, _STARTS, aim, self._context.clock() - _DAY) if trained else []
             return Tally(
@@ -193,7 +195,7 @@ class Ledger:
                 trainable=MappingProxyType(_summed((category, number) for _, _, category, _, number in stored)),
                 labelled=MappingProxyType(labels_there(tx, aim) if annotated else {}),
                 unmarked=number_due(tx, aim) if annotated else 0,
-                moving=number_to_move(tx, aim),
+                moving=number_to_move(tx, aim) if moved else 0,
                 newest_ready_id=newest_id,
                 newest_ready_at=newest_at,
                 active=newest(tx, training.c.state.in_(ACTIVE)) if trained else None,
@@ -201,7 +203,7 @@ class Ledger:
                 refusal=newest(tx, training.c.state == TrainingState.REFUSED) if trained else None,
                 retry=newest(tx, training.c.owed == NextStep.RETRY) if trained else None,
                 starts=tuple(at for (at,) in starts),
-                train_requested=value_of(tx, TRAIN) is not None,
+                train_requested=TRAIN in notes,
             )
 
     def census(self) -> Census:
@@ -375,4 +377,5 @@ _UNCLEARED = (
     " FROM (SELECT DISTINCT target_id, category FROM picture_count"
     " WHERE target_id = ? AND state = 'ready' AND pictures > 0) AS c JOIN target AS t ON t.id = c.target_id) AS found"
 )
+_NOTES = "SELECT name FROM keyvalue WHERE name = ? OR substr(name, 1, 8) = 'relabel/'"
 _STARTS = "SELECT started_at FROM training WHERE target_id = ? AND started_at > ? ORDER BY started_at"
