@@ -33,6 +33,7 @@ _IMPORTED = (
     "image_sync.cli.session",
     "image_sync.cli.status",
     "image_sync.daemon.assemble",
+    "image_sync.platforms.mobius.platform",
     "image_sync.platforms.mvi.platform",
     "image_sync.platforms.sagemaker.platform",
 )

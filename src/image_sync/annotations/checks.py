@@ -70,7 +70,13 @@ class AnnotationError(PictureError):
         self.faults = faults
 
 
-_TOO_MUCH = Fault("it holds too much to be read", "Split it: one file for each folder.")
+SOMETHING_ELSE = "Is it something else that has the picture's name? Then move it away."
+RIGHT_FILE = "Is this the right file? One picture hardly holds that many objects."
+_TOO_MUCH = Fault(
+    f"it holds too much: more than {_MOST_BRACKETS:,} lists and objects, {_MOST_VALUES:,} values, or {_WINDOWS[-1]:,} "
+    "characters in one object",
+    "Split it: one file for each folder.",
+)
 
 
 def label_of(text: object) -> str:
@@ -187,7 +193,7 @@ class Draft:
         if len(self._boxes) >= MOST_OBJECTS or self._corners > _MOST_CORNERS:
             text = f"it holds more than {MOST_OBJECTS:,} objects, or outlines of more than {_MOST_CORNERS:,} corners"
             if not any(fault.text == text for fault in self._faults):
-                self._faults.insert(0, Fault(text, "Is this the right file? One picture hardly holds that many."))
+                self._faults.insert(0, Fault(text, RIGHT_FILE))
             return
         left, top, right, bottom = corners
         box_inside = self._inside((left, top)) and self._inside((right, bottom))

@@ -171,7 +171,7 @@ def _images(items: Iterable[tuple[Any, str]], path: bytes) -> tuple[dict[int, _I
             fault = Fault(f"it lists more than {_MOST_IMAGES:,} images", "Split it: one file for each folder.")
             raise AnnotationError(path, fault)
         if key is None or not isinstance(image.get("file_name"), str):
-            fault = Fault(f"image {number} has no id or no file_name", "Export the file again.")
+            fault = Fault(f"image {number} has no id or no file_name", "Export the file again, or write both into it.")
         elif key in images:
             fault = Fault(f"two images have the id {key}", "Give each image an id of its own.")
         else:

@@ -273,7 +273,9 @@ class Folders:
                 hint="Give the user that runs image-sync the right to read it, or check the disk.",
             ) from error
         if not unchanged:
-            raise Changed(f"{show_path(path)} has changed while it was looked at", hint="It is looked at again.")
+            raise Changed(
+                f"{show_path(path)} has changed while it was looked at", hint="Nothing to do: it is looked at again."
+            )
         return data
 
     def _stamp(self, found: os.stat_result) -> Stamp:

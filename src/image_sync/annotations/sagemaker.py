@@ -10,7 +10,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from image_sync.annotations.checks import AnnotationError, Draft, Fault, JsonFile, called, number_of, whole_of
+from image_sync.annotations.checks import (
+    SOMETHING_ELSE,
+    AnnotationError,
+    Draft,
+    Fault,
+    JsonFile,
+    called,
+    number_of,
+    whole_of,
+)
 from image_sync.domain import Annotation
 
 _KEYS = ("left", "top", "width", "height")
@@ -68,8 +77,7 @@ def _foreign(document: object) -> Fault:
     for key, (kind, hint) in _OTHERS.items():
         if isinstance(keys.get(key), list):
             return Fault(f"it is {kind}, not one of SageMaker's", hint)
-    hint = "Is it something else that has the picture's name? Then move it away."
-    return Fault("it has no list 'annotations' and so is not one of SageMaker's files", hint)
+    return Fault("it has no list 'annotations' and so is not one of SageMaker's files", SOMETHING_ELSE)
 
 
 def _names(categories: object, draft: Draft) -> dict[int, str]:

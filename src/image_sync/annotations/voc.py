@@ -11,7 +11,17 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostr
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from image_sync.annotations.checks import AnnotationError, Draft, Fault, Point, around, number_in, shown
+from image_sync.annotations.checks import (
+    RIGHT_FILE,
+    SOMETHING_ELSE,
+    AnnotationError,
+    Draft,
+    Fault,
+    Point,
+    around,
+    number_in,
+    shown,
+)
 from image_sync.domain import Annotation, Box
 
 _MOST_TAGS = 500_000
@@ -34,9 +44,8 @@ def read(data: bytes, draft: Draft, *, one_based: bool = False) -> Annotation:
     """
     root = _parsed(data, draft.path)
     if root.tag != "annotation":
-        hint = "Is it something else that has the picture's name? Then move it away."
         text = "its outermost element is not <annotation>, so it is not a Pascal VOC file"
-        raise AnnotationError(draft.path, Fault(text, hint))
+        raise AnnotationError(draft.path, Fault(text, SOMETHING_ELSE))
     size = root.find("size")
     if size is not None:
         draft.size(number_in(size.findtext("width")), number_in(size.findtext("height")))
@@ -61,7 +70,7 @@ def write(annotation: Annotation, name: str, *, one_based: bool = False) -> byte
 def _parsed(data: bytes, path: bytes) -> Element:
     # "<" is what every tag begins with in every encoding: a bound on the memory that the tree takes.
     if data.count(b"<") > _MOST_TAGS:
-        raise AnnotationError(path, Fault(f"it has more than {_MOST_TAGS:,} tags", "Is this the right file?"))
+        raise AnnotationError(path, Fault(f"it has more than {_MOST_TAGS:,} tags", RIGHT_FILE))
     try:
         return fromstring(data, forbid_dtd=True)
     except DefusedXmlException:

@@ -12,7 +12,17 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from image_sync.annotations.checks import AnnotationError, Draft, Fault, around, called, label_of, number_in
+from image_sync.annotations.checks import (
+    RIGHT_FILE,
+    SOMETHING_ELSE,
+    AnnotationError,
+    Draft,
+    Fault,
+    around,
+    called,
+    label_of,
+    number_in,
+)
 from image_sync.annotations.folders import Folders
 from image_sync.domain import Annotation, Box, Stamp
 from image_sync.errors import PictureError
@@ -52,12 +62,11 @@ def read(data: bytes, draft: Draft, classes: Sequence[str]) -> Annotation:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        hint = "Is it something else that has the picture's name? Then move it away."
-        raise AnnotationError(draft.path, Fault("it is not text", hint)) from None
+        raise AnnotationError(draft.path, Fault("it is not text", SOMETHING_ELSE)) from None
     lines = text.split("\n")
     if len(lines) > _MOST_LINES:
         raise AnnotationError(
-            draft.path, Fault(f"it has {len(lines):,} lines, and {_MOST_LINES:,} is the limit", "Is it the right file?")
+            draft.path, Fault(f"it has {len(lines):,} lines, and {_MOST_LINES:,} is the limit", RIGHT_FILE)
         )
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -88,12 +97,12 @@ def _values(box: Box, annotation: Annotation) -> list[float]:
 
 def _line(line: str, where: str, draft: Draft, classes: Sequence[str]) -> None:
     if len(line) > _LONGEST_LINE:
-        draft.refuse(f"{where} has {len(line):,} characters", "Is this the right file?")
+        draft.refuse(f"{where} has {len(line):,} characters, and {_LONGEST_LINE:,} is the limit", RIGHT_FILE)
         return
     values = [number_in(word) for word in line.split()]
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        hint = "A line must be: class x y width height. Is it something else that has the picture's name?"
+        hint = f"A line must be: class x y width height. {SOMETHING_ELSE}"
         draft.refuse(f"{where} holds something that is not a number", hint)
         return
     number, *rest = known
