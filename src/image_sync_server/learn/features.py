@@ -164,15 +164,18 @@ def _colours(colours: Floats, grey: Floats) -> Floats:
     return np.concatenate([*ranks, *spread, *away])
 
 
-def _edges(plane: Floats) -> tuple[Floats, Floats]:
-    """Edge directions: first by cell of a grid; then over all, turned to the strongest, and how unlike cells are."""
-    across = np.zeros_like(plane)
-    down = np.zeros_like(plane)
+def slopes(plane: Floats, half: int) -> tuple[Floats, NDArray[np.floating]]:
+    """How steep a plane is at each place, and the direction of its edge, where ``half`` is half a turn."""
+    across, down = np.zeros_like(plane), np.zeros_like(plane)
     across[:, 1:-1] = plane[:, 2:] - plane[:, :-2]
     down[1:-1] = plane[2:] - plane[:-2]
-    strength = np.hypot(across, down)
-    turn = np.arctan2(down, across) % np.pi
-    direction = np.minimum((turn * (_BINS / np.pi)).astype(np.intp), _BINS - 1)
+    return np.hypot(across, down), np.arctan2(down, across) % np.pi * (half / np.pi)
+
+
+def _edges(plane: Floats) -> tuple[Floats, Floats]:
+    """Edge directions: first by cell of a grid; then over all, turned to the strongest, and how unlike cells are."""
+    strength, turn = slopes(plane, _BINS)
+    direction = np.minimum(turn.astype(np.intp), _BINS - 1)
     cell = np.arange(plane.shape[0]) * _GRID // plane.shape[0]
     place = (cell[:, None] * _GRID + cell[None, :]) * _BINS + direction
     counts = np.bincount(place.ravel(), strength.ravel(), _GRID * _GRID * _BINS).astype(np.float32)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,31 +125,17 @@ def cross_entropy(answers: NDArray[np.floating], labels: NDArray[np.intp]) -> fl
     return float(-np.log(np.maximum(answers[np.arange(len(labels)), labels], _NEVER)).mean())
 
 
-class _Setting(NamedTuple):
-    """One number of a training's strategy: its default and what it may be."""
-
-    default: float
-    low: float
-    high: float
-    says: str
-    whole: bool = False
-    above_low: bool = False
-    below_high: bool = False
-
-
-_SETTINGS = {
-    "max_iter": _Setting(
-        1500, 1, 100_000, "a whole number from 1 to 100000 (MVI documents 100 to 10000 for categories)", whole=True
-    ),
-    "test_iter": _Setting(100, 1, 1000, "a whole number from 1 to 1000", whole=True),
-    "test_interval": _Setting(20, 1, 1000, "a whole number from 1 to 1000", whole=True),
-    "learning_rate": _Setting(
-        0.001, 0, 1, "above 0 and below 1 (MVI documents above 0 and at most 0.01)", above_low=True, below_high=True
-    ),
-    "ratio": _Setting(0.8, 0, 1, "above 0 and at most 1 (MVI documents 0.5 to 1)", above_low=True),
-    "momentum": _Setting(0.9, 0, 1, "from 0 to 1"),
-    "weight_decay": _Setting(0.0005, 0, 0.5, "above 0 and below 0.5", above_low=True, below_high=True),
+_OVER_0, _BELOW_1, _BELOW_HALF = math.nextafter(0, 1), math.nextafter(1, 0), math.nextafter(0.5, 0)
+_STRATEGY: dict[str, tuple[float, float, float, str]] = {
+    "max_iter": (1500, 1, 100_000, "a whole number from 1 to 100000 (MVI documents 100 to 10000 for categories)"),
+    "test_iter": (100, 1, 1000, "a whole number from 1 to 1000"),
+    "test_interval": (20, 1, 1000, "a whole number from 1 to 1000"),
+    "learning_rate": (0.001, _OVER_0, _BELOW_1, "above 0 and below 1 (MVI documents above 0 and at most 0.01)"),
+    "ratio": (0.8, _OVER_0, 1, "above 0 and at most 1 (MVI documents 0.5 to 1)"),
+    "momentum": (0.9, 0, 1, "from 0 to 1"),
+    "weight_decay": (0.0005, _OVER_0, _BELOW_HALF, "above 0 and below 0.5"),
 }
+"""Of each number its default, the least and the most that it may be, and that in words; whole ones default to such."""
 
 
 @dataclass(frozen=True)
@@ -174,21 +160,20 @@ class Strategy:
         Raises ValueError that names key, value and range.
         """
         given = {"max_iter": max_iter, **strategy}
-        return cls(
-            **{key: _number(key, setting, given.get(key, setting.default)) for key, setting in _SETTINGS.items()}
-        )
+        return cls(**{key: _number(key, given.get(key, default)) for key, (default, *_) in _STRATEGY.items()})
 
 
-def _number(key: str, setting: _Setting, value: object) -> Any:
+def _number(key: str, value: object) -> Any:
+    default, low, high, says = _STRATEGY[key]
     numeral = isinstance(value, str) and value.isascii() and "_" not in value  # float() takes more than people write
     number = math.nan
     if numeral or (isinstance(value, int | float) and not isinstance(value, bool)):
         with contextlib.suppress(ValueError, OverflowError):
             number = float(value)  # type: ignore[arg-type]
-    fits = setting.low <= number <= setting.high and not (setting.whole and number % 1)
-    if not fits or (setting.above_low and number == setting.low) or (setting.below_high and number == setting.high):
-        raise ValueError(f"The strategy's {key} is {ascii(value)[:60]}, but must be {setting.says}.")
-    return int(number) if setting.whole else number
+    whole = isinstance(default, int)
+    if not low <= number <= high or (whole and number % 1):
+        raise ValueError(f"The strategy's {key} is {ascii(value)[:60]}, but must be {says}.")
+    return int(number) if whole else number
 
 
 BATCH = 32

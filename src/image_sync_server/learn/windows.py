@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_sync_server.learn.features import Floats, decoded, unusable
+from image_sync_server.learn.features import Floats, decoded, slopes, unusable
 from image_sync_server.learn.learner import heed
 
 Boxes = NDArray[np.float64]
@@ -247,12 +247,8 @@ def _around(plane: Floats) -> Floats:
 def _cells(colours: Floats) -> Floats:
     red, green, blue = colours[..., 0], colours[..., 1], colours[..., 2]
     grey = colours @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    across, down = np.zeros_like(grey), np.zeros_like(grey)
-    across[:, 1:-1] = grey[:, 2:] - grey[:, :-2]
-    down[1:-1] = grey[2:] - grey[:-2]
-    strength = np.hypot(across, down)
+    strength, turn = slopes(grey, _BINS)
     # An edge between two directions counts for both, by how near it is to each.
-    turn = np.arctan2(down, across) % np.pi * (_BINS / np.pi)
     nearest = np.floor(turn)
     share = turn - nearest
     first = nearest.astype(np.intp) % _BINS
