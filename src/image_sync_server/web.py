@@ -422,8 +422,10 @@ def _room(connections: int) -> int:
     return connections if files == resource.RLIM_INFINITY else min(connections, max(8, files // 2))
 
 
-class HttpServer:
-    """An application on an address, served by a thread of this process.
+class HttpServer(uvicorn.Server):
+    """An application on an address, served by a thread of this process; it ends as soon as all is answered.
+
+    uvicorn itself looks ten times a second whether it shall end and whether all have gone: 0.2 seconds for every test.
 
     Args:
         name: of the thread, and of the server in the log.
@@ -447,8 +449,12 @@ class HttpServer:
             backlog=_ACCEPTED,
             timeout_keep_alive=_KEEP_ALIVE,
         )
+        super().__init__(config)
         self._name = name
-        self.uvicorn = _Uvicorn(config, name, stopping)
+        self._stopping = stopping
+        self._ready = threading.Event()
+        self._told = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -473,43 +479,24 @@ class HttpServer:
         self._listener = listener
         return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
-    def serve(self) -> None:
+    def start(self) -> None:
         """Answer requests, in a thread. Raises RuntimeError when it ended before it listened."""
         self._thread = threading.Thread(
-            target=self.uvicorn.run, kwargs={"sockets": [self._listener]}, name=self._name, daemon=True
+            target=self.run, kwargs={"sockets": [self._listener]}, name=self._name, daemon=True
         )
         self._thread.start()
-        while not self.uvicorn.ready.wait(0.1):
+        while not self._ready.wait(0.1):
             if not self._thread.is_alive():
                 raise RuntimeError("the server's thread ended before it listened; the log says why")
 
     def stop(self) -> None:
         """End: no new requests, those under way get a few seconds; may be called twice."""
-        if self._thread is not None:
-            self.uvicorn.end()
-            self._thread.join(_GRACE + 10)
-
-
-class _Uvicorn(uvicorn.Server):
-    """Tells when it listens, ends as soon as all is answered, and wakes whoever is slow on purpose when it does.
-
-    uvicorn itself looks ten times a second whether it shall end and whether all have gone: 0.2 seconds for every test.
-    """
-
-    def __init__(self, config: uvicorn.Config, name: str, stopping: asyncio.Event) -> None:
-        super().__init__(config)
-        self.ready = threading.Event()
-        self._name = name.replace("-", "_")
-        self._stopping = stopping
-        self._told = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def end(self) -> None:
-        """Begin to end; from any thread, and more than once."""
         self.should_exit = True
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(self._told.set)
+        if self._thread is not None:
+            self._thread.join(_GRACE + 10)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -517,7 +504,7 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)  # more may wait than are accepted in one go
-        self.ready.set()
+        self._ready.set()
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # which writes the date of the answers
@@ -544,7 +531,9 @@ class _Uvicorn(uvicorn.Server):
     def _tell(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """One line for what asyncio would tell with a traceback, such as a process that is out of descriptors."""
         error = context.get("exception")
-        _log.warning(f"{self._name}.trouble", reason=str(context.get("message", "")), error=str(error or ""))
+        _log.warning(
+            f"{self._name.replace('-', '_')}.trouble", reason=str(context.get("message", "")), error=str(error or "")
+        )
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -78,8 +78,8 @@ def test_all_faults_under_eight_clients_leak_nothing(tmp_path, caplog, capfd):
         assert set(struck) == expected, (struck, seen)
         assert seen["200"] > sum(seen.values()) / 4
         gc.collect()  # what clients left open when their answers broke
-        uvicorn = server._http.uvicorn
-        until(lambda: not uvicorn.server_state.connections and not uvicorn.server_state.tasks)
+        http = server._http
+        until(lambda: not http.server_state.connections and not http.server_state.tasks)
         assert list((tmp_path / "data" / "incoming").iterdir()) == []
         assert 0 < len(serving_threads() - threads) < 45
         held = contents(server)

@@ -226,7 +226,7 @@ class MobiusServer:
         """
         self.url = self._http.bind(host, port, lets_in="the emulator lets anybody in")
         self.tasks.start()
-        self._http.serve()
+        self._http.start()
         _log.info("mobius_server.started", url=self.url)
         return self.url
 

@@ -86,7 +86,7 @@ def _check(members: list[zipfile.ZipInfo], limits: Limits) -> None:
         raise BadZip(f"The archive has {len(members)} entries; at most {limits.zip_members} are taken.")
     end = 0
     for member in sorted(members, key=lambda entry: entry.header_offset):
-        fault = _name_fault(member) or _kind_fault(member) or _size_fault(member, limits)
+        fault = _fault(member, limits)
         # Many entries that share the same bytes are a bomb too.
         if not fault and member.header_offset < end:
             fault = "overlaps another one"
@@ -98,22 +98,18 @@ def _check(members: list[zipfile.ZipInfo], limits: Limits) -> None:
         raise BadZip(f"The archive unpacks to {total} bytes; at most {limits.zip_total} are taken.")
 
 
-def _name_fault(member: zipfile.ZipInfo) -> str:
+def _fault(member: zipfile.ZipInfo, limits: Limits) -> str:
     name = member.filename.replace("\\", "/")
     if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         return "leads out of its folder"
-    return "has a name that cannot be used" if "\x00" in member.orig_filename else ""
-
-
-def _kind_fault(member: zipfile.ZipInfo) -> str:
+    if "\x00" in member.orig_filename:
+        return "has a name that cannot be used"
     if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG, stat.S_IFDIR}:
         return "is a link or a device"
     if member.flag_bits & 1:
         return "is encrypted"
-    return "" if member.compress_type in _METHODS else "is compressed in a way that is not taken; use deflate"
-
-
-def _size_fault(member: zipfile.ZipInfo, limits: Limits) -> str:
+    if member.compress_type not in _METHODS:
+        return "is compressed in a way that is not taken; use deflate"
     if member.file_size > limits.zip_member:
         return f"has {member.file_size} bytes; at most {limits.zip_member} are taken"
     if member.file_size > _RATIO_FROM and member.file_size > limits.zip_ratio * max(1, member.compress_size):
@@ -365,7 +361,7 @@ def _archive(part: Part, store: Store, limits: Limits) -> list[Received]:
     found: list[Received] = []
     try:
         with part.open() as file, open_zip(file, limits) as archive:
-            for member in wanted(archive):
+            for member in _wanted(archive):
                 inside = shown_name(base_name(member), limits.name)
                 found.append(taken(inside, read_member(archive, member), store, limits))
     except BadZip as error:
@@ -374,21 +370,13 @@ def _archive(part: Part, store: Store, limits: Limits) -> list[Received]:
     return found or [Received(name, fault="The archive holds no picture.")]
 
 
-def wanted(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
-    """The pictures of an archive; folders in it mean nothing, so their names must differ.
-
-    Raises:
-        BadZip: two of them have the same base name.
-    """
-    members = [
-        member
-        for member in archive.infolist()
-        if not member.is_dir() and not is_litter(member) and member.filename.lower().endswith(TAKEN)
-    ]
-    seen = set()
-    for member in members:
-        name = base_name(member)
-        if name in seen:
-            raise BadZip(f"The archive has two entries named {name[:80]!a}. Folders in it mean nothing.")
-        seen.add(name)
-    yield from members
+def _wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The pictures of an archive; folders in it mean nothing, so their names must differ. Raises BadZip."""
+    seen: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        if not member.is_dir() and not is_litter(member) and member.filename.lower().endswith(TAKEN):
+            name = base_name(member)
+            if name in seen:
+                raise BadZip(f"The archive has two entries named {name[:80]!a}. Folders in it mean nothing.")
+            seen[name] = member
+    return list(seen.values())

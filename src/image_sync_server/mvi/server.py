@@ -394,7 +394,7 @@ class MviServer:
         """
         self.url = self._http.bind(host, port, lets_in="no user or API key is set" if self.guard.open else "")
         self.jobs.start()
-        self._http.serve()
+        self._http.start()
         _log.info("mvi_server.started", url=self.url, data=str(self.store.folder))
         return self.url
 
