@@ -103,7 +103,7 @@ class Classes:
         self._key = key
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
-        """Id -> name, in order."""
+        """Id -> name, in order; replaced as a whole, never changed."""
 
     def ensure(self, names: Iterable[str]) -> dict[str, str]:
         """Id -> name of all classes in their order, after these were added, several in the order of the alphabet."""
@@ -119,7 +119,7 @@ class Classes:
         with self._lock:
             if not wanted.keys() <= self._known.keys():
                 self._known = _names(self._documents.change(self._key, grown))
-            return dict(self._known)
+            return self._known
 
     def all(self) -> dict[str, str]:
         """Id -> name of all classes in their order, as they are now."""
@@ -128,12 +128,11 @@ class Classes:
                 self._known = _names(self._documents.read(self._key))
             except NotFound:
                 self._known = {}
-            return dict(self._known)
+            return self._known
 
     def names(self, ids: Iterable[str]) -> dict[str, str]:
         """Id -> name of the classes, asked for only when one of these ids is new to us."""
-        with self._lock:
-            known = dict(self._known)
+        known = self._known
         return known if set(ids) <= known.keys() else self.all()
 
 

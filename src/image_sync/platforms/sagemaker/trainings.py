@@ -5,7 +5,6 @@ A training whose machine AWS did not have goes on as another job of a related na
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -92,28 +91,20 @@ class Jobs:
         self._api = api
         self._datasets = datasets
         self._documents = documents
-        self._lock = threading.Lock()
         self._ended: dict[str, TrainingJob] = {}
         """What has ended does not change: it is asked for once."""
 
     def job(self, name: str) -> TrainingJob | None:
         """The job of this name, or None."""
-        if not is_name(name):
-            return None
-        with self._lock:
-            known = self._ended.get(name)
-        if known is not None:
-            return known
+        if not is_name(name) or name in self._ended:
+            return self._ended.get(name)
         try:
             job = self._api.training_job(name)
         except NotFound:
             return None
-        if job.status == "Deleting":
-            return None
         if job.status in _ENDED:
-            with self._lock:
-                self._ended[name] = job
-        return job
+            self._ended[name] = job
+        return None if job.status == "Deleting" else job
 
     def attempts(self, root: str) -> list[str]:
         """The names of all jobs that there were for a training."""
@@ -158,9 +149,8 @@ class Jobs:
 
     def forget(self, *names: str) -> None:
         """They are being deleted."""
-        with self._lock:
-            for name in names:
-                self._ended.pop(name, None)
+        for name in names:
+            self._ended.pop(name, None)
 
 
 class Trainings:
