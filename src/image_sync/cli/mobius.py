@@ -129,9 +129,9 @@ def _about(
     for image, picture in contents:
         try:
             if tags:
-                bodies = [(api.predict_tag(tag, picture), [tag]) for tag in tags]
+                bodies = [(api.predict(picture, tag=tag), [tag]) for tag in tags]
             else:
-                bodies = [(api.predict(picture) if base else api.predict_custom(picture), [])]
+                bodies = [(api.predict(picture, base=base), [])]
         except Refused as error:
             raise Refused(f"{show_path(str(image))}: {error.what}", hint=error.hint) from error
         yield image, [score for body, asked in bodies for score in scores(body, tags=asked)]

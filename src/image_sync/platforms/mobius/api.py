@@ -136,17 +136,14 @@ class Api:
 
     # predictions
 
-    def predict_tag(self, tag: str, picture: bytes) -> Any:
-        """``POST /predict/custom/<tag>``."""
-        return self._predict("POST", f"/predict/custom/{_quoted(tag)}", f"Asking the tag {tag}", picture)
-
-    def predict_custom(self, picture: bytes) -> Any:
-        """``POST /predict/custom``: all custom models."""
-        return self._predict("POST", "/predict/custom", "Asking the custom models", picture)
-
-    def predict(self, picture: bytes) -> Any:
-        """``POST /predict``: all custom models and the base models."""
-        return self._predict("POST", "/predict", "Asking all models", picture)
+    def predict(self, picture: bytes, *, tag: str = "", base: bool = False) -> Any:
+        """``POST /predict/custom``: all custom models; ``.../<tag>``: one; ``/predict``: base models, too."""
+        path, what = "/predict/custom", "Asking the custom models"
+        if tag:
+            path, what = f"/predict/custom/{_quoted(tag)}", f"Asking the tag {tag}"
+        elif base:
+            path, what = "/predict", "Asking all models"
+        return self._predict("POST", path, what, picture)
 
     def predict_added(self, image: str, tag: str = "") -> Any:
         """``GET /custom/predict/<image_id>``, or ``/custom/predict/<tag>/<image_id>`` for one tag."""

@@ -133,7 +133,7 @@ class Models:
         tags = {tag.name: tag.category for tag in self._records.tags(model.dataset_id) if tag.trained is not None}
         if not tags:
             raise NotFound(f"The model {model.name} has no trained tags at the Mobius SDK")
-        found = {score.tag: score.value for score in scores(self._api.predict_custom(picture), tags=tags)}
+        found = {score.tag: score.value for score in scores(self._api.predict(picture), tags=tags)}
         predictions = [Prediction(tags[tag], value) for tag, value in found.items()]
         return sorted(predictions, key=lambda one: -one.confidence)
 

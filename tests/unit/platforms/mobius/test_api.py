@@ -79,12 +79,12 @@ CALLS: list[tuple[str, Callable[[Api], Any], str, bytes | None]] = [
     ("/custom/delete/<tag>", lambda api: api.delete(TAG), f"GET /custom/delete/{QUOTED}", None),
     (
         "/predict/custom/<tag> -X POST -F data",
-        lambda api: api.predict_tag(TAG, PICTURE),
+        lambda api: api.predict(PICTURE, tag=TAG),
         f"POST /predict/custom/{QUOTED}",
         PICTURE,
     ),
-    ("/predict/custom -X POST -F data", lambda api: api.predict_custom(PICTURE), "POST /predict/custom", PICTURE),
-    ("/predict -X POST -F data", lambda api: api.predict(png()), "POST /predict", png()),
+    ("/predict/custom -X POST -F data", lambda api: api.predict(PICTURE), "POST /predict/custom", PICTURE),
+    ("/predict -X POST -F data", lambda api: api.predict(png(), base=True), "POST /predict", png()),
     ("/custom/predict/<image_id>", lambda api: api.predict_added("a1"), "GET /custom/predict/a1", None),
     (
         "/custom/predict/<tag>/<image_id>",
