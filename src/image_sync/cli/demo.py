@@ -88,12 +88,15 @@ def demo(
     show = Show(Console(highlight=False))
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_folder(keep=keep))
+        folder = Path(tempfile.mkdtemp(prefix="image-sync-demo-"))
+        if not keep:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
         url = stack.enter_context(_server(folder))
         show.say(f"embedded server   {url}")
         config = _configure(folder, url, story)
         settings = settings_of(config)
-        daemon = Daemon(stack.enter_context(_process(["run", "-c", str(config)], folder / "daemon.log")), folder)
+        log = folder / "daemon.log"
+        daemon = Daemon(stack.enter_context(_process(["run", "-c", str(config)], log)), log)
         show.say(f"daemon            watches {folder / 'pictures'} (process {daemon.pid})")
         daemon.wait(lambda: _has_target(settings), "the daemon to open its ledger")
         with ledger_of(settings) as ledger, platform_of(settings) as platform, show.bars:
@@ -117,21 +120,16 @@ def demo(
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """Files that come one after the other, and what is true of the watched folder once they are there.
-
-    Attributes:
-        text: what comes, in words.
-        files: where each lies, and where below the watched folder it is to lie.
-        pictures: so many are there, all waves together.
-        waiting: so many of them wait for their annotation.
-        uploads: whether they reach the upload threshold.
-    """
+    """Files that come one after the other, and what is true of the watched folder once they are there."""
 
     text: str
     files: Sequence[tuple[Path, Path]]
+    """Where each lies, and where below the watched folder it is to lie."""
     pictures: int
+    """So many are there, all waves together; ``waiting`` of them wait for their annotation."""
     waiting: int = 0
     uploads: bool = True
+    """Whether they reach the upload threshold."""
 
 
 class Sorting:
@@ -422,9 +420,9 @@ def _of(have: int, need: int) -> str:
 class Daemon:
     """The daemon, as one who waits for what it does sees it."""
 
-    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
-        self._log = folder / "daemon.log"
+        self._log = log
         self._never = threading.Event()
         self.pid = process.pid
 
@@ -433,11 +431,7 @@ class Daemon:
         self._never.wait(seconds)
 
     def wait(self, done: Callable[[], bool], what: str, look: Callable[[], None] = lambda: None) -> None:
-        """Until it is done, and show how far it is.
-
-        Raises:
-            ImageSyncError: the daemon has ended, or takes too long.
-        """
+        """Until it is done, and show how far it is. Raises ImageSyncError: the daemon has ended, or takes too long."""
         until = time.monotonic() + _PATIENCE
         while not done():
             look()
@@ -445,17 +439,6 @@ class Daemon:
                 raise ImageSyncError(f"waited in vain for {what}: {_end_of(self._log)}")
             self.rest(_TICK)
         look()
-
-
-@contextlib.contextmanager
-def _folder(*, keep: bool) -> Iterator[Path]:
-    """A new folder, which goes away with the block unless it is to be kept."""
-    folder = Path(tempfile.mkdtemp(prefix="image-sync-demo-"))
-    try:
-        yield folder
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,14 +15,15 @@ from rich.text import Text
 
 from image_sync.cli import options
 from image_sync.cli.present import Measure, local
-from image_sync.cli.session import ledger_of, settings_of, traits_of
+from image_sync.cli.session import ledger_of, settings_of
 from image_sync.config import Settings
-from image_sync.daemon.assemble import watch_rules
 from image_sync.domain import ModelOutcome, TrainingState
 from image_sync.errors import UsageError
 from image_sync.ledger import Membership, PictureHistory
 from image_sync.log import show_path, show_text
-from image_sync.watcher.rules import Filter, foreign_format
+
+if TYPE_CHECKING:
+    from image_sync.watcher.rules import Filter
 
 _MODELS = 10
 _ANNOTATED = {
@@ -80,8 +81,9 @@ def _why_unknown(path: bytes, settings: Settings) -> str:
     root = next((one for one in roots if (folder + b"/").startswith(one.rstrip(b"/") + b"/")), None)
     if root is None:
         return "It lies in none of the watched folders: " + ", ".join(map(str, settings.folders)) + "."
-    filters = Filter(watch_rules(settings, traits_of(settings)))
-    return _passed_over(root, folder, name, filters) or (
+    from image_sync.cli.removals import filters_of  # late: seldom needed, and all of the watcher comes with it
+
+    return _passed_over(root, folder, name, filters_of(settings)) or (
         "It has not been looked at yet: the daemon is not running, or the file is unfinished or not a picture."
     )
 
@@ -99,6 +101,8 @@ def _passed_over(root: bytes, folder: bytes, name: bytes, filters: Filter) -> st
         )
     if os.path.islink(folder + b"/" + name):
         return "It is a symbolic link, and such links are not followed: put the file itself there."
+    from image_sync.watcher.rules import foreign_format
+
     if kind := foreign_format(name):
         return f"{kind} files are not taken: convert it to JPEG or PNG, for example with `magick mogrify -format jpg`."
     if not filters.file(name):

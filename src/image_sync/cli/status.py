@@ -132,14 +132,11 @@ def snapshot(settings: Settings, ledger: Ledger) -> dict[str, Any]:
 
 def _with_waiting(verdict: Verdict, waiting: int) -> Verdict:
     """The verdict where pictures wait for their annotations: then it is not new pictures that are missing."""
-    missing = verdict.need - verdict.have
-    if missing <= 0 or not waiting:
+    more = verdict.need - verdict.have - waiting
+    if verdict.need <= verdict.have or not waiting:
         return verdict
     reason = "waits for the " + ("annotation of 1 picture" if waiting == 1 else f"annotations of {waiting} pictures")
-    if missing > waiting:
-        more = missing - waiting
-        reason += f", and for {more} more {'picture' if more == 1 else 'pictures'}"
-    return replace(verdict, reason=reason)
+    return replace(verdict, reason=reason + (f", and for {counted(more, 'more picture')}" if more > 0 else ""))
 
 
 def _verdict(verdict: Verdict, tally: Tally, troubles: Sequence[Trouble], *, running: bool) -> dict[str, Any]:
