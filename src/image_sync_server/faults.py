@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_type_hints
 
 
 class Action(StrEnum):
@@ -124,26 +124,16 @@ class Fault:
             values["action"] = Action(values.get("action", ""))
         except ValueError:
             raise ValueError(f"action must be one of {', '.join(Action)}") from None
-        for name, kinds in _KINDS.items():
-            of_wrong_kind = isinstance(values.get(name), bool) and bool not in kinds
-            if name in values and (of_wrong_kind or not isinstance(values[name], kinds)):
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            kind = hints[name]
+            number = isinstance(value, int) and isinstance(1.0, kind)  # a whole number is a number, too
+            if not (number or isinstance(value, kind)) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{name} has the wrong type")
         return cls(**values)
 
 
 _DAY = 24 * 60 * 60
-_NONE = type(None)
-_KINDS: dict[str, tuple[type, ...]] = {
-    "method": (str,),
-    "path": (str,),
-    "count": (int, _NONE),
-    "probability": (int, float),
-    "status": (int,),
-    "retry_after": (int, float, _NONE),
-    "seconds": (int, float),
-    "kind": (str,),
-    "session": (bool,),
-}
 
 
 @dataclass(frozen=True, slots=True)

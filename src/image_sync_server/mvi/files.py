@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def upload(request: Request) -> Response:
     if not request.form.files:
         raise Failure(400, "An upload needs at least one part named files.")
     names = [shown_name(part.filename, request.server.limits.name) for part in request.form.files]
-    if (later := _postponed(request, dataset_id, _store)) is None:
+    if (later := _postponed(request, dataset_id)) is None:
         return _store(request)
     entries = [{"result": "success", "file_name": name, "dataset_id": dataset_id} for name in names]
     response = rendered(success(dataset_id=dataset_id, resultList=entries))
@@ -112,7 +112,8 @@ def _store(request: Request) -> Response:
         shapes = labels.entries(marked, good[0].width, good[0].height) if good else []
         with store.transaction():
             add(store, dataset_id, request.user, good)
-            _lag(request, dataset_id, [file.id for file in good])
+            if good and (fault := request.server.faults.pick("POST", _path(dataset_id), Action.LAG)):
+                store.lag(dataset_id, [file.id for file in good], fault.seconds)
             if shapes:
                 labels.put(store, dataset_id, good[0].id, shapes)
     except BaseException:
@@ -142,7 +143,7 @@ def _field(request: Request, name: str, absent: Any) -> Any:
 def _refused(request: Request, dataset_id: str, received: list[Received]) -> list[Received]:
     """The same files, some of them refused if that is switched on."""
     good = [at for at, one in enumerate(received) if one.file is not None]
-    faults, path = request.server.faults, f"/datasets/{dataset_id}/files"
+    faults, path = request.server.faults, _path(dataset_id)
     if len(good) >= _FEWEST and faults.pick("POST", path, Action.PARTIAL):
         fault = "This refusal was asked for."
     elif good and faults.pick("POST", path, Action.NOT_STORED):
@@ -154,17 +155,15 @@ def _refused(request: Request, dataset_id: str, received: list[Received]) -> lis
     return [replace(one, file=None, fault=fault) if at in chosen else one for at, one in enumerate(received)]
 
 
-def _lag(request: Request, dataset_id: str, file_ids: list[str]) -> None:
-    """Keep new files out of sight if that is switched on; call it in the transaction that adds them."""
-    if file_ids and (fault := request.server.faults.pick("POST", f"/datasets/{dataset_id}/files", Action.LAG)):
-        request.store.lag(dataset_id, file_ids, fault.seconds)
+def _path(dataset_id: str) -> str:
+    return f"/datasets/{dataset_id}/files"
 
 
-def _postponed(request: Request, dataset_id: str, work: Callable[[Request], object]) -> BackgroundTask | None:
+def _postponed(request: Request, dataset_id: str) -> BackgroundTask | None:
     """The task that carries an upload with an archive out later, if that is switched on; it takes the form over."""
     if not any(part.read(4).startswith(ZIP_SIGNATURES) for part in request.form.files):
         return None
-    fault = request.server.faults.pick("POST", f"/datasets/{dataset_id}/files", Action.LATE_ZIP)
+    fault = request.server.faults.pick("POST", _path(dataset_id), Action.LATE_ZIP)
     if fault is None:
         return None
     later = replace(request, form=Form(list(request.form.files), dict(request.form.fields)))
@@ -173,7 +172,7 @@ def _postponed(request: Request, dataset_id: str, work: Callable[[Request], obje
     async def task() -> None:
         try:
             if await request.server.faults.pause(fault.seconds):
-                await run_in_threadpool(work, later)
+                await run_in_threadpool(_store, later)
         except Failure as failure:  # nobody is there to be told
             _log.info("late_zip.failed", dataset=dataset_id, fault=failure.detail)
         finally:
