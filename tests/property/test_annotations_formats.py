@@ -72,7 +72,7 @@ def through_voc(annotation: Annotation, *, one_based: bool = False) -> Annotatio
 def through_coco(annotation: Annotation) -> Annotation:
     file = coco.parse(coco.write([("x.jpg", annotation)], classes_of(annotation)), PATH)
     assert file is not None
-    return file.read(file.pictures["x.jpg"][0], Draft(PATH, annotation.width, annotation.height))
+    return file.read(file.pictures["x.jpg"][0], annotation.width, annotation.height)
 
 
 def through_yolo(annotation: Annotation) -> Annotation:
@@ -169,7 +169,7 @@ def read_coco(data: bytes) -> Annotation | None:
     if file is None:
         return None
     listed = [one for group in file.pictures.values() for one in group]
-    found = [file.read(one, Draft(PATH, WIDTH, HEIGHT)) for one in listed]
+    found = [file.read(one, WIDTH, HEIGHT) for one in listed]
     return found[0] if found else None
 
 

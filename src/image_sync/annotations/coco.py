@@ -62,8 +62,9 @@ class CocoFile:
     labels: Mapping[int, str]
     pictures: Mapping[str, tuple[Listed, ...]]
 
-    def read(self, listed: Listed, draft: Draft) -> Annotation:
-        """What it says of one picture. Raises :class:`AnnotationError`."""
+    def read(self, listed: Listed, width: int, height: int) -> Annotation:
+        """What it says of one picture, which has this size. Raises :class:`AnnotationError`."""
+        draft = Draft(self.path, width, height)
         draft.size(listed.width, listed.height)
         for record in listed.objects:
             _object(json.loads(record), self.labels, draft)

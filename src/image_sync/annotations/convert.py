@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from image_sync.annotations import coco, sagemaker, voc, yolo
@@ -175,32 +175,6 @@ def read_all(
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How to write.
-
-    Attributes:
-        voc_one_based: see :func:`image_sync.annotations.voc.read`.
-        validation: share of the pictures (0 to 1) that goes into folders of its own; None: no such folders are made.
-            Which pictures these are depends on nothing but their paths, so it is the same in every run.
-        copy_from: where the pictures lie if they are to be copied as well.
-    """
-
-    form: Format
-    voc_one_based: bool = False
-    validation: float | None = None
-    copy_from: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One file to write: its path below the target, and either its content or which file is copied."""
-
-    path: bytes
-    content: bytes = b""
-    copy_of: bytes = b""
-
-
 def writable(report: Report, form: Format) -> list[Annotated]:
     """The pictures whose annotations the format can hold; what it cannot becomes a fault of the picture."""
     stems: dict[bytes, list[Annotated]] = {}
@@ -240,58 +214,72 @@ def losses(pictures: Iterable[Annotated], form: Format) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def outputs(pictures: Iterable[Annotated], style: Style) -> Iterator[Output]:
-    """The files to write for these pictures; numbers of classes are the same in all of them, in order of the names."""
-    pictures = list(pictures)
-    labels = sorted({box.label for one in pictures for box in one.annotation.boxes})
-    classes = {label: number for number, label in enumerate(labels)}
-    parts = {one.path: _part(one, style) for one in pictures}
-    folders: dict[bytes, list[Annotated]] = {}
-    for one in pictures:
-        folders.setdefault(_joined(parts[one.path], one.folder), []).append(one)
-        if style.copy_from:
-            yield Output(_joined(parts[one.path], one.path), copy_of=style.copy_from + b"/" + one.path)
-    for folder, inside in folders.items():
-        if style.form is Format.COCO:
-            named = ((one.name.decode(), one.annotation) for one in inside)
-            yield Output(_joined(folder, b"annotations.json"), coco.write(named, classes))
-        elif style.form is Format.YOLO and classes:
-            yield Output(_joined(folder, b"classes.txt"), "".join(f"{name}\n" for name in classes).encode())
-    if style.form is Format.YOLO and classes:
-        yield Output(b"data.yaml", _data_yaml(set(parts.values()), classes))
-    if style.form is not Format.COCO:
-        for one in pictures:
-            part = parts[one.path]
-            # SageMaker has a channel for pictures and another for annotations.
-            apart = part + b"_annotation" if part and style.form is Format.SAGEMAKER else part
-            name = one.name.rpartition(b".")[0] + style.form.suffix.encode()
-            yield Output(_joined(apart, one.folder, name), _text(one, classes, style))
+def write(
+    pictures: Sequence[Annotated],
+    target: bytes,
+    form: Format,
+    *,
+    voc_one_based: bool = False,
+    validation: float | None = None,
+    copy_from: bytes = b"",
+    force: bool = False,
+) -> int:
+    """Write the pictures' annotations below the target, each file whole or not at all; returns how many files.
 
-
-def write(target: bytes, files: Iterable[Output], *, force: bool) -> int:
-    """Write the files, each whole or not at all; returns how many.
+    Args:
+        voc_one_based: see :func:`image_sync.annotations.voc.read`.
+        validation: share of the pictures (0 to 1) that goes into folders of its own; None: no such folders are made.
+            Which pictures these are depends on nothing but their paths, so it is the same in every run.
+        copy_from: where the pictures lie if they are to be copied as well.
+        force: overwrite what is there.
 
     Raises:
         UsageError: some exist already, and nothing was written. ImageSyncError: the disk says no.
     """
-    files = list(files)
-    there = [file.path for file in files if not force and os.path.lexists(target + b"/" + file.path)]
+    parts = {one.path: _part(one, validation) for one in pictures}
+    files = list(_files(pictures, parts, form, one_based=voc_one_based))
+    copies = [(_joined(parts[one.path], one.path), copy_from + b"/" + one.path) for one in pictures if copy_from]
+    there = [path for path, _ in [*copies, *files] if not force and os.path.lexists(target + b"/" + path)]
     if there:
         more = f" and {len(there) - 1} more files" if len(there) > 1 else ""
         what = f"{show_path(target + b'/' + there[0])}{more} would be overwritten"
         raise UsageError(what, hint="Give another folder, or --force to overwrite them.")
-    for file in files:
-        path = target + b"/" + file.path
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            _put(path, file)
-        except OSError as error:
-            named = show_path(error.filename) if isinstance(error.filename, bytes | str) else show_path(path)
-            raise ImageSyncError(
-                f"{show_path(path)} cannot be written: {error.strerror or error} ({named})",
-                hint="The files before it are there and whole; make room or give the right to write, and use --force.",
-            ) from error
-    return len(files)
+    for path, source in copies:
+        _put(target + b"/" + path, source, b"")
+    for path, content in files:
+        _put(target + b"/" + path, b"", content)
+    return len(copies) + len(files)
+
+
+def _files(
+    pictures: Sequence[Annotated], parts: Mapping[bytes, bytes], form: Format, *, one_based: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """Path and content of each file; numbers of classes are the same in all of them, in order of the names."""
+    labels = sorted({box.label for one in pictures for box in one.annotation.boxes})
+    classes = {label: number for number, label in enumerate(labels)}
+    folders: dict[bytes, list[Annotated]] = {}
+    for one in pictures:
+        folders.setdefault(_joined(parts[one.path], one.folder), []).append(one)
+    if form is Format.COCO:
+        for folder, inside in folders.items():
+            named = ((one.name.decode(), one.annotation) for one in inside)
+            yield _joined(folder, b"annotations.json"), coco.write(named, classes)
+        return
+    if form is Format.YOLO and classes:
+        for folder in folders:
+            yield _joined(folder, b"classes.txt"), "".join(f"{name}\n" for name in classes).encode()
+        yield b"data.yaml", _data_yaml(set(parts.values()), classes)
+    for one in pictures:
+        part = parts[one.path]
+        # SageMaker has a channel for pictures and another for annotations.
+        apart = part + b"_annotation" if part and form is Format.SAGEMAKER else part
+        if form is Format.VOC:
+            content = voc.write(one.annotation, one.name.decode(), one_based=one_based)
+        elif form is Format.YOLO:
+            content = yolo.write(one.annotation, classes)
+        else:
+            content = sagemaker.write(one.annotation, one.path.decode(), classes)
+        yield _joined(apart, one.folder, one.name.rpartition(b".")[0] + form.suffix.encode()), content
 
 
 def _data_yaml(parts: set[bytes], classes: Iterable[str]) -> bytes:
@@ -303,19 +291,11 @@ def _data_yaml(parts: set[bytes], classes: Iterable[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _text(one: Annotated, classes: Mapping[str, int], style: Style) -> bytes:
-    if style.form is Format.VOC:
-        return voc.write(one.annotation, one.name.decode(), one_based=style.voc_one_based)
-    if style.form is Format.YOLO:
-        return yolo.write(one.annotation, classes)
-    return sagemaker.write(one.annotation, one.path.decode(), classes)
-
-
-def _part(one: Annotated, style: Style) -> bytes:
-    if style.validation is None:
+def _part(one: Annotated, validation: float | None) -> bytes:
+    if validation is None:
         return b""
     share = int.from_bytes(hashlib.sha256(one.path).digest()[:8], "big") / 2**64
-    return b"validation" if share < style.validation else b"train"
+    return b"validation" if share < validation else b"train"
 
 
 def _joined(*steps: bytes) -> bytes:
@@ -329,17 +309,25 @@ def _printable(path: bytes) -> bool:
         return False
 
 
-def _put(path: bytes, file: Output) -> None:
+def _put(path: bytes, copy_of: bytes, content: bytes) -> None:
     # Hidden, and ending as unfinished files do: the daemon would not take it for a picture.
     temporary = os.path.dirname(path) + f"/.image-sync-{secrets.token_hex(8)}.part".encode()
     try:
-        with open(temporary, "xb") as opened:
-            if file.copy_of:
-                with open(os.open(file.copy_of, _READ), "rb") as original:
-                    shutil.copyfileobj(original, opened, 1 << 20)
-            else:
-                opened.write(file.content)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            with open(temporary, "xb") as opened:
+                if copy_of:
+                    with open(os.open(copy_of, _READ), "rb") as original:
+                        shutil.copyfileobj(original, opened, 1 << 20)
+                else:
+                    opened.write(content)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        named = show_path(error.filename) if isinstance(error.filename, bytes | str) else show_path(path)
+        raise ImageSyncError(
+            f"{show_path(path)} cannot be written: {error.strerror or error} ({named})",
+            hint="The files before it are there and whole; make room or give the right to write, and use --force.",
+        ) from error

@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from image_sync.annotations import sagemaker, voc, yolo
 from image_sync.annotations.checks import AnnotationError, Draft, Fault
@@ -279,11 +279,4 @@ def _listed(
                 fault = Fault(f"it lists '{show_text(name)}' twice", "Delete one of the two from its 'images'.")
                 yield picture, unusable(Format.COCO, stamp, file.path, fault)
             else:
-                yield picture, _coco_source(file, stamp, ranked[rank][0])
-
-
-def _coco_source(file: CocoFile, stamp: Stamp, listed: Listed) -> Source:
-    def read(width: int, height: int) -> Annotation:
-        return file.read(listed, Draft(file.path, width, height))
-
-    return Source(Format.COCO, (file.path,), (stamp,), read)
+                yield picture, Source(Format.COCO, (file.path,), (stamp,), partial(file.read, ranked[rank][0]))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from image_sync.annotations import Finder, Format, chosen
 from image_sync.annotations.checks import label_of
-from image_sync.annotations.convert import Folder, LabelRules, Report, Style, losses, outputs, read_all, writable, write
+from image_sync.annotations.convert import Folder, LabelRules, Report, losses, read_all, writable, write
 from image_sync.cli import options
 from image_sync.cli.present import wide_console
 from image_sync.errors import EXIT_DONE, EXIT_SOME_FAILED, PictureError, Unreadable, UsageError
@@ -112,8 +112,15 @@ def convert(
     found = _read(root, read, _rules(label_map, skip_difficult=skip_difficult), voc_one_based=voc_one_based)
     form = Format(to)
     pictures = writable(found, form)
-    style = Style(form, voc_one_based, validation, root if copy else b"")
-    written = write(target, outputs(pictures, style), force=force)
+    written = write(
+        pictures,
+        target,
+        form,
+        voc_one_based=voc_one_based,
+        validation=validation,
+        copy_from=root if copy else b"",
+        force=force,
+    )
     lost = losses(pictures, form)
     if as_json:
         typer.echo(json.dumps(_data(found) | {"written": written, "lost": lost}, indent=2))
