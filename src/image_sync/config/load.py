@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from image_sync.config import hyperparameters, paths, url
+from image_sync.config import hyperparameters, mobius, paths, url
 from image_sync.config.adapters import settings_model
 from image_sync.config.credentials import Credentials, refers, resolve
 from image_sync.config.json5 import Document, Key, read
@@ -179,7 +179,10 @@ class _Reading:
                     self._problems.append(problem_of(each, self._document.positions, self._model))
             return None
         if settings.platform == "mobius":
-            settings = self._of_mobius(settings)
+            for wrong in mobius.impossible(settings):
+                self._refuse((), InvalidValue(wrong, bare=True))
+            self._warnings += mobius.unused(settings)
+            settings = mobius.as_used(settings)
         self._warnings += _surprises(settings)
         if self._mode & _READABLE_BY_OTHERS and _holds_secret(given):
             shown = printable(str(self._shown))
@@ -337,44 +340,6 @@ class _Reading:
             for note in notes:
                 self._warn(path, note)
         return found
-
-    # what contradicts something else
-
-    def _of_mobius(self, settings: Settings) -> Settings:
-        """The settings without what does not apply at a Mobius SDK, which is told."""
-        model, who = settings.model, settings.credentials
-        wrong = _impossible_at_mobius(settings)
-        if wrong:
-            self._refuse((), InvalidValue(wrong, bare=True))
-        for key, is_set in (("nn_arch", model.nn_arch is not None), ("strategy", bool(model.strategy))):
-            if is_set:
-                self._warn(("model", key), "does not apply to a Mobius SDK, which chooses for itself; it is ignored")
-        for key in ("deploy", "min_gain", "min_accuracy", "keep"):
-            if getattr(model, key) != type(model).model_fields[key].default:
-                self._warn(("model", key), "does not apply: a Mobius SDK's tags answer as soon as they are trained")
-        for key, is_set in (("api_key", who.api_key is not None), ("username", who.username is not None)):
-            if is_set:
-                self._warn(("credentials", key), "is not used: a Mobius SDK has neither users nor keys")
-        if settings.dataset.action == "create" and settings.mobius.tags == "category":
-            text = (
-                'makes nothing new at a Mobius SDK, which has no datasets; set mobius.tags to "dataset" to get new tags'
-            )
-            self._warn(("dataset", "action"), text)
-        return settings.model_copy(update={"model": model.model_copy(update={"nn_arch": None, "strategy": {}})})
-
-
-def _impossible_at_mobius(settings: Settings) -> str:
-    if settings.model.pretrained_model not in {None, "latest", "none"}:
-        return (
-            "model.pretrained_model names a model, but a Mobius SDK keeps no earlier ones; "
-            'write "latest" or "none", or leave the key out'
-        )
-    if settings.annotations.mode != "none":
-        return f'annotations is "{settings.annotations.mode}", but a Mobius SDK detects no objects; leave the key out'
-    for name in filter(None, settings.categories.values()):
-        if "/" in name or "," in name or not name.strip("."):
-            return f'categories has "{name}", which cannot be a tag of a Mobius SDK; leave out / and ,'
-    return ""
 
 
 def _surprises(settings: Settings) -> Iterator[Problem]:
