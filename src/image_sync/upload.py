@@ -48,9 +48,9 @@ _FIRST_FILES, _FIRST_BYTES = 100, 8 << 20
 _FASTEST_GROWTH = 8
 _PIECE = 1 << 18
 """Bytes of a large picture that are in memory at a time; a picture that has no more is small, and read at once."""
-_AHEAD = 16 << 20
-"""Bytes of small pictures that are read before their requests begin, those of all threads together: 500 of 20 KB, and
-some more."""
+_AHEAD = 8 << 20
+"""Bytes of small pictures that are read before their requests begin, those of all threads together. What a thread has
+held its part of the heap keeps, so this bounds memory for each of them."""
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
