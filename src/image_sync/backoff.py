@@ -77,7 +77,18 @@ class Backoff:
         Args:
             who: the platform, as errors name it.
         """
-        rests = self._admit(who)
+        with self._lock:
+            rests = self._rests
+            if rests:
+                now = self.clock()
+                left = self._next_at - now
+                if left > 0:
+                    raise Resting(
+                        f"{who} has not answered {self._silent} times in a row; the next try is in {math.ceil(left)} s",
+                        hint=str(self._last or ""),
+                        retry_after=left,
+                    )
+                self._next_at = now + self._rest()  # this call is the one; the others wait for its outcome
         try:
             yield
         except Unanswered as error:
@@ -99,20 +110,6 @@ class Backoff:
                     self._next_at = self.clock()
             raise
         self._answered(who)
-
-    def _admit(self, who: str) -> int:
-        with self._lock:
-            now = self.clock()
-            if self._rests:
-                left = self._next_at - now
-                if left > 0:
-                    raise Resting(
-                        f"{who} has not answered {self._silent} times in a row; the next try is in {math.ceil(left)} s",
-                        hint=str(self._last or ""),
-                        retry_after=left,
-                    )
-                self._next_at = now + self._rest()  # this call is the one; the others wait for its outcome
-            return self._rests
 
     def _unanswered(self, who: str, error: Unanswered, rests: int) -> None:
         with self._lock:

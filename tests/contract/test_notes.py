@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from image_sync.ledger import Ledger, open_ledger
-from image_sync.platforms.state import MemoryState, PlatformState
+from image_sync.platforms.base import MemoryState, PlatformState
 from support.postgres import a_database
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from image_sync.domain import Annotation, DatasetRef
 from image_sync.errors import Ambiguous, Transient
+from image_sync.platforms.base import MemoryState
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.platform import MobiusPlatform
 from image_sync.platforms.mvi.platform import MviPlatform
 from image_sync.platforms.retry import Retrying
-from image_sync.platforms.state import MemoryState
 from image_sync_contract import *  # noqa: F403 - every test of the suite
 from image_sync_contract import Marks, Rig, marks
 from image_sync_server.faults import Action, Fault

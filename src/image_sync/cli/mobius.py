@@ -27,13 +27,12 @@ from image_sync.errors import Ambiguous, Refused, UsageError
 from image_sync.ledger import Ledger
 from image_sync.ledger.lock import Lock
 from image_sync.log import show_path, show_text
-from image_sync.platforms.base import Site
+from image_sync.platforms.base import MemoryState, Site
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.platform import make
 from image_sync.platforms.mobius.records import Records, Tag, image_id, short
 from image_sync.platforms.mobius.scores import Score, scores
 from image_sync.platforms.mobius.tags import Rule, TagPlan, role_of, tag_of
-from image_sync.platforms.state import MemoryState
 
 app = typer.Typer(
     help="What only a Mobius Vision SDK can do: ask single tags, ask about added pictures, load a state.",

@@ -17,8 +17,7 @@ from image_sync.errors import ConfigError, NotFound
 from image_sync.ledger import Ledger, exists, open_ledger
 from image_sync.ledger.lock import Lock, holder_of
 from image_sync.platforms import registry
-from image_sync.platforms.base import Platform, Traits
-from image_sync.platforms.state import PlatformState
+from image_sync.platforms.base import Platform, PlatformState, Traits
 
 SECRETS = "Run this as a user that may read it: the one that runs the daemon, or root (sudo)."
 

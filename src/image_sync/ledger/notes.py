@@ -11,7 +11,7 @@ from image_sync.ledger.schema import keyvalue
 
 
 class Notes:
-    """Small texts under names of at most 52 ASCII characters; see ``platforms/state.py``."""
+    """Small texts under names of at most 52 ASCII characters; see ``platforms/base.py``."""
 
     def __init__(self, context: LedgerContext) -> None:
         self._context = context

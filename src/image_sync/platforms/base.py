@@ -22,7 +22,6 @@ from typing import NamedTuple, Protocol
 from image_sync.config.section import Section
 from image_sync.config.settings import Settings
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
-from image_sync.platforms.state import PlatformState
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
 """A picture's bytes if they are at hand, proved to be what was checked; else pieces of its file, which is opened when
@@ -305,6 +304,50 @@ class Platform(Protocol):
     def close(self) -> None:
         """Give back connections. The platform is not used afterwards."""
         ...
+
+
+class PlatformState(Protocol):
+    """Small texts that a platform must remember for itself, and beyond the process: its server cannot be asked.
+
+    The ledger keeps them, for each server and dataset apart. Names have at most 52 ASCII characters. May be used from
+    several threads.
+    """
+
+    def get(self, name: str) -> str | None:
+        """The text under this name, or None."""
+        ...
+
+    def under(self, prefix: str) -> dict[str, str]:
+        """Every name that begins so, with its text, in the order of the names."""
+        ...
+
+    def write(self, changes: Mapping[str, str | None]) -> None:
+        """Set these texts, and remove those that are None: all at one stroke, and for good when it returns."""
+        ...
+
+
+class MemoryState:
+    """What lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> str | None:  # noqa: D102 - as above
+        with self._lock:
+            return self._texts.get(name)
+
+    def under(self, prefix: str) -> dict[str, str]:  # noqa: D102
+        with self._lock:
+            return {name: text for name, text in sorted(self._texts.items()) if name.startswith(prefix)}
+
+    def write(self, changes: Mapping[str, str | None]) -> None:  # noqa: D102
+        with self._lock:
+            for name, text in changes.items():
+                if text is None:
+                    self._texts.pop(name, None)
+                else:
+                    self._texts[name] = text
 
 
 class Site(NamedTuple):

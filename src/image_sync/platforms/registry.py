@@ -10,9 +10,8 @@ from image_sync.backoff import Backoff
 from image_sync.config import Settings
 from image_sync.config.adapters import OURS, adapter
 from image_sync.errors import PlatformError
-from image_sync.platforms.base import Adapter, Platform, Site
+from image_sync.platforms.base import Adapter, MemoryState, Platform, PlatformState, Site
 from image_sync.platforms.retry import Retrying
-from image_sync.platforms.state import MemoryState, PlatformState
 
 
 def make(

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from image_sync.backoff import Backoff
-from image_sync.domain import RemotePicture
+from image_sync.domain import DatasetRef, RemotePicture
 from image_sync.errors import PlatformError, Resting, Transient, Unauthorised
 from image_sync.log import get_logger
 from image_sync.platforms.base import Models, Pictures, Platform, Trainings
@@ -81,63 +81,57 @@ class Retrying:
         """The wrapped platform's."""
         self._platform.close()
 
-    def _patient(self, protocol: type, part: object, **streams: Callable[[Callable[[], Any]], Any]) -> Any:
+    def _patient(self, protocol: type, part: object, **streams: Callable[..., Any]) -> Any:
         """An object with the protocol's calls, each of which is repeated; ``streams`` are repeated in their own way."""
-
-        def repeated(name: str) -> Callable[..., Any]:
-            def call(*args: Any, **named: Any) -> Any:
-                once = partial(getattr(part, name), *args, **named)
-                return streams[name](once) if name in streams else self._call(title, once)
-
+        calls: dict[str, Callable[..., Any]] = {}
+        for name in vars(protocol):
+            if name.startswith("_"):
+                continue
+            call = getattr(part, name)
             title = f"{protocol.__name__.lower()}.{name}"
-            return call
+            calls[name] = partial(streams[name], call) if name in streams else partial(self._call, title, call)
+        return SimpleNamespace(**calls)
 
-        return SimpleNamespace(**{name: repeated(name) for name in vars(protocol) if not name.startswith("_")})
-
-    def _listing(self, begin: Callable[[], Iterator[RemotePicture]]) -> Iterator[RemotePicture]:
+    def _listing(
+        self, listing: Callable[[DatasetRef], Iterator[RemotePicture]], dataset: DatasetRef
+    ) -> Iterator[RemotePicture]:
         """Begun again after an error, without repeating pictures that were given out already."""
         seen: set[str] = set()
-        rows = begin()
+        rows = listing(dataset)
 
         def chunk() -> list[RemotePicture]:
             nonlocal rows
             try:
                 return list(islice((row for row in rows if row.remote_id not in seen), _CHUNK))
             except Transient:
-                rows = begin()
+                rows = listing(dataset)
                 raise
 
         while found := self._call("pictures.listing", chunk):
             seen.update(row.remote_id for row in found)
             yield from found
 
-    def _lines(self, begin: Callable[[], Iterator[str]]) -> Iterator[str]:
+    def _lines(self, log: Callable[[str], Iterator[str]], task_id: str) -> Iterator[str]:
         """Repeated up to the first line; one that breaks off later is passed on."""
-        lines = begin()
+        lines = log(task_id)
         yield from self._call("trainings.log", lambda: list(islice(lines, 1)))
         yield from lines
 
-    def _call(self, name: str, call: Callable[[], T]) -> T:
-        last: list[BaseException] = []
-
-        def stopped(_state: tenacity.RetryCallState) -> None:
-            # The stop event has ended the wait: the attempt that would follow must not begin.
-            if last and self._stop.is_set():
-                raise last[-1]
+    def _call(self, name: str, call: Callable[..., T], *args: Any, **named: Any) -> T:
+        last: BaseException | None = None
 
         def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if error is not None:
-                last.append(error)
-            if isinstance(error, Transient | Unauthorised):
-                self._notice(error)
+            nonlocal last
+            last = state.outcome.exception() if state.outcome else None
+            if isinstance(last, Transient | Unauthorised):
+                self._notice(last)
             _log.warning(
                 "platform.retry",
                 call=name,
                 attempt=state.attempt_number,
                 of=self._attempts,
                 wait=round(state.upcoming_sleep, 1),
-                error=getattr(error, "what", ""),
+                error=getattr(last, "what", ""),
             )
 
         calls = tenacity.Retrying(
@@ -145,24 +139,24 @@ class Retrying:
             stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(self._stop),
             wait=self._wait,
             sleep=tenacity.sleep_using_event(self._stop),
-            before=stopped,
             before_sleep=tell,
             reraise=True,
         )
         try:
-            done: T = calls(self._attempt, call)
-            return done
+            for attempt in calls:
+                if last is not None and self._stop.is_set():
+                    raise last  # the stop event has ended the wait: no attempt begins after it
+                with attempt:
+                    self._alive()
+                    try:
+                        with self._backoff.attempt(self._who):
+                            return call(*args, **named)
+                    finally:
+                        self._alive()
+            raise AssertionError("the last attempt returns or raises")
         finally:
-            if last:
+            if last is not None:
                 self._notice(None)
-
-    def _attempt(self, call: Callable[[], T]) -> T:
-        self._alive()
-        try:
-            with self._backoff.attempt(self._who):
-                return call()
-        finally:
-            self._alive()
 
     def _worth_it(self, error: BaseException) -> bool:
         if isinstance(error, Resting):

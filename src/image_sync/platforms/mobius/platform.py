@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import NotFound, Refused, Transient, Unanswered, Unsupported
-from image_sync.platforms.base import Adapter, Model, Prediction, Site, Traits
+from image_sync.platforms.base import Adapter, Model, PlatformState, Prediction, Site, Traits
 from image_sync.platforms.http import Client, Timeouts
 from image_sync.platforms.mobius.api import Api
 from image_sync.platforms.mobius.assign import Assigner
@@ -18,7 +18,6 @@ from image_sync.platforms.mobius.records import Records, Training, short
 from image_sync.platforms.mobius.scores import scores
 from image_sync.platforms.mobius.tags import NEGATIVE, Naming, Rule
 from image_sync.platforms.mobius.trainings import Trainings
-from image_sync.platforms.state import PlatformState
 
 _BATCH = 10
 """Pictures in one batch: each is a request of its own, and several threads share the work by batches."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from image_sync.domain import DatasetRef
-from image_sync.platforms.state import PlatformState
+from image_sync.platforms.base import PlatformState
 
 _MODULUS = 1 << 128
 STARTED, TRAINED, RESET = "started", "trained", "reset"

@@ -21,10 +21,10 @@ from image_sync.errors import (
     Unanswered,
     Unauthorised,
 )
+from image_sync.platforms.base import MemoryState
 from image_sync.platforms.http import Client, Part, Timeouts
 from image_sync.platforms.mobius.api import Api, Reply
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.state import MemoryState
 from support.fake_http import FakeHttp, answer, ok
 from support.fake_http import Reply as Answer
 from support.mobius import serving_mobius

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from image_sync.domain import DatasetRef
 from image_sync.errors import Refused
+from image_sync.platforms.base import MemoryState
 from image_sync.platforms.mobius.records import Attempt, Records, Start, Sum, Tag, short
 from image_sync.platforms.mobius.tags import Rule, TagPlan, choose, tag_of
-from image_sync.platforms.state import MemoryState
 
 DATASET = DatasetRef("d", "parts")
 

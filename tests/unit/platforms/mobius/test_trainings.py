@@ -14,10 +14,9 @@ from structlog.testing import capture_logs
 
 from image_sync.domain import Annotation, Batch, DatasetRef, Picture, RemotePicture
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unsupported
-from image_sync.platforms.base import Phase, TrainingPlan
+from image_sync.platforms.base import MemoryState, Phase, TrainingPlan
 from image_sync.platforms.http import Timeouts
 from image_sync.platforms.mobius.platform import MobiusPlatform
-from image_sync.platforms.state import MemoryState
 from image_sync_contract import held, read_held
 from image_sync_server.mobius.server import MobiusServer
 from support.fake_http import FakeHttp, Request, ok
