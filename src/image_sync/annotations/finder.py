@@ -137,14 +137,19 @@ class Finder:
             for stem, pictures in search.by_stem.items():
                 for name in listing.files.get(stem, ()):
                     if name not in lists:
-                        self._file(place, fd, name, pictures, search, rivals.of_stem(stem))
+                        self._file(place, fd, name, pictures, search, rivals)
 
-    def _file(self, place: Place, fd: int, name: bytes, pictures: list[bytes], search: _Search, rival: bytes) -> None:
-        """Give an annotation file to the pictures of its stem; ``rival``: a folder that has such a picture too."""
+    def _file(
+        self, place: Place, fd: int, name: bytes, pictures: list[bytes], search: _Search, rivals: _Rivals
+    ) -> None:
+        """Give an annotation file to the pictures of its stem."""
         form = _FORMATS[name.rpartition(b".")[2].lower()]
         stamp = self._folders.stamp_at(fd, name) if form in self._formats else None
-        if stamp is None or (rival and rival == place.shared_in):
-            return  # gone; or the picture that lies nearer has it
+        if stamp is None:
+            return
+        rival = rivals.of_stem(stem_of(name))
+        if rival and rival == place.shared_in:
+            return  # the picture that lies nearer has it
         path = place.folder + b"/" + name
         if form is Format.YOLO and place.folder not in search.classes:
             search.classes[place.folder] = self._class_files.nearest(place.folder)
