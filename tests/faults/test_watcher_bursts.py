@@ -211,7 +211,7 @@ def test_new_pictures_do_not_wait_for_a_full_look_to_end(fast, monkeypatch):
         watch.stop.wait(0.005)
         return examine(*args)
 
-    monkeypatch.setattr("image_sync.watcher.scan.examine", examine_slowly)
+    monkeypatch.setattr("image_sync.watcher.image_check.examine", examine_slowly)
     # To this clock everything rests already.
     watch = Watching(fast, rules=quick(settle=0.05), clock=lambda: time.time() + 1)
     try:

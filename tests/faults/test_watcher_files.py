@@ -138,7 +138,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(root, monkeypatch):
             path.write_bytes(other)
         return verdict
 
-    monkeypatch.setattr(scan, "examine", examine_and_change)
+    monkeypatch.setattr(image_check, "examine", examine_and_change)
     with watching(root) as watch:
         assert [sighting.sha256 for sighting in watch.catalogue.history] == [hashlib.sha256(other).hexdigest()]
         assert len(reads) == 2
@@ -270,7 +270,7 @@ def test_a_disk_that_cannot_read_one_file_is_reported_and_the_rest_goes_on(root,
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return original(fd, size, name, *rest)
 
-    monkeypatch.setattr(scan, "examine", examine)
+    monkeypatch.setattr(image_check, "examine", examine)
     with capture_logs() as lines, watching(root) as watch:
         watch.catalogue.rescan = True
         watch.until_idle()

@@ -29,7 +29,8 @@ from image_sync.tracker import Thresholds, training_verdict
 from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
-from image_sync.watcher import Rules, Watcher
+from image_sync.watcher.rules import Rules
+from image_sync.watcher.watcher import Watcher
 from support import temporary
 from support.memory import MemoryPlatform, parts
 from support.pictures import jpeg

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from image_sync.domain import RootReport
-from image_sync.watcher import Rules, Watcher
+from image_sync.watcher.rules import Rules
+from image_sync.watcher.watcher import Watcher
 from support.catalogue import MemoryCatalogue
 
 QUICK = Rules(settle=0.05, poll=0.1, rescan=3600.0)

@@ -24,7 +24,8 @@ from image_sync.tracker import Thresholds, thresholds_of
 from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
-from image_sync.watcher import Rules, Watcher
+from image_sync.watcher.rules import Rules
+from image_sync.watcher.watcher import Watcher
 
 _PATIENCE = 60.0  # seconds that ``run --once`` waits for a ledger on a full disk; the daemon waits for ever
 _A_TICK = 0.1  # seconds; file systems stamp files with the kernel's clock, which ticks every 1 to 10 ms

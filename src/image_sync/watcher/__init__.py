@@ -20,9 +20,3 @@ What it promises:
 * The same for a share that is mounted inside a root, if it was seen mounted or stands in /etc/fstab: while it is not
   there, what is recorded of it is not reported gone.
 """
-
-from image_sync.watcher.catalogue import Catalogue
-from image_sync.watcher.rules import Rules
-from image_sync.watcher.watcher import Watcher
-
-__all__ = ["Catalogue", "Rules", "Watcher"]

@@ -8,19 +8,27 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 import warnings
 import zlib
 from struct import Struct
-from typing import NamedTuple
+from threading import Event
+from typing import TYPE_CHECKING, NamedTuple
 
-from image_sync.watcher.rules import Rules
+from image_sync.domain import Stamp
+from image_sync.errors import Changed
+from image_sync.watcher.folders import stamp_of
+from image_sync.watcher.settle import being_written
+
+if TYPE_CHECKING:
+    from image_sync.watcher.rules import Rules
 
 _PIECE = 1 << 20
 _PADDING = 4096
 _MARGIN = 16
 """Bytes that are looked at together: a marker, or the head of a chunk, with the size of the picture."""
 _LOOKS_AT = 4096
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHANGED = "it changes"
 
 # After a scan's header comes compressed data, in which FF is followed by 00 or a restart marker (ITU T.81, B.1.1.5).
 # These are the markers that may end it.
@@ -85,7 +93,44 @@ class Structure(NamedTuple):
     """What is wrong with it; empty when nothing is."""
 
 
-def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event) -> ImageCheck | None:
+class WritersUnknown(Changed):
+    """The system does not say whether anybody has the file, another user's, open for writing."""
+
+
+def check_file(
+    folder: int, name: bytes, stamp: Stamp, rules: Rules, stop: Event, *, local: bool, asked_since: int = 0
+) -> ImageCheck | None:
+    """Check a regular file of an open folder; what is hashed is one version of it, which has this stamp.
+
+    Args:
+        local: whether inode numbers count, and the system knows who writes.
+        asked_since: nanoseconds of Unix time; of a file not touched since then is not asked whether somebody writes.
+
+    Returns:
+        The verdict, or None when ``stop`` was set meanwhile.
+
+    Raises:
+        Changed: it is another version by now, or open for writing. OSError: it cannot be opened or read.
+    """
+    fd = os.open(name, _OPEN, dir_fd=folder)
+    try:
+        if stamp_of(os.fstat(fd), local=local) != stamp:
+            raise Changed(_CHANGED)
+        if local and (stamp.mtime_ns > asked_since or stamp.ctime_ns > asked_since):
+            writing = being_written(fd)
+            if writing is None:
+                raise WritersUnknown(_CHANGED)
+            if writing:
+                raise Changed(_CHANGED)
+        found = examine(fd, stamp.size, name, rules, stop)
+        if found is not None and stamp_of(os.fstat(fd), local=local) != stamp:
+            raise Changed(_CHANGED)
+        return found
+    finally:
+        os.close(fd)
+
+
+def examine(fd: int, size: int, name: bytes, rules: Rules, stop: Event) -> ImageCheck | None:
     """Check and hash the regular file that is open here, from its beginning.
 
     Memory does not grow with the file (``validate: full`` holds the decoded picture). Raises OSError when it cannot
@@ -114,7 +159,7 @@ def examine(fd: int, size: int, name: bytes, rules: Rules, stop: threading.Event
     return None if tail is None else _judge(fd, first, tail, digest.hexdigest(), named, rules)
 
 
-def _hash_the_rest(fd: int, size: int, first: bytes, digest: hashlib._Hash, stop: threading.Event) -> bytes | None:
+def _hash_the_rest(fd: int, size: int, first: bytes, digest: hashlib._Hash, stop: Event) -> bytes | None:
     """Hash what follows the first bytes. The last bytes of the file; None when ``stop`` was set meanwhile."""
     tail, read = first[-_PADDING:], len(first)
     while read < size and (piece := os.read(fd, min(_PIECE, size - read + 1))):

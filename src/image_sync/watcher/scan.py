@@ -22,10 +22,10 @@ from image_sync.errors import Changed, Unreadable
 from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue, SightingBuffer
 from image_sync.watcher.folders import AT_ONCE, VANISHED, absent, fingerprint, open_folder, remote_filesystem, stamp_of
-from image_sync.watcher.image_check import ImageCheck, examine
+from image_sync.watcher.image_check import ImageCheck, WritersUnknown, check_file
 from image_sync.watcher.root import Root
 from image_sync.watcher.rules import DEEPEST, Category, Filter, Rules
-from image_sync.watcher.settle import Place, SettleQueue, being_written
+from image_sync.watcher.settle import Place, SettleQueue
 from image_sync.watcher.sidecars import Sidecars
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _REMEMBERED = 20_000
 _FOLDERS = 20_000
 """Folders of which is remembered how they looked: some megabytes."""
 _CHECK_THE_DISK = "check the disk, or the network it lies on"
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEVER_ASK = 1 << 63
 _UNMOUNTED = (
     "another file system belongs there, which is not mounted: mount it; if it is gone for good, take it out of "
     "/etc/fstab and restart image-sync"
@@ -264,14 +264,18 @@ class Scanner:
             yield from self._take_in(look, pictures, self.sidecars.beside(root, folder, names))
         if known:  # what was met has been taken out of it
             look.agrees = False
-            excluded = [name for name in known if self.filters.excluded(root.path, folder, name)]
-            if excluded:
-                self._leave_alone(folder, excluded)
-            missing = [name for name in known if name not in excluded and absent(look.fd, name)]
-            if missing:
-                root.miss(folder, missing, self._now())
+            self._look_for(look, known)
         elif look.agrees and self._catalogue.ground(folder) not in {None, look.ground}:
             self._catalogue.stands(folder, look.ground)
+
+    def _look_for(self, look: _Look, known: Iterable[bytes]) -> None:
+        """See what became of recorded files that were not met in their folder."""
+        excluded = {name for name in known if self.filters.excluded(look.root.path, look.folder, name)}
+        if excluded:
+            self._leave_alone(look.folder, list(excluded))
+        missing = [name for name in known if name not in excluded and absent(look.fd, name)]
+        if missing:
+            look.root.miss(look.folder, missing, self._now())
 
     def _look_once_more(self, look: _Look, inner: list[bytes]) -> Iterator[None]:
         """The same for a folder that was looked at before, which mostly is as it was."""
@@ -373,7 +377,7 @@ class Scanner:
             files: name, stamp, and the recorded stamp.
             sources: their annotations, where they are used. lost: a picture without one may have had one.
         """
-        root, settling = look.root, self.settling
+        root = look.root
         believed = (root.local or self._rules.once) and sources is None
         sightings: list[Sighting] = []
         began, wall = perf_counter(), self._wall()
@@ -396,7 +400,6 @@ class Scanner:
             ):
                 sighting = self._check(look, place, stamp, source)
                 if sighting is not None:
-                    settling.forget(place)
                     sightings.append(sighting)
             if perf_counter() - began >= _SLICE or self._stop.is_set():
                 self._report(look, sightings)
@@ -424,6 +427,7 @@ class Scanner:
         """The sighting of a file that rests; None when it must be looked at another time."""
         category, fault = look.category
         if category is None:
+            self.settling.forget(place)
             return Sighting(look.folder, place.name, stamp, None, "", "", fault, ground=look.ground)
         found = None
         if self._sound:  # a COCO file concerns thousands of pictures, which themselves have not changed
@@ -440,8 +444,11 @@ class Scanner:
             if annotated is None:
                 return None
             sighting = annotated
+        self.settling.forget(place)
+        if look.root.troubles:
+            look.root.troubles.pop(place.folder + b"/" + place.name, None)
         if sighting.fault:
-            self.throttle.note("watch.quarantined", file=look.folder + b"/" + place.name, reason=sighting.fault)
+            self.throttle.note("watch.quarantined", file=place.folder + b"/" + place.name, reason=sighting.fault)
         return sighting
 
     def _with_annotation(
@@ -473,60 +480,42 @@ class Scanner:
 
     def _read(self, look: _Look, place: Place, stamp: Stamp) -> ImageCheck | None:
         """What the check says of a file that rests; None when it must be looked at another time."""
-        root, local = look.root, look.root.local
+        root = look.root
         plain = stamp._replace(annotation="") if stamp.annotation else stamp
+        wall = self._wall()
+        # Whoever has a file open and wrote nothing for an hour has forgotten it. To ask costs as much as to read it,
+        # and should it be written to after all, its times tell.
+        asked_since = int((wall - _HOUR) * 1e9)
         try:
-            fd = os.open(place.name, _OPEN, dir_fd=look.fd)
-        except BlockingIOError:  # a file server holds a lease on it for one of its clients
+            try:
+                found = check_file(
+                    look.fd, place.name, plain, self._rules, self._stop, local=root.local, asked_since=asked_since
+                )
+            except WritersUnknown:
+                longer = _FOREIGN * self._rules.settle
+                self.throttle.note("watch.writers_unknown", file=place.folder + b"/" + place.name, waits=longer)
+                if self.settling.rested(place, stamp, now=self._now(), wall=wall) < longer:
+                    raise
+                found = check_file(
+                    look.fd, place.name, plain, self._rules, self._stop, local=root.local, asked_since=_NEVER_ASK
+                )
+        except (Changed, BlockingIOError):  # or a file server holds a lease on it for one of its clients
             self.settling.busy(place, stamp, self._now())
             return None
         except OSError as error:
-            self._cannot_read(root, place, error)
+            self.settling.forget(place)
+            if error.errno not in VANISHED:
+                self._cannot_look(root, place.folder + b"/" + place.name, error)
             return None
-        try:
-            found = None
-            busy = stamp_of(os.fstat(fd), local=local) != plain or (local and self._written(place, stamp, fd))
-            if not busy:
-                found = examine(fd, stamp.size, place.name, self._rules, self._stop)
-                busy = found is not None and stamp_of(os.fstat(fd), local=local) != plain
-        except OSError as error:
-            self._cannot_read(root, place, error)
-            return None
-        finally:
-            os.close(fd)
-        if busy:
-            self.settling.busy(place, stamp, self._now())
-            return None
-        if root.troubles:
-            root.troubles.pop(place.folder + b"/" + place.name, None)
         if found and not found.fault and self.sidecars.used:
             key = place.folder, place.name
             if key in self._sound or len(self._sound) < _REMEMBERED:
                 self._sound[key] = plain, found
         return found
 
-    def _written(self, place: Place, stamp: Stamp, fd: int) -> bool:
-        """Whether somebody writes to the file, or may: of another user's file only its rest tells, a longer one."""
-        wall = self._wall()
-        if stamp.mtime_ns / 1e9 < wall - _HOUR and stamp.ctime_ns / 1e9 < wall - _HOUR:
-            # Whoever has it open and wrote nothing for an hour has forgotten it. To ask costs as much as to read it,
-            # and should it be written to after all, its times tell.
-            return False
-        writing = being_written(fd)
-        if writing is not None:
-            return writing
-        longer = _FOREIGN * self._rules.settle
-        self.throttle.note("watch.writers_unknown", file=place.folder + b"/" + place.name, waits=longer)
-        return self.settling.rested(place, stamp, now=self._now(), wall=wall) < longer
-
     def _forget(self, root: Root, folder: bytes, names: Iterable[bytes]) -> None:
         for name in names:
             self.settling.forget(Place(root.path, folder, name))
-
-    def _cannot_read(self, root: Root, place: Place, error: OSError) -> None:
-        self.settling.forget(place)
-        if error.errno not in VANISHED:
-            self._cannot_look(root, place.folder + b"/" + place.name, error)
 
     def _cannot_look(self, root: Root, path: bytes, error: OSError | Unreadable) -> None:
         """Remember, and say at most once an hour, that there is something that cannot be looked at."""

@@ -11,10 +11,12 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from image_sync.domain import Stamp
-from image_sync.watcher.rules import Rules
+
+if TYPE_CHECKING:
+    from image_sync.watcher.rules import Rules
 
 LIMIT = 20_000
 """Files that may settle at one time; the folders of further ones are looked at again later."""

@@ -142,12 +142,12 @@ def test_new_rules_and_requests_have_everything_compared(root, watch):
 
 def test_a_file_that_cannot_be_read_is_tried_again_at_each_look(root, watch, monkeypatch):
     """A folder with something open is never taken for granted."""
-    from image_sync.watcher import scan
+    from image_sync.watcher import image_check
 
     def broken(*_args, **_more):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(scan, "examine", broken, raising=True)
+    monkeypatch.setattr(image_check, "examine", broken, raising=True)
     (root / "cat/d.jpg").write_bytes(jpeg(4))
     for _ in range(3):
         assert look(watch) == [os.fsencode(root / "cat")]

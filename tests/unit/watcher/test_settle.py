@@ -196,7 +196,7 @@ def test_of_another_users_file_the_system_does_not_say_who_writes(owner):
 
 def test_another_users_file_rests_longer(tmp_path, monkeypatch):
     """A writer that pauses for longer than `settle` is not taken for finished."""
-    monkeypatch.setattr("image_sync.watcher.scan.being_written", lambda _: None)
+    monkeypatch.setattr("image_sync.watcher.image_check.being_written", lambda _: None)
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.jpg").write_bytes(jpeg(1))
     began = time.monotonic()

@@ -238,12 +238,13 @@ def test_pictures_are_read_once_however_often_their_annotations_change(
 ) -> None:
     """A COCO file that is written anew concerns all pictures of its folder; one that changed itself is read again."""
     read: list[bytes] = []
+    original = image_check.examine
 
     def examine(fd: int, size: int, name: bytes, *rest: Any) -> ImageCheck | None:
         read.append(name)
-        return image_check.examine(fd, size, name, *rest)
+        return original(fd, size, name, *rest)
 
-    monkeypatch.setattr("image_sync.watcher.scan.examine", examine)
+    monkeypatch.setattr("image_sync.watcher.image_check.examine", examine)
     names = [f"{number}.jpg" for number in range(20)]
     put(root, {f"good/{name}": PICTURE + name.encode() for name in names} | {"good/instances.json": coco(*names)})
     with watching(root, rules=quick(annotations="required")) as watch:

@@ -15,7 +15,7 @@ import pytest
 
 from image_sync.domain import RootState, Sighting, WatchMode
 from image_sync.errors import LedgerError
-from image_sync.watcher import Watcher
+from image_sync.watcher.watcher import Watcher
 from support.catalogue import MemoryCatalogue, assert_true_to_disk
 from support.pictures import jpeg, png
 from support.watching import Watching, quick, watching
@@ -297,6 +297,13 @@ def test_a_root_inside_another_is_looked_at_only_as_itself(root):
     (root / "cat" / "inner" / "dog" / "a.jpg").write_bytes(jpeg())
     with watching(root, root / "cat" / "inner") as watch:
         assert [sighting.category for sighting in watch.catalogue.history] == ["dog"]
+        (root / "cat" / "inner" / "dog" / "b.jpg").write_bytes(jpeg(2))  # both hear of it
+        (root / "cat" / "inner" / "owl").mkdir()
+        (root / "cat" / "inner" / "owl" / "c.jpg").write_bytes(jpeg(3))
+        watch.until(lambda: len(watch.catalogue.places) == 3)
+        watch.until_idle()
+        assert [sighting.category for sighting in watch.catalogue.history] == ["dog", "dog", "owl"]
+        assert watch.catalogue.recategorised == []
 
 
 def test_a_mapped_write_is_found_by_the_next_full_look(root):
