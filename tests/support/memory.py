@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from image_sync.config.section import Section
+from image_sync.config.values import Section
 from image_sync.domain import Annotation, Batch, DatasetRef, RemotePicture
 from image_sync.errors import ImageSyncError, NotFound, Refused
 from image_sync.platforms.base import (

@@ -18,9 +18,8 @@ import typer
 from image_sync import config
 from image_sync.config import paths, sagemaker, url
 from image_sync.config.credentials import resolve
-from image_sync.config.messages import InvalidValue, printable, show_value
 from image_sync.config.paths import Root, Source
-from image_sync.config.section import name_of
+from image_sync.config.values import InvalidValue, name_of, printable, show_value
 from image_sync.errors import ConfigError, ImageSyncError, UsageError
 
 PLATFORMS = ("mvi", "sagemaker", "mobius")

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
-from image_sync.config.messages import InvalidValue
 from image_sync.config.settings import Settings
+from image_sync.config.values import InvalidValue
 
 OURS = ("mvi", "sagemaker", "mobius")
 """Those of this package are known without reading what is installed: that takes longer than all else at a start."""

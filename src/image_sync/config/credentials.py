@@ -10,9 +10,17 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import Field, SecretStr, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from image_sync.config import url
-from image_sync.config.messages import InvalidValue, nearest, printable
 from image_sync.config.paths import Source, decode, expand, read_bytes
-from image_sync.config.section import REFERENCE, Section, is_placeholder, refuse_unprintable, setting
+from image_sync.config.values import (
+    REFERENCE,
+    InvalidValue,
+    Section,
+    is_placeholder,
+    nearest,
+    printable,
+    refuse_unprintable,
+    setting,
+)
 
 _LARGEST = 64 * 1024
 _KEYS = ("env", "file", "credential")

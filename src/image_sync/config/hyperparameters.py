@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from image_sync.config.messages import nearest, show_value
-from image_sync.config.model import Range
+from image_sync.config.values import Range, nearest, show_value
 
 _SHARE = Range(0, 1)
 _RATE = Range(0, 1, open_low=True)

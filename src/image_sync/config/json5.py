@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
-Key = tuple[str | int, ...]
-"""Where a value stands: object keys and list indices from the outside in."""
+from image_sync.config.values import Key
 
 DEEPEST = 64
 LONGEST_NUMBER = 100

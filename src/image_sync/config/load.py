@@ -18,22 +18,13 @@ from pydantic import ValidationError
 from image_sync.config import hyperparameters, mobius, paths, url
 from image_sync.config.adapters import settings_model
 from image_sync.config.credentials import Credentials, refers, resolve
-from image_sync.config.json5 import Document, Key, read
-from image_sync.config.messages import (
-    InvalidValue,
-    Problem,
-    lines,
-    password_in,
-    printable,
-    show_key,
-    show_value,
-)
+from image_sync.config.json5 import Document, read
 from image_sync.config.model import doubts, is_detection, without_effect
 from image_sync.config.paths import Root, Source
 from image_sync.config.refusals import problem_of
 from image_sync.config.sagemaker import SageMaker
-from image_sync.config.section import text_of
 from image_sync.config.settings import Settings
+from image_sync.config.values import InvalidValue, Key, Problem, password_in, printable, show_key, show_value, text_of
 from image_sync.errors import ConfigError
 
 _WORLD_WRITABLE, _READABLE_BY_OTHERS = 0o002, 0o044
@@ -154,7 +145,7 @@ class _Reading:
         elif not document.broken:
             kind = "null" if document.value is None else show_value((), document.value)
             told.append((0, f"{file} holds only {kind}; write an object: {{ ... }}"))
-        told += lines(self._problems, self._shown, document.positions)
+        told += self._lines(self._problems)
         if settings is None or told or not isinstance(document.value, dict):
             return [text for _, text in sorted(told, key=lambda pair: pair[0])]
         settings._warnings = self._told(self._warnings)  # noqa: SLF001 - it was made here
@@ -190,9 +181,20 @@ class _Reading:
             self._warnings.append(Problem((), text))
         return settings
 
+    def _lines(self, problems: list[Problem]) -> list[tuple[int, str]]:
+        """Each problem as its line number in the file (0 without one) and the line that tells it."""
+        file, positions, told = printable(str(self._shown)), self._document.positions, []
+        for problem in problems:
+            # The nearest key around it that is written down may have to do.
+            around = (problem.path[:length] for length in range(len(problem.path), 0, -1))
+            line = next((positions[path].line for path in around if path in positions), 0)
+            where = f"{file}:{line}" if line else file
+            key, text = show_key(problem.path), printable(problem.text)
+            told.append((line, f"{where}: {key}: {text}" if key else f"{where}: {text}"))
+        return told
+
     def _told(self, problems: list[Problem]) -> tuple[str, ...]:
-        told = lines(problems, self._shown, self._document.positions)
-        return tuple(text for _, text in sorted(told, key=lambda pair: pair[0]))
+        return tuple(text for _, text in sorted(self._lines(problems), key=lambda pair: pair[0]))
 
     def _refuse(self, path: Key, wrong: InvalidValue, value: object = None) -> object:
         self._problems.append(Problem(path, wrong.text if wrong.bare else f"{show_value(path, value)} {wrong.text}"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from image_sync.config.messages import Problem
 from image_sync.config.settings import Settings
+from image_sync.config.values import Problem
 
 
 def impossible(settings: Settings) -> Iterator[str]:

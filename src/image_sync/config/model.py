@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from image_sync.config.messages import InvalidValue, Problem, nearest, show_value
-from image_sync.config.section import Name, Scalar, Seconds, Section, is_placeholder, name_of, setting
+from image_sync.config.values import (
+    InvalidValue,
+    Name,
+    Problem,
+    Range,
+    Scalar,
+    Seconds,
+    Section,
+    is_placeholder,
+    name_of,
+    nearest,
+    setting,
+    show_value,
+)
 
 ARCHITECTURES = ("frcnn", "tiny_yolo_v2", "frcnn_mrcnn", "ssd", "hires_detectron", "yolo_v3")
 """Values of ``nn_arch`` seen in IBM's clients and servers; all of them detect objects."""
@@ -22,24 +34,6 @@ _STRETCH = re.compile(r"\s*(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})\s*")
 _DAY = 24 * 60
 _HOUR = 60
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-class Range(NamedTuple):
-    """A documented range; the ends belong to it unless they are open."""
-
-    low: float
-    high: float
-    open_low: bool = False
-    open_high: bool = False
-
-    def holds(self, number: float) -> bool:
-        """Whether the number lies in the range."""
-        above = number > self.low if self.open_low else number >= self.low
-        return above and (number < self.high if self.open_high else number <= self.high)
-
-    def __str__(self) -> str:
-        low = f"more than {self.low:g}" if self.open_low else f"{self.low:g}"
-        return f"{low} to {'less than ' if self.open_high else ''}{self.high:g}"
 
 
 # IBM API document, POST /dltasks, "strategy".

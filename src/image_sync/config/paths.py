@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from image_sync.config.messages import InvalidValue, printable
-from image_sync.config.section import is_placeholder, refuse_unprintable
+from image_sync.config.values import InvalidValue, is_placeholder, printable, refuse_unprintable
 
 LARGEST_CONFIGURATION = 1024 * 1024
 MISSING = "does not exist"

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from image_sync.config.json5 import Key, Position
-from image_sync.config.messages import InvalidValue, Problem, nearest, show_key, show_value
+from image_sync.config.json5 import Position
 from image_sync.config.settings import Settings
+from image_sync.config.values import InvalidValue, Key, Problem, nearest, show_key, show_value
 
 _WHOLE = "is not a whole number; write one without quotation marks, such as 3"
 _NUMBER = "is not a number; write one without quotation marks, such as 10"

@@ -9,8 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator
 
 from image_sync.config import url
-from image_sync.config.messages import InvalidValue
-from image_sync.config.section import Seconds, Section, Switch, Texts, is_placeholder, name_of, setting, text_of
+from image_sync.config.values import (
+    InvalidValue,
+    Seconds,
+    Section,
+    Switch,
+    Texts,
+    is_placeholder,
+    name_of,
+    setting,
+    text_of,
+)
 
 _REGION = re.compile(r"[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}", re.ASCII)

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from image_sync.config.messages import password_in, printable, show_key, show_value
 from image_sync.config.settings import Settings
+from image_sync.config.values import password_in, printable, show_key, show_value
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _COMMENTS = {"^_": {"description": "Keys that begin with an underscore are comments."}}

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
 
 from image_sync.config.credentials import Credentials
-from image_sync.config.messages import InvalidValue, printable
 from image_sync.config.model import Model
 from image_sync.config.sagemaker import SageMaker
-from image_sync.config.section import (
+from image_sync.config.values import (
     REFERENCE,
+    InvalidValue,
     Name,
     Seconds,
     Section,
@@ -21,6 +21,7 @@ from image_sync.config.section import (
     Texts,
     alike,
     composed,
+    printable,
     refuse_unprintable,
     setting,
 )

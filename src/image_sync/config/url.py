@@ -8,7 +8,7 @@ import socket
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
-from image_sync.config.messages import InvalidValue
+from image_sync.config.values import InvalidValue
 
 _EXAMPLE = "https://mvi.example.com"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

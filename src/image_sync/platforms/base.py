@@ -19,8 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from image_sync.config.section import Section
 from image_sync.config.settings import Settings
+from image_sync.config.values import Section
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
