@@ -221,10 +221,8 @@ def put_some(plant: Plant, numbers: range) -> None:
 
 def crashed(plant: Plant, crash_at: int, crash_from: str = "") -> int:
     """``run --once`` in a process that ends itself at this operation, from this request on; its exit code."""
-    where = {"CRASH_FROM": crash_from, "CRASH_AT": str(crash_at), "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "support.soak_crasher", "run", "--once", "-c", str(plant.config)]
-    done = subprocess.run(command, env={**plant.environ, **where}, capture_output=True, timeout=60, check=False)
-    return done.returncode
+    assert not plant.fresh  # the fork is what ends itself
+    return plant.call("run", "--once", CRASH_FROM=crash_from, CRASH_AT=str(crash_at)).returncode
 
 
 def stored(server: Any) -> list[tuple[str, str]]:

@@ -177,7 +177,10 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 
 
 def _work() -> None:
-    from image_sync.cli.main import run
+    if "CRASH_AT" in os.environ:
+        from support.soak_crasher import main as run
+    else:
+        from image_sync.cli.main import run
 
     code = 0
     try:
