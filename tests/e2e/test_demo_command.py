@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,30 +20,49 @@ COMMAND = (sys.executable, "-m", "image_sync", "demo")
 ROW = re.compile(r"^ *(dent|hole|screw|all) +(\d+ +\d+ +\d+) *$", re.MULTILINE)
 
 
-def run(folder: Path, *words: str, code: int = 0) -> str:
-    """What the demo says, called in this folder; its own folder is gone afterwards."""
-    work = folder / "work"
-    work.mkdir(exist_ok=True)
-    spare = folder / "spare"
-    spare.mkdir()
-    process = subprocess.Popen(
-        [*COMMAND, *words],
-        cwd=work,
-        env={**os.environ, "TMPDIR": str(spare)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        text = process.communicate(timeout=90)[0]
-    except subprocess.TimeoutExpired:
-        process.terminate()  # and not killed: it takes its server and daemon with it
-        pytest.fail(f"not in time\n{process.communicate(timeout=30)[0]}")
-    assert "Traceback" not in text, text
-    assert process.returncode == code, text
-    assert list(spare.iterdir()) == []
-    return text
+class Demo:
+    """A demo that runs in this folder, and tidies up what it makes for itself."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.work, self._spare = folder / "work", folder / "spare"
+        self.work.mkdir(parents=True)
+        self._spare.mkdir()
+        self._process = subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.work,
+            env={**os.environ, "TMPDIR": str(self._spare)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self) -> None:
+        """End it if it is still there. Not killed: it takes its server and daemon with it."""
+        self._process.terminate()
+        self._process.wait(30)
+
+    def said(self, code: int = 0) -> str:
+        """What it says until it ends."""
+        try:
+            text = self._process.communicate(timeout=150)[0]
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            pytest.fail(f"not in time\n{self._process.communicate(timeout=30)[0]}")
+        assert "Traceback" not in text, text
+        assert self._process.returncode == code, text
+        assert list(self._spare.iterdir()) == []
+        return text
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Demo, Demo]]:
+    """Both demos, side by side: they mostly wait."""
+    folder = tmp_path_factory.mktemp("demos")
+    both = Demo(folder / "sorting", "--images", str(ROOT / "images")), Demo(folder / "detection", "--detection")
+    yield both
+    for demo in both:
+        demo.end()
 
 
 def is_drawn(path: Path, width: int) -> bool:
@@ -51,9 +71,11 @@ def is_drawn(path: Path, width: int) -> bool:
         return image.width >= width and len(image.convert("RGB").getcolors(1 << 24) or ()) > 50
 
 
-def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
+@pytest.mark.timeout(180)
+def test_the_demo_does_the_whole_job(demos: tuple[Demo, Demo]) -> None:
     """It ends by itself: everything uploaded once, unseen pictures judged, and the plot of the training is left."""
-    said = run(tmp_path, "--images", str(ROOT / "images"))
+    demo, _ = demos
+    said = demo.said()
 
     assert "upload 9 / 12, short by 3" in said
     assert re.search(r"iteration \d+ of \d+  loss \d", said)
@@ -61,13 +83,15 @@ def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
     assert "57 pictures confirmed, 57 at the server" in said
     assert "3 of 3 unseen pictures right" in said
     assert re.search(r"plot +demo-training\.png", said)
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["demo-training.png"]
-    assert is_drawn(tmp_path / "work/demo-training.png", 800)
+    assert [path.name for path in demo.work.iterdir()] == ["demo-training.png"]
+    assert is_drawn(demo.work / "demo-training.png", 800)
 
 
-def test_the_detection_demo_does_the_whole_job(tmp_path: Path) -> None:
+@pytest.mark.timeout(180)
+def test_the_detection_demo_does_the_whole_job(demos: tuple[Demo, Demo]) -> None:
     """Plates wait for their boxes, are uploaded with them and trained on; objects on unseen plates are found."""
-    said = run(tmp_path, "--detection")
+    _, demo = demos
+    said = demo.said()
 
     assert "found             12 pictures: upload 8 / 12, short by 4" in said
     assert "4 of them wait for their annotations" in said
@@ -82,14 +106,14 @@ def test_the_detection_demo_does_the_whole_job(tmp_path: Path) -> None:
     assert marked > 20
     assert right > 0.8 * marked
     assert right > 0.7 * found
-    left = {path.name for path in (tmp_path / "work").iterdir()}
+    left = {path.name for path in demo.work.iterdir()}
     assert left == {"demo-detection-1.png", "demo-detection-2.png", "demo-detection-training.png"}
-    assert all(name in said and is_drawn(tmp_path / "work" / name, 800) for name in left)
+    assert all(name in said and is_drawn(demo.work / name, 800) for name in left)
 
 
 def test_the_demo_without_pictures_says_where_they_are(tmp_path: Path) -> None:
     """In a folder without images: exit 2 and the way on."""
-    assert "--images DIR" in run(tmp_path, code=2)
+    assert "--images DIR" in Demo(tmp_path / "bare").said(code=2)
 
 
 def test_a_demo_that_is_ended_takes_everything_with_it(tmp_path: Path) -> None:
