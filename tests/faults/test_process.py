@@ -69,9 +69,9 @@ run()
 """
 STAGES = [
     ("watcher.watcher", "Watcher"),
-    ("uploader", "Uploader"),
-    ("trainer", "Trainer"),
-    ("reconciler", "Reconciler"),
+    ("upload", "Uploader"),
+    ("trainer.start", "Trainer"),
+    ("reconcile.stage", "Reconciler"),
 ]
 
 
