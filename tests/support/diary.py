@@ -149,7 +149,7 @@ def found(state: Path) -> Diary:
         cleared = db.execute("SELECT cleared_to FROM target").fetchone()
     return Diary(
         pictures={
-            int(sha, 16): (category, word, remote, order.get(batch, 0), runs[run][0] if run else "")
+            int(sha[:16], 16): (category, word, remote, order.get(batch, 0), runs[run][0] if run else "")
             for sha, category, word, remote, batch, run in rows
         },
         batches=batches,
@@ -209,7 +209,7 @@ class Writer:
 
     def _answer(self, step: Step) -> None:
         rows = self._ask("SELECT batch_id, id, sha256 FROM picture WHERE state = 'claimed'")
-        fates = {key: (int(sha, 16), step.fate(int(sha, 16))) for _, key, sha in rows}
+        fates = {key: (int(sha[:16], 16), step.fate(int(sha[:16], 16))) for _, key, sha in rows}
         stored = {key: f"r-{number}" for key, (number, fate) in fates.items() if fate == "confirmed"}
         refused = {key: "no" for key, (_, fate) in fates.items() if fate == "refused"}
         if rows:
@@ -226,7 +226,12 @@ class Writer:
 def _sighting(step: Step, number: int) -> Sighting:
     folder = ROOT + b"/" + step.category.encode()
     return Sighting(
-        folder, b"%d.jpg" % number, Stamp(9, number, number, number), step.category, f"{number:064x}", "jpg"
+        folder,
+        b"%d.jpg" % number,
+        Stamp(9, number, number, number),
+        step.category,
+        f"{number:016x}".ljust(64, "0"),
+        "jpg",
     )
 
 

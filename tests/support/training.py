@@ -96,7 +96,7 @@ class World:
         for category in categories:
             name = f"{next(self._numbers)}.jpg".encode()
             where = f"/p/{category}".encode()
-            sightings.append(Sighting(where, name, Stamp(3, 1, 1, 1), category, name.hex().zfill(64), "jpg"))
+            sightings.append(Sighting(where, name, Stamp(3, 1, 1, 1), category, name.hex().ljust(64, "0"), "jpg"))
         self.ledger.files.record(b"/p", sightings)
         self.ledger.batches.clear()
         while batch := self.ledger.batches.claim(self.dataset, 100, 1 << 20):

@@ -382,16 +382,8 @@ def _engine(state: str | Path, alive: Callable[[], None]) -> Engine:
         connect_args={"timeout": _BUSY_MS / 1000, "isolation_level": None, "check_same_thread": False},
         poolclass=StaticPool,
     )
-
-    def prepare(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.set_progress_handler(alive, _OFTEN)
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        connection.execute("PRAGMA journal_mode=TRUNCATE")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    event.listen(engine, "connect", prepare)
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", lambda connection, _record: connection.set_progress_handler(alive, _OFTEN))
     return engine
 
 
@@ -421,6 +413,14 @@ def _introduce(connection: Any, _record: Any) -> None:
     connection.adapters.register_loader("numeric", IntLoader)  # the sum of whole numbers, which would be a Decimal
     connection.execute(_SESSION)
     connection.commit()
+
+
+def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    connection.execute("PRAGMA journal_mode=TRUNCATE")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _remedy(said: str, *, lost: bool) -> tuple[str, bool]:

@@ -475,12 +475,16 @@ class _Known:
             pending_removal.c.target_id == aim, pending_removal.c.remote_id.in_(ids)
         )
         self.leaving = set(tx.execute(gone).scalars())
-        self.by_remote = {row.remote_id: row for row in tx.execute(mine.where(picture.c.remote_id.in_(ids)))}
         self._by_key = {row.key: row for row in tx.execute(mine.where(picture.c.key.in_(keys), _PLAIN))}
         self._by_digest: dict[str, list[Any]] = {}
         for row in tx.execute(mine.where(half_digest.in_(digests))):
             self._by_digest.setdefault(row.sha256[:16], []).append(row)
             self._by_key[row.key] = row
+        # Ids have no index: only those are looked for that nothing of the same content has.
+        self.by_remote = {one.remote_id: one for found in self._by_digest.values() for one in found if one.remote_id}
+        if strange := [row.remote_id for row in rows if row.remote_id not in self.by_remote]:
+            for row in tx.execute(mine.where(picture.c.remote_id.in_(strange))):
+                self.by_remote[row.remote_id] = row
         before = select(told.c.remote_id, told.c.category).where(told.c.target_id == aim, told.c.remote_id.in_(ids))
         self._told = {row.remote_id: row.category for row in tx.execute(before)}
         self.taken: set[int] = set()

@@ -83,7 +83,7 @@ def test_changes_of_category_are_waited_for(world: World) -> None:
 def move(world: World, old: str, new: str, *names: bytes) -> None:
     """Move files as the watcher sees it."""
     for name in names:
-        sighting = Sighting(f"/p/{new}".encode(), name, Stamp(3, 1, 1, 1), new, name.hex().zfill(64), "jpg")
+        sighting = Sighting(f"/p/{new}".encode(), name, Stamp(3, 1, 1, 1), new, name.hex().ljust(64, "0"), "jpg")
         world.ledger.files.record(b"/p", [sighting])
     world.ledger.files.gone(f"/p/{old}".encode(), names)
 
