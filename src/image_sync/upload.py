@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from image_sync.backoff import Backoff
@@ -32,7 +33,7 @@ from image_sync.errors import (
 from image_sync.ledger import Ledger
 from image_sync.ledger.keys import digest_of
 from image_sync.log import get_logger
-from image_sync.platforms.base import Outcome, Platform, Reader
+from image_sync.platforms.base import Outcome, Platform
 from image_sync.tracker import Quiet, Thresholds, upload_verdict
 
 STAGE = "upload"
@@ -48,9 +49,6 @@ _FIRST_FILES, _FIRST_BYTES = 100, 8 << 20
 _FASTEST_GROWTH = 8
 _PIECE = 1 << 18
 """Bytes of a large picture that are in memory at a time; a picture that has no more is small, and read at once."""
-_AHEAD = 8 << 20
-"""Bytes of small pictures that are read before their requests begin, those of all threads together. What a thread has
-held its part of the heap keeps, so this bounds memory for each of them."""
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 log = get_logger(__name__)
@@ -149,7 +147,6 @@ class Uploader:
         self._size = RequestSize(min(rules.batch_files, traits.batch_files), min(rules.batch_bytes, traits.batch_bytes))
         self.busy = False
         """Whether pictures that passed the threshold are still to be sent."""
-        self._room = _AHEAD
         self._stranded = False
         self._everything = False
         """Whether whatever is found is sent without counting."""
@@ -217,11 +214,8 @@ class Uploader:
         while isinstance(more, Batch):
             most -= 1
             carried = more
-            with self._lock:
-                room = min(self._room, sum(picture.size for picture in carried.pictures if picture.size <= _PIECE))
-                self._room -= room
             try:
-                more = self._send(carried, room, further=most > 0)
+                more = self._send(carried, further=most > 0)
             except LedgerError:
                 # What was sent could not be written down: it is in doubt as soon as it can. No longer in flight first,
                 # or the step that doubts the stranded would pass it over.
@@ -230,8 +224,6 @@ class Uploader:
                 raise
             finally:
                 self._ledger.batches.put_down(carried.id)
-                with self._lock:
-                    self._room += room
         return more
 
     def _decide(self, now: float) -> Verdict:
@@ -272,14 +264,11 @@ class Uploader:
                 target = self._ledger.target
             return target.dataset
 
-    def _send(self, batch: Batch, room: int, *, further: bool) -> Batch | bool:
-        """Send a batch, of which ``room`` bytes may be read ahead.
-
-        Returns:
-            The next one, if ``further`` and it could be claimed on the way, or what ``send`` does.
-        """
+    def _send(self, batch: Batch, *, further: bool) -> Batch | bool:
+        """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
         spoiled: list[Picture] = []
-        present, read = _read_ahead(batch.pictures, spoiled, room, trusting=self._rules.trusting)
+        trusting = self._rules.trusting
+        present = _unchanged(batch.pictures, spoiled, trusting=trusting)
         if not present:  # nobody was asked anything, so this tells nothing of the platform
             self._ledger.batches.release(batch.id)
             self._forget(spoiled)
@@ -288,6 +277,7 @@ class Uploader:
             there = self._there(batch, present) if self._ledger.remote_index.shared else {}
             sent = [picture for picture in present if picture.key not in there] if there else present
             began = self._monotonic()
+            read = partial(_read, spoiled, trusting)
             outcomes = self._pictures.upload(batch._replace(pictures=tuple(sent)), read) if sent else []
             took = self._monotonic() - began
         except (PictureError, Ambiguous) as error:
@@ -427,51 +417,50 @@ class Uploader:
             self.backoff.failed(error)
 
 
-def _read_ahead(
-    pictures: Iterable[Picture], spoiled: list[Picture], room: int, *, trusting: bool
-) -> tuple[list[Picture], Reader]:
-    """Those of the pictures that can be sent, and what reads them; the others are added to ``spoiled``.
+def _unchanged(pictures: Iterable[Picture], spoiled: list[Picture], *, trusting: bool) -> list[Picture]:
+    """Those of the pictures that can be sent; the others are added to ``spoiled``.
 
-    Small ones are read now, as long as there is room (in bytes) for them: one that has changed is left out without harm
-    to the others, which would all be in doubt if it were found in the middle of the request.
+    One that has changed is left out now without harm to the others: found in the middle of the request, it would put
+    all of them in doubt.
     """
-    present: list[Picture] = []
-    held: dict[int, bytes] = {}
+    present = []
     for picture in pictures:
+        stamp = picture.stamp if trusting else None
         try:
-            if picture.size <= room and picture.size <= _PIECE:
-                held[picture.picture_id] = _read(picture, trusting=trusting)
-                room -= picture.size
-            elif (found := os.lstat(picture.path)).st_size != picture.size or not stat.S_ISREG(found.st_mode):
+            found = os.lstat(picture.path)
+            if found.st_size != picture.size or not stat.S_ISREG(found.st_mode):
                 spoiled.append(picture)
                 continue
+            if stamp is not None and stamp.inode and not _has(found, stamp):
+                for _ in read_verified(picture.path, picture.size, picture.sha256):
+                    pass  # it was touched: its hash tells whether it is another one
         except (OSError, PictureError):
             spoiled.append(picture)
         else:
             present.append(picture)
-
-    def read(picture: Picture) -> bytes | Iterator[bytes]:
-        content = held.get(picture.picture_id)
-        return _noted(picture, spoiled, trusting=trusting) if content is None else content
-
-    return present, read
+    return present
 
 
-def _read(picture: Picture, *, trusting: bool) -> bytes:
-    """A small picture's bytes, proved in one go. Raises OSError, Changed or Unreadable."""
-    path, size, sha256, stamp = picture.path, picture.size, picture.sha256, picture.stamp if trusting else None
-    handle = os.open(path, _OPEN)
+def _read(spoiled: list[Picture], trusting: bool, picture: Picture) -> bytes | Iterator[bytes]:
+    """The bytes of a picture whose turn has come, or pieces of a large one; see :func:`read_verified`."""
+    path, size, sha256, stamp = picture.path, picture.size, picture.sha256, picture.stamp
+    if size > _PIECE:
+        return _noted(picture, spoiled, trusting=trusting)
     try:
-        content = os.read(handle, size + 1)
-        found = os.fstat(handle)
-    finally:
-        os.close(handle)
-    if len(content) == size:
-        # A stamp that is, now that all is read, still the one that the file was hashed with was so all the while.
-        same = stamp is not None and stamp.inode and _has(found, stamp)
-        if same or hashlib.sha256(content).hexdigest() == sha256:
-            return content
-    return b"".join(read_verified(path, size, sha256, stamp))
+        handle = os.open(path, _OPEN)
+        try:
+            content = os.read(handle, size + 1)
+            found = os.fstat(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        spoiled.append(picture)
+        raise Unreadable(f"{os.fsdecode(path)!a} cannot be read: {error.strerror}") from error
+    # A stamp that is, now that all is read, still the one that the file was hashed with was so all the while.
+    same = trusting and stamp is not None and stamp.inode and _has(found, stamp)
+    if len(content) == size and (same or hashlib.sha256(content).hexdigest() == sha256):
+        return content
+    return b"".join(_noted(picture, spoiled, trusting=trusting))
 
 
 def _noted(picture: Picture, spoiled: list[Picture], *, trusting: bool) -> Iterator[bytes]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from image_sync import upload
 from image_sync.domain import PictureState, Stamp
 from image_sync.errors import Ambiguous, Changed, NotFound, Refused, Transient, Unauthorised, Unfit, Unreadable
 from image_sync.platforms.base import Outcome
@@ -340,15 +339,15 @@ def test_a_batch_whose_files_all_vanished_does_not_end_an_outage(world: World) -
     world.uploader.step(world.now)
     world.pass_time(11)
     world.platform.fail_next("upload", Transient("no answer"))
-    read = upload._read
+    lstat = os.lstat
 
-    def vanish(picture, **more):
+    def vanish(path, **more):
         world.uploader.backoff.failed(Transient("no answer"))
-        os.unlink(picture.path)
-        return read(picture, **more)
+        os.unlink(path)
+        return lstat(path, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upload, "_read", vanish)
+        patch.setattr("image_sync.upload.os.lstat", vanish)
         world.uploader.step(world.now)
 
     assert world.uploader.backoff.remaining() > 0

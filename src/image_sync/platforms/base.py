@@ -24,9 +24,9 @@ from image_sync.config.values import Section
 from image_sync.domain import Annotation, Batch, Box, DatasetRef, Picture, RemotePicture
 
 Reader = Callable[[Picture], bytes | Iterator[bytes]]
-"""A picture's bytes if they are at hand, proved to be what was checked; else pieces of its file, which is opened when
-the first is asked for: it proves before the last one that it is what was checked, and raises Changed or Unreadable. So
-a piece of one large picture at a time is in memory. Called once per attempt."""
+"""Reads a picture's file, whole or in pieces, and proves before the last one that it is what was checked; raises
+Changed or Unreadable. Called once per attempt, when the bytes are about to be sent, so that one piece of one picture at
+a time is in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,14 +38,12 @@ class Part(NamedTuple):
 
 
 def picture_parts(name: str, pictures: Iterable[Picture], read: Reader) -> list[Part]:
-    """Pictures under their keys: with their bytes, if they are at hand, else read when their turn comes."""
+    """Pictures under their keys, each read when its turn comes."""
     parts = []
     for picture in pictures:
-        key, content = picture.key, read(picture)
+        key = picture.key
         kind = "image/jpeg" if key.endswith(".jpg") else _CONTENT_TYPES.get(key.rpartition(".")[2].lower(), _ANY)
-        parts.append(
-            Part(name, content if isinstance(content, bytes) else partial(read, picture), key, kind, picture.size)
-        )
+        parts.append(Part(name, partial(read, picture), key, kind, picture.size))
     return parts
 
 
@@ -80,13 +78,13 @@ class Form:
         waiting: list[bytes | memoryview] = []
         held = 0
         for head, part in zip(self._heads, self._parts, strict=True):
-            content = part.content
             waiting.append(head)
+            content = part.content if isinstance(part.content, bytes) else _fetched(part, part.content)
             if isinstance(content, bytes) and len(content) <= _BLOCK:
                 waiting.append(content)
                 held += len(content)
             else:
-                for piece in _cut(content) if isinstance(content, bytes) else _fetched(content, part):
+                for piece in _cut(content) if isinstance(content, bytes) else content:
                     waiting.append(piece)
                     held += len(piece)
                     if held >= _BLOCK:
@@ -104,17 +102,32 @@ def _cut(content: bytes) -> Iterator[memoryview]:
     return (view[at : at + _BLOCK] for at in range(0, len(view), _BLOCK))
 
 
-def _fetched(read: Callable[[], bytes | Iterable[bytes]], part: Part) -> Iterator[bytes]:
+def _fetched(part: Part, read: Callable[[], bytes | Iterable[bytes]]) -> bytes | Iterator[bytes]:
     """The content, which comes only now: as many bytes as were announced, and the last of them only when it is all."""
-    left = part.size
     try:
         content = read()
-        for piece in (content,) if isinstance(content, bytes) else content:
+    except OSError as error:
+        raise _unreadable(part, error) from error
+    if not isinstance(content, bytes):
+        return _counted(part, content)
+    if len(content) != part.size:
+        raise Changed(f"{sanitize(part.filename)} has not {part.size} bytes")
+    return content
+
+
+def _counted(part: Part, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    left = part.size
+    try:
+        for piece in pieces:
             left -= len(piece)
             if left < 0:
                 break
             yield piece
     except OSError as error:
-        raise Unreadable(f"{sanitize(part.filename)} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(part, error) from error
     if left:
         raise Changed(f"{sanitize(part.filename)} has not {part.size} bytes")
+
+
+def _unreadable(part: Part, error: OSError) -> Unreadable:
+    return Unreadable(f"{sanitize(part.filename)} cannot be read: {error.strerror or error}")
