@@ -153,6 +153,7 @@ def training_verdict(tally: Tally, thresholds: Thresholds, *, now: float) -> Ver
     if missing:
         if thresholds.min_labelled is not None:  # then it is not uploads that are counted
             have, need = max(_labelled(tally, thresholds).values(), default=0), thresholds.min_labelled
+            return no(missing)
         return no(f"due, {missing}")
     if _fails_again(tally, thresholds):
         last = tally.last.name if tally.last else ""

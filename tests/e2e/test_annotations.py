@@ -163,7 +163,7 @@ def test_pictures_wait_for_their_annotations_and_say_so(plant: Plant, server: Mv
     assert "more picture" not in status
     assert "no category" in status
     assert re.search(
-        r"training  2 / 2: due, waits for a label in 5 pictures; the most frequent, '\w+', is in [12]", status
+        r"training  (\d) / 5, short by \d: waits for a label in 5 pictures; the most frequent, '\w+', is in \1", status
     )
     assert "waits for its annotation" in shown
     assert "annotation" in plant.call("show", str(drawn[0])).stdout

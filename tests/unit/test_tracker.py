@@ -47,11 +47,11 @@ def test_spellings_of_a_label_are_counted_together_where_they_are_one() -> None:
     together = replace(apart, labels_ignore_case=True)
 
     assert training_verdict(tally, together, now=NOW).due
-    assert training_verdict(tally, apart, now=NOW).reason.startswith("due, waits for a label in 5 pictures")
+    assert training_verdict(tally, apart, now=NOW).reason.startswith("waits for a label in 5 pictures")
     assert rare_labels(tally, together) == {"hole": 4}
     assert rare_labels(tally, apart) == {"Dent": 3, "dent": 2, "hole": 4}
     more = training_verdict(tally, replace(together, min_labelled=6), now=NOW)
-    assert more.reason == "due, waits for a label in 6 pictures; the most frequent, 'Dent', is in 5"
+    assert more.reason == "waits for a label in 6 pictures; the most frequent, 'Dent', is in 5"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_detection_counts_pictures_with_boxes_once_enough_are_uploaded(
     verdict = training_verdict(tally, replace(RULES, training=24, min_labelled=5), now=NOW)
 
     assert (verdict.due, verdict.have, verdict.need, verdict.short_by) == (False, have, 5, 5 - have)
-    assert verdict.reason == f"due, {why}"
+    assert verdict.reason == why
 
 
 def test_rare_labels_are_told_most_frequent_first_and_no_more_than_ten() -> None:

@@ -198,7 +198,7 @@ def test_a_detection_waits_for_one_label_names_the_rare_ones_and_is_told_what_is
     for number in range(4, 6):
         world.put(f"good/{number}.jpg", marks=DENT)
     world.work()
-    assert trainer.verdict().reason == "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 4"
+    assert trainer.verdict().reason == "waits for a label in 5 pictures; the most frequent, 'hole', is in 4"
     world.put("good/6.jpg", marks=HOLE)
     world.work()
 
@@ -226,9 +226,9 @@ def test_a_training_waits_for_boxes_that_are_on_their_way(world: World) -> None:
 @pytest.mark.parametrize(
     ("labelled", "reason"),
     [
-        ({}, "due, waits for pictures in which something is marked"),
-        ({"hole": 3}, "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 3"),
-        ({"dent": 1, "hole": 4}, "due, waits for a label in 5 pictures; the most frequent, 'hole', is in 4"),
+        ({}, "waits for pictures in which something is marked"),
+        ({"hole": 3}, "waits for a label in 5 pictures; the most frequent, 'hole', is in 3"),
+        ({"dent": 1, "hole": 4}, "waits for a label in 5 pictures; the most frequent, 'hole', is in 4"),
         ({"dent": 4, "hole": 3, "screw": 9}, "threshold reached"),
         ({"dent": 5, "hole": 6}, "threshold reached"),
     ],
