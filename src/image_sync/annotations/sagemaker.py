@@ -2,6 +2,7 @@
 
 Facts from Amazon's developer guide (object detection algorithm, input and output interface): coordinates are whole
 pixels, the only depth is 3, class ids go from 0 without a gap, ``file`` is relative to the folder of the image channel.
+No library reads these files.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from image_sync.errors import Ambiguous, PlatformError, Transient
@@ -17,6 +17,8 @@ from image_sync.platforms.mobius.tags import TagPlan
 _log = get_logger(__name__)
 
 _FEW = 10
+_HANDED_OUT = 1000
+"""Assignments that wait in the pool at one time, each of them taking memory."""
 Pair = tuple[str, Kind]
 
 
@@ -108,7 +110,7 @@ class Assigner:
             done |= {(image, "negative") for image in tag.negatives}
         return tag, done
 
-    def _assign(self, tag: str, pairs: Collection[Pair], done: set[Pair], until: float) -> None:
+    def _assign(self, tag: str, pairs: Sequence[Pair], done: set[Pair], until: float) -> None:
         """Assign these, a few at a time. After the first error nothing new is begun, and it is raised."""
         failed = threading.Event()
 
@@ -122,8 +124,8 @@ class Assigner:
                 raise
 
         with ThreadPoolExecutor(self._parallel, "mobius-assign") as pool:
-            for _ in pool.map(assign, pairs):
-                pass
+            for first in range(0, len(pairs), _HANDED_OUT):
+                list(pool.map(assign, pairs[first : first + _HANDED_OUT]))
 
     def _assign_one(self, tag: str, pair: Pair, done: set[Pair], until: float) -> None:
         if self._stop.is_set():
