@@ -28,8 +28,7 @@ def run() -> None:
         if as_json:
             _tell_in_json(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
+    except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         sys.exit(1)
     finally:

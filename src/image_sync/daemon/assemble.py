@@ -64,13 +64,17 @@ def assemble(
         ConfigError: the platform cannot do what is configured.
     """
     stop = threading.Event()
-    ledger = aimed_ledger(settings, lock)
-    _retrying(ledger, None)
+    ledger = _ledger(settings, lock)
+
+    def retrying(error: PlatformError | None) -> None:
+        """Calls are repeated for about 15 seconds before a stage hears of it: ``status`` says so at once."""
+        with contextlib.suppress(LedgerError):
+            ledger.trouble(RETRYING, error)
+
+    retrying(None)
     backoff = Backoff(ledger.trouble)
-    platform = registry.make(
-        settings, stop, backoff=backoff, state=ledger.notes, notice=partial(_retrying, ledger), alive=alive
-    )
-    _suits(settings, platform)
+    platform = registry.make(settings, stop, backoff=backoff, state=ledger.notes, notice=retrying, alive=alive)
+    _check_annotations(settings, platform)
     roots = [os.fsencode(folder) for folder in settings.folders]
     ledger.files.keep_roots(roots)
     ledger.count_deletions(settings.deletions)
@@ -142,31 +146,20 @@ def prove(settings: Settings, stop: threading.Event) -> None:
     """
     platform = registry.make(settings, stop)
     try:
-        _suits(settings, platform)
+        _check_annotations(settings, platform)
         platform.sign_in()
     finally:
         platform.close()
 
 
-def _suits(settings: Settings, platform: Platform) -> None:
+def _check_annotations(settings: Settings, platform: Platform) -> None:
     if settings.annotations.mode != "none" and platform.traits.min_labelled is None:
         raise ConfigError(
             f"the platform {settings.platform} takes no annotations", hint='Set annotations to "none", or leave it out.'
         )
 
 
-def _retrying(ledger: Ledger, error: PlatformError | None) -> None:
-    """Calls are repeated for about 15 seconds before a stage hears of it: ``status`` says so from the first one on."""
-    with contextlib.suppress(LedgerError):
-        ledger.trouble(RETRYING, error)
-
-
-def aimed_ledger(settings: Settings, lock: Lock | None = None) -> Ledger:
-    """The ledger of these settings, aimed at their dataset.
-
-    Raises:
-        LedgerError: it cannot be used.
-    """
+def _ledger(settings: Settings, lock: Lock | None) -> Ledger:
     ledger = open_ledger(
         settings.state,
         skip_duplicates=settings.skip_duplicates,

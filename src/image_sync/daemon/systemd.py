@@ -63,7 +63,6 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _address_of(self, name: str) -> str:
-        """The socket's address as the kernel wants it; empty when there is none that can be used."""
         if not name:
             return ""
         if name[0] not in "/@" or len(name) == 1 or not hasattr(socket, "AF_UNIX"):
