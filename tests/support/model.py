@@ -20,13 +20,13 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Batch, DatasetRef, Picture, PictureState, RemotePicture, Tally, TrainingState
 from image_sync.errors import Ambiguous, ImageSyncError, Refused
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Outcome, Platform, Reader, TrainingPlan
 from image_sync.reconcile.stage import Reconciler
 from image_sync.tracker import Thresholds, training_verdict
-from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher.rules import Rules
@@ -290,7 +290,7 @@ class Process:
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
         self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, backoff, clock=world.clock)
-        recipe = TrainingSettings("parts", grace=MODEL_GRACE, poll=1.0, **world.recipe)
+        recipe = TrainingSettings(name="parts", grace=MODEL_GRACE, poll=1.0, deadline=300 * DAY, **world.recipe)
         self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, backoff, clock=world.clock)
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(

@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Batch, DatasetRef, Sighting, Stamp, Training, TrainingState
 from image_sync.ledger import Ledger, open_ledger
 from image_sync.platforms.base import Model, TrainingPlan
 from image_sync.tracker import Thresholds
-from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from image_sync_contract import held, read_held
 from support import temporary
 from support.memory import MemoryPlatform, StoredTraining
 
+LONG = 300 * 86_400.0
+"""Longer than any training here, in seconds."""
 ENOUGH = ("good",) * 5 + ("scratch",) * 5
 
 
@@ -83,7 +85,7 @@ class World:
             self.ledger,
             self.platform,
             Thresholds(training=training, max_ratio=max_ratio),
-            TrainingSettings(**{"name": "plates", "poll": 15, **recipe}),
+            TrainingSettings(**{"name": "plates", "poll": 15, "deadline": LONG, **recipe}),
             self.stop,
             Backoff(self.ledger.trouble, clock=lambda: self.now),
             clock=lambda: self.unix,

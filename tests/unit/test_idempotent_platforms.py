@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import RemotePicture, TrainingState
 from image_sync.errors import Ambiguous
 from image_sync.platforms.base import TrainingPlan
 from image_sync.tracker import Thresholds
-from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from support.world import World
 
@@ -83,7 +83,7 @@ def test_a_start_in_doubt_is_called_again_by_the_same_name(world: World) -> None
         world.ledger,
         world.platform,
         thresholds,
-        TrainingSettings("parts"),
+        TrainingSettings(name="parts"),
         threading.Event(),
         Backoff(world.ledger.trouble, clock=lambda: world.now),
         clock=lambda: world.unix,

@@ -18,7 +18,6 @@ from image_sync.cli import options
 from image_sync.cli.present import Measure, outcome_of, remaining
 from image_sync.cli.session import ledger_of, platform_of, settings_of, traits_of
 from image_sync.config import Settings
-from image_sync.daemon.assemble import training_settings_of
 from image_sync.domain import NextStep, Training, TrainingState
 from image_sync.errors import AlreadyRunning, ImageSyncError, Refused, UsageError
 from image_sync.ledger import Ledger, exists
@@ -65,7 +64,7 @@ def _here(settings: Settings, lock: Lock, *, follow: bool) -> None:
     with ledger_of(settings, lock) as ledger, platform_of(settings) as platform:
         thresholds = thresholds_of(settings, platform.traits)
         known = _ask(ledger, thresholds)
-        trainer = Trainer(ledger, platform, thresholds, training_settings_of(settings), stop, Backoff(ledger.trouble))
+        trainer = Trainer(ledger, platform, thresholds, settings.model, stop, Backoff(ledger.trouble))
 
         def turn() -> None:
             stop.wait(min(trainer.step(time.monotonic()), _TICK))

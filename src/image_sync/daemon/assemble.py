@@ -21,7 +21,6 @@ from image_sync.platforms import registry
 from image_sync.platforms.base import Platform, Traits
 from image_sync.reconcile.stage import Reconciler
 from image_sync.tracker import Thresholds, thresholds_of
-from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher.rules import Rules
@@ -108,9 +107,7 @@ def assemble(
     rules = watch_rules(settings, platform.traits, once=once)
     watcher = Watcher(roots, ledger.files, rules, stop, wake, alive=alive)
     # What was moved while nothing ran is found first: a training would learn it under its old category.
-    trainer = Trainer(
-        ledger, platform, thresholds, training_settings_of(settings), stop, backoff, looked=watcher.looked
-    )
+    trainer = Trainer(ledger, platform, thresholds, settings.model, stop, backoff, looked=watcher.looked)
 
     def help_out(now: float) -> float:
         return min(uploader.help(now), reconciler.help(now))
@@ -174,26 +171,6 @@ def _ledger(settings: Settings, lock: Lock | None) -> Ledger:
         name = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     ledger.use_target(settings.platform, settings.address, dataset.name, dataset.action, name)
     return ledger
-
-
-def training_settings_of(settings: Settings) -> TrainingSettings:
-    """What to train."""
-    model = settings.model
-    return TrainingSettings(
-        name=model.name,
-        continues=model.action == "retrain",
-        pretrained=model.pretrained_model,
-        nn_arch=model.nn_arch or "",
-        detection=model.is_detection,
-        strategy=model.strategy,
-        grace=model.grace,
-        poll=model.poll,
-        deadline=model.deadline,
-        deploy=model.deploy,
-        min_gain=model.min_gain,
-        min_accuracy=model.min_accuracy,
-        keep=model.keep,
-    )
 
 
 def watch_rules(settings: Settings, traits: Traits, *, once: bool = False) -> Rules:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Training
 from image_sync.errors import NotFound
 from image_sync.ledger import Ledger
 from image_sync.log import get_logger
 from image_sync.platforms.base import Phase, Platform, Progress
-from image_sync.trainer.lifecycle import TrainingSettings
 
 log = get_logger(__name__)
 

@@ -5,15 +5,14 @@ Models are called ``<name>-<UTC yyyymmdd-hhmmss>``, by which they are known as o
 
 from __future__ import annotations
 
-import math
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import ModelOutcome, NextStep, Training
 from image_sync.errors import ImageSyncError, NotFound, Refused, Transient, Unsupported
 from image_sync.ledger import Ledger
@@ -27,33 +26,6 @@ _APART = " (each measured on its own held-out pictures, which differ)"
 _EQUAL = 1e-9  # accuracies come as decimal fractions: 0.9 + 0.05 is a hair more than 0.95
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """What to train, and what becomes of the model: the section ``model`` of the settings. Times in seconds."""
-
-    name: str
-    """Models are called ``<name>-<UTC yyyymmdd-hhmmss>``."""
-    continues: bool = False
-    """``model.action: "retrain"``: begin with the newest model of this name in the dataset."""
-    pretrained: str | None = None
-    """``model.pretrained_model``: an id, ``latest`` or ``none``; overrides ``continues``."""
-    nn_arch: str = ""
-    detection: bool = False
-    """Objects are found in pictures, rather than pictures told apart."""
-    strategy: Mapping[str, object] = field(default_factory=dict)
-    grace: float = 600.0
-    """So long an unconfirmed start may still be carried out at the platform."""
-    poll: float = 15.0
-    deadline: float = math.inf
-    """A training that takes longer is no longer waited for."""
-    deploy: Literal["never", "always", "better"] = "never"
-    min_gain: float = 0.0
-    """For ``better``: the accuracy must be at least that of the deployed model plus this."""
-    min_accuracy: float | None = None
-    keep: int | None = None
-    """So many of the newest models stay; None: all."""
 
 
 def stamped(name: str, unix: float, taken: Collection[str]) -> str:
@@ -99,7 +71,7 @@ def judge(settings: TrainingSettings, accuracy: float | None, deployed: Iterable
         accuracy: of the new model, 0 to 1; None when the platform does not tell it.
         deployed: the other models of this name that are deployed; looked at only for ``better``.
     """
-    word = "mAP" if settings.detection else "accuracy"  # what the platform's figure is called
+    word = "mAP" if settings.is_detection else "accuracy"  # what the platform's figure is called
     if settings.deploy == "never":
         return Decision(False, 'model.deploy is "never"')
     if settings.min_accuracy is not None:
@@ -238,7 +210,10 @@ class Keeper:
         """The models of this name that are not to be kept: neither new, nor deployed, nor the best, nor needed."""
         models = of_name(stem_of(training.name), self._models.of_dataset(training.dataset))
         active = self._ledger.trainings.active()
-        needed = {model.id for model in models[:keep]} | {self._settings.pretrained, active.base if active else None}
+        needed = {model.id for model in models[:keep]} | {
+            self._settings.pretrained_model,
+            active.base if active else None,
+        }
         known = [model for model in models if model.accuracy is not None]
         if known:
             needed.add(max(known, key=lambda model: model.accuracy or 0.0).id)

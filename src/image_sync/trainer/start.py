@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Annotation, DatasetRef, RemotePicture, Training, TrainingState, Verdict
 from image_sync.errors import Ambiguous, ImageSyncError, Permanent, Unauthorised
 from image_sync.ledger import Ledger
@@ -14,7 +15,7 @@ from image_sync.log import get_logger
 from image_sync.platforms.base import Platform, TrainingPlan
 from image_sync.tracker import Thresholds, imbalance, left_out, rare_labels_told, training_verdict
 from image_sync.trainer.follow import Follower
-from image_sync.trainer.lifecycle import Keeper, TrainingSettings, of_name, stamped
+from image_sync.trainer.lifecycle import Keeper, of_name, stamped
 
 STAGE = "training"
 _IDLE = 5.0
@@ -31,7 +32,7 @@ class Trainer:
         ledger: what was uploaded, and where trainings are written down.
         platform: where trainings run.
         thresholds: when to train.
-        settings: what.
+        settings: what: the section ``model``.
         stop: set when the program is to end: nothing new is begun then; a running training goes on at the platform.
         backoff: the platform's. clock: Unix time in seconds.
         looked: whether all folders were looked at since the program began; no training starts before.
@@ -116,8 +117,8 @@ class Trainer:
             name=training.name,
             dataset=training.dataset,
             base=training.base,
-            nn_arch=self._settings.nn_arch,
-            detection=self._settings.detection,
+            nn_arch=self._settings.nn_arch or "",
+            detection=self._settings.is_detection,
             strategy=self._settings.strategy,
             contents=self._contents,
         )
@@ -163,7 +164,7 @@ class Trainer:
 
         The newest one is asked of the platform, which lists only what is trained: a ledger may be younger than that.
         """
-        wanted = self._settings.pretrained or ("latest" if self._settings.continues else "none")
+        wanted = self._settings.pretrained_model or ("latest" if self._settings.action == "retrain" else "none")
         if wanted == "none":
             return "", ""
         if wanted != "latest":

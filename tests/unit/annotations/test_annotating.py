@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Annotation, Box, DatasetRef, Tally
 from image_sync.errors import NotFound, Refused, Transient
 from image_sync.platforms.base import TrainingPlan
 from image_sync.tracker import Thresholds, training_verdict
-from image_sync.trainer.lifecycle import TrainingSettings
 from image_sync.trainer.start import Trainer
 from support.memory import MemoryPlatform
 from support.world import World
@@ -175,7 +175,7 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
 
     world.platform.start_training = noted  # type: ignore[method-assign]
     thresholds = Thresholds(training=6, min_labelled=5)
-    recipe = TrainingSettings("plates", nn_arch="frcnn", detection=True)
+    recipe = TrainingSettings(name="plates", nn_arch="frcnn")
     return Trainer(
         world.ledger,
         world.platform,

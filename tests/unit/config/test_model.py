@@ -9,7 +9,7 @@ import pytest
 
 from image_sync.config import difference
 from image_sync.config.model import covers, hours_of
-from image_sync.daemon.assemble import training_settings_of, watch_rules
+from image_sync.daemon.assemble import watch_rules
 from image_sync.tracker import thresholds_of
 from support.configuration import mistakes, settings, warnings
 from support.memory import MemoryPlatform
@@ -18,24 +18,24 @@ from support.memory import MemoryPlatform
 def test_defaults_do_nothing_by_themselves(tmp_path: Path) -> None:
     """Nothing is deployed, deleted or held back unless a person wants it; a hanging training is told after a week."""
     loaded = settings(tmp_path)
-    recipe, thresholds = training_settings_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
+    model, thresholds = loaded.model, thresholds_of(loaded, MemoryPlatform().traits)
 
-    assert (recipe.deploy, recipe.keep, recipe.min_accuracy, recipe.deadline) == ("never", None, None, 7 * 86_400)
+    assert (model.deploy, model.keep, model.min_accuracy, model.deadline) == ("never", None, None, 7 * 86_400)
     assert (thresholds.quiet_hours, thresholds.min_pictures, thresholds.max_ratio) == ((), 5, 10)
     assert loaded.warnings == ()
 
 
 def test_every_setting_reaches_its_stage(tmp_path: Path) -> None:
     """What the file says is what trainer and tracker go by."""
-    model = {
+    given = {
         "deploy": "better", "min_gain": 0.02, "min_accuracy": 0.8, "keep": 3, "deadline": 3600,
         "quiet_hours": "22:00-06:00,12:00-12:30", "nn_arch": None,
     }  # fmt: skip
-    loaded = settings(tmp_path, model=model, threshold={"per_category": 12, "max_ratio": 4.5})
-    recipe, thresholds = training_settings_of(loaded), thresholds_of(loaded, MemoryPlatform().traits)
+    loaded = settings(tmp_path, model=given, threshold={"per_category": 12, "max_ratio": 4.5})
+    model, thresholds = loaded.model, thresholds_of(loaded, MemoryPlatform().traits)
 
-    assert (recipe.deploy, recipe.min_gain, recipe.min_accuracy, recipe.keep) == ("better", 0.02, 0.8, 3)
-    assert (recipe.deadline, recipe.detection) == (3600, False)
+    assert (model.deploy, model.min_gain, model.min_accuracy, model.keep) == ("better", 0.02, 0.8, 3)
+    assert (model.deadline, model.is_detection) == (3600, False)
     assert thresholds.quiet_hours == ((1320, 360), (720, 750))
     assert (thresholds.min_pictures, thresholds.max_ratio) == (12, 4.5)
 
@@ -53,7 +53,7 @@ def test_a_detector_is_trained_as_one(tmp_path: Path) -> None:
     loaded = settings(tmp_path, model={"nn_arch": "frcnn"})
     thresholds = thresholds_of(loaded, MemoryPlatform().traits)
 
-    assert training_settings_of(loaded).detection
+    assert loaded.model.is_detection
     assert (thresholds.min_categories, thresholds.min_pictures, thresholds.max_ratio) == (1, 1, None)
 
 

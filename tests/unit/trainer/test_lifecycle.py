@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import ModelOutcome, NextStep, TrainingState
 from image_sync.errors import Refused, Transient, Unauthorised
 from image_sync.platforms.base import Model
-from image_sync.trainer.lifecycle import TrainingSettings, judge
+from image_sync.trainer.lifecycle import judge
 from support.training import ENOUGH, World
 
 
@@ -53,7 +54,7 @@ def model(accuracy: float | None, name: str = "old") -> Model:
         ({"deploy": "better"}, 0.9, [model(0.9)], True, "accuracy 0.900 reaches the 0.900 of old"),
         ({"deploy": "better"}, 0.89, [model(0.9)], False, "accuracy 0.890 does not reach the 0.900 of old"),
         ({"deploy": "better"}, 0.9, [model(0.9)], True, "each measured on its own held-out pictures, which differ"),
-        ({"deploy": "better", "detection": True}, 0.9, [model(0.9)], True, "mAP 0.900 reaches the 0.900 of old"),
+        ({"deploy": "better", "nn_arch": "frcnn"}, 0.9, [model(0.9)], True, "mAP 0.900 reaches the 0.900 of old"),
         ({"deploy": "better", "min_gain": 0.05}, 0.95, [model(0.9)], True, "model.min_gain 0.05"),
         ({"deploy": "better", "min_gain": 0.05}, 0.949, [model(0.9)], False, "model.min_gain 0.05"),
         ({"deploy": "better"}, 0.85, [model(0.8), model(0.9, "best")], False, "of best"),
@@ -64,7 +65,7 @@ def model(accuracy: float | None, name: str = "old") -> Model:
 )
 def test_judging(rules: dict[str, object], accuracy: float | None, rivals: list[Model], deploy: bool, why: str) -> None:
     """Every rule, at and beside its limit, with its reason."""
-    decision = judge(TrainingSettings("m", **rules), accuracy, rivals)  # type: ignore[arg-type]
+    decision = judge(TrainingSettings(name="m", **rules), accuracy, rivals)  # type: ignore[arg-type]
 
     assert decision.deploy is deploy
     assert why in decision.reason
@@ -300,7 +301,7 @@ def test_what_is_continued_from_is_not_deleted(world: World) -> None:
     """A model that the settings name as the beginning of each training stays."""
     world.stage(keep=1)
     base = world.train(0.5)
-    world.stage(keep=1, pretrained=base.task_id)
+    world.stage(keep=1, pretrained_model=base.task_id)
     world.train(0.6)
     last = world.train(0.7)
 

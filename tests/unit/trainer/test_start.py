@@ -8,12 +8,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from image_sync.backoff import Backoff
+from image_sync.config.model import Model as TrainingSettings
 from image_sync.domain import Sighting, Stamp, TrainingState
 from image_sync.errors import Ambiguous, NotFound, Refused, Transient
 from image_sync.platforms.base import Model, Phase, Progress, TrainingPlan
 from image_sync.tracker import REFUSAL_WAIT, RETRY_WAIT, Thresholds
 from image_sync.trainer.follow import is_temporary_failure
-from image_sync.trainer.lifecycle import TrainingSettings, of_name
+from image_sync.trainer.lifecycle import of_name
 from image_sync.trainer.start import Trainer
 from support.training import ENOUGH, World
 
@@ -109,7 +110,7 @@ def test_train_begins_from_the_beginning(world: World) -> None:
 
 def test_retrain_continues_from_the_newest_trained_model(world: World) -> None:
     """The first time there is none; then it is the one before, found at the platform."""
-    world.stage(continues=True)
+    world.stage(action="retrain")
     world.upload(*ENOUGH)
     world.work()
     world.upload(*ENOUGH)
@@ -128,7 +129,7 @@ def test_retrain_on_a_new_machine_continues_from_what_the_platform_has(world: Wo
     world.train_elsewhere("plates-20991231-000000", finished=False)
     world.train_elsewhere("plates-xl-20991231-000000")
     world.forget()
-    world.stage(continues=True)
+    world.stage(action="retrain")
     world.upload(*ENOUGH)
     world.work()
 
@@ -144,7 +145,7 @@ def test_pretrained_model_overrides_the_action(
     world: World, pretrained: str | None, continues: bool, expected: str
 ) -> None:
     """An id, `latest` or `none` is obeyed whatever `action` says."""
-    world.stage(continues=continues, pretrained=pretrained)
+    world.stage(action="retrain" if continues else "train", pretrained_model=pretrained)
     world.platform.fail_next("start_training", Refused("unknown model"))
     world.upload(*ENOUGH)
     world.work(10)
@@ -466,7 +467,12 @@ def test_a_scarce_category_is_left_out_of_the_training_where_the_platform_can(wo
     """Its pictures are counted, so that they start nothing by themselves, and no model is said to contain them."""
     thresholds = Thresholds(training=10, leaves_out=True)
     world.trainer = Trainer(
-        world.ledger, world.platform, thresholds, TrainingSettings("plates"), world.stop, Backoff(world.ledger.trouble)
+        world.ledger,
+        world.platform,
+        thresholds,
+        TrainingSettings(name="plates"),
+        world.stop,
+        Backoff(world.ledger.trouble),
     )
     world.upload(*["good", "bad"] * 6, "typo")
     plans: list[set[str]] = []
