@@ -316,7 +316,7 @@ def test_a_listing_that_breaks_off_loses_nothing(root, monkeypatch):
         monkeypatch.undo()
         watch.catalogue.rescan = True
         watch.until(lambda: not watch.report(root).reason)
-        watch.spend(0.75)
+        watch.spend(0.3)
         assert watch.catalogue.losses == []
         assert len(watch.catalogue.history) == 20
 

@@ -41,7 +41,7 @@ def assert_unavailable(watch: Watching, root: Path, why: str) -> None:
     """Step until the root is given up for this reason, then for long enough to look again, and nothing is gone."""
     watch.until(lambda: watch.report(root).state is RootState.UNAVAILABLE)
     assert why in watch.report(root).reason
-    watch.spend(0.75)
+    watch.spend(0.3)
     assert watch.catalogue.losses == []
     assert watch.watcher.idle
 
@@ -113,7 +113,7 @@ def test_a_replaced_root_is_looked_at_anew_and_heard(root):
         (old / "cat" / "stray.jpg").write_bytes(jpeg(6))
         (root / "dog" / "late.jpg").write_bytes(jpeg(7))
         watch.until(lambda: "dog/late.jpg" in watch.catalogue.paths(root))
-        watch.spend(0.75)
+        watch.spend(0.3)
         assert watch.catalogue.paths(root) == {"cat/a.jpg", "dog/a.jpg", "cat/new.jpg", "dog/late.jpg"}
         assert watch.catalogue.losses == []
 
@@ -489,7 +489,7 @@ def test_an_unreadable_root_is_unavailable(foreign):
 with watching(root) as watch:
     root.chmod(0)
     watch.until(lambda: "Permission denied" in watch.report(root).reason)
-    watch.spend(0.75)
+    watch.spend(0.3)
     print(watch.report(root).state, len(watch.catalogue.places), watch.catalogue.losses)
     root.chmod(0o700)
     watch.until(lambda: watch.report(root).state == "watched")

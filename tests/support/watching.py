@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from image_sync.domain import RootReport
+from image_sync.watcher import watcher
 from image_sync.watcher.rules import Rules
 from image_sync.watcher.watcher import Watcher
 from support.catalogue import MemoryCatalogue
+
+# The waits that no rule sets, shortened for all tests.
+watcher._AFTER_SETTLE = 0.1
+watcher._BETWEEN_REQUESTS = 0.2
+watcher._BETWEEN_QUESTIONS = 0.02
 
 QUICK = Rules(settle=0.05, poll=0.1, rescan=3600.0)
 

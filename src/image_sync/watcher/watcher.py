@@ -30,6 +30,8 @@ _ANNOTATED_AT_ONCE = 2000
 _ENTRIES_PER_SECOND = 50_000
 """A folder with so many entries is looked at once a second at most, however many events it has."""
 _BETWEEN_OVERFLOWS = 10.0
+_BETWEEN_QUESTIONS = 0.25
+"""Seconds between two questions whether a full look is asked for: each reads the ledger."""
 _BETWEEN_REQUESTS = 5.0
 """Seconds between two full looks that were asked for, so that a file nobody can read keeps nobody busy."""
 _AFTER_SETTLE = 0.5
@@ -74,6 +76,8 @@ class Watcher:
         """Folder -> when it may be looked at again."""
         self._report_due = NEVER
         self._request_due = -NEVER
+        self._unasked = False
+        """Whether this step did not ask for requests, as the last one had just done so."""
         self._stepping = False
         self._looked = False
         self._base = 0.0
@@ -158,15 +162,13 @@ class Watcher:
     # What there is to do.
 
     def _prepare(self) -> None:
-        if self._request_due <= self._now() and self._catalogue.rescan_requested():
-            self._request_due = self._now() + _BETWEEN_REQUESTS
-            self._scanner.compare_all()
-            for root in self._roots.values():
-                root.scan = None
-                root.look_due = -NEVER
-                if root.available:
-                    root.scanned = False
-                    root.scan_due = -NEVER
+        now = self._now()
+        self._unasked = self._request_due > now
+        if not self._unasked:
+            requested = self._catalogue.rescan_requested()
+            self._request_due = now + (_BETWEEN_REQUESTS if requested else _BETWEEN_QUESTIONS)
+            if requested:
+                self._look_at_everything()
         floods, doubts, overflows = self._dirty.take_roots()
         for path in floods:
             self._roots[path].scan_by(self._now())
@@ -177,6 +179,15 @@ class Watcher:
                 self._inspect(root)
             if root.grew:
                 self._monitor.make_sure_of_room(root)
+
+    def _look_at_everything(self) -> None:
+        self._scanner.compare_all()
+        for root in self._roots.values():
+            root.scan = None
+            root.look_due = -NEVER
+            if root.available:
+                root.scanned = False
+                root.scan_due = -NEVER
 
     def _after_overflow(self) -> None:
         log.warning("watch.events_lost", hint="too many changes at once: everything is looked at again")
@@ -202,6 +213,8 @@ class Watcher:
 
     def _pause(self) -> float:
         due = min(self._scanner.settling.next_due(), self._dirty.next_due(), self._report_due)
+        if self._unasked:
+            due = min(due, self._request_due)
         for root in self._roots.values():
             due = min(due, root.look_due)
             if root.available:

@@ -184,7 +184,7 @@ def test_a_file_that_comes_back_at_once_is_never_gone(root, watch):
     watch.watcher.step(time.monotonic())
     path.write_bytes(jpeg(2))
     watch.until(lambda: len(watch.catalogue.history) == 2)
-    watch.spend(0.75)
+    watch.spend(0.3)
     assert watch.catalogue.losses == []
 
 
@@ -262,7 +262,7 @@ def test_only_the_category_folder_is_looked_at_when_not_recursive(root):
     with watching(root, catalogue=watch.catalogue, rules=quick()) as watch:
         assert watch.catalogue.paths(root) == {"cat/a.jpg", "cat/deep/b.jpg"}
     with watching(root, catalogue=watch.catalogue, rules=quick(recursive=False)) as watch:
-        watch.spend(0.75)
+        watch.spend(0.3)
         assert watch.catalogue.losses == []
 
 
