@@ -117,7 +117,7 @@ def default(
 def _given(context: typer.Context) -> dict[str, Any]:
     """The options that stand before the command, as defaults of the command and of its subcommands."""
     name = context.invoked_subcommand
-    given = {key: value for key, value in context.params.items() if _written(context, key)}
+    given = {key: value for key, value in context.params.items() if options.written(context, key)}
     if name is None or not given:
         return {}
     command = context.command.get_command(context, name)  # type: ignore[attr-defined]  # it is a group
@@ -127,8 +127,3 @@ def _given(context: typer.Context) -> dict[str, Any]:
         if parameter.name in given and parameter.name not in taken:
             raise UsageError(f"the command {name} has no option {parameter.opts[0]}", hint=f"See: image-sync {name} -h")
     return {name: given | dict.fromkeys(commands, given)}
-
-
-def _written(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

@@ -53,13 +53,11 @@ def models(
     if context.invoked_subcommand is None:
         _list(config, as_json=as_json, deploy_first=deploy_first)
         return
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"options must come after `models {context.invoked_subcommand}`",
-                hint=f"Write: image-sync models {context.invoked_subcommand} ... -c FILE",
-            )
+    if any(options.written(context, name) for name in context.params):
+        raise UsageError(
+            f"options must come after `models {context.invoked_subcommand}`",
+            hint=f"Write: image-sync models {context.invoked_subcommand} ... -c FILE",
+        )
 
 
 @app.command()

@@ -26,6 +26,12 @@ LogFormat = Annotated[
 ]
 
 
+def written(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, and is no default or from the environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def print_version(wanted: bool) -> None:
     """Print the version and end, if that is what ``--version`` asks for."""
     if wanted:

@@ -12,12 +12,11 @@ from datetime import datetime
 import typer
 
 from image_sync.cli import options
-from image_sync.cli.session import ledger_of, settings_of, traits_of
+from image_sync.cli.session import ledger_of, settings_of, tell_if_nobody_acts, traits_of
 from image_sync.config import Settings
 from image_sync.daemon.assemble import watch_rules
 from image_sync.errors import UsageError
 from image_sync.ledger import Ledger
-from image_sync.ledger.lock import holder_of
 from image_sync.log import show_path, show_text
 from image_sync.watcher.rules import Filter
 from image_sync.watcher.scan import missing
@@ -73,8 +72,8 @@ def confirm(config: options.Config = options.CONFIG) -> None:
         number = sum(one.confirmed for one in ledger.changes.departed())
     when = f"{2 * settings.watch.rescan:g} s after their files were deleted (twice watch.rescan)"
     typer.echo(f"Pictures that will be removed at the server, {when}: {number}.")
-    if number and holder_of(settings.state) is None:
-        typer.echo("The daemon is not running: it will happen when it is started (image-sync run).")
+    if number:
+        tell_if_nobody_acts(settings)
 
 
 def expected(settings: Settings, ledger: Ledger, filters: Filter) -> list[Removals]:

@@ -7,11 +7,10 @@ from pathlib import Path
 import typer
 
 from image_sync.cli import options
-from image_sync.cli.session import ledger_of, settings_of
+from image_sync.cli.session import ledger_of, settings_of, tell_if_nobody_acts
 from image_sync.config import Settings
 from image_sync.errors import UsageError
 from image_sync.ledger import exists
-from image_sync.ledger.lock import holder_of
 
 
 def retry(config: options.Config = options.CONFIG) -> None:
@@ -21,7 +20,7 @@ def retry(config: options.Config = options.CONFIG) -> None:
         refused, quarantined = ledger.changes.requeue_refused(), ledger.files.recheck_quarantined()
     typer.echo(f"Refused pictures to be sent again: {refused}. Quarantined ones to be checked again: {quarantined}.")
     if refused + quarantined:
-        _tell_when(settings)
+        tell_if_nobody_acts(settings)
 
 
 def repair(config: options.Config = options.CONFIG) -> None:
@@ -36,7 +35,7 @@ def repair(config: options.Config = options.CONFIG) -> None:
         ledger.remote_index.request_repair()
     made = " The dataset is made anew." if gone else ""
     typer.echo(f"Pictures that are sent again: {missing}.{made}")
-    _tell_when(settings)
+    tell_if_nobody_acts(settings)
 
 
 def _settings(config: Path, what: str) -> Settings:
@@ -47,8 +46,3 @@ def _settings(config: Path, what: str) -> Settings:
             hint="Start it: image-sync run",
         )
     return settings
-
-
-def _tell_when(settings: Settings) -> None:
-    if holder_of(settings.state) is None:
-        typer.echo("The daemon is not running: it will happen when it is started (image-sync run).")

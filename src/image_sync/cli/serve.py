@@ -104,7 +104,7 @@ def serve(
     home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "image-sync"
     if api == "mobius":
         for name in _MVI_ONLY:
-            if _typed(context, name):
+            if options.written(context, name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} has no meaning with --api mobius",
                     hint="The emulator lets everybody on this machine in; faults are given with --fault.",
@@ -229,16 +229,11 @@ def _unusable(folder: Path, error: Exception) -> ImageSyncError:
     )
 
 
-def _typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _secret(context: typer.Context, name: str, value: str, file: Path | None) -> str:
     """A secret from a file, the environment, the terminal or, with a warning, the command line."""
     option = "--" + name.replace("_", "-")
     if file is not None:
-        if _typed(context, name):
+        if options.written(context, name):
             raise UsageError(f"{option} and {option}-file are both given", hint="Give one of them.")
         value = _read(file, option)
     elif value == _READ_FROM_STDIN:
@@ -246,7 +241,7 @@ def _secret(context: typer.Context, name: str, value: str, file: Path | None) ->
             value = getpass.getpass(f"{name.replace('_', ' ').capitalize()}: ")
         else:
             value = sys.stdin.readline().rstrip("\r\n")
-    elif value and _typed(context, name):
+    elif value and options.written(context, name):
         typer.echo(
             f"image-sync: everybody on this machine can read {option} in the list of processes; "
             f"better use {option}-file, {option} -, or the environment.",

@@ -116,6 +116,12 @@ def notes_of(settings: Settings) -> Iterator[PlatformState | None]:
         yield ledger.notes
 
 
+def tell_if_nobody_acts(settings: Settings) -> None:
+    """Say that what was asked for waits for the daemon, if none runs."""
+    if holder_of(settings.state) is None:
+        print("The daemon is not running: it will happen when it is started (image-sync run).")
+
+
 def dataset_of(ledger: Ledger, platform: Platform) -> DatasetRef:
     """The dataset as the ledger knows it, else as the platform does.
 
