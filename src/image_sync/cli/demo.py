@@ -201,7 +201,11 @@ class Sorting:
 
 
 class Detection:
-    """Plates with Pascal VOC files beside them, some of which come late; others are kept back."""
+    """Plates with Pascal VOC files beside them, some of which come late; others are kept back.
+
+    Raises:
+        UsageError: they are not installed.
+    """
 
     name = "demo-detection"
     # Smaller steps than MVI documents, and more of them: they take seconds that can be watched.
@@ -213,6 +217,8 @@ class Detection:
 
     def __init__(self) -> None:
         plates = sorted(path for folder in _PLATES if folder.is_dir() for path in folder.glob("*.jpg"))
+        if not plates:
+            raise UsageError("the plates of this demo are not installed", hint="Run it in a checkout of image-sync.")
         self._plates, self._unseen = plates[:-_UNSEEN], plates[-_UNSEEN:]
 
     def waves(self) -> list[Wave]:

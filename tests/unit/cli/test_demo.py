@@ -124,6 +124,15 @@ def test_without_the_drawing_library_one_line_says_how_to_get_it(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_its_plates_the_detection_demo_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for pictures that never come."""
+    monkeypatch.setattr(demo, "_PLATES", ())
+    with pytest.raises(UsageError) as raised:
+        Detection()
+
+    assert "checkout" in raised.value.hint
+
+
 def test_the_detection_demo_takes_no_pictures() -> None:
     """`--detection --images` is refused: it brings its own."""
     done = CliRunner().invoke(app, ["demo", "--detection", "--images", "images"])
