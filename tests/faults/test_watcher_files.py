@@ -321,6 +321,27 @@ def test_a_listing_that_breaks_off_loses_nothing(root, monkeypatch):
         assert len(watch.catalogue.history) == 20
 
 
+def test_a_share_that_fails_when_it_is_asked_about_itself_is_reported_for_its_root(root, monkeypatch):
+    """A folder opens, and then its server is gone: one reason, no end of the watcher, no descriptor left open."""
+    (root / "cat" / "a.jpg").write_bytes(WHOLE)
+
+    def stale(_fd: int) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched, watching(root, rules=quick(mode="polling")) as watch:
+        patched.setattr(os, "fstatvfs", stale)
+        for _ in range(3):
+            watch.catalogue.rescan = True
+            watch.spend(0.1)
+        watch.until(lambda: "Stale" in watch.report(root).reason)
+        assert watch.catalogue.losses == []
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        patched.undo()
+        watch.catalogue.rescan = True
+        watch.until(lambda: "Stale" not in watch.report(root).reason)
+
+
 def test_changes_made_behind_a_mount_are_found_by_polling(root):
     """As on a share: nobody sends events, looking finds everything."""
     with watching(root, rules=quick(mode="polling", poll=0.2)) as watch:

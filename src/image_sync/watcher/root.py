@@ -138,15 +138,14 @@ class Root:
         while True:
             try:
                 fd = open_folder(self.path, folder)
+                try:
+                    return self.enter(folder, fd)
+                finally:
+                    os.close(fd)
             except OSError:
                 if len(folder) <= len(self.path):
                     return ""
                 folder = folder.rpartition(b"/")[0]
-                continue
-            try:
-                return self.enter(folder, fd)
-            finally:
-                os.close(fd)
 
     def miss(self, folder: bytes, names: Collection[bytes] | None, now: float) -> None:
         """Recorded files of a folder, or any files of it, are not there."""

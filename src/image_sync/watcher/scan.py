@@ -232,13 +232,18 @@ class Scanner:
             return None
         try:
             fd = open_folder(root.path, folder)
+            try:
+                ground = root.enter(folder, fd)
+            except OSError:
+                os.close(fd)
+                raise
         except OSError as error:
             if error.errno in VANISHED:
                 root.reap = True
             else:
                 self._cannot_look(root, folder, error)
             return None
-        return _Look(root, folder, fd, self.filters.category(root.path, folder), root.enter(folder, fd))
+        return _Look(root, folder, fd, self.filters.category(root.path, folder), ground)
 
     def _compare(self, look: _Look, inner: list[bytes]) -> Iterator[None]:
         """Compare all files of a folder with what is recorded of them."""
