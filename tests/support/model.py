@@ -114,8 +114,6 @@ class Remote(MemoryPlatform):
         """SHA-256 of all that was ever sent, whatever became of it."""
         self.strays: set[str] = set()
         """SHA-256 of all that arrived after everybody had given up on it."""
-        self.just_now: set[str] = set()
-        """SHA-256 of what lay in the folders when the present request began."""
         self.plans: dict[str, TrainingPlan] = {}
         """Task id -> what was started."""
 
@@ -223,7 +221,7 @@ class Remote(MemoryPlatform):
         sent = pieces if isinstance(pieces, bytes) else b"".join(pieces)
         digest = hashlib.sha256(sent).hexdigest()
         assert digest == item.sha256
-        assert digest in self.just_now | self._on_disk(), "bytes were sent that lie in no file"
+        assert digest in self._on_disk(), "bytes were sent that lie in no file"
         return sent
 
     def _hidden(self, dataset: DatasetRef) -> set[str]:
@@ -250,7 +248,6 @@ class _Doorway:
         def call(*arguments: Any) -> Any:
             self._fuse.burn(f"before {name}")
             if name == "upload":
-                self._remote.just_now = self._remote._on_disk()  # small pictures have been read by now
                 self._meanwhile()
             answer = method(*arguments)
             self._fuse.burn(f"after {name}")

@@ -37,8 +37,8 @@ from image_sync.ledger.history import History
 from image_sync.ledger.lock import Lock
 from image_sync.ledger.notes import Notes
 from image_sync.ledger.remote_index import RemoteIndex
-from image_sync.ledger.schema import folder, picture, root, stage_error, target, training
-from image_sync.ledger.trainings import ACTIVE, TRAIN, ModelLifecycle, Trainings
+from image_sync.ledger.schema import folder, picture, root, stage_error, target
+from image_sync.ledger.trainings import TRAIN, ModelLifecycle, Trainings
 
 RETRYING = "platform"
 """The stage of a trouble that calls are being repeated for at this moment."""
@@ -167,7 +167,6 @@ class Ledger:
     def tally(self) -> Tally:
         """What the tracker decides by, in one transaction."""
         aim, annotated = self._context.target.id, self._context.annotated
-        newest = self.trainings.newest
         with self._context.db.reading() as tx:
             counts = rows(tx, _PICTURES, aim)
             states = _summed((state, number) for state, _, _, _, number in counts)
@@ -184,6 +183,7 @@ class Ledger:
             moved = notes - {TRAIN} or any(category != sent for _, category, sent, _, _ in stored)
             trained = bool(rows(tx, "SELECT 1 FROM training WHERE target_id = ? LIMIT 1", aim))
             starts = rows(tx, _STARTS, aim, self._context.clock() - _DAY) if trained else []
+            trainings = self.trainings.decisive(tx) if trained else []
             return Tally(
                 ready=uncleared,
                 cleared=ready - uncleared,
@@ -198,10 +198,10 @@ class Ledger:
                 moving=number_to_move(tx, aim) if moved else 0,
                 newest_ready_id=newest_id,
                 newest_ready_at=newest_at,
-                active=newest(tx, training.c.state.in_(ACTIVE)) if trained else None,
-                last=newest(tx, training.c.started_at.is_not(None)) if trained else None,
-                refusal=newest(tx, training.c.state == TrainingState.REFUSED) if trained else None,
-                retry=newest(tx, training.c.owed == NextStep.RETRY) if trained else None,
+                active=next((one for one in trainings if one.state.active), None),
+                last=next((one for one in trainings if one.started_at is not None), None),
+                refusal=next((one for one in trainings if one.state is TrainingState.REFUSED), None),
+                retry=next((one for one in trainings if one.owed is NextStep.RETRY), None),
                 starts=tuple(at for (at,) in starts),
                 train_requested=TRAIN in notes,
             )

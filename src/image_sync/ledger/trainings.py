@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, union_all, update
 
 from image_sync.domain import (
     BY_HAND,
@@ -54,6 +54,20 @@ _BEFORE = {
     TrainingState.FAILED: (TrainingState.RUNNING,),
 }
 """The states from which a training may come to each state."""
+_TRAININGS = select(training, target.c.dataset_id, target.c.dataset_name).join(
+    target, target.c.id == training.c.target_id
+)
+_KINDS = (
+    training.c.state.in_(ACTIVE),
+    training.c.started_at.is_not(None),
+    training.c.state == TrainingState.REFUSED,
+    training.c.owed == NextStep.RETRY,
+)
+_OURS = training.c.target_id == bindparam("aim")
+_DECISIVE = _TRAININGS.where(
+    training.c.id.in_(union_all(*(select(func.max(training.c.id)).where(_OURS, kind) for kind in _KINDS)))
+).order_by(training.c.id.desc())
+"""The newest of each kind, in one statement that is put together once: it is asked at every step of every stage."""
 
 
 class Trainings:
@@ -216,6 +230,10 @@ class Trainings:
         row = tx.execute(self._select().where(*which).order_by(training.c.id.desc()).limit(1)).first()
         return None if row is None else _training(row)
 
+    def decisive(self, tx: Connection) -> list[Training]:
+        """The newest training that is active, that was started, that was refused, and that is owed a second try."""
+        return [_training(row) for row in tx.execute(_DECISIVE, {"aim": self._target})]
+
     def named(self, name: str) -> Training | None:
         """The training of this name, or of this task id; of several the newest."""
         of_task = (training.c.task_id == name) & (training.c.task_id != "")
@@ -301,11 +319,7 @@ class Trainings:
         return tx.execute(sending.limit(1)).first() is not None or tx.execute(active.limit(1)).first() is not None
 
     def _select(self) -> Any:
-        return (
-            select(training, target.c.dataset_id, target.c.dataset_name)
-            .join(target, target.c.id == training.c.target_id)
-            .where(training.c.target_id == self._target)
-        )
+        return _TRAININGS.where(training.c.target_id == self._target)
 
     def _change(self, training_id: int, to: TrainingState, **values: Any) -> None:
         with self._context.db.writing() as tx:
