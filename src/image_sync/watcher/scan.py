@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ _HOUR = 3600.0
 _MOST_WARNINGS = 1000
 _REMEMBERED = 20_000
 """Sound pictures that are not read again when only their annotations change; others are."""
+_FOLDERS_ASKED = 4096
+"""Folders of which is remembered what their names mean: every event asks."""
 _FOLDERS = 20_000
 """Folders of which is remembered how they looked: some megabytes."""
 _CHECK_THE_DISK = "check the disk, or the network it lies on"
@@ -82,23 +85,23 @@ class LogThrottle:
     """What needs a person."""
 
     def __init__(self) -> None:
-        self._counts = Counter[str]()
+        self.counts = Counter[str]()
         self._firsts: dict[str, dict[str, Any]] = {}
         self._told: dict[str, float] = {}
 
     def note(self, event: str, **fields: Any) -> None:
         """One more of these."""
-        self._counts[event] += 1
+        self.counts[event] += 1
         self._firsts.setdefault(event, fields)
 
     def tell(self, now: float) -> None:
         """Log each kind of fact that was noted, unless it was logged within the last minute."""
-        for event, number in list(self._counts.items()):
+        for event, number in list(self.counts.items()):
             if now - self._told.get(event, -self.PAUSE) >= self.PAUSE:
                 tell = log.warning if event in self.WARNINGS else log.info
                 tell(event, number=number, **{f"first_{key}": value for key, value in self._firsts[event].items()})
                 self._told[event] = now
-                del self._counts[event], self._firsts[event]
+                del self.counts[event], self._firsts[event]
 
 
 class Scanner:
@@ -138,6 +141,8 @@ class Scanner:
         self._warned: dict[bytes, float] = {}
         self._sound: dict[tuple[bytes, bytes], tuple[Stamp, ImageCheck]] = {}
         self.filters = Filter(rules)
+        self._admits = lru_cache(_FOLDERS_ASKED)(self.filters.admits)
+        self._category = lru_cache(_FOLDERS_ASKED)(self.filters.category)
         self.sidecars = Sidecars(rules, self.filters, wall)
         self.settling = SettleQueue(rules)
         self.buffer = SightingBuffer(catalogue)
@@ -228,7 +233,9 @@ class Scanner:
     def _begin(self, root: Root, folder: bytes) -> _Look | None:
         """Open a folder, if it is wanted and there."""
         inside_another = (folder + b"/").startswith(self._inner[root.path])
-        if inside_another or not self.filters.admits(root.path, folder) or self._lacks_its_share(root, folder):
+        if inside_another or not self._admits(root.path, folder):
+            return None
+        if root.mounts and self._lacks_its_share(root, folder):
             return None
         try:
             fd = open_folder(root.path, folder)
@@ -243,7 +250,7 @@ class Scanner:
             else:
                 self._cannot_look(root, folder, error)
             return None
-        return _Look(root, folder, fd, self.filters.category(root.path, folder), ground)
+        return _Look(root, folder, fd, self._category(root.path, folder), ground)
 
     def _compare(self, look: _Look, inner: list[bytes]) -> Iterator[None]:
         """Compare all files of a folder with what is recorded of them."""
@@ -585,7 +592,7 @@ class Scanner:
                 yield
 
     def _lacks_its_share(self, root: Root, folder: bytes) -> bool:
-        place = root.unmounted(folder, self.filters) if root.mounts else None
+        place = root.unmounted(folder, self.filters)
         if place is not None:
             root.trouble(place, _UNMOUNTED)
         return place is not None

@@ -85,7 +85,7 @@ class Watcher:
 
     def start(self) -> None:
         """Subscribe to events wherever they can be had. A root that is missing is no error."""
-        self._set_clock(time.monotonic())
+        self._base, self._base_counter = time.monotonic(), time.perf_counter()
         for root in self._roots.values():
             self._inspect(root)
             root.look_due = -NEVER  # whoever steps the watcher brings a clock of his own
@@ -128,7 +128,7 @@ class Watcher:
         Returns:
             Seconds after which it wants to be called again if ``wake`` is not called before; 0 means at once.
         """
-        self._set_clock(now)
+        self._base, self._base_counter = now, time.perf_counter()
         self._stepping = True
         try:
             self._prepare()
@@ -136,7 +136,8 @@ class Watcher:
             if self._stop.is_set() or not more or self._scanner.buffer.overdue(self._now()):
                 self._scanner.buffer.flush()
             self._report_due = self._monitor.report(self._roots.values(), self._scanner.settling.of)
-            self._scanner.throttle.tell(self._now())
+            if self._scanner.throttle.counts:
+                self._scanner.throttle.tell(self._now())
         except BaseException:
             self._start_over()
             raise
@@ -151,12 +152,8 @@ class Watcher:
         for root in self._roots.values():
             root.scan = None
 
-    # The clock: the time passed in, and what went by since.
-
-    def _set_clock(self, now: float) -> None:
-        self._base, self._base_counter = now, time.perf_counter()
-
     def _now(self) -> float:
+        # The time that was passed in, and what went by since.
         return self._base + time.perf_counter() - self._base_counter
 
     # What there is to do.
