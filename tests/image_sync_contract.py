@@ -130,8 +130,8 @@ def item(content: bytes, stem: str = "part", *, suffix: str = "jpg", key: str = 
     return held(key or f"{stem}.{sha256[:16]}.{suffix}", len(content), sha256, lambda: content)
 
 
-def shipment(dataset: DatasetRef, category: str, items: list[Picture], batch: str = "") -> Batch:
-    """A shipment claimed now."""
+def batch_of(dataset: DatasetRef, category: str, items: list[Picture], batch: str = "") -> Batch:
+    """A batch claimed now."""
     return Batch(batch or f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
 
 
@@ -159,7 +159,7 @@ def test_a_platform_that_cannot_tell_what_it_has_says_so(rig: Rig, dataset: Data
     traits = rig.platform.traits
     if traits.lists_pictures:
         pytest.skip("this one can")
-    sent = shipment(dataset, "red", pictures("red", 2))
+    sent = batch_of(dataset, "red", pictures("red", 2))
     first, again = rig.platform.pictures.upload(sent, read_held), rig.platform.pictures.upload(sent, read_held)
 
     assert traits.idempotent_uploads
@@ -225,7 +225,7 @@ def test_lost_answer_of_ensure_does_not_make_two(rig: Rig, patient: bool) -> Non
     assert isinstance(dataset, DatasetRef)
     assert rig.platform.pictures.find_dataset(name) == dataset
     rig.lose_answer("category")
-    sent = shipment(dataset, "red", pictures("red", 2))
+    sent = batch_of(dataset, "red", pictures("red", 2))
     twice(lambda: rig.platform.pictures.upload(sent, read_held))
     if rig.platform.traits.lists_pictures:
         assert [row.category for row in rig.platform.pictures.listing(dataset)] == ["red", "red"]
@@ -235,7 +235,7 @@ def test_upload_stores_under_the_category(rig: Rig, dataset: DatasetRef) -> None
     """Each picture gets an outcome; find and listing show it with its key, category, size, batch and time."""
     needs_listing(rig)
     png = item(picture(COLOURS["red"], 99, "PNG"), suffix="png")
-    sent = shipment(dataset, "été", [*pictures("red", 3), png])
+    sent = batch_of(dataset, "été", [*pictures("red", 3), png])
 
     outcomes = rig.platform.pictures.upload(sent, read_held)
 
@@ -258,7 +258,7 @@ def test_odd_names_and_categories_come_back(rig: Rig, dataset: DatasetRef) -> No
     names = ["a 'b'.jpg", "ü%20+&.jpg", "点 1.jpg", "a;b=c, d.jpg", "x" * 96 + ".jpg"]
     items = [item(picture(COLOURS["blue"], n), key=name) for n, name in enumerate(names)]
     category = "Größe 10% & \"mehr\" / 'x'".replace("/", "-")
-    sent = shipment(dataset, category, items)
+    sent = batch_of(dataset, category, items)
 
     rig.platform.pictures.upload(sent, read_held)
 
@@ -267,10 +267,10 @@ def test_odd_names_and_categories_come_back(rig: Rig, dataset: DatasetRef) -> No
 
 
 def test_find_does_not_see_strangers(rig: Rig, dataset: DatasetRef) -> None:
-    """Find tells only of this shipment's keys; what never arrived is not there."""
-    rig.platform.pictures.upload(shipment(dataset, "red", pictures("red", 4, seed=1)), read_held)
-    absent = shipment(dataset, "red", pictures("red", 3, seed=2))
-    many_absent = shipment(dataset, "red", pictures("red", 15, seed=3))
+    """Find tells only of this batch's keys; what never arrived is not there."""
+    rig.platform.pictures.upload(batch_of(dataset, "red", pictures("red", 4, seed=1)), read_held)
+    absent = batch_of(dataset, "red", pictures("red", 3, seed=2))
+    many_absent = batch_of(dataset, "red", pictures("red", 15, seed=3))
 
     assert rig.platform.pictures.find(absent) == {}
     assert rig.platform.pictures.find(many_absent) == {}
@@ -283,7 +283,7 @@ def test_find_asks_about_several_batches_at_once(rig: Rig, dataset: DatasetRef) 
     ids = {
         outcome.key: outcome.remote_id
         for category, items in (("red", red), ("blue", blue))
-        for outcome in rig.platform.pictures.upload(shipment(dataset, category, items), read_held)
+        for outcome in rig.platform.pictures.upload(batch_of(dataset, category, items), read_held)
     }
     absent = pictures("red", 2, seed=33)
 
@@ -294,13 +294,13 @@ def test_copies_tells_all_of_a_key_oldest_first(rig: Rig, dataset: DatasetRef) -
     """What was sent twice is told twice, also after someone moved a copy; what is absent is left out."""
     needs_listing(rig)
     items = pictures("red", 3, seed=4)
-    first, second = shipment(dataset, "red", items), shipment(dataset, "red", items[:2])
-    rig.platform.pictures.upload(shipment(dataset, "red", pictures("red", 4, seed=5)), read_held)
+    first, second = batch_of(dataset, "red", items), batch_of(dataset, "red", items[:2])
+    rig.platform.pictures.upload(batch_of(dataset, "red", pictures("red", 4, seed=5)), read_held)
     ids = [[outcome.remote_id for outcome in rig.platform.pictures.upload(sent, read_held)] for sent in (first, second)]
     rig.platform.pictures.relabel(dataset, ids[1][0], "moved")
     absent = pictures("red", 1, seed=6)
 
-    copies = rig.platform.pictures.copies(shipment(dataset, "red", [*items, *absent]))
+    copies = rig.platform.pictures.copies(batch_of(dataset, "red", [*items, *absent]))
 
     a, b, c = (item.key for item in items)
     assert {key: [one.remote_id for one in found] for key, found in copies.items()} == {
@@ -323,18 +323,18 @@ def test_copies_of_many_and_of_none(rig: Rig, dataset: DatasetRef) -> None:
     """A large batch is told whole; a batch of which nothing arrived has no copies; a dataset must exist."""
     needs_listing(rig)
     items = pictures("blue", 30, seed=7)
-    assert rig.platform.pictures.copies(shipment(dataset, "blue", items)) == {}
-    assert rig.platform.pictures.copies(shipment(dataset, "blue", items[:2])) == {}
-    rig.platform.pictures.upload(shipment(dataset, "blue", items), read_held)
-    rig.platform.pictures.upload(shipment(dataset, "blue", items[10:20]), read_held)
+    assert rig.platform.pictures.copies(batch_of(dataset, "blue", items)) == {}
+    assert rig.platform.pictures.copies(batch_of(dataset, "blue", items[:2])) == {}
+    rig.platform.pictures.upload(batch_of(dataset, "blue", items), read_held)
+    rig.platform.pictures.upload(batch_of(dataset, "blue", items[10:20]), read_held)
 
-    copies = rig.platform.pictures.copies(shipment(dataset, "blue", items))
+    copies = rig.platform.pictures.copies(batch_of(dataset, "blue", items))
 
     twice = 1 if rig.platform.traits.idempotent_uploads else 2
     assert [len(copies[item.key]) for item in items] == [1] * 10 + [twice] * 10 + [1] * 10
     with pytest.raises(NotFound):
         rig.platform.pictures.copies(
-            shipment(DatasetRef("00000000-0000-0000-0000-000000000000", "nobody"), "blue", items)
+            batch_of(DatasetRef("00000000-0000-0000-0000-000000000000", "nobody"), "blue", items)
         )
 
 
@@ -342,7 +342,7 @@ def test_count(rig: Rig, dataset: DatasetRef) -> None:
     """The count follows what is stored, copies included; a dataset that is not there is not found."""
     needs_listing(rig)
     assert rig.platform.pictures.count(dataset) == 0
-    sent = shipment(dataset, "red", pictures("red", 3, seed=8))
+    sent = batch_of(dataset, "red", pictures("red", 3, seed=8))
     outcomes = rig.platform.pictures.upload(sent, read_held)
     rig.platform.pictures.upload(sent, read_held)
     stored = 3 if rig.platform.traits.idempotent_uploads else 6
@@ -356,7 +356,7 @@ def test_count(rig: Rig, dataset: DatasetRef) -> None:
 def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
     """A lost answer raises Ambiguous, is not repeated, and find shows what arrived. Where sending twice stores once,
     it may simply be repeated."""
-    sent = shipment(dataset, "red", pictures("red", 5))
+    sent = batch_of(dataset, "red", pictures("red", 5))
     rig.lose_answer("upload")
     repeatable = rig.platform.traits.idempotent_uploads
 
@@ -375,7 +375,7 @@ def test_lost_answer_of_an_upload_is_in_doubt(rig: Rig, dataset: DatasetRef, pat
 
 def test_upload_that_was_turned_away_may_be_repeated(rig: Rig, dataset: DatasetRef, patient: bool) -> None:
     """A platform that is busy stores nothing and says when to come back."""
-    sent = shipment(dataset, "red", pictures("red", 2))
+    sent = batch_of(dataset, "red", pictures("red", 2))
     rig.turn_away("upload")
 
     if patient:
@@ -394,7 +394,7 @@ def test_picture_that_changed_confirms_nothing(rig: Rig, dataset: DatasetRef) ->
         raise Changed("it changed")
 
     good, bad = pictures("red", 2)
-    sent = shipment(dataset, "red", [good, held(bad.key, bad.size, bad.sha256, changed)])
+    sent = batch_of(dataset, "red", [good, held(bad.key, bad.size, bad.sha256, changed)])
 
     with pytest.raises(Changed, match="it changed"):
         rig.platform.pictures.upload(sent, read_held)
@@ -404,7 +404,7 @@ def test_picture_that_changed_confirms_nothing(rig: Rig, dataset: DatasetRef) ->
 
 def test_uploads_from_many_threads(rig: Rig, dataset: DatasetRef) -> None:
     """Eight threads send at once into new categories; every picture arrives once, under its own category."""
-    sent = [shipment(dataset, f"c{n % 3}", pictures("red", 4, seed=n)) for n in range(8)]
+    sent = [batch_of(dataset, f"c{n % 3}", pictures("red", 4, seed=n)) for n in range(8)]
     errors: list[BaseException] = []
 
     def work(one: Batch) -> None:
@@ -428,7 +428,7 @@ def test_uploads_from_many_threads(rig: Rig, dataset: DatasetRef) -> None:
 
 def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
     """A stored picture takes another category, also twice; a removed one is gone, also twice."""
-    outcomes = rig.platform.pictures.upload(shipment(dataset, "red", pictures("red", 2)), read_held)
+    outcomes = rig.platform.pictures.upload(batch_of(dataset, "red", pictures("red", 2)), read_held)
     first, second = (outcome.remote_id for outcome in outcomes)
 
     for _ in range(2):
@@ -444,7 +444,7 @@ def test_relabel_and_remove(rig: Rig, dataset: DatasetRef) -> None:
 def test_pictures_need_no_category(rig: Rig, dataset: DatasetRef) -> None:
     """An empty name stands for none: stored, found, given one, taken out again; no category of that name is made."""
     needs_detection(rig)
-    shipped = shipment(dataset, "", pictures("red", 2))
+    shipped = batch_of(dataset, "", pictures("red", 2))
     first, second = (outcome.remote_id for outcome in rig.platform.pictures.upload(shipped, read_held))
     assert set(rig.platform.pictures.find(shipped).values()) == {first, second}
     rig.platform.pictures.relabel(dataset, first, "red")
@@ -477,7 +477,7 @@ def test_unknown_ids_are_not_found(rig: Rig) -> None:
 
 def test_too_small_a_training_is_refused(rig: Rig, dataset: DatasetRef) -> None:
     """A training without the minimum of pictures is refused at once, in the platform's words."""
-    outcomes = rig.platform.pictures.upload(shipment(dataset, "red", pictures("red", 2)), read_held)
+    outcomes = rig.platform.pictures.upload(batch_of(dataset, "red", pictures("red", 2)), read_held)
     contents = [RemotePicture(outcome.remote_id, outcome.key, "red") for outcome in outcomes]
 
     with pytest.raises(Permanent):
@@ -490,7 +490,7 @@ def _filled(rig: Rig, dataset: DatasetRef) -> list[RemotePicture]:
     return [
         RemotePicture(outcome.remote_id, outcome.key, category)
         for category in ("red", "blue")
-        for outcome in rig.platform.pictures.upload(shipment(dataset, category, pictures(category, 8)), read_held)
+        for outcome in rig.platform.pictures.upload(batch_of(dataset, category, pictures(category, 8)), read_held)
     ]
 
 
@@ -653,7 +653,7 @@ def test_objects_are_marked_and_marked_anew(rig: Rig, dataset: DatasetRef, patie
     needs_detection(rig)
     first, second = (
         one.remote_id
-        for one in rig.platform.pictures.upload(shipment(dataset, "red", pictures("red", 2, seed=20)), read_held)
+        for one in rig.platform.pictures.upload(batch_of(dataset, "red", pictures("red", 2, seed=20)), read_held)
     )
     both = Annotation(24, 24, (HOLE, SCREW))
 
@@ -681,9 +681,9 @@ def test_a_single_picture_takes_its_objects_along(rig: Rig, dataset: DatasetRef)
     both = Annotation(24, 24, (HOLE, SCREW))
     alone, one, two = (annotated(item, both) for item in pictures("blue", 3, seed=21))
 
-    (stored,) = rig.platform.pictures.upload(shipment(dataset, "blue", [alone]), read_held)
-    several = rig.platform.pictures.upload(shipment(dataset, "blue", [one, two]), read_held)
-    (plain,) = rig.platform.pictures.upload(shipment(dataset, "blue", pictures("blue", 1, seed=22)), read_held)
+    (stored,) = rig.platform.pictures.upload(batch_of(dataset, "blue", [alone]), read_held)
+    several = rig.platform.pictures.upload(batch_of(dataset, "blue", [one, two]), read_held)
+    (plain,) = rig.platform.pictures.upload(batch_of(dataset, "blue", pictures("blue", 1, seed=22)), read_held)
 
     assert stored.annotated
     assert rig.marked(dataset, stored.remote_id) == marks(both)
@@ -698,7 +698,7 @@ def test_boxes_between_pixels(rig: Rig, dataset: DatasetRef) -> None:
     needs_detection(rig)
     box = Box("hole", 0.4, 2.6, 23.2, 23.999)
     (stored,) = rig.platform.pictures.upload(
-        shipment(dataset, "red", [annotated(pictures("red", 1, seed=23)[0], Annotation(24, 24, (box,)))]),
+        batch_of(dataset, "red", [annotated(pictures("red", 1, seed=23)[0], Annotation(24, 24, (box,)))]),
         read_held,
     )
 
@@ -775,7 +775,7 @@ def test_objects_are_learnt_and_found(rig: Rig, dataset: DatasetRef) -> None:
     items = [item(content, suffix="png") for content, _ in plates]
     plan = TrainingPlan("boxes", dataset, nn_arch=rig.detector, detection=True, strategy={"max_iter": 200})
     stored = {
-        one.key: one.remote_id for one in rig.platform.pictures.upload(shipment(dataset, "plates", items), read_held)
+        one.key: one.remote_id for one in rig.platform.pictures.upload(batch_of(dataset, "plates", items), read_held)
     }
     with pytest.raises(Permanent):
         rig.platform.trainings.start(plan)

@@ -86,8 +86,8 @@ def item(
 
 def ship(platform: SageMakerPlatform, dataset: DatasetRef, category: str, items: list[Picture]) -> list[str]:
     """Upload them; their remote ids."""
-    shipment = Batch(f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
-    return [outcome.remote_id for outcome in platform.pictures.upload(shipment, read_held)]
+    batch = Batch(f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
+    return [outcome.remote_id for outcome in platform.pictures.upload(batch, read_held)]
 
 
 def filled(platform: SageMakerPlatform, dataset: DatasetRef, *categories: str, count: int = 12) -> None:
@@ -627,8 +627,8 @@ def test_folders_may_choose_the_side(aws: Aws, dataset: DatasetRef) -> None:
             path = f"/data/train/{side}/{category}/one.jpg".encode()
             pictures = [item(drawn(COLOURS[category], seed), path=path) for seed in seeds]
             ship(platform, dataset, category, pictures)
-            shipment = Batch("", dataset, category, tuple(one._replace(path=b"") for one in pictures))
-            assert len(platform.pictures.find(shipment)) == 6
+            batch = Batch("", dataset, category, tuple(one._replace(path=b"") for one in pictures))
+            assert len(platform.pictures.find(batch)) == 6
 
     task = platform.trainings.start(plan(dataset))
 
@@ -727,9 +727,9 @@ def test_a_picture_that_cannot_be_decoded_is_refused_before_it_costs_anything(
     """Its header is sound, and its channels are three."""
     whole = drawn(COLOURS["red"], 1, size=200)
     cut = whole[: len(whole) // 2]
-    shipment = Batch("b", dataset, "red", (item(whole), item(cut)), time.time())
+    batch = Batch("b", dataset, "red", (item(whole), item(cut)), time.time())
 
-    one, other = platform.pictures.upload(shipment, read_held)
+    one, other = platform.pictures.upload(batch, read_held)
 
     assert (one.refused, bool(one.remote_id)) == ("", True)
     assert "cannot be decoded" in other.refused

@@ -109,8 +109,8 @@ class World:
                 return answer(404, {"result": "fail", "fault": "there is no such thing"})
 
 
-def shipment(count: int = 2) -> Batch:
-    """A shipment of so many large pictures."""
+def batch_of(count: int = 2) -> Batch:
+    """A batch of so many large pictures."""
     content = b"x" * BIG
     items = tuple(held(f"p{n}.{'0' * 16}.jpg", BIG, "0" * 64, lambda: content) for n in range(count))
     return Batch("b" * 32, DATASET, "good", items, claimed_at=time.time())
@@ -131,7 +131,7 @@ def ensure_category(platform: Retrying, dataset: DatasetRef, name: str) -> objec
     return platform._call("category", lambda: pictures.ensure_category(dataset, name))
 
 
-UPLOAD = Call("POST", "/api/datasets/ds-1/files", lambda platform: platform.pictures.upload(shipment(), read_held))
+UPLOAD = Call("POST", "/api/datasets/ds-1/files", lambda platform: platform.pictures.upload(batch_of(), read_held))
 START = Call("POST", "/api/dltasks", lambda platform: platform.trainings.start(TrainingPlan("m", DATASET)))
 MAKE_DATASET = Call("POST", "/api/datasets", lambda platform: platform.pictures.ensure_dataset("parts"))
 MAKE_CATEGORY = Call(
@@ -464,11 +464,11 @@ def test_huge_answers_are_not_swallowed(rig: Rig, call: Call, reply: Reply) -> N
 @pytest.mark.parametrize("status", [200, 201, 400, 422])
 def test_mixed_results_are_told_apart(rig: Rig, status: int) -> None:
     """A list of results says of each picture what became of it, under any of the statuses that it comes with."""
-    a, b = (item.key for item in shipment().pictures)
+    a, b = (item.key for item in batch_of().pictures)
     entries = [{"result": "success", "id": "f-1", "name": a}, {"result": "fail", "name": b, "fault": "broken"}]
     rig.breaks(UPLOAD, said(status, {"result": "fail", "resultList": entries}))
 
-    assert rig.platform.pictures.upload(shipment(), read_held) == [Outcome(a, "f-1"), Outcome(b, refused="broken")]
+    assert rig.platform.pictures.upload(batch_of(), read_held) == [Outcome(a, "f-1"), Outcome(b, refused="broken")]
     assert rig.sent(UPLOAD) == 1
 
 
@@ -510,7 +510,7 @@ def test_revoked_token_costs_one_login(rig: Rig) -> None:
     platform = Retrying(mvi, threading.Event(), first=0.001, attempts=ATTEMPTS)
 
     with pytest.raises(Ambiguous):
-        platform.pictures.upload(shipment(), read_held)
+        platform.pictures.upload(batch_of(), read_held)
     mvi.close()
 
     assert len(logins) == 2
@@ -525,7 +525,7 @@ def test_stages_many_times(rig: Rig) -> None:
     def work() -> None:
         for _ in range(5):
             try:
-                rig.platform.pictures.upload(shipment(1), read_held)
+                rig.platform.pictures.upload(batch_of(1), read_held)
             except Exception as error:  # noqa: BLE001 - looked at below
                 errors.append(error)
 

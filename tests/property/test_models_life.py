@@ -26,7 +26,7 @@ SHALLOW = settings(SEARCH, max_examples=2000 if DEEP else 25)
 class LivingWorld(World):
     """A world in which each model is deployed, and only the newest is kept."""
 
-    recipe: Mapping[str, Any] = MappingProxyType({"deploy": "always", "keep": 1})
+    training: Mapping[str, Any] = MappingProxyType({"deploy": "always", "keep": 1})
 
     def _check_trainings(self, tally: Tally) -> None:
         super()._check_trainings(tally)

@@ -287,8 +287,8 @@ class Process:
         )
         rules = UploadRules(batch_files=3, grace=UPLOAD_GRACE)
         self.uploader = Uploader(self.ledger, remote, thresholds, rules, self.stop, backoff, clock=world.clock)
-        recipe = TrainingSettings(name="parts", grace=MODEL_GRACE, poll=1.0, deadline=300 * DAY, **world.recipe)
-        self.trainer = Trainer(self.ledger, remote, thresholds, recipe, self.stop, backoff, clock=world.clock)
+        training = TrainingSettings(name="parts", grace=MODEL_GRACE, poll=1.0, deadline=300 * DAY, **world.training)
+        self.trainer = Trainer(self.ledger, remote, thresholds, training, self.stop, backoff, clock=world.clock)
         watching = Rules(settle=0.0, poll=1.0, rescan=10.0, mode="polling", annotations=world.annotations)
         self.watcher = Watcher(
             [os.fsencode(world.root)], self.ledger.files, watching, self.stop, lambda: None, clock=world.clock
@@ -335,7 +335,7 @@ class World:
         folder: where it lives; a temporary one that goes with it if not given.
     """
 
-    recipe: Mapping[str, Any] = MappingProxyType({})
+    training: Mapping[str, Any] = MappingProxyType({})
     """What else the section ``model`` says."""
     annotations: Literal["optional", "none"] = "none"
     """The setting of that name."""

@@ -79,13 +79,13 @@ class World:
         self.ledger.close()
         self.ledger = self._opened()
 
-    def stage(self, *, training: int = 10, max_ratio: float | None = None, **recipe) -> Trainer:
-        """A new process with this recipe."""
+    def stage(self, *, training: int = 10, max_ratio: float | None = None, **settings) -> Trainer:
+        """A new process with these settings."""
         self.trainer = Trainer(
             self.ledger,
             self.platform,
             Thresholds(training=training, max_ratio=max_ratio),
-            TrainingSettings(**{"name": "plates", "poll": 15, "deadline": LONG, **recipe}),
+            TrainingSettings(**{"name": "plates", "poll": 15, "deadline": LONG, **settings}),
             self.stop,
             Backoff(self.ledger.trouble, clock=lambda: self.now),
             clock=lambda: self.unix,

@@ -175,12 +175,12 @@ def trainer_of(world: World, plans: list[TrainingPlan]) -> Trainer:
 
     world.platform.start_training = noted  # type: ignore[method-assign]
     thresholds = Thresholds(training=6, min_labelled=5)
-    recipe = TrainingSettings(name="plates", nn_arch="frcnn")
+    settings = TrainingSettings(name="plates", nn_arch="frcnn")
     return Trainer(
         world.ledger,
         world.platform,
         thresholds,
-        recipe,
+        settings,
         world.stop,
         Backoff(world.ledger.trouble, clock=lambda: world.now),
         clock=lambda: world.unix,

@@ -30,15 +30,15 @@ def quick(platform: Platform, stop: threading.Event | None = None, **more: float
     return Retrying(platform, stop or threading.Event(), first=0.001, **more)  # type: ignore[arg-type]
 
 
-def shipment(dataset: DatasetRef, count: int = 3) -> Batch:
-    """A shipment of so many pictures."""
+def batch_of(dataset: DatasetRef, count: int = 3) -> Batch:
+    """A batch of so many pictures."""
     items = tuple(held(f"{n}.jpg", 1, "0" * 64, lambda n=n: bytes([n])) for n in range(count))  # type: ignore[misc]
     return Batch("b" * 32, dataset, "cat", items)
 
 
 CALLS: dict[str, Callable[[Platform, DatasetRef], object]] = {
-    "upload": lambda platform, dataset: platform.pictures.upload(shipment(dataset), read_held),
-    "find": lambda platform, dataset: platform.pictures.find(shipment(dataset)),
+    "upload": lambda platform, dataset: platform.pictures.upload(batch_of(dataset), read_held),
+    "find": lambda platform, dataset: platform.pictures.find(batch_of(dataset)),
     "start_training": lambda platform, dataset: platform.trainings.start(TrainingPlan("m", dataset)),
 }
 
@@ -113,12 +113,12 @@ def test_attempts_are_bounded() -> None:
 
 
 def test_upload_that_was_not_sent_is_sent_once() -> None:
-    """A shipment that did not leave is sent again, and lies there once."""
+    """A batch that did not leave is sent again, and lies there once."""
     memory = MemoryPlatform()
     dataset = memory.ensure_dataset("d")
     memory.fail_next("upload", Transient("refused"))
 
-    outcomes = quick(memory).pictures.upload(shipment(dataset), read_held)
+    outcomes = quick(memory).pictures.upload(batch_of(dataset), read_held)
 
     assert [outcome.key for outcome in outcomes] == ["0.jpg", "1.jpg", "2.jpg"]
     assert len(list(memory.listing(dataset))) == 3
@@ -195,7 +195,7 @@ def test_listing_goes_on_after_a_break() -> None:
     memory = _TornListing()
     dataset = memory.ensure_dataset("d")
     for _ in range(6):
-        memory.upload(shipment(dataset, 250), read_held)
+        memory.upload(batch_of(dataset, 250), read_held)
     memory.breaks = (0, 1200, 7)
 
     rows = list(quick(memory).pictures.listing(dataset))
@@ -208,7 +208,7 @@ def test_listing_leaves_the_consumers_errors_alone() -> None:
     """An error of whoever reads the listing is not taken for the platform's."""
     memory = MemoryPlatform()
     dataset = memory.ensure_dataset("d")
-    memory.upload(shipment(dataset), read_held)
+    memory.upload(batch_of(dataset), read_held)
 
     def consume() -> None:
         for _row in quick(memory).pictures.listing(dataset):

@@ -14,8 +14,8 @@ from image_sync_contract import held, read_held
 from support.memory import MemoryPlatform
 
 
-def shipment(dataset: DatasetRef, category: str = "cat", count: int = 5) -> Batch:
-    """A shipment of so many pictures."""
+def batch_of(dataset: DatasetRef, category: str = "cat", count: int = 5) -> Batch:
+    """A batch of so many pictures."""
     items = tuple(
         held(f"{category}{n}.jpg", 2, "0" * 64, lambda n=n: category[0].encode() + bytes([n]))  # type: ignore[misc]
         for n in range(count)
@@ -30,10 +30,10 @@ def test_fault_before_does_nothing() -> None:
     memory.fail_next("upload", Transient("away"), times=2)
     for _ in range(2):
         with pytest.raises(Transient, match="away"):
-            memory.upload(shipment(dataset), read_held)
+            memory.upload(batch_of(dataset), read_held)
     assert list(memory.listing(dataset)) == []
 
-    assert len(memory.upload(shipment(dataset), read_held)) == 5
+    assert len(memory.upload(batch_of(dataset), read_held)) == 5
     assert memory.calls["upload"] == 3
 
 
@@ -43,19 +43,19 @@ def test_fault_after_loses_the_answer() -> None:
     dataset = memory.ensure_dataset("d")
     memory.fail_next("upload", Ambiguous("lost"), after=True, applied=2)
     with pytest.raises(Ambiguous):
-        memory.upload(shipment(dataset), read_held)
-    assert set(memory.find(shipment(dataset))) == {"cat0.jpg", "cat1.jpg"}
+        memory.upload(batch_of(dataset), read_held)
+    assert set(memory.find(batch_of(dataset))) == {"cat0.jpg", "cat1.jpg"}
 
 
 def test_repeating_stores_a_second_copy() -> None:
     """As at MVI, sending twice stores twice: whoever repeats blindly is found out."""
     memory = MemoryPlatform()
     dataset = memory.ensure_dataset("d")
-    first = memory.upload(shipment(dataset), read_held)
-    memory.upload(shipment(dataset), read_held)
+    first = memory.upload(batch_of(dataset), read_held)
+    memory.upload(batch_of(dataset), read_held)
 
     assert len(list(memory.listing(dataset))) == 10
-    assert memory.find(shipment(dataset)) == {outcome.key: outcome.remote_id for outcome in first}
+    assert memory.find(batch_of(dataset)) == {outcome.key: outcome.remote_id for outcome in first}
 
 
 def test_unknown_methods_cannot_fail() -> None:
@@ -87,7 +87,7 @@ def test_training_advances_with_each_look() -> None:
     with pytest.raises(Refused, match="too small"):
         memory.start_training(TrainingPlan("m", dataset))
     for category in ("cat", "dog"):
-        memory.upload(shipment(dataset, category), read_held)
+        memory.upload(batch_of(dataset, category), read_held)
     task = memory.start_training(TrainingPlan("m", dataset))
 
     seen: list[Phase] = []

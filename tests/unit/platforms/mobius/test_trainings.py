@@ -56,7 +56,7 @@ class Site:
     def put(self, category: str, kind: str = "", *, first: int = 0, count: int = 4) -> list[str]:
         """Upload pictures; their ids."""
         items = [item(picture(kind or category, number)) for number in range(first, first + count)]
-        outcomes = self.platform.pictures.upload(shipment(self.dataset, category, items), read_held)
+        outcomes = self.platform.pictures.upload(batch_of(self.dataset, category, items), read_held)
         ids = [outcome.remote_id for outcome in outcomes]
         self.contents.update(dict.fromkeys(ids, category))
         return ids
@@ -107,7 +107,7 @@ def item(content: bytes) -> Picture:
     return held(f"part.{sha256[:16]}.jpg", len(content), sha256, lambda: content)
 
 
-def shipment(dataset: DatasetRef, category: str, items: list[Picture], batch: str = "") -> Batch:
+def batch_of(dataset: DatasetRef, category: str, items: list[Picture], batch: str = "") -> Batch:
     return Batch(batch or f"{time.time_ns():032x}", dataset, category, tuple(items), time.time())
 
 
@@ -161,7 +161,7 @@ def test_a_picture_is_added_once_and_not_yet_assigned(site: Site, server: Mobius
     image = hashlib.sha256(content).hexdigest()[:32]
 
     outcomes = [
-        site.platform.pictures.upload(shipment(site.dataset, "dark", [item(content)]), read_held) for _ in range(2)
+        site.platform.pictures.upload(batch_of(site.dataset, "dark", [item(content)]), read_held) for _ in range(2)
     ]
 
     assert [one.remote_id for (one,) in outcomes] == [image, image]
@@ -183,10 +183,10 @@ def test_each_positive_is_assigned_once(filled: Site, server: MobiusServer) -> N
 
 
 def test_a_picture_that_cannot_be_read_is_refused_alone(site: Site, server: MobiusServer) -> None:
-    """The others of the shipment are stored; the refused one is no reason for a reset later."""
+    """The others of the batch are stored; the refused one is no reason for a reset later."""
     items = [item(picture("dark", 1)), item(b"no picture"), item(picture("dark", 2))]
 
-    outcomes = site.platform.pictures.upload(shipment(site.dataset, "dark", items), read_held)
+    outcomes = site.platform.pictures.upload(batch_of(site.dataset, "dark", items), read_held)
 
     assert [bool(one.refused) for one in outcomes] == [False, True, False]
     assert "image_reading_error" in outcomes[1].refused
@@ -194,9 +194,9 @@ def test_a_picture_that_cannot_be_read_is_refused_alone(site: Site, server: Mobi
     assert [len(one.ids) for one in attempts.values()] == [2]
 
 
-def test_a_shipment_goes_on_where_it_was_broken_off(site: Site, server: MobiusServer) -> None:
+def test_a_batch_goes_on_where_it_was_broken_off(site: Site, server: MobiusServer) -> None:
     """Nothing was lost and nothing is sent again, as long as the process lives."""
-    sent = shipment(site.dataset, "dark", [item(picture("dark", number)) for number in range(4)])
+    sent = batch_of(site.dataset, "dark", [item(picture("dark", number)) for number in range(4)])
     server.faults.add(fault("500-before", path=sent.pictures[2].sha256[:32], count=2))
     for _ in range(2):
         with pytest.raises(Transient):
@@ -208,7 +208,7 @@ def test_a_shipment_goes_on_where_it_was_broken_off(site: Site, server: MobiusSe
 
 
 def test_a_file_that_changed_comes_through(site: Site, server: MobiusServer) -> None:
-    """Its error is the shipment's; nothing was stored of it."""
+    """Its error is the batch's; nothing was stored of it."""
 
     def changed() -> bytes:
         raise Changed("it changed")
@@ -217,13 +217,13 @@ def test_a_file_that_changed_comes_through(site: Site, server: MobiusServer) -> 
     bad = held("bad.jpg", 9, "ab" * 32, changed)
 
     with pytest.raises(Changed):
-        site.platform.pictures.upload(shipment(site.dataset, "dark", [good, bad]), read_held)
+        site.platform.pictures.upload(batch_of(site.dataset, "dark", [good, bad]), read_held)
 
     assert not server.store.has("ab" * 16)
 
 
 def test_no_new_picture_is_begun_when_the_program_ends(site: Site, server: MobiusServer) -> None:
-    """The rest of the shipment waits for the next start."""
+    """The rest of the batch waits for the next start."""
     site.stop.set()
 
     with pytest.raises(Transient):
@@ -247,7 +247,7 @@ def test_a_server_that_gives_other_ids_is_refused() -> None:
     with FakeHttp(script=lambda _request: ok({"status": "success", "image_id": "4711"})) as fake:
         platform = MobiusPlatform(fake.url, stop=threading.Event(), state=MemoryState())
         with pytest.raises(Refused, match="4711"):
-            platform.pictures.upload(shipment(DatasetRef("d", "d"), "dark", [item(picture("dark", 1))]), read_held)
+            platform.pictures.upload(batch_of(DatasetRef("d", "d"), "dark", [item(picture("dark", 1))]), read_held)
         platform.close()
 
 
@@ -268,7 +268,7 @@ def test_a_server_that_answers_with_ids_alone_is_understood() -> None:
         dataset = platform.pictures.ensure_dataset("d")
         contents = []
         for category, colour in (("dark", "dark"), ("light", "light")):
-            (one,) = platform.pictures.upload(shipment(dataset, category, [item(picture(colour, 1))]), read_held)
+            (one,) = platform.pictures.upload(batch_of(dataset, category, [item(picture(colour, 1))]), read_held)
             contents.append(RemotePicture(one.remote_id, "x.jpg", category))
         task = platform.trainings.start(TrainingPlan("m", dataset, contents=lambda: contents))
         assert platform.trainings.progress(task).phase is Phase.TRAINED
@@ -278,7 +278,7 @@ def test_a_server_that_answers_with_ids_alone_is_understood() -> None:
 def test_a_category_that_can_have_no_tag_holds_up_nothing(filled: Site, server: MobiusServer) -> None:
     """Its pictures are refused with a remedy; one that was moved there leaves its tag, and the others are trained."""
     (outcome,) = filled.platform.pictures.upload(
-        shipment(filled.dataset, "a,b", [item(picture("dark", 70))]), read_held
+        batch_of(filled.dataset, "a,b", [item(picture("dark", 70))]), read_held
     )
     assert "Rename the folder" in outcome.refused
     base = filled.train()
@@ -373,7 +373,7 @@ def test_a_picture_in_doubt_that_was_moved_leaves_the_old_tag(filled: Site, serv
     """Assigned, never confirmed, then sent under another category: the first tag is rid of it at its next training."""
     base = filled.train()
     (stray,) = filled.put("dark", first=30, count=1)
-    filled.platform.pictures.upload(shipment(filled.dataset, "light", [item(picture("dark", 30))]), read_held)
+    filled.platform.pictures.upload(batch_of(filled.dataset, "light", [item(picture("dark", 30))]), read_held)
     filled.contents[stray] = "light"
     filled.put("dark", first=31, count=1)
 

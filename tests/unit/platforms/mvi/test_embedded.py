@@ -62,7 +62,7 @@ def dataset(mvi: MviPlatform, request: pytest.FixtureRequest) -> DatasetRef:
     return made
 
 
-def shipment(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) -> Batch:
+def batch_of(dataset: DatasetRef, count: int = 3, *, broken: int | None = None) -> Batch:
     """So many grey pictures; one of them may be none."""
     items = []
     for number in range(count):
@@ -80,7 +80,7 @@ def model(server: MviServer) -> Model:
     platform = MviPlatform(server.url, stop=threading.Event(), api_key=KEY)
     made = platform.pictures.ensure_dataset("for a model")
     for category in ("grey", "other"):
-        sent = shipment(made, 6)
+        sent = batch_of(made, 6)
         platform.pictures.upload(Batch(sent.id, made, category, sent.pictures, sent.claimed_at), read_held)
     task = platform.trainings.start(TrainingPlan("a model", made, strategy={"max_iter": 60}))
     give_up = time.monotonic() + 60
@@ -123,7 +123,7 @@ def test_upload_faults(
     server: MviServer, mvi: MviPlatform, dataset: DatasetRef, fault: Fault, kind: type[ImageSyncError], stored: int
 ) -> None:
     """Each fault becomes the error that says what it proves, and find then tells the truth."""
-    sent = shipment(dataset)
+    sent = batch_of(dataset)
     server.faults.add(fault)
 
     with pytest.raises(kind) as caught:
@@ -140,12 +140,12 @@ def test_empty_answer_is_looked_up(server: MviServer, mvi: MviPlatform, dataset:
     """An upload that is carried out and answered with nothing is confirmed from the listing."""
     server.faults.add(upload_fault(Action.EMPTY))
 
-    assert all(outcome.remote_id for outcome in mvi.pictures.upload(shipment(dataset), read_held))
+    assert all(outcome.remote_id for outcome in mvi.pictures.upload(batch_of(dataset), read_held))
 
 
 def test_broken_picture_is_refused_alone(mvi: MviPlatform, dataset: DatasetRef) -> None:
     """A file that is no picture is refused with the server's reason; the others of its request are stored."""
-    outcomes = mvi.pictures.upload(shipment(dataset, broken=1), read_held)
+    outcomes = mvi.pictures.upload(batch_of(dataset, broken=1), read_held)
 
     assert [bool(outcome.refused) for outcome in outcomes] == [False, True, False]
     assert [bool(outcome.remote_id) for outcome in outcomes] == [True, False, True]
@@ -168,7 +168,7 @@ def test_expired_token_in_the_middle(server: MviServer, mvi: MviPlatform, datase
     before = len(server.requests.matching("POST", "/tokens"))
     server.faults.add(upload_fault(Action.EXPIRE_TOKENS))
 
-    assert len(mvi.pictures.upload(shipment(dataset), read_held)) == 3
+    assert len(mvi.pictures.upload(batch_of(dataset), read_held)) == 3
     assert len(server.requests.matching("POST", "/tokens")) == before + 1
 
 
@@ -186,7 +186,7 @@ def test_api_key(server: MviServer, key: str, welcome: bool) -> None:
 
 def test_detection_without_labels_is_refused_at_once(mvi: MviPlatform, dataset: DatasetRef) -> None:
     """A detection architecture asks for labels, which our pictures have not."""
-    mvi.pictures.upload(shipment(dataset), read_held)
+    mvi.pictures.upload(batch_of(dataset), read_held)
 
     with pytest.raises(Permanent):
         mvi.trainings.start(TrainingPlan("m", dataset, nn_arch="frcnn"))
@@ -197,7 +197,7 @@ def test_status_call_that_fails_at_the_end_of_a_training(
 ) -> None:
     """The known quirk: status answers 500 around the end of a training; the training still counts as trained."""
     for category in ("grey", "other"):
-        sent = shipment(dataset, 6)
+        sent = batch_of(dataset, 6)
         mvi.pictures.upload(Batch(sent.id, dataset, category, sent.pictures, sent.claimed_at), read_held)
     task = mvi.trainings.start(TrainingPlan("quirky", dataset, strategy={"max_iter": 100}))
     server.faults.add(Fault(Action.STATUS, path="/status$", status=500, count=None))
@@ -330,7 +330,7 @@ def test_a_category_that_was_deleted_at_the_server_is_made_again_in_the_same_cal
         assert caller.call("DELETE", f"/datasets/{dataset.id}/categories/{stale}").status_code == 200
 
     delete()
-    outcomes = mvi.pictures.upload(shipment(dataset), read_held)
+    outcomes = mvi.pictures.upload(batch_of(dataset), read_held)
     delete()
     for outcome in outcomes:
         mvi.pictures.relabel(dataset, outcome.remote_id, "grey")
@@ -343,13 +343,13 @@ def test_a_refusal_tells_whether_the_picture_is_to_blame(
     server: MviServer, mvi: MviPlatform, dataset: DatasetRef
 ) -> None:
     """What is no picture is unfit for good; what the server could not store may be stored later."""
-    for sent in (shipment(dataset, 1, broken=0), shipment(dataset, 3, broken=1)):
+    for sent in (batch_of(dataset, 1, broken=0), batch_of(dataset, 3, broken=1)):
         refused = [outcome for outcome in mvi.pictures.upload(sent, read_held) if outcome.refused]
         assert [outcome.unfit for outcome in refused] == [True]
     server.faults.add(*preset("not-stored"))
     with pytest.raises(Refused, match="could not be stored") as caught:
-        mvi.pictures.upload(shipment(dataset, 1), read_held)
+        mvi.pictures.upload(batch_of(dataset, 1), read_held)
     assert not isinstance(caught.value, Unfit)
-    refused = [outcome for outcome in mvi.pictures.upload(shipment(dataset, 4), read_held) if outcome.refused]
+    refused = [outcome for outcome in mvi.pictures.upload(batch_of(dataset, 4), read_held) if outcome.refused]
     assert refused
     assert not any(outcome.unfit for outcome in refused)

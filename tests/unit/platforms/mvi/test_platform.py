@@ -103,8 +103,8 @@ def items(count: int, *, hashed: bool = True) -> tuple[Picture, ...]:
     return tuple(made)
 
 
-def shipment(count: int = 3, *, hashed: bool = True) -> Batch:
-    """A shipment of so many."""
+def batch_of(count: int = 3, *, hashed: bool = True) -> Batch:
+    """A batch of so many."""
     return Batch("b" * 32, DATASET, "good", items(count, hashed=hashed), claimed_at=1_700_000_000.0)
 
 
@@ -141,7 +141,7 @@ def test_unusable_addresses_are_refused(endpoint: str) -> None:
 
 def test_upload_on_the_wire(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
     """One request carries the category's id and name, the batch as metadata, and each picture under its key."""
-    sent = shipment()
+    sent = batch_of()
     release.table[UPLOAD] = ok({"resultList": [{"result": "success", "id": f"f-{n}"} for n in range(3)]})
 
     outcomes = mvi.pictures.upload(sent, read_held)
@@ -163,7 +163,7 @@ def test_upload_on_the_wire(mvi: MviPlatform, server: FakeHttp, release: Release
 @pytest.mark.parametrize("status", [200, 400, 422])
 def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) -> None:
     """A list of results in any order is matched by name; refused pictures carry the server's reason."""
-    a, b, c = (item.key for item in shipment().pictures)
+    a, b, c = (item.key for item in batch_of().pictures)
     entries = [
         {"result": "fail", "file_name": c, "fault": "broken\x1b[31m image"},
         {"result": "success", "original_file_name": b, "id": "f-b", "file_name": "f-b.jpg"},
@@ -171,7 +171,7 @@ def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) 
     ]
     release.table[UPLOAD] = answer(status, {"result": "fail", "resultList": entries})
 
-    assert mvi.pictures.upload(shipment(), read_held) == [
+    assert mvi.pictures.upload(batch_of(), read_held) == [
         Outcome(a, ""),
         Outcome(b, "f-b"),
         Outcome(c, refused="broken?[31m image"),
@@ -180,26 +180,26 @@ def test_mixed_results_by_name(mvi: MviPlatform, release: Release, status: int) 
 
 def test_name_that_the_server_changed(mvi: MviPlatform, release: Release) -> None:
     """The entry that is left over belongs to the one picture that is: it is neither in doubt nor sent again."""
-    a, b, c = (item.key for item in shipment().pictures)
+    a, b, c = (item.key for item in batch_of().pictures)
     entries = [{"result": "success", "id": f"f-{n}", "original_file_name": name} for n, name in enumerate((c, "?", a))]
     release.table[UPLOAD] = ok({"resultList": entries})
-    assert mvi.pictures.upload(shipment(), read_held) == [Outcome(a, "f-2"), Outcome(b, "f-1"), Outcome(c, "f-0")]
+    assert mvi.pictures.upload(batch_of(), read_held) == [Outcome(a, "f-2"), Outcome(b, "f-1"), Outcome(c, "f-0")]
     release.table[UPLOAD] = ok({"resultList": entries[1:2]})
 
-    assert mvi.pictures.upload(shipment(1), read_held) == [Outcome(a, "f-1")]
+    assert mvi.pictures.upload(batch_of(1), read_held) == [Outcome(a, "f-1")]
 
 
 def test_name_that_is_told_twice(mvi: MviPlatform, release: Release) -> None:
     """An entry that repeats a name says nothing about the picture that no entry names: the dataset is asked."""
-    a, b, c = (item.key for item in shipment().pictures)
+    a, b, c = (item.key for item in batch_of().pictures)
     entries = [{"result": "success", "id": f"f-{n}", "name": name} for n, name in enumerate((a, b, a))]
     release.table[UPLOAD] = ok({"resultList": entries})
     release.files = [row(7, c)]
-    assert mvi.pictures.upload(shipment(), read_held)[2] == Outcome(c, "f-7")
+    assert mvi.pictures.upload(batch_of(), read_held)[2] == Outcome(c, "f-7")
     release.files = []
 
     with pytest.raises(Ambiguous, match="lists 1 of them"):
-        mvi.pictures.upload(shipment(), read_held)
+        mvi.pictures.upload(batch_of(), read_held)
 
 
 def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release: Release) -> None:
@@ -207,7 +207,7 @@ def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release
     entries = [{"result": "success", "id": f"f-{n}", "file_name": f"f-{n}.jpg"} for n in range(3)]
     release.table[UPLOAD] = ok({"resultList": entries})
 
-    assert [outcome.remote_id for outcome in mvi.pictures.upload(shipment(), read_held)] == ["f-0", "f-1", "f-2"]
+    assert [outcome.remote_id for outcome in mvi.pictures.upload(batch_of(), read_held)] == ["f-0", "f-1", "f-2"]
 
 
 @pytest.mark.parametrize(
@@ -223,18 +223,18 @@ def test_results_with_stored_names_only_go_by_position(mvi: MviPlatform, release
 def test_answers_that_name_nothing_are_looked_up(mvi: MviPlatform, release: Release, body: Any) -> None:
     """A bare success, lists of another length or with strange names, and an empty body: the dataset is asked."""
     release.table[UPLOAD] = Reply(200, b"") if body is None else ok(body)
-    release.files = [row(n, item.key) for n, item in enumerate(shipment().pictures)]
+    release.files = [row(n, item.key) for n, item in enumerate(batch_of().pictures)]
 
-    assert [outcome.remote_id for outcome in mvi.pictures.upload(shipment(), read_held)] == ["f-0", "f-1", "f-2"]
+    assert [outcome.remote_id for outcome in mvi.pictures.upload(batch_of(), read_held)] == ["f-0", "f-1", "f-2"]
 
 
 def test_success_that_cannot_be_seen_is_in_doubt(mvi: MviPlatform, release: Release) -> None:
     """A bare success whose pictures are not listed yet is not believed, and not taken for a failure either."""
     release.table[UPLOAD] = ok()
-    release.files = [row(0, shipment().pictures[0].key)]
+    release.files = [row(0, batch_of().pictures[0].key)]
 
     with pytest.raises(Ambiguous, match="lists 2 of them"):
-        mvi.pictures.upload(shipment(), read_held)
+        mvi.pictures.upload(batch_of(), read_held)
 
 
 def test_success_that_cannot_be_looked_up_is_in_doubt(mvi: MviPlatform, release: Release) -> None:
@@ -243,14 +243,14 @@ def test_success_that_cannot_be_looked_up_is_in_doubt(mvi: MviPlatform, release:
     release.table["GET /datasets/ds-1/files"] = answer(500, FAIL)
 
     with pytest.raises(Ambiguous):
-        mvi.pictures.upload(shipment(), read_held)
+        mvi.pictures.upload(batch_of(), read_held)
 
 
 def test_single_picture_of_an_old_release(mvi: MviPlatform, release: Release) -> None:
     """Release 1.1 answers with the id of the one file."""
     release.table[UPLOAD] = ok({"result": "success", "id": "f-9", "dataset_id": "ds-1"})
 
-    assert mvi.pictures.upload(shipment(1), read_held) == [Outcome(shipment(1).pictures[0].key, "f-9")]
+    assert mvi.pictures.upload(batch_of(1), read_held) == [Outcome(batch_of(1).pictures[0].key, "f-9")]
 
 
 @pytest.mark.parametrize(
@@ -270,11 +270,11 @@ def test_single_picture_of_an_old_release(mvi: MviPlatform, release: Release) ->
     ],
 )
 def test_upload_errors(mvi: MviPlatform, release: Release, reply: Reply, kind: type[ImageSyncError]) -> None:
-    """What an upload's answer proves decides what may happen to the shipment."""
+    """What an upload's answer proves decides what may happen to the batch."""
     release.table[UPLOAD] = reply
 
     with pytest.raises(kind) as caught:
-        mvi.pictures.upload(shipment(), read_held)
+        mvi.pictures.upload(batch_of(), read_held)
 
     assert type(caught.value) is kind
 
@@ -284,9 +284,9 @@ def test_refused_request_for_several_pictures_without_details(mvi: MviPlatform, 
     release.table[UPLOAD] = answer(422, FAIL)
 
     with pytest.raises(Ambiguous):
-        mvi.pictures.upload(shipment(), read_held)
+        mvi.pictures.upload(batch_of(), read_held)
     with pytest.raises(Refused):
-        mvi.pictures.upload(shipment(1), read_held)
+        mvi.pictures.upload(batch_of(1), read_held)
 
 
 def test_deleted_category_is_made_again(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
@@ -294,7 +294,7 @@ def test_deleted_category_is_made_again(mvi: MviPlatform, server: FakeHttp, rele
     release.table[UPLOAD] = answer(400, FAIL)
     for _ in range(2):
         with pytest.raises(Refused):
-            mvi.pictures.upload(shipment(), read_held)
+            mvi.pictures.upload(batch_of(), read_held)
 
     assert server.paths().count("GET /api/datasets/ds-1/categories") == 3
 
@@ -306,7 +306,7 @@ def test_find_in_all_releases(
     mvi: MviPlatform, release: Release, knows_query: bool, metadata: bool, count: int
 ) -> None:
     """What arrived is found whether or not the server understands queries and keeps metadata; the rest is not."""
-    sent = shipment(count)
+    sent = batch_of(count)
     extra = {"user_metadata": {"batch": sent.id}} if metadata else {}
     release.knows_query = knows_query
     release.files = [row(n, f"stranger{n}.jpg") for n in range(100, 140)]
@@ -319,14 +319,14 @@ def test_find_when_queries_are_refused(mvi: MviPlatform, server: FakeHttp, relea
     """A release that answers a query with an error is asked for the list instead."""
     plain = release._listing
     release._listing = lambda query: answer(400, FAIL) if "query" in query else plain(query)  # type: ignore[method-assign]
-    release.files = [row(0, shipment().pictures[0].key)]
+    release.files = [row(0, batch_of().pictures[0].key)]
 
-    assert mvi.pictures.find(shipment()) == {shipment().pictures[0].key: "f-0"}
+    assert mvi.pictures.find(batch_of()) == {batch_of().pictures[0].key: "f-0"}
 
 
 def test_find_is_one_request_when_all_is_there(mvi: MviPlatform, server: FakeHttp, release: Release) -> None:
     """Where metadata works, a batch that arrived whole costs a single request."""
-    sent = shipment(50)
+    sent = batch_of(50)
     release.files = [row(n, item.key, user_metadata={"batch": sent.id}) for n, item in enumerate(sent.pictures)]
 
     assert len(mvi.pictures.find(sent)) == 50
@@ -335,7 +335,7 @@ def test_find_is_one_request_when_all_is_there(mvi: MviPlatform, server: FakeHtt
 
 def test_plain_names_must_fit_in_size_category_and_time(mvi: MviPlatform, release: Release) -> None:
     """A key without the content's hash proves little: size, category and time must fit as well."""
-    sent = shipment(5, hashed=False)
+    sent = batch_of(5, hashed=False)
     now = sent.claimed_at * 1000 + 5000
     release.files = [
         row(0, "p0.jpg", size="9", uploaded_at=now),
@@ -350,7 +350,7 @@ def test_plain_names_must_fit_in_size_category_and_time(mvi: MviPlatform, releas
 
 def test_oldest_of_several_copies_is_found(mvi: MviPlatform, release: Release) -> None:
     """Of two copies under one key the older one counts."""
-    sent = shipment(1)
+    sent = batch_of(1)
     key = sent.pictures[0].key
     metadata = {"batch": sent.id}
     release.knows_limit = False
@@ -669,7 +669,7 @@ def test_copies_of_a_few(
     """A few names are asked for one by one where that works; other releases are read whole; all say the same."""
     for name, value in knows.items():
         setattr(release, name, value)
-    sent = shipment(3)
+    sent = batch_of(3)
     a, b, _ = (item.key for item in sent.pictures)
     release.files = [
         row(9, "stranger.jpg"),
@@ -696,7 +696,7 @@ def test_copies_of_many(mvi: MviPlatform, server: FakeHttp, release: Release, to
     """Many names are picked out of the list, unless the dataset is so large that asking for each takes less."""
     release.table["GET /datasets/ds-1"] = ok({"_id": "ds-1", "name": "parts", "total_file_count": total})
     release.table["GET /datasets"] = ok([{"_id": "ds-1", "name": "parts"}])
-    sent = shipment(20)
+    sent = batch_of(20)
     release.files = [row(number, item.key) for number, item in enumerate(sent.pictures)]
 
     copies = mvi.pictures.copies(sent)
@@ -745,13 +745,13 @@ def test_copies_without_any_is_read_from_the_list(mvi: MviPlatform, server: Fake
     """Nothing but empty answers could mean that the question was not understood: the list decides."""
     release.files = [row(number, f"{number}.jpg") for number in range(3)]
 
-    assert mvi.pictures.copies(shipment(2)) == {}
+    assert mvi.pictures.copies(batch_of(2)) == {}
     assert "query" not in server.requests[-1].query
 
 
 def test_copies_of_plain_names(mvi: MviPlatform, release: Release) -> None:
     """Without a hash in its name, a file of another size, category or time is somebody else's, and no copy."""
-    sent = shipment(1, hashed=False)
+    sent = batch_of(1, hashed=False)
     (item,) = sent.pictures
     release.files = [
         row(1, item.key, size=item.size, uploaded_at=1_700_000_001_000),
