@@ -372,6 +372,21 @@ def test_form_is_streamed_lazily(client: Client, server: FakeHttp) -> None:
     assert peak < 150_000_000  # the server's own copies of 30 MB included
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_form_of_many_small_parts_and_a_large_one_arrives_whole(
+    authority: trustme.CA, tmp_path: Path, tls: bool
+) -> None:
+    """More buffers than the kernel takes at once, and more bytes than the line takes: gathered, or joined for TLS."""
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    contents = [b"%d" % number for number in range(1500)] + [b"x" * 4_000_000, b"last"]
+    with FakeHttp(tls=serving(authority.issue_cert("127.0.0.1")) if tls else None) as server:
+        client = Client(server.url, verify=str(bundle) if tls else True, timeouts=Timeouts(5, 5, 20))
+        call(client, repeatable=False, form=[Part("files", content, filename="a.jpg") for content in contents])
+
+        assert [part.content for part in server.requests[0].parts()] == contents
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [(Changed("a changed"), Changed), (Unreadable("a is gone"), Unreadable), (PermissionError(13, "no"), Unreadable)],
