@@ -383,6 +383,7 @@ def test_a_form_of_many_small_parts_and_a_large_one_arrives_whole(
     with FakeHttp(tls=serving(authority.issue_cert("127.0.0.1")) if tls else None) as server:
         client = Client(server.url, verify=str(bundle) if tls else True, timeouts=Timeouts(5, 5, 20))
         call(client, repeatable=False, form=[Part("files", content, filename="a.jpg") for content in contents])
+        client.close()
 
         assert [part.content for part in server.requests[0].parts()] == contents
 
