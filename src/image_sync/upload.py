@@ -30,6 +30,7 @@ from image_sync.errors import (
     Unfit,
     Unreadable,
 )
+from image_sync.fresh import FreshPictures
 from image_sync.ledger import Ledger
 from image_sync.ledger.keys import digest_of
 from image_sync.log import get_logger
@@ -132,7 +133,9 @@ class Uploader:
         backoff: Backoff,
         *,
         clock: Callable[[], float] = time.time,
+        fresh: FreshPictures | None = None,
     ) -> None:
+        self._fresh = fresh or FreshPictures()
         self._ledger = ledger
         self._pictures = platform.pictures
         self.thresholds = thresholds
@@ -224,6 +227,7 @@ class Uploader:
                 raise
             finally:
                 self._ledger.batches.put_down(carried.id)
+                self._fresh.drop(picture.sha256 for picture in carried.pictures)
         return more
 
     def _decide(self, now: float) -> Verdict:
@@ -268,7 +272,8 @@ class Uploader:
         """Send a batch. Returns the next one, if ``further`` and it could be claimed on the way, or as ``send``."""
         spoiled: list[Picture] = []
         trusting = self._rules.trusting
-        present = _unchanged(batch.pictures, spoiled, trusting=trusting)
+        fresh = self._fresh.find([picture.sha256 for picture in batch.pictures])
+        present = _unchanged(batch.pictures, spoiled, fresh, trusting=trusting)
         if not present:  # nobody was asked anything, so this tells nothing of the platform
             self._ledger.batches.release(batch.id)
             self._forget(spoiled)
@@ -277,7 +282,7 @@ class Uploader:
             there = self._there(batch, present) if self._ledger.remote_index.shared else {}
             sent = [picture for picture in present if picture.key not in there] if there else present
             began = self._monotonic()
-            read = partial(_read, spoiled, trusting)
+            read = partial(_read, fresh, spoiled, trusting)
             outcomes = self._pictures.upload(batch._replace(pictures=tuple(sent)), read) if sent else []
             took = self._monotonic() - began
         except (PictureError, Ambiguous) as error:
@@ -417,7 +422,9 @@ class Uploader:
             self.backoff.failed(error)
 
 
-def _unchanged(pictures: Iterable[Picture], spoiled: list[Picture], *, trusting: bool) -> list[Picture]:
+def _unchanged(
+    pictures: Iterable[Picture], spoiled: list[Picture], fresh: Mapping[str, bytes], *, trusting: bool
+) -> list[Picture]:
     """Those of the pictures that can be sent; the others are added to ``spoiled``.
 
     One that has changed is left out now without harm to the others: found in the middle of the request, it would put
@@ -425,6 +432,9 @@ def _unchanged(pictures: Iterable[Picture], spoiled: list[Picture], *, trusting:
     """
     present = []
     for picture in pictures:
+        if picture.sha256 in fresh:
+            present.append(picture)
+            continue
         stamp = picture.stamp if trusting else None
         try:
             found = os.lstat(picture.path)
@@ -441,9 +451,13 @@ def _unchanged(pictures: Iterable[Picture], spoiled: list[Picture], *, trusting:
     return present
 
 
-def _read(spoiled: list[Picture], trusting: bool, picture: Picture) -> bytes | Iterator[bytes]:
+def _read(
+    fresh: Mapping[str, bytes], spoiled: list[Picture], trusting: bool, picture: Picture
+) -> bytes | Iterator[bytes]:
     """The bytes of a picture whose turn has come, or pieces of a large one; see :func:`read_verified`."""
     path, size, sha256, stamp = picture.path, picture.size, picture.sha256, picture.stamp
+    if sha256 in fresh:
+        return fresh[sha256]
     if size > _PIECE:
         return _noted(picture, spoiled, trusting=trusting)
     try:

@@ -15,6 +15,7 @@ from image_sync.backoff import Backoff
 from image_sync.config import Settings
 from image_sync.daemon.worker import Worker, alive
 from image_sync.errors import ConfigError, LedgerError, PlatformError
+from image_sync.fresh import FreshPictures
 from image_sync.ledger import RETRYING, Ledger, open_ledger
 from image_sync.ledger.lock import Lock
 from image_sync.platforms import registry
@@ -26,6 +27,7 @@ from image_sync.upload import Uploader, UploadRules
 from image_sync.watcher.rules import Rules
 from image_sync.watcher.watcher import Watcher
 
+_KEPT = 16 << 20  # bytes of pictures that ``run --once``, which finds and sends at the same time, reads only once
 _PATIENCE = 60.0  # seconds that ``run --once`` waits for a ledger on a full disk; the daemon waits for ever
 _A_TICK = 0.1  # seconds; file systems stamp files with the kernel's clock, which ticks every 1 to 10 ms
 _NO_HURRY = 0.3  # these stages count everything at each step; during an upload there is news all the time
@@ -86,7 +88,8 @@ def assemble(
         # A file changed twice within one tick of the clock has one stamp: whoever hashes at once must hash again.
         trusting=settings.watch.settle >= _A_TICK,
     )
-    uploader = Uploader(ledger, platform, thresholds, upload_rules, stop, backoff)
+    fresh = FreshPictures(_KEPT if once else 0)
+    uploader = Uploader(ledger, platform, thresholds, upload_rules, stop, backoff, fresh=fresh)
     reconciler = Reconciler(
         ledger,
         platform,
@@ -105,7 +108,7 @@ def assemble(
             one.wake()
 
     rules = watch_rules(settings, platform.traits, once=once)
-    watcher = Watcher(roots, ledger.files, rules, stop, wake, alive=alive)
+    watcher = Watcher(roots, ledger.files, rules, stop, wake, alive=alive, fresh=fresh)
     # What was moved while nothing ran is found first: a training would learn it under its old category.
     trainer = Trainer(ledger, platform, thresholds, settings.model, stop, backoff, looked=watcher.looked)
 

@@ -10,6 +10,7 @@ import os
 import re
 import warnings
 import zlib
+from collections.abc import Callable
 from struct import Struct
 from threading import Event
 from typing import TYPE_CHECKING, NamedTuple
@@ -93,17 +94,29 @@ class Structure(NamedTuple):
     """What is wrong with it; empty when nothing is."""
 
 
+Keep = Callable[[str, bytes], None]
+
+
 class WritersUnknown(Changed):
     """The system does not say whether anybody has the file, another user's, open for writing."""
 
 
 def check_file(
-    folder: int, name: bytes, stamp: Stamp, rules: Rules, stop: Event, *, local: bool, asked_since: int = 0
+    folder: int,
+    name: bytes,
+    stamp: Stamp,
+    rules: Rules,
+    stop: Event,
+    *,
+    local: bool,
+    asked_since: int = 0,
+    keep: Keep | None = None,
 ) -> ImageCheck | None:
     """Check a regular file of an open folder; what is hashed is one version of it, which has this stamp.
 
     Args:
         local: whether inode numbers count, and the system knows who writes.
+        keep: given the SHA-256 and the bytes of a small sound JPEG.
         asked_since: nanoseconds of Unix time; of a file not touched since then is not asked whether somebody writes.
 
     Returns:
@@ -122,7 +135,7 @@ def check_file(
                 raise WritersUnknown(_CHANGED)
             if writing:
                 raise Changed(_CHANGED)
-        found = examine(fd, stamp.size, name, rules, stop)
+        found = examine(fd, stamp.size, name, rules, stop, keep)
         if found is not None and stamp_of(os.fstat(fd), local=local) != stamp:
             raise Changed(_CHANGED)
         return found
@@ -130,7 +143,7 @@ def check_file(
         os.close(fd)
 
 
-def examine(fd: int, size: int, name: bytes, rules: Rules, stop: Event) -> ImageCheck | None:
+def examine(fd: int, size: int, name: bytes, rules: Rules, stop: Event, keep: Keep | None = None) -> ImageCheck | None:
     """Check and hash the regular file that is open here, from its beginning.
 
     Memory does not grow with the file (``validate: full`` holds the decoded picture). Raises OSError when it cannot
@@ -154,7 +167,10 @@ def examine(fd: int, size: int, name: bytes, rules: Rules, stop: Event) -> Image
         # Nearly every picture of a usual size: its headers are plain, and it ends where it should.
         width, height = jpeg_size(first)
         if 0 < width * height <= rules.max_pixels:
-            return ImageCheck(digest.hexdigest(), "jpeg" if named == b"jpeg" else "jpg", "", width, height)
+            sha256 = digest.hexdigest()
+            if keep:
+                keep(sha256, first)
+            return ImageCheck(sha256, "jpeg" if named == b"jpeg" else "jpg", "", width, height)
     tail = _hash_the_rest(fd, size, first, digest, stop)
     return None if tail is None else _judge(fd, first, tail, digest.hexdigest(), named, rules)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from image_sync.domain import Sighting, Stamp
 from image_sync.errors import Changed, Unreadable
+from image_sync.fresh import FreshPictures
 from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue, SightingBuffer
 from image_sync.watcher.folders import AT_ONCE, VANISHED, absent, fingerprint, open_folder, remote_filesystem, stamp_of
@@ -110,6 +111,7 @@ class Scanner:
     Args:
         roots: all of them; one that lies inside another is looked at only as itself.
         now: the monotonic clock; wall: Unix time, as the file system stamps files.
+        fresh: where small pictures are kept for the senders.
         later: called with a folder that needs another look, because too many files settle for one more.
     """
 
@@ -122,7 +124,12 @@ class Scanner:
         now: Callable[[], float],
         wall: Callable[[], float],
         later: Callable[[Root, bytes], None],
+        fresh: FreshPictures,
+        alive: Callable[[], None],
     ) -> None:
+        self._fresh = fresh
+        self._keep = fresh.keep
+        self._alive = alive
         self._catalogue = catalogue
         self._rules = rules
         self._stop = stop
@@ -425,6 +432,9 @@ class Scanner:
         if sightings:
             look.root.seen_content = True
             self.buffer.put(look.root.path, look.folder, sightings, self._now())
+            if self._fresh.full:
+                self.buffer.flush()
+                self._fresh.wait_for_room(self._stop, self._alive)
 
     def _rests(self, root: Root, place: Place, stamp: Stamp, newest: float) -> bool:
         now = self._now()
@@ -501,7 +511,14 @@ class Scanner:
         try:
             try:
                 found = check_file(
-                    look.fd, place.name, plain, self._rules, self._stop, local=root.local, asked_since=asked_since
+                    look.fd,
+                    place.name,
+                    plain,
+                    self._rules,
+                    self._stop,
+                    local=root.local,
+                    asked_since=asked_since,
+                    keep=self._keep,
                 )
             except WritersUnknown:
                 longer = _FOREIGN * self._rules.settle

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from os.path import abspath
 
 from image_sync.domain import RootState, WatchMode
+from image_sync.fresh import FreshPictures
 from image_sync.log import get_logger
 from image_sync.watcher.catalogue import Catalogue
 from image_sync.watcher.events import DirtyFolder, DirtyFolders, Observer, SidecarChange
@@ -48,6 +49,7 @@ class Watcher:
         wake: called by another thread when there is something to do before the time that ``step`` returned.
         clock: Unix time, as the file system stamps files.
         alive: called for each piece of work in a step.
+        fresh: where small pictures are kept for the senders.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Watcher:
         *,
         clock: Callable[[], float] = time.time,
         alive: Callable[[], None] = lambda: None,
+        fresh: FreshPictures | None = None,
     ) -> None:
         self._alive = alive
         self._catalogue = catalogue
@@ -67,7 +70,9 @@ class Watcher:
         self._stop = stop
         self._roots = {path: Root(path) for path in dict.fromkeys(map(abspath, roots))}
         self._dirty = DirtyFolders(list(self._roots), wake)
-        self._scanner = Scanner(catalogue, rules, stop, self._roots, self._now, clock, self._look_later)
+        self._scanner = Scanner(
+            catalogue, rules, stop, self._roots, self._now, clock, self._look_later, fresh or FreshPictures(), alive
+        )
         self._observer = Observer(self._dirty, self._scanner.filters.file, self._scanner.sidecars)
         self._monitor = RootMonitor(catalogue, rules, stop, self._observer, self._now)
         self._lately: Iterator[None] | None = None
